@@ -35,6 +35,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::model::Rank;
 use crate::observe::logging::{self, LogFormat};
+use crate::system::file_size_limit;
 
 /// Exit code for mistakes on the command line or in the job file.
 const USAGE: u8 = 2;
@@ -93,6 +94,7 @@ enum Verb {
 /// Parses the command line and runs the verb. `commit` is what the program was built from, for
 /// `--version`.
 pub fn main(commit: Option<&str>) -> ExitCode {
+    file_size_limit::make_it_an_error();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Only rank 0 prints the error. The other ranks exit with 0, because the launcher would

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -395,6 +395,15 @@ fn explain(plan: &ChildPlan, refusal: &Refusal) -> Fault {
     let is_searched = !name.as_os_str().as_bytes().contains(&b'/');
     // A directory in PATH without search permission reports "permission denied" for every name.
     let is_found = error.kind() == ErrorKind::PermissionDenied && (!is_searched || program.is_file());
+    if error.kind() == ErrorKind::PermissionDenied && program.is_dir() {
+        return Fault::with_exit(126, format!("{} is a directory, not a program", program.display()));
+    }
+    // The system reports a missing interpreter as if the script were missing.
+    if error.kind() == ErrorKind::NotFound
+        && let Some(script) = plan.programs.iter().map(|program| dir.join(path(program))).find(|file| file.is_file())
+    {
+        return Fault::with_exit(127, missing_interpreter(&script));
+    }
     let program = program.display();
     match (error.kind(), error.raw_os_error()) {
         _ if is_found => {
@@ -406,15 +415,12 @@ fn explain(plan: &ChildPlan, refusal: &Refusal) -> Fault {
                 .programs
                 .iter()
                 .map(|program| path(program).parent().map_or_else(String::new, |dir| dir.display().to_string()));
-            let text = format!(
-                "program `{}` not found in PATH ({}), or the interpreter in its `#!` line is missing",
-                name.display(),
-                paths.collect::<Vec<_>>().join(":")
-            );
+            let text =
+                format!("program `{}` not found in PATH ({})", name.display(), paths.collect::<Vec<_>>().join(":"));
             Fault::with_exit(127, text)
         }
         (ErrorKind::NotFound, _) => {
-            let text = format!("program {program} not found (or the interpreter in its `#!` line is missing)");
+            let text = format!("program {program} not found");
             Fault::with_exit(127, text)
         }
         (_, Some(libc::ENOEXEC)) => {
@@ -422,5 +428,26 @@ fn explain(plan: &ChildPlan, refusal: &Refusal) -> Fault {
             Fault::with_exit(126, text)
         }
         _ => Fault { exit: 126, ..Fault::refused(format!("cannot start {program}"), error) },
+    }
+}
+
+/// Explains why a program that exists was not found: its interpreter or loader is missing.
+fn missing_interpreter(script: &Path) -> String {
+    let mut start = [0; 256];
+    let length = std::fs::File::open(script).and_then(|mut file| file.read(&mut start)).unwrap_or(0);
+    let line = start[..length].split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let shown = script.display();
+    let Some(interpreter) = line.strip_prefix(b"#!") else {
+        return format!("{shown} needs a loader or libraries that are missing here (was it built for another system?)");
+    };
+    let interpreter = String::from_utf8_lossy(interpreter.trim_ascii_start());
+    match interpreter.strip_suffix('\r') {
+        Some(interpreter) => format!(
+            "{shown} has Windows line ends, so its interpreter `{interpreter}` is not found: convert it (dos2unix)"
+        ),
+        None => {
+            let program = interpreter.split_ascii_whitespace().next().unwrap_or_default();
+            format!("the interpreter `{program}` in the first line of {shown} is missing")
+        }
     }
 }

@@ -20,6 +20,12 @@ pub enum JournalError {
         /// Why not.
         source: io::Error,
     },
+    /// The file was removed while the run wrote it.
+    #[error("{} was removed: what completes from now on cannot be recorded", path.display())]
+    Removed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file does not begin with a journal's header.
     #[error("{} is not a journal of Phalanx (it has another header)", path.display())]
     NotAJournal {

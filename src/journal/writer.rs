@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -147,7 +148,7 @@ impl Journal {
         frame::open_frame(&mut buffer);
         let mut buffer = postcard::to_extend(record, buffer)?;
         frame::close_frame(&mut buffer)?;
-        let written = self.write(&buffer);
+        let written = self.write(&buffer).and_then(|()| self.ensure_linked());
         buffer.clear();
         buffer.shrink_to(MAX_KEPT_BUFFER_BYTES);
         self.frame = buffer;
@@ -183,6 +184,16 @@ impl Journal {
         }
         self.end += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Fails if the file has been removed: what is written to it then can never be read.
+    fn ensure_linked(&self) -> Result<(), JournalError> {
+        match self.file.metadata() {
+            Ok(metadata) if metadata.nlink() == 0 && metadata.is_file() => {
+                Err(JournalError::Removed { path: self.path.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Cuts off everything behind the last whole record.
@@ -269,6 +280,17 @@ mod tests {
         let back = replay(&path).unwrap();
         assert!(matches!(back.tail, Tail::Damaged(JournalError::Corrupt { at, .. }) if at == middle));
         assert_eq!(back.sessions.len(), 1);
+    }
+
+    #[test]
+    fn a_removed_journal_takes_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::create(&path, Flush::Never).unwrap();
+        journal.append(&began(1)).unwrap();
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        let error = journal.append(&Record::Attempts(vec![attempt(1)])).unwrap_err();
+        assert!(error.to_string().contains("was removed"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bounded_command` | runs a program with a time limit and returns its output |
 //! | `event` | an event that can be polled together with other descriptors |
+//! | `file_size_limit` | turns the signal of a file that grows beyond its limit into an error |
 //! | `file_probe` | queries files without blocking on a mount that does not respond |
 //! | `open_files` | the limit on open files: raised for this process, restored for its children |
 //! | `strangers` | bounds the number of connections that are not authenticated yet |
@@ -11,5 +12,6 @@
 pub(crate) mod bounded_command;
 pub(crate) mod event;
 pub(crate) mod file_probe;
+pub(crate) mod file_size_limit;
 pub(crate) mod open_files;
 pub(crate) mod strangers;

@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "bench", "capacity", "control", "data", "exec", "graph", "job", "journal", "model", "observe", "runtime",
-            "scale", "sim", "svg", "text", "topology", "workload",
+            "scale", "sim", "svg", "system", "text", "topology", "workload",
         ],
     ),
     ("codec", &["model"]),

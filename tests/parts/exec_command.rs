@@ -215,8 +215,27 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn a_script_whose_interpreter_is_missing_says_which() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    for (first, text) in [
+        ("#!/bin/sh\r\n", "interpreter `/bin/sh` is not found: convert it (dos2unix)"),
+        ("#! /no/such/python3 -u\n", "the interpreter `/no/such/python3` in the first line of"),
+    ] {
+        fs::write(dir.path().join("script"), format!("{first}true\n")).unwrap();
+        fs::set_permissions(dir.path().join("script"), fs::Permissions::from_mode(0o755)).unwrap();
+        let (outcome, _, err) = once(Spec::command(&["./script"]).dir(dir.path()));
+        assert_eq!(outcome, ended(State::Failed, 127));
+        assert!(err.contains(text), "{err}");
+    }
+}
+
+#[test]
 fn a_program_that_cannot_be_run_is_126() {
     let dir = tempfile::tempdir().unwrap();
+    let (outcome, _, err) = once(Spec::command(&["/tmp"]).dir(dir.path()));
+    assert_eq!(outcome, ended(State::Failed, 126));
+    assert!(err.contains("/tmp is a directory"), "{err}");
     fs::write(dir.path().join("data"), "no program\n").unwrap();
     let (outcome, _, err) = once(Spec::command(&["./data"]).dir(dir.path()));
     assert_eq!(outcome, ended(State::Failed, 126));

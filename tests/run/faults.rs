@@ -397,7 +397,7 @@ fn a_run_directory_that_cannot_be_written_ends_the_run_before_the_graph_is_burnt
         dir.job("job.toml", job);
         // No file may grow beyond 64 MiB; the error comes to whoever writes, as from a full disk.
         let launch = if ranks == 0 { String::new() } else { format!("mpirun --oversubscribe -n {ranks} ") };
-        let line = format!("{launch}sh -c \"trap '' XFSZ; ulimit -f 131072; exec phalanx run job.toml --slots 1\"");
+        let line = format!("{launch}sh -c \"ulimit -f 131072; exec phalanx run job.toml --slots 1\"");
         let output = shell(&dir, &line).run();
         assert_eq!(output.exit(), 1, "{output}");
         assert!(output.stderr().contains("cannot write to the run directory any more"), "{output}");
@@ -417,6 +417,17 @@ fn a_run_directory_that_cannot_be_written_ends_the_run_before_the_graph_is_burnt
         phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok();
         assert_eq!(Trace::of(&dir, "latest").completed().len(), 32);
     }
+}
+
+#[test]
+fn a_run_whose_directory_is_removed_starts_nothing_more_and_says_so() {
+    let dir = Dir::new("removed");
+    let job = "[[task]]\nname = 'clean'\ncommand = 'rm -rf run'\n[[task]]\nname = 'many'\narray = '0-30'\nneeds = 'afterany:clean'\ncommand = 'echo x >> ran'\n";
+    let output = run(&dir, job, &["--slots", "1", "--run-dir", "run"]);
+    assert_eq!(output.exit(), 1, "{output}");
+    assert!(output.stderr().contains("was removed"), "{output}");
+    let started = if dir.has("ran") { dir.read("ran").lines().count() } else { 0 };
+    assert!(started <= 1, "{started} tasks were started for nothing");
 }
 
 #[test]
