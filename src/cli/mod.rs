@@ -8,6 +8,7 @@ mod cluster_args;
 mod completions;
 mod explain;
 mod graph;
+mod guess;
 mod import;
 mod join;
 mod man;
@@ -101,7 +102,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         // otherwise kill rank 0 before it has printed.
         Err(_) if launched_rank().is_some_and(|rank| rank != Rank::ZERO) => return ExitCode::SUCCESS,
         Err(error) if error.kind() == ErrorKind::DisplayVersion => return print(&version::text(commit)),
-        Err(error) => error.exit(),
+        Err(error) => guess::explain(error).exit(),
     };
     let format = match cli.log_format {
         LogStyle::Human => LogFormat::Human,

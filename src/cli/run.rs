@@ -33,7 +33,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     /// Slots of each rank [default: the CPUs that the launcher granted].
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
+    #[arg(short = 'j', long, aliases = ["jobs", "cores", "threads"], value_name = "N")]
+    #[arg(value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
     /// Rank 0 only coordinates and runs no tasks.
     #[arg(long)]
@@ -49,7 +50,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST[:PORT]")]
     join_on: Option<String>,
     /// Check the job and show its graph, but run nothing.
-    #[arg(long)]
+    #[arg(short = 'n', long, alias = "dryrun")]
     dry_run: bool,
     /// Print how a batch script should start several nodes: `one` MPI world, or `each` node as its
     /// own world because the policy of the job may release nodes. Runs nothing.

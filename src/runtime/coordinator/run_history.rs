@@ -50,7 +50,7 @@ impl LoadedHistory {
         let history = match file.read() {
             Ok((history, 0)) => history,
             Ok((history, odd)) => {
-                tracing::warn!("{odd} lines of {} make no sense and are passed over", file.path().display());
+                tracing::warn!("lines of {} that cannot be read are skipped: {odd}", file.path().display());
                 history
             }
             Err(error) => {

@@ -1,0 +1,76 @@
+//! Options that users of other programs type: the error says what stands for them here.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// What an option means elsewhere, by its name, and what to do here.
+const MEANINGS: &[(&[&str], &str)] = &[
+    (
+        &["--nodes", "-N", "--ntasks", "-np", "--np", "--ranks"],
+        "ranks are started by `mpirun -n N phalanx run JOB` or `phalanx submit JOB --nodes=N`",
+    ),
+    (&["--time", "--walltime", "--timeout", "-t"], "give tasks a `time` in the job file, e.g. in `[defaults]`"),
+    (&["--retries", "--retry", "--restart-times"], "give tasks `retries` in the job file, e.g. in `[defaults]`"),
+    (&["--mem", "--memory"], "give tasks a `memory` in the job file"),
+    (&["--env", "--export", "-e"], "give tasks an `env` in the job file: `env = { NAME = \"value\" }`"),
+    (
+        &["--chdir", "--cwd", "--directory", "-C", "-D"],
+        "change to the directory, or give tasks a `dir` in the job file",
+    ),
+    (&["--partition", "--account", "--qos", "-p", "-A"], "`phalanx submit JOB` takes options of sbatch"),
+    (&["--fail-fast", "--halt", "--stop-on-error", "--halt-on-error"], "use `--max-failures 1`"),
+    (&["--continue", "--restart", "--rerun-incomplete", "--again"], "use `--resume`"),
+    (&["--output", "-o", "--outdir", "--workdir"], "use `--run-dir DIR` for logs and outputs that are kept"),
+    (&["--name", "--job-name", "-J"], "give the job a `name` in the job file, under `[job]`"),
+    (&["--max-jobs", "--limit"], "use `--slots N`, or a limit in the job file: `array = \"0-99%5\"`"),
+    (&["--log", "--logfile", "--log-file"], "log lines go to standard error: `2> FILE`"),
+    (&["--version-info", "-version"], "use `--version`"),
+    (&["--watch", "--progress"], "progress is shown by itself; `phalanx top RUN` follows a run"),
+];
+
+/// Puts the meaning of an unknown option in place of the tip to escape it, which is of no use here.
+pub(super) fn explain(mut error: clap::Error) -> clap::Error {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return error };
+    let name = option.split('=').next().unwrap_or_default();
+    let meaning = MEANINGS.iter().find(|(names, _)| names.contains(&name)).map(|(_, meaning)| *meaning);
+    let meaning = meaning.map(|meaning| vec![meaning.into()]).unwrap_or_default();
+    error.remove(ContextKind::Suggested);
+    if !meaning.is_empty() {
+        // A name that only looks alike would contradict it.
+        error.remove(ContextKind::SuggestedArg);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(meaning));
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn options_of_other_programs_are_explained() {
+        let said = |args: &[&str]| {
+            let line = ["phalanx", "run", "job.toml"].iter().chain(args);
+            explain(Cli::try_parse_from(line).unwrap_err()).to_string()
+        };
+        assert!(said(&["--nodes=4"]).contains("tip: ranks are started by `mpirun -n N"), "{}", said(&["--nodes=4"]));
+        assert!(said(&["--nodes", "4"]).contains("phalanx submit"));
+        assert!(said(&["--fail-fast"]).contains("--max-failures 1"));
+        // Nothing is known of it, and nobody wants it as a value.
+        assert!(!said(&["--xyzzy"]).contains("as a value"), "{}", said(&["--xyzzy"]));
+        assert!(said(&["--resum"]).contains("--resume"));
+    }
+
+    #[test]
+    fn no_explained_option_exists() {
+        for name in MEANINGS.iter().flat_map(|(names, _)| *names) {
+            let parsed = Cli::try_parse_from(["phalanx", "run", "job.toml", name, "1"]);
+            assert!(parsed.is_err(), "{name} exists");
+        }
+    }
+}
