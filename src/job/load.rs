@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::diagnostic::Findings;
 use super::dialect::Sh;
 use super::document::{Document, TABLES};
+use super::foreign;
 use super::pieces::read_pieces;
 use super::resolve::{External, Resolution, ResolveContext};
 use super::spec::{Common, homes_of, read_file};
@@ -165,9 +166,14 @@ fn parse_for(
     let context = ResolveContext { text: &text, stem: &stem, base_dir, kernels, sh };
     let read = read(&Document::cut(&text), &context).unwrap_or_else(|| read_whole(&context));
     let failed = !read.syntax.is_empty() || read.findings.has_errors();
-    let diagnostics = match read.syntax.is_empty() {
-        true => read.findings.finish(),
-        false => with_syntax_errors(&text, read.syntax, read.findings),
+    let foreign = if read.syntax.is_empty() { None } else { foreign::recognise(&text, file_name) };
+    let diagnostics = match foreign {
+        // Where it breaks the rules of TOML says nothing then.
+        Some((what, help)) => {
+            vec![Diagnostic::error(format!("this is no job file but looks like {what}")).help(help)]
+        }
+        None if read.syntax.is_empty() => read.findings.finish(),
+        None => with_syntax_errors(&text, read.syntax, read.findings),
     };
     let diagnostics = Diagnostics::new(file_name, text.clone(), diagnostics);
     match failed {

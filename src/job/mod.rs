@@ -16,6 +16,7 @@ pub(crate) mod dialect;
 pub(crate) mod document;
 mod expand;
 mod file_names;
+mod foreign;
 pub mod import;
 mod key;
 pub(crate) mod load;

@@ -30,7 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("exec", &["data", "graph", "job", "model", "system", "topology"]),
     ("fabric", &["model", "numbers", "schedule", "system"]),
     ("graph", &["model", "numbers"]),
-    ("job", &["data", "exec", "graph", "model", "system"]),
+    ("job", &["data", "exec", "graph", "model", "system", "text"]),
     ("journal", &["job", "model", "scale", "schedule"]),
     ("model", &[]),
     ("numbers", &[]),
