@@ -20,129 +20,22 @@
 //! containers that do not see each other), frames go through MPI, there is no doorbell, and ranks
 //! poll at intervals. The first frame to a rank decides on the path; later frames keep to it.
 
-use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::hash::Hasher;
-use std::io::{self, PipeReader, Write};
+mod lane;
+mod memory;
+
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{Ordering::SeqCst, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use xxhash_rust::xxh3::Xxh3;
-
-use super::shared_memory::{PAGE_BYTES, SharedMemory};
-use super::shared_ring::{DamagedRing, MAX_LABEL, RING_BYTES, RingReader, RingWriter};
+pub use self::lane::{NearLane, OpenLane};
+pub use self::memory::Address;
+use self::memory::{NOWHERE, Neighbour, OwnMemory, node};
+use super::shared_ring::{DamagedRing, RingReader};
 use crate::model::Rank;
-
-/// Where a rank's memory and pipe are found; ranks exchange these when they start.
-pub type Address = [u64; 2];
-
-/// Stands for memory that no other rank can open.
-const NOWHERE: Address = [0; 2];
 
 /// Number of rings that one poll for labelled frames reads, in turn. A slot polls between two
 /// tasks; on a node of a hundred ranks polling all rings would take longer than a short task.
 const RINGS_PER_POLL: usize = 8;
-
-/// A rank's own memory and pipe. Their descriptors stay open so that other ranks can open them.
-struct OwnMemory {
-    /// The page with the doorbell's word, then the rings that the ranks of the node write to.
-    memory: SharedMemory,
-    file: OwnedFd,
-    pipe: PipeReader,
-    _keeps_pipe_open: io::PipeWriter,
-}
-
-impl OwnMemory {
-    /// Allocates rings for `ranks` ranks; pages that are never written cost nothing.
-    fn new(ranks: usize) -> io::Result<OwnMemory> {
-        let file = memfd_create("phalanx-near", MemfdFlags::CLOEXEC)?;
-        ftruncate(&file, memory_bytes(ranks) as u64)?;
-        let (pipe, writer) = io::pipe()?;
-        rustix::io::ioctl_fionbio(&pipe, true)?;
-        let memory = SharedMemory::map(&file, 0, memory_bytes(ranks))?;
-        Ok(OwnMemory { memory, file, pipe, _keeps_pipe_open: writer })
-    }
-
-    fn word(&self) -> &AtomicU64 {
-        &self.memory.words()[0]
-    }
-
-    #[inline]
-    fn ring(&self, place: usize) -> &[AtomicU64] {
-        let words = self.memory.words();
-        &words[(PAGE_BYTES + place * RING_BYTES) / 8..][..RING_BYTES / 8]
-    }
-}
-
-/// Size in bytes of a rank's memory in a world of `ranks` ranks.
-fn memory_bytes(ranks: usize) -> usize {
-    PAGE_BYTES + ranks * RING_BYTES
-}
-
-/// The sending side to another rank of the node.
-struct Neighbour {
-    bell: SharedMemory,
-    button: File,
-    ring: RingWriter,
-    /// Frames that did not fit into the ring; later frames queue behind them.
-    backlog: VecDeque<(u32, Vec<u8>)>,
-}
-
-impl Neighbour {
-    /// Opens another rank's memory and pipe; `ring` is the number of this rank's ring in it.
-    fn open([_, place]: Address, ring: usize, ranks: usize) -> io::Result<Neighbour> {
-        let path = |fd: u64| format!("/proc/{}/fd/{}", place >> 32, fd & 0xFFFF);
-        let memory = OpenOptions::new().read(true).write(true).open(path(place >> 16))?;
-        // A descriptor number that meanwhile refers to another file must not be mapped: access past
-        // its end would be a fault.
-        if memory.metadata()?.len() != memory_bytes(ranks) as u64 {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let button = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path(place))?;
-        let ring = SharedMemory::map(&memory, PAGE_BYTES + ring * RING_BYTES, RING_BYTES)?;
-        Ok(Neighbour {
-            bell: SharedMemory::map(&memory, 0, PAGE_BYTES)?,
-            button,
-            ring: RingWriter::new(ring),
-            backlog: VecDeque::new(),
-        })
-    }
-
-    /// Sends a frame. Returns false if it waits for room in the ring.
-    #[inline]
-    fn send(&mut self, label: u32, content: &[u8]) -> bool {
-        let sent = self.backlog.is_empty() && self.ring.push(label, content);
-        if !sent {
-            self.backlog.push_back((label, content.to_vec()));
-        }
-        self.wake();
-        sent
-    }
-
-    /// Wakes the rank if it sleeps.
-    #[inline]
-    fn wake(&mut self) {
-        fence(SeqCst);
-        let word = &self.bell.words()[0];
-        if word.load(SeqCst) != 0 && word.swap(0, SeqCst) != 0 {
-            // A full pipe wakes too, and a rank that has ended needs no wake-up.
-            let _ = self.button.write_all(&[1]);
-        }
-    }
-
-    /// Moves waiting frames into the ring. Returns false if not all of them fit.
-    fn flush(&mut self) -> bool {
-        let before = self.backlog.len();
-        while self.backlog.pop_front_if(|(label, content)| self.ring.push(*label, content)).is_some() {}
-        if self.backlog.len() < before {
-            self.wake();
-        }
-        self.backlog.is_empty()
-    }
-}
 
 /// How another rank can be reached through shared memory.
 enum Peer {
@@ -311,81 +204,6 @@ impl NearRanks {
 /// stays valid.
 pub(super) fn lock(near: &Mutex<NearRanks>) -> MutexGuard<'_, NearRanks> {
     near.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The rings of a rank for use by its slots, without the engine: for frames that any slot may send
-/// and receive.
-pub struct NearLane {
-    ranks: Arc<Mutex<NearRanks>>,
-    /// Number of the world's first rank within the run.
-    first: Rank,
-}
-
-impl NearLane {
-    /// Makes the lane of a world whose first rank has the number `first` in the run.
-    pub fn new(ranks: Arc<Mutex<NearRanks>>, first: Rank) -> NearLane {
-        NearLane { ranks, first }
-    }
-
-    /// Returns the lane with another number for the world's first rank.
-    pub fn renumbered(self, first: Rank) -> NearLane {
-        NearLane { first, ..self }
-    }
-
-    /// Locks the rings, unless another thread holds them.
-    #[inline]
-    pub fn try_lock(&self) -> Option<OpenLane<'_>> {
-        let ranks = match self.ranks.try_lock() {
-            Ok(ranks) => ranks,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        Some(OpenLane { ranks, first: self.first })
-    }
-}
-
-/// A locked [`NearLane`].
-pub struct OpenLane<'a> {
-    ranks: MutexGuard<'a, NearRanks>,
-    first: Rank,
-}
-
-impl OpenLane<'_> {
-    /// Sends a small frame that slots with the same stamp may receive. Returns false if the rank
-    /// cannot be reached through shared memory.
-    #[inline]
-    pub fn send(&mut self, to: Rank, stamp: u32, frame: &[u8]) -> bool {
-        match to.0.checked_sub(self.first.0) {
-            Some(to) if (to as usize) < self.ranks.peers.len() => self.ranks.send(Rank(to), label_of(stamp), frame),
-            _ => false,
-        }
-    }
-
-    /// Replaces the content of `frame` with the next frame that carries this stamp. Returns false
-    /// if no ring has one as its next frame. The engine reports damaged rings.
-    #[inline]
-    pub fn receive(&mut self, stamp: u32, frame: &mut Vec<u8>) -> bool {
-        self.ranks.receive_labelled(label_of(stamp), frame).is_ok_and(|from| from.is_some())
-    }
-}
-
-/// Labels from here on are stamps; lower labels belong to the fabric.
-const FIRST_STAMP_LABEL: u32 = 1 << 8;
-
-/// Stamps repeat after 2^29; no frame of the earlier use is under way by then.
-fn label_of(stamp: u32) -> u32 {
-    FIRST_STAMP_LABEL + stamp % (MAX_LABEL / 2)
-}
-
-/// A number that identifies this machine among the processes that see each other; zero if unknown.
-fn node() -> u64 {
-    let boot = std::fs::read("/proc/sys/kernel/random/boot_id");
-    let processes = std::fs::read_link("/proc/self/ns/pid");
-    let (Ok(boot), Ok(processes)) = (boot, processes) else { return 0 };
-    let mut hasher = Xxh3::new();
-    hasher.write(&boot);
-    hasher.write(processes.as_os_str().as_encoded_bytes());
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -13,111 +13,42 @@
 //! | stopping | a harder stop is requested | stopping |
 //! | stopping | every rank has stopped | finished |
 //!
-//! Meanwhile ranks may join, leave or be lost: `change.rs` beside this file.
+//! | file beside this one | one idea |
+//! |---|---|
+//! | `input` | what the coordinator is given, and its count of tasks |
+//! | `attempts` | what reported attempts mean |
+//! | `ending` | stops, cancellations, and the end of the run |
+//! | `change` | ranks join, leave or are lost: the protocol of a change |
+//! | `cut` | what all ranks together know during a change |
+//! | `handover` | the new parts after a change |
+//! | `unplaced` | tasks that no rank can run |
 
+mod attempts;
 mod change;
+mod cut;
+mod ending;
 mod handover;
+mod input;
+mod unplaced;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
-use std::sync::Arc;
 
+use self::attempts::acknowledge;
 use self::change::PrepareAck;
+pub use self::input::{CoordinatorEvent, ProvisioningState, TaskTally, Tasks};
 pub use super::action::{CoordinatorAction as Action, StopReason};
 use super::dependency_counts::End;
 use super::gang::Gangs;
-use super::health::{Health, HealthFinding};
+use super::health::Health;
 pub use super::homes::Advice;
 use super::homes::Homeless;
 use super::membership::Members;
 pub use super::membership::{Change, Member};
-use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
-use crate::graph::TaskGraph;
+use super::protocol::{Load, Message, Started, Stop, Tried};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
+use crate::model::{Rank, RankState, State, TaskId, Time};
 use crate::numbers;
-
-/// An input of the coordinator.
-#[derive(Clone, Debug)]
-pub enum CoordinatorEvent {
-    /// A message arrived (also from rank 0's own worker).
-    Message {
-        /// Sender.
-        from: Rank,
-        /// Content.
-        message: Message,
-    },
-    /// Stop the run before its tasks have ended.
-    Stop {
-        /// How to stop.
-        how: Stop,
-        /// The reason.
-        why: StopReason,
-    },
-    /// A rank joins, leaves or pauses. Rank numbers are assigned in sequence; see
-    /// [`Coordinator::next_rank`].
-    Change {
-        /// The rank.
-        rank: Rank,
-        /// The change of its state.
-        change: Change,
-    },
-    /// Distribute the remaining work evenly.
-    Rebalance,
-    /// Which nodes can still be provisioned: tasks that no rank can run wait for them, or end the
-    /// run.
-    Hope(ProvisioningState),
-    /// Time has passed; see [`Coordinator::next_tick`].
-    Tick,
-    /// Cancel these tasks.
-    Cancel {
-        /// Range of task numbers.
-        tasks: Range<u32>,
-    },
-}
-
-/// The nodes that a run may still get.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProvisioningState {
-    /// True if there is a provider to request nodes from.
-    pub askable: bool,
-    /// Nodes requested and not arrived yet.
-    pub coming: u32,
-    /// Upper limit on ranks that may join in total.
-    pub most: u32,
-}
-
-/// A count of tasks by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TaskTally {
-    /// Tasks of the job.
-    pub total: u32,
-    /// Completed (in this session or an earlier one).
-    pub completed: u32,
-    /// Ended without success.
-    pub failed: u32,
-    /// Never run, because a dependency was violated.
-    pub skipped: u32,
-    /// Cancelled by the user.
-    pub cancelled: u32,
-    /// Running, as last reported.
-    pub running: u32,
-    /// Waiting for a slot, as last reported.
-    pub ready: u32,
-}
-
-/// The tasks of a run, with what the coordinator needs to choose new homes.
-pub struct Tasks {
-    /// Their graph.
-    pub graph: Arc<TaskGraph>,
-    /// Home rank of each node.
-    pub home: Vec<u32>,
-    /// Urgency of each node, with [`SPECIAL`](super::part::SPECIAL).
-    pub urgency: Vec<u8>,
-    /// Further facts that the choice of homes depends on.
-    pub advice: Box<dyn Advice>,
-}
 
 /// The state machine of rank 0: final states, membership, gangs and the end of the run.
 pub struct Coordinator {
@@ -248,12 +179,6 @@ impl Coordinator {
         (self.health.slow(rank), self.health.failures(rank))
     }
 
-    /// True if tasks remain that no rank can run and that a further node may be able to run.
-    pub fn needs_node(&self) -> bool {
-        let needs = self.homeless.tasks + self.gangs.unplaced() > 0;
-        needs && self.is_hopeful() && self.hope.coming == 0 && !self.is_changing() && self.stopping.is_none()
-    }
-
     /// The number of the next rank that is requested or arrives on its own.
     pub fn next_rank(&self) -> Rank {
         Rank(self.members.len() as u32)
@@ -353,200 +278,8 @@ impl Coordinator {
         }
     }
 
-    fn note_started(&mut self, rank: Rank, started: Vec<Started>) {
-        for task in started {
-            let ended = self.tried.get(&task.task).map_or(0, |tried| tried.attempts);
-            let open = self.finals.get(task.task.index()).is_some_and(Option::is_none);
-            let newer = self.running.get(&task.task).is_none_or(|(_, known)| known.attempt <= task.attempt);
-            if open && newer && task.attempt > ended {
-                self.running.insert(task.task, (rank, task));
-            }
-        }
-    }
-
-    /// Uses `now`, not the attempt's end, which is a time of another rank's clock.
-    fn note_tried(&mut self, now: Time, attempt: &Attempt) {
-        let Attempt { task, attempt: number, rank, .. } = *attempt;
-        if self.running.get(&task).is_some_and(|(_, running)| running.attempt <= number) {
-            self.running.remove(&task);
-        }
-        if !attempt.outcome.state.is_failure() {
-            return;
-        }
-        let tried = self.tried.entry(task).or_insert(Tried { task, attempts: 0, lost: 0, rank, end: now });
-        if number > tried.attempts {
-            let lost = tried.lost + u16::from(attempt.outcome.state == State::NodeFail);
-            *tried = Tried { attempts: number, lost, rank, end: now, ..*tried };
-        }
-    }
-
-    /// Sends ranks the number of tasks that failed elsewhere, once the remaining failure allowance
-    /// could be used up by tasks that run at the same time.
-    fn tell_of_failures(&mut self, actions: &mut Vec<Action>) {
-        let Some(left) = self.max_failures.and_then(|most| most.checked_sub(self.failures)) else { return };
-        let slots: u64 = self.members.able().iter().map(|member| u64::from(member.slots)).sum();
-        if self.stopping.is_some() || u64::from(left) > slots {
-            return;
-        }
-        let elsewhere = |rank: Rank| self.failures - self.failed_at.get(rank.index()).copied().unwrap_or(0);
-        let message = |to| Action::Send { to, message: Message::FailedElsewhere { tasks: elsewhere(to) } };
-        actions.extend(self.members.here().map(message));
-    }
-
-    fn count(&mut self, now: Time, attempts: Vec<Attempt>, actions: &mut Vec<Action>) {
-        let before = self.failures;
-        for attempt in &attempts {
-            let Some(state) = self.finals.get_mut(attempt.task.index()) else { continue };
-            if state.is_some() {
-                continue;
-            }
-            if !attempt.last {
-                self.note_tried(now, attempt);
-                continue;
-            }
-            *state = Some(attempt.outcome.state);
-            self.ends[attempt.task.index()] = Some(match attempt.outcome.state {
-                State::Completed => End::Completed,
-                State::Skipped => End::Unsuccessful,
-                _ => End::Failed,
-            });
-            self.open -= 1;
-            // Short tasks are hardly ever in these maps: with millions of tasks, the look-ups took
-            // a tenth of rank 0's time.
-            if !self.tried.is_empty() {
-                self.tried.remove(&attempt.task);
-            }
-            if !self.running.is_empty() {
-                self.running.remove(&attempt.task);
-            }
-            match attempt.outcome.state {
-                State::Completed => self.tally.completed += 1,
-                State::Skipped => self.tally.skipped += 1,
-                State::Cancelled => self.tally.cancelled += 1,
-                _ => {
-                    self.tally.failed += 1;
-                    self.failures += 1;
-                    let at = attempt.rank.index();
-                    self.failed_at.resize(self.failed_at.len().max(at + 1), 0);
-                    self.failed_at[at] += 1;
-                }
-            }
-        }
-        if !attempts.is_empty() {
-            let advice = &self.tasks.advice;
-            self.health.hear(&attempts, &|task| advice.class(task), &|task| advice.work(task));
-            actions.push(Action::Journal(attempts));
-        }
-        if before < self.failures {
-            self.tell_of_failures(actions);
-        }
-        if self.max_failures.is_some_and(|most| self.failures >= most) && self.stopping.is_none() && self.open > 0 {
-            actions.push(Action::Tell(format!(
-                "{} tasks have failed, as many as `max_failures` allows: nothing more is started",
-                self.failures
-            )));
-            self.stop(Stop::Drain, StopReason::Failures, actions);
-        }
-    }
-
-    /// Evaluates the health of a rank after its report.
-    fn examine(&mut self, now: Time, rank: Rank, actions: &mut Vec<Action>) {
-        if self.stopping.is_some() || self.open == 0 {
-            return;
-        }
-        let members = &self.members;
-        match self.health.examine(rank, &|rank| members.slots_per_cpu(rank)) {
-            Some(HealthFinding::Slow(times)) => {
-                actions.push(Action::Note(format!(
-                    "{rank} takes {times:.1} times as long as others for the same tasks: it gets less of them"
-                )));
-                self.rebalance(now, actions);
-            }
-            Some(HealthFinding::Crowded) => self.rebalance(now, actions),
-            Some(HealthFinding::Recovered(told)) => {
-                let note = || Action::Note(format!("{rank} is as fast as the others again"));
-                actions.extend(told.then(note));
-                self.rebalance(now, actions);
-            }
-            Some(HealthFinding::Sick) => {
-                actions.push(Action::Note(format!(
-                    "{rank} is quarantined: tasks keep failing there that others complete"
-                )));
-                self.change(now, rank, Change::Quarantine, actions);
-            }
-            None => {}
-        }
-    }
-
-    fn stop(&mut self, how: Stop, why: StopReason, actions: &mut Vec<Action>) {
-        let harder = match &self.stopping {
-            None => true,
-            Some((before, _)) => *before < how,
-        };
-        if !harder || self.finished {
-            return;
-        }
-        self.gangs.abandon(actions);
-        let why = self.stopping.take().map_or(why, |(_, first)| first);
-        self.stopping = Some((how, why));
-        self.send_arrivals_away(actions);
-        self.tell_all(Message::Stop { how }, actions);
-    }
-
-    /// Sends the cancellation to all ranks, since any of them may have the tasks. Ranks that join
-    /// later get it with their part.
-    fn cancel(&mut self, now: Time, tasks: &Range<u32>, actions: &mut Vec<Action>) {
-        if self.finished {
-            return;
-        }
-        add_range(&mut self.cancelled, (tasks.start, tasks.end));
-        self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
-        for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
-            self.return_cancelled(now, lease, actions);
-        }
-        // Tasks that no rank can run are in no part, and gangs may wait for ranks that do not
-        // exist: both end when the parts are cut anew.
-        if self.homeless.tasks + self.gangs.unplaced() > 0 {
-            self.begin_change(now, false, false, actions);
-        }
-    }
-
-    /// Returns a cancelled gang task to its home, in the same way as a task on lease.
-    fn return_cancelled(&self, now: Time, lease: Lease, actions: &mut Vec<Action>) {
-        let message = Message::Returned { epoch: self.epoch, attempt: lease.cancelled(lease.home, now) };
-        actions.push(Action::Send { to: lease.home, message });
-    }
-
     fn tell_all(&self, message: Message, actions: &mut Vec<Action>) {
         let send = |to| Action::Send { to, message: message.clone() };
         actions.extend(self.members.here().map(send));
     }
-
-    fn finish_if_over(&mut self, actions: &mut Vec<Action>) {
-        if self.finished {
-            return;
-        }
-        let why = match &self.stopping {
-            // Tasks that end during the stop may be the last ones: then the run is complete.
-            _ if self.open == 0 => StopReason::Complete,
-            // While homes change, other ranks may still report what a lost rank completed.
-            Some(_) if self.change.is_some() => return,
-            Some((_, why)) if self.members.here().all(|rank| self.stopped[rank.index()]) => why.clone(),
-            _ => return,
-        };
-        self.finished = true;
-        (self.change, self.next_change) = (None, change::NextChange::default());
-        self.tell_all(Message::Finish, actions);
-        actions.push(Action::Finished(why));
-    }
-}
-
-/// Confirms to ranks that their attempts at tasks of other homes have been reported. Until then
-/// they must keep the attempts, because they are the only other source should the home be lost.
-fn acknowledge(home: Rank, attempts: &[Attempt], actions: &mut Vec<Action>) {
-    let elsewhere = attempts.iter().filter(|attempt| attempt.rank != home);
-    actions.extend(elsewhere.map(|&Attempt { task, attempt, rank, .. }| {
-        let message = Message::Heard { task, attempt };
-        Action::Send { to: rank, message }
-    }));
 }

@@ -14,11 +14,19 @@
 //! - A message from another home is void if its epoch has passed; if its epoch is still to come,
 //!   it waits for this rank's own hand-out.
 //!
-//! Beside this file, `change.rs` is the rank's part in a change of membership, `retry.rs` what
-//! becomes of a task after an attempt, and `report.rs` what is reported to the coordinator and
-//! when.
+//! | file beside this one | one idea |
+//! |---|---|
+//! | `input` | what a worker is given |
+//! | `effects` | what follows when tasks end |
+//! | `leases` | tasks that run on another rank than their home |
+//! | `retry` | what becomes of a task after an attempt |
+//! | `report` | what is reported to the coordinator, and when |
+//! | `change` | the rank's part in a change of membership |
 
 mod change;
+mod effects;
+mod input;
+mod leases;
 mod report;
 mod retry;
 
@@ -30,148 +38,16 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::change::Lost;
+pub use self::effects::each_destination;
+pub use self::input::{Facts, Pace, WorkerEvent};
+use self::leases::Guest;
+use self::retry::PlannedRetry;
 pub use super::action::WorkerAction as Action;
-use super::dependency_counts::{CompletionEffects, DependencyCounts, End};
+use super::dependency_counts::{CompletionEffects, DependencyCounts};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
 use super::ranks::Ranks;
 use super::stealing::WorkStealer;
-use crate::job::Retry;
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
-
-/// Facts about tasks that the worker needs.
-pub trait Facts: Send + Sync {
-    /// The retry policy of a task.
-    fn retry(&self, task: TaskId) -> Retry;
-    /// True if any rank with slots can run the task, that is, if it needs one CPU and nothing else.
-    fn movable(&self, task: TaskId) -> bool;
-    /// True for an MPI task that this many slots cannot hold: it needs several ranks.
-    fn needs_gang(&self, task: TaskId, slots: u32) -> bool;
-}
-
-/// An input of the worker.
-#[derive(Clone, Debug)]
-pub enum WorkerEvent {
-    /// A message arrived.
-    Message {
-        /// Sender.
-        from: Rank,
-        /// Content.
-        message: Message,
-    },
-    /// Tasks at home completed on the fast path; the ledger has already counted them at home.
-    Completed {
-        /// Their attempts.
-        attempts: Vec<Attempt>,
-        /// The effects: ends to send to other ranks, and skipped tasks. Tasks that became ready
-        /// have already been started.
-        ripple: CompletionEffects,
-    },
-    /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on
-    /// lease, or any task after the answer to [`Action::Freeze`].
-    Ended {
-        /// The attempt.
-        attempt: Attempt,
-    },
-    /// The task of a gang that this rank leads ended; its slots here are free.
-    GangEnded {
-        /// The gang.
-        gang: u32,
-        /// The attempt.
-        attempt: Attempt,
-    },
-    /// These tasks have been running for a while.
-    Started(Vec<Started>),
-    /// Tasks at home (local numbers) became ready on the fast path that this rank may be unable to
-    /// run alone.
-    Special(Vec<u32>),
-    /// The answer to [`Action::Surrender`].
-    Surrendered {
-        /// Receiver.
-        to: Rank,
-        /// The leases that the pool gave up.
-        leases: Vec<Lease>,
-    },
-    /// The answer to [`Action::Freeze`]. All completions that slots counted by themselves were
-    /// reported in earlier events.
-    Frozen {
-        /// Tasks taken out of the pool.
-        waiting: Vec<Lease>,
-    },
-    /// Slots for a gang are set aside.
-    Held {
-        /// The gang.
-        gang: u32,
-        /// Their CPUs.
-        cpus: Vec<u32>,
-    },
-    /// The pool's load, after any change.
-    Load(Load),
-    /// The connection to rank 0 is silent (true), or works again (false).
-    CutOff(bool),
-    /// After a `Stop`: no slot is busy any more, and earlier events have reported all that ended.
-    Quiet,
-    /// Time has passed.
-    Tick,
-}
-
-/// Time limits of the protocol.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Longest time that a report waits for further entries, so that short tasks share messages; no
-    /// rank waits for a report.
-    pub report: Duration,
-    /// A rank that has been idle for this long reports at once, since others may wait for it. After
-    /// a shorter pause the next task usually just waits for another rank's completion.
-    pub idle: Duration,
-    /// A report with this many attempts is sent at once.
-    pub report_size: usize,
-    /// Longest time between load reports while the load changes.
-    pub load: Duration,
-    /// Pause of a rank after an unsuccessful round of stealing (victims remember it meanwhile).
-    pub steal: Duration,
-}
-
-impl Pace {
-    /// Longest pause between unsuccessful rounds of stealing.
-    pub fn longest_pause(&self) -> Duration {
-        self.steal * (1 << super::stealing::DOUBLINGS)
-    }
-}
-
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace {
-            report: Duration::from_millis(5),
-            idle: Duration::from_micros(300),
-            report_size: 4096,
-            load: Duration::from_millis(200),
-            steal: Duration::from_millis(50),
-        }
-    }
-}
-
-/// Upper limit on ends per `Counts` message, which keeps it below the eager limit of common
-/// transports.
-const MAX_ENDS_PER_MESSAGE: usize = 900;
-
-/// A task of another home that this rank runs or will run.
-#[derive(Clone, Copy, Debug)]
-struct Guest {
-    home: Rank,
-    attempt: u16,
-    /// The attempt that ended, until the coordinator confirms that the home has reported it.
-    ended: Option<Attempt>,
-}
-
-/// A further attempt at a task at home here; ordered by its due time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PlannedRetry {
-    due: Time,
-    task: TaskId,
-    attempt: u16,
-    /// The rank that will run it.
-    to: Rank,
-}
+use crate::model::{Attempt, Rank, TaskId, Time};
 
 /// The state machine of one rank.
 pub struct Worker {
@@ -471,157 +347,6 @@ impl Worker {
         actions.push(Action::Launch { gang, hosts, cpus });
     }
 
-    /// Records that a task is on this rank now.
-    fn admit(&mut self, lease: &Lease) {
-        if lease.home == self.me {
-            self.lent.remove(&lease.task);
-        } else {
-            self.guests.insert(lease.task, Guest { home: lease.home, attempt: lease.attempt, ended: None });
-        }
-    }
-
-    /// Records that a task has left this rank. Its home may have changed since the pool took it.
-    fn dismiss(&mut self, lease: &mut Lease) {
-        match self.guests.remove(&lease.task) {
-            Some(guest) => lease.home = guest.home,
-            None => {
-                lease.home = self.me;
-                self.lent.insert(lease.task);
-            }
-        }
-    }
-
-    /// Starts tasks that another rank gave; a rank without slots passes them on.
-    fn take(&mut self, leases: Vec<Lease>, actions: &mut Vec<Action>) {
-        if self.slots > 0 {
-            leases.iter().for_each(|lease| self.admit(lease));
-            // Count them as ready until the pool reports its load again; otherwise this rank would
-            // steal more.
-            self.load.ready += leases.len() as u32;
-            actions.extend(leases.into_iter().map(Action::StartLease));
-        } else if !leases.is_empty() {
-            self.give(self.thief.next_after(self.me), leases, actions);
-        }
-    }
-
-    fn give(&self, to: Rank, leases: Vec<Lease>, actions: &mut Vec<Action>) {
-        send(actions, to, Message::Loot { epoch: self.epoch, leases });
-    }
-
-    /// Sends the tasks that the pool gave up to the rank that asked for them.
-    fn surrendered(&mut self, to: Rank, mut leases: Vec<Lease>, actions: &mut Vec<Action>) {
-        self.thief.gave(to, leases.len());
-        leases.iter_mut().for_each(|lease| self.dismiss(lease));
-        // Until the pool reports its load again: it has no more to give than it gave.
-        let given = leases.len() as u32;
-        self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
-        self.give(to, leases, actions);
-    }
-
-    fn count(&mut self, now: Time, ended: Vec<(u32, End)>, actions: &mut Vec<Action>) {
-        let Some(ledger) = self.ledger.clone() else { return };
-        let mut ripple = std::mem::take(&mut self.ripple);
-        ripple.clear();
-        for (node, end) in ended {
-            ledger.import(node, end, now, &mut ripple);
-        }
-        self.follow(now, &mut ripple, actions);
-        self.ripple = ripple;
-    }
-
-    /// Starts tasks that became ready and sends ends to other ranks.
-    fn follow(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
-        self.start(std::mem::take(&mut ripple.ready), actions);
-        self.spread(now, ripple, actions);
-    }
-
-    fn start(&mut self, locals: Vec<u32>, actions: &mut Vec<Action>) {
-        let Some(ledger) = self.ledger.clone() else { return };
-        if self.stopping.is_some() {
-            return;
-        }
-        if self.phase.is_freezing() || self.slots == 0 {
-            // Their next home starts them: the pool has given up its waiting tasks, or there is
-            // none, and no rank keeps these.
-            return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
-        }
-        let (gangs, here): (Vec<u32>, Vec<u32>) =
-            locals.into_iter().partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
-        if !here.is_empty() {
-            self.load.ready += here.len() as u32;
-            actions.push(Action::Start(here));
-        }
-        for local in gangs {
-            let lease = Lease::at_home(&ledger, local, self.me);
-            self.lent.insert(lease.task);
-            send(actions, Rank::ZERO, Message::GangReady { lease });
-        }
-    }
-
-    /// Sends ends to the ranks that count them, and skipped tasks to the coordinator.
-    fn spread(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
-        if let Some(ledger) = &self.ledger {
-            let skipped = ripple.skipped.drain(..).map(|local| Attempt {
-                task: ledger.task(local),
-                attempt: 0,
-                outcome: Outcome { state: State::Skipped, exit: 0 },
-                last: true,
-                rank: self.me,
-                slot: 0,
-                ready: now,
-                start: now,
-                end: now,
-            });
-            self.report.extend(skipped);
-        }
-        each_destination(&mut ripple.exports, |to, batch| {
-            let ended = batch.iter().map(|&(_, node, end)| (node, end)).collect();
-            send(actions, to, Message::Counts { epoch: self.epoch, ended });
-        });
-        ripple.exports.clear();
-        self.note_report(now);
-    }
-
-    fn ended(&mut self, now: Time, attempt: Attempt, actions: &mut Vec<Action>) {
-        self.thief.ran(&attempt, self.guests.contains_key(&attempt.task));
-        if self.phase.remember(&attempt) {
-            return;
-        }
-        let Some(guest) = self.guests.get_mut(&attempt.task) else {
-            return self.attempt_ended(now, attempt, false, actions);
-        };
-        let home = guest.home;
-        guest.ended = Some(attempt);
-        // The home's verdict on a first attempt at a task without retries is certain.
-        let state = attempt.outcome.state;
-        if state.is_failure()
-            && state != State::NodeFail
-            && attempt.attempt == 1
-            && self.facts.retry(attempt.task).count == 0
-        {
-            self.count_failure(actions);
-        }
-        // The stop ended it here. Its home may not have received the stop yet, and would take this
-        // for the task's own failure.
-        let interrupted = self.stopping.is_some() && !attempt.outcome.ok();
-        if interrupted || reported_by_runner(&attempt) {
-            self.guests.remove(&attempt.task);
-            self.report.push(Attempt { last: attempt.outcome.ok(), ..attempt });
-            self.note_report(now);
-        }
-        if !interrupted {
-            send(actions, home, Message::Returned { epoch: self.epoch, attempt });
-        }
-    }
-
-    /// Processes the end of a task at home here that ran elsewhere.
-    fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<Action>) {
-        if reported_by_runner(&attempt) {
-            self.completed_elsewhere.push((attempt.task, from));
-        }
-        self.attempt_ended(now, attempt, true, actions);
-    }
-
     /// Suspends the rank while the connection to rank 0 is silent. Rank 0 gives up a silent rank
     /// and runs its tasks elsewhere, so a rank that starts tasks meanwhile would run them twice.
     fn cut_off(&mut self, cut_off: bool, actions: &mut Vec<Action>) {
@@ -650,22 +375,6 @@ impl Worker {
     fn may_steal(&self) -> bool {
         self.stopping.is_none() && !self.halted && !self.cut_off && self.phase.is_settled()
     }
-}
-
-/// Sorts ends by receiver, and calls `tell` for each message with its receiver and its content.
-pub fn each_destination(exports: &mut [(Rank, u32, End)], mut tell: impl FnMut(Rank, &[(Rank, u32, End)])) {
-    if exports.len() > 1 {
-        exports.sort_by_key(|export| export.0);
-    }
-    for run in exports.chunk_by(|a, b| a.0 == b.0) {
-        run.chunks(MAX_ENDS_PER_MESSAGE).for_each(|batch| tell(run[0].0, batch));
-    }
-}
-
-/// True for an attempt on lease that the rank that ran it reports to the coordinator. After a
-/// failure the home reports all attempts, so that they are recorded in order.
-fn reported_by_runner(attempt: &Attempt) -> bool {
-    attempt.outcome.ok() && attempt.attempt == 1
 }
 
 fn send(actions: &mut Vec<Action>, to: Rank, message: Message) {

@@ -4,7 +4,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::change::Cut;
+use super::cut::Cut;
 use super::{Action, Coordinator};
 use crate::graph::TaskGraph;
 use crate::model::{Rank, RankState, TaskId, Time};

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
-use super::{Action, Guest, Worker, send};
+use super::leases::Guest;
+use super::{Action, Worker, send};
 use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Rank, TaskId, Time};
 use crate::schedule::amend::amended;

@@ -4,8 +4,9 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::{Action, PlannedRetry, Worker, reported_by_runner, send};
-use crate::model::{Attempt, Rank, State, Time};
+use super::leases::reported_by_runner;
+use super::{Action, Worker, send};
+use crate::model::{Attempt, Rank, State, TaskId, Time};
 use crate::schedule::protocol::{Lease, Message, Tried, is_among};
 
 /// Upper limit on the growth of the wait between attempts, as a factor of the first wait.
@@ -13,6 +14,16 @@ const MAX_WAIT_GROWTH: f64 = 1e6;
 
 /// Upper limit on the wait, unless the job file asks for more.
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// A further attempt at a task at home here; ordered by its due time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PlannedRetry {
+    pub(super) due: Time,
+    pub(super) task: TaskId,
+    pub(super) attempt: u16,
+    /// The rank that will run it.
+    pub(super) to: Rank,
+}
 
 impl Worker {
     /// Decides what becomes of a task after an attempt. `by_lease`: another rank ran it, and has

@@ -1,0 +1,66 @@
+//! How tasks and the run end early: stops, cancellations, and the end of the run.
+
+use std::ops::Range;
+
+use super::{Action, Coordinator, StopReason, change};
+use crate::model::Time;
+use crate::schedule::protocol::{Lease, Message, Stop, add_range};
+
+impl Coordinator {
+    pub(super) fn stop(&mut self, how: Stop, why: StopReason, actions: &mut Vec<Action>) {
+        let harder = match &self.stopping {
+            None => true,
+            Some((before, _)) => *before < how,
+        };
+        if !harder || self.finished {
+            return;
+        }
+        self.gangs.abandon(actions);
+        let why = self.stopping.take().map_or(why, |(_, first)| first);
+        self.stopping = Some((how, why));
+        self.send_arrivals_away(actions);
+        self.tell_all(Message::Stop { how }, actions);
+    }
+
+    /// Sends the cancellation to all ranks, since any of them may have the tasks. Ranks that join
+    /// later get it with their part.
+    pub(super) fn cancel(&mut self, now: Time, tasks: &Range<u32>, actions: &mut Vec<Action>) {
+        if self.finished {
+            return;
+        }
+        add_range(&mut self.cancelled, (tasks.start, tasks.end));
+        self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
+        for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
+            self.return_cancelled(now, lease, actions);
+        }
+        // Tasks that no rank can run are in no part, and gangs may wait for ranks that do not
+        // exist: both end when the parts are cut anew.
+        if self.homeless.tasks + self.gangs.unplaced() > 0 {
+            self.begin_change(now, false, false, actions);
+        }
+    }
+
+    /// Returns a cancelled gang task to its home, in the same way as a task on lease.
+    pub(super) fn return_cancelled(&self, now: Time, lease: Lease, actions: &mut Vec<Action>) {
+        let message = Message::Returned { epoch: self.epoch, attempt: lease.cancelled(lease.home, now) };
+        actions.push(Action::Send { to: lease.home, message });
+    }
+
+    pub(super) fn finish_if_over(&mut self, actions: &mut Vec<Action>) {
+        if self.finished {
+            return;
+        }
+        let why = match &self.stopping {
+            // Tasks that end during the stop may be the last ones: then the run is complete.
+            _ if self.open == 0 => StopReason::Complete,
+            // While homes change, other ranks may still report what a lost rank completed.
+            Some(_) if self.change.is_some() => return,
+            Some((_, why)) if self.members.here().all(|rank| self.stopped[rank.index()]) => why.clone(),
+            _ => return,
+        };
+        self.finished = true;
+        (self.change, self.next_change) = (None, change::NextChange::default());
+        self.tell_all(Message::Finish, actions);
+        actions.push(Action::Finished(why));
+    }
+}

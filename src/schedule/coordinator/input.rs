@@ -1,0 +1,92 @@
+//! What the coordinator is given, and its count of tasks.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::graph::TaskGraph;
+use crate::model::Rank;
+use crate::schedule::action::StopReason;
+use crate::schedule::homes::Advice;
+use crate::schedule::membership::Change;
+use crate::schedule::protocol::{Message, Stop};
+
+/// An input of the coordinator.
+#[derive(Clone, Debug)]
+pub enum CoordinatorEvent {
+    /// A message arrived (also from rank 0's own worker).
+    Message {
+        /// Sender.
+        from: Rank,
+        /// Content.
+        message: Message,
+    },
+    /// Stop the run before its tasks have ended.
+    Stop {
+        /// How to stop.
+        how: Stop,
+        /// The reason.
+        why: StopReason,
+    },
+    /// A rank joins, leaves or pauses. Rank numbers are assigned in sequence; see
+    /// [`Coordinator::next_rank`](super::Coordinator::next_rank).
+    Change {
+        /// The rank.
+        rank: Rank,
+        /// The change of its state.
+        change: Change,
+    },
+    /// Distribute the remaining work evenly.
+    Rebalance,
+    /// Which nodes can still be provisioned: tasks that no rank can run wait for them, or end the
+    /// run.
+    Hope(ProvisioningState),
+    /// Time has passed; see [`Coordinator::next_tick`](super::Coordinator::next_tick).
+    Tick,
+    /// Cancel these tasks.
+    Cancel {
+        /// Range of task numbers.
+        tasks: Range<u32>,
+    },
+}
+
+/// The nodes that a run may still get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProvisioningState {
+    /// True if there is a provider to request nodes from.
+    pub askable: bool,
+    /// Nodes requested and not arrived yet.
+    pub coming: u32,
+    /// Upper limit on ranks that may join in total.
+    pub most: u32,
+}
+
+/// A count of tasks by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskTally {
+    /// Tasks of the job.
+    pub total: u32,
+    /// Completed (in this session or an earlier one).
+    pub completed: u32,
+    /// Ended without success.
+    pub failed: u32,
+    /// Never run, because a dependency was violated.
+    pub skipped: u32,
+    /// Cancelled by the user.
+    pub cancelled: u32,
+    /// Running, as last reported.
+    pub running: u32,
+    /// Waiting for a slot, as last reported.
+    pub ready: u32,
+}
+
+/// The tasks of a run, with what the coordinator needs to choose new homes.
+pub struct Tasks {
+    /// Their graph.
+    pub graph: Arc<TaskGraph>,
+    /// Home rank of each node.
+    pub home: Vec<u32>,
+    /// Urgency of each node, with [`SPECIAL`](crate::schedule::part::SPECIAL).
+    pub urgency: Vec<u8>,
+    /// Further facts that the choice of homes depends on.
+    pub advice: Box<dyn Advice>,
+}

@@ -1,0 +1,125 @@
+//! What is done to a simulated world: ranks join, leave and die, the network fails, users ask.
+
+use std::cmp::Reverse;
+
+use super::{BEATS, Life, World, member};
+use crate::model::Rank;
+use crate::schedule::coordinator::{self, Change, StopReason};
+use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::worker;
+
+/// What is done to the world.
+#[derive(Clone, Debug)]
+pub(in crate::schedule::tests) enum Happening {
+    /// The run is stopped.
+    Stop(Stop),
+    /// A process dies; it is noticed so much later.
+    Kill(Rank, u64),
+    /// The detector takes it for dead.
+    Suspect(Rank),
+    /// It was found dead.
+    Notice(Rank),
+    /// A rank with this number of slots arrives, requested or not.
+    Join(u32, bool),
+    /// It arrives now.
+    Arrive(Rank, u32),
+    /// A wish.
+    Wish(Rank, Change),
+    /// A rebalance.
+    Rebalance,
+    /// Nothing goes between rank 0 and a rank for so long; after a while the rank notices.
+    CutOff(Rank, u64),
+    /// It notices the silence of rank 0, or its end.
+    Hears(Rank, bool),
+    /// A task is not wanted any more.
+    Cancel(u32),
+    /// The next rank that returns a task which completed on lease dies before it reports it; that
+    /// is noticed so much later.
+    KillThief(u64),
+}
+
+impl World {
+    pub(super) fn happen(&mut self, what: Happening) {
+        if self.trace {
+            eprintln!("{:>9} {what:?}", self.now);
+        }
+        let is_alive = |rank: Rank| self.life.get(rank.index()) == Some(&Life::Alive);
+        match what {
+            Happening::Stop(how) => {
+                self.coordinate(coordinator::CoordinatorEvent::Stop { how, why: StopReason::Signal(2) })
+            }
+            Happening::Kill(rank, notice) if rank != Rank::ZERO && is_alive(rank) => {
+                self.kill(rank);
+                self.at(self.now + notice, Happening::Notice(rank));
+            }
+            Happening::Suspect(rank) if rank != Rank::ZERO && is_alive(rank) => {
+                self.life[rank.index()] = Life::Outcast;
+                self.outcasts.insert(rank.index());
+                self.change(rank, Change::Lose);
+            }
+            Happening::Notice(rank) => self.change(rank, Change::Lose),
+            // No rank would answer it any more.
+            Happening::Join(..) if self.finished.is_some() => {}
+            Happening::Join(slots, asked) => {
+                let rank = self.coordinator.next_rank();
+                self.add(slots);
+                if asked {
+                    self.change(rank, Change::Request);
+                    let later = self.now + self.rng.u64(0..2_000_000);
+                    self.at(later, Happening::Arrive(rank, slots));
+                } else {
+                    self.change(rank, Change::Arrive(member(slots)));
+                }
+            }
+            Happening::Arrive(rank, _) if self.finished.is_some() => self.life[rank.index()] = Life::Left,
+            Happening::Arrive(rank, slots) if is_alive(rank) => self.change(rank, Change::Arrive(member(slots))),
+            Happening::Wish(rank, change) => self.change(rank, change),
+            Happening::Cancel(task) => self.coordinate(coordinator::CoordinatorEvent::Cancel { tasks: task..task + 1 }),
+            Happening::CutOff(rank, time) if rank != Rank::ZERO && is_alive(rank) => {
+                let (mut since, mut healed) = (self.now, self.now + time);
+                if let Some(before) = self.cut.get(&rank).filter(|before| before.1 > self.now) {
+                    (since, healed) = (before.0, healed.max(before.1));
+                }
+                self.cut.insert(rank, (since, healed));
+                self.at(self.now + BEATS, Happening::Hears(rank, false));
+                self.at(healed.max(self.now + BEATS), Happening::Hears(rank, true));
+            }
+            Happening::Hears(rank, heard) if self.lives(rank.index()) => {
+                let cut = self.cut.get(&rank).is_some_and(|&(_, healed)| self.now < healed);
+                if heard != cut {
+                    self.step(rank.index(), worker::WorkerEvent::CutOff(cut));
+                }
+            }
+            Happening::Rebalance => self.coordinate(coordinator::CoordinatorEvent::Rebalance),
+            Happening::KillThief(notice) => self.thief_dies = Some(notice),
+            _ => {}
+        }
+    }
+
+    /// A process dies: what it runs is gone, and of what it sent to each rank the last messages may
+    /// be.
+    ///
+    /// A rank that leaves joined later, so that all that it sends passes through rank 0: what it
+    /// sent before an `Emptied` that arrives, to whomever, arrives too.
+    pub(super) fn kill(&mut self, rank: Rank) {
+        self.life[rank.index()] = Life::Dead;
+        let ends = std::mem::take(&mut self.ends);
+        self.ends = ends.into_iter().filter(|Reverse(end)| end.1 != rank.0).collect();
+        self.known.retain(|known| known.0 != rank);
+        for to in 0..self.workers.len() as u32 {
+            let sent: Vec<_> =
+                self.in_flight.iter().filter(|m| m.1.0 == rank && m.1.1 == Rank(to)).map(|m| *m.0).collect();
+            let arrive = self.rng.usize(0..=sent.len());
+            let lost = sent[arrive..].iter().copied();
+            // Rank 0 comes first.
+            let emptied = self.emptied.get(&rank).copied().unwrap_or(0);
+            let lost: Vec<_> = lost.filter(|key| to == 0 || key.1 > emptied).collect();
+            for key in lost {
+                let (_, _, message) = self.in_flight.remove(&key).expect("in flight");
+                if matches!(message, Message::Emptied { .. }) {
+                    self.emptied.remove(&rank);
+                }
+            }
+        }
+    }
+}

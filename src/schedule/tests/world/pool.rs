@@ -1,0 +1,308 @@
+//! The pools of a simulated world: what ranks do with their tasks.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::{BEATS, Execution, Life, World};
+use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
+use crate::schedule::protocol::{Lease, Load, Started, Stop};
+use crate::schedule::resources::Needs;
+use crate::schedule::tests::job::Job;
+use crate::schedule::worker::{self, Facts};
+
+/// A task in a pool: task, home as the pool knows it, attempt, when it was ready.
+pub(super) type Item = (u32, u32, u16, u64);
+
+/// A rank's pool: a queue in order of urgency, slots, and slots held for gangs.
+#[derive(Default)]
+pub(super) struct Pool {
+    pub(super) slots: u32,
+    pub(super) ready: BTreeSet<(Reverse<u8>, u64, Item)>,
+    pub(super) idle: u32,
+    pub(super) running: u32,
+    /// Gangs that wait for slots: number, slots, task to lead.
+    pub(super) holds: VecDeque<(u32, u32, Option<Lease>)>,
+    pub(super) held: BTreeMap<u32, (u32, Option<Lease>)>,
+    pub(super) stopped: bool,
+    /// Starts nothing because rank 0 is silent.
+    pub(super) suspended: bool,
+    /// Slots count nothing by themselves.
+    pub(super) frozen: bool,
+    /// Tasks that end as CANCELLED.
+    pub(super) cancelled: BTreeSet<u32>,
+    /// Completions of slots that have not been reported yet.
+    pub(super) outbox: Vec<worker::WorkerEvent>,
+}
+
+impl World {
+    pub(super) fn act(&mut self, rank: usize, action: worker::Action, events: &mut VecDeque<worker::WorkerEvent>) {
+        let me = Rank(rank as u32);
+        match action {
+            worker::Action::Send { to, message } => self.send(me, to, message),
+            worker::Action::TakeUp { .. } => self.pools[rank].frozen = false,
+            worker::Action::Start(locals) => {
+                assert!(!self.pools[rank].frozen, "rank {rank} starts tasks of a ledger that it does not have yet");
+                let ledger = self.workers[rank].ledger().expect("open").clone();
+                for local in locals {
+                    let urgency = ledger.urgency(local);
+                    self.push(rank, urgency, (ledger.task(local).0, me.0, 1, ledger.ready_at(local).0));
+                }
+            }
+            worker::Action::StartLease(l) => self.push(rank, l.urgency, (l.task.0, l.home.0, l.attempt, l.ready.0)),
+            worker::Action::Surrender { to, max } => {
+                let job = Arc::clone(&self.job);
+                let leases = self.take_out(rank, max as usize, 0, |item| may_leave(&job, item));
+                events.push_back(worker::WorkerEvent::Surrendered { to, leases });
+            }
+            worker::Action::Freeze { keep } => {
+                self.pools[rank].frozen = true;
+                let waiting = self.take_out(rank, usize::MAX, keep as usize, |_| true);
+                self.flush(rank, events);
+                events.push_back(worker::WorkerEvent::Frozen { waiting });
+            }
+            worker::Action::Hold { gang, slots, lead } => self.pools[rank].holds.push_back((gang, slots, lead)),
+            worker::Action::Launch { gang, hosts, .. } => self.launch(rank, gang, &hosts, events),
+            worker::Action::Release { gang } => {
+                let pool = &mut self.pools[rank];
+                pool.holds.retain(|h| h.0 != gang);
+                pool.idle += pool.held.remove(&gang).map_or(0, |h| h.0);
+            }
+            worker::Action::Suspend => self.pools[rank].suspended = true,
+            worker::Action::Resume => self.pools[rank].suspended = false,
+            worker::Action::Halt => self.pools[rank].stopped = true,
+            worker::Action::Stop(how) => {
+                self.pools[rank].stopped = true;
+                self.pools[rank].suspended = false;
+                if how != Stop::Drain {
+                    self.interrupt(rank);
+                }
+            }
+            worker::Action::Cancel(tasks) => {
+                self.pools[rank].cancelled.extend(tasks.iter().flat_map(|tasks| tasks.0..tasks.1));
+                let cancelled = self.pools[rank].cancelled.clone();
+                for lease in self.take_out(rank, usize::MAX, 0, |item| cancelled.contains(&item.0)) {
+                    let attempt = lease.cancelled(me, Time(self.now));
+                    self.pools[rank].outbox.push(worker::WorkerEvent::Ended { attempt });
+                }
+            }
+            worker::Action::Exit => self.exit(rank),
+        }
+    }
+
+    pub(super) fn exit(&mut self, rank: usize) {
+        if self.life[rank] == Life::Alive && self.finished.is_none() {
+            let pool = &self.pools[rank];
+            let empty = pool.running == 0 && pool.ready.is_empty() && pool.held.is_empty() && pool.outbox.is_empty();
+            assert!(empty, "rank {rank} is told to leave with something left");
+        }
+        self.life[rank] = Life::Left;
+        let ends = std::mem::take(&mut self.ends);
+        self.ends = ends.into_iter().filter(|Reverse(end)| end.1 as usize != rank).collect();
+    }
+
+    /// Takes up to `most` items out of a pool, leaving the given number of the most urgent.
+    pub(super) fn take_out(
+        &mut self,
+        rank: usize,
+        most: usize,
+        keep: usize,
+        which: impl Fn(&Item) -> bool,
+    ) -> Vec<Lease> {
+        let pool = &mut self.pools[rank];
+        let chosen: Vec<_> = pool.ready.iter().filter(|r| which(&r.2)).skip(keep).take(most).copied().collect();
+        pool.ready.retain(|r| !chosen.contains(r));
+        chosen.into_iter().map(|(Reverse(urgency), _, item)| lease_of(urgency, &item)).collect()
+    }
+
+    /// Reports completions of slots to the machine.
+    pub(super) fn flush(&mut self, rank: usize, events: &mut VecDeque<worker::WorkerEvent>) {
+        events.extend(self.pools[rank].outbox.drain(..));
+    }
+
+    pub(super) fn push(&mut self, rank: usize, urgency: u8, item: Item) {
+        assert!(self.pools[rank].slots > 0, "rank {rank} has no slots");
+        self.sequence += 1;
+        self.pools[rank].ready.insert((Reverse(urgency), self.sequence, item));
+    }
+
+    /// Running tasks end now, as CANCELLED (an attempt of duration zero marks them).
+    pub(super) fn interrupt(&mut self, rank: usize) {
+        let all: Vec<_> = self.ends.drain().collect();
+        for Reverse((at, r, item, started)) in all {
+            let (at, started) = if r as usize == rank { (self.now, u64::MAX) } else { (at, started) };
+            self.ends.push(Reverse((at, r, item, started)));
+        }
+    }
+
+    pub(super) fn launch(
+        &mut self,
+        rank: usize,
+        gang: u32,
+        hosts: &[(String, u32)],
+        events: &mut VecDeque<worker::WorkerEvent>,
+    ) {
+        let held: u32 = self.pools.iter().filter_map(|p| p.held.get(&gang)).map(|h| h.0).sum();
+        // A rank that has been given up may still receive what was sent before, when the others
+        // have been released already.
+        if self.life[rank] != Life::Outcast {
+            assert_eq!(held, hosts.iter().map(|h| h.1).sum::<u32>(), "all slots are held");
+        }
+        let lease = self.pools[rank].held[&gang].1.expect("the leader has the task");
+        let item = (lease.task.0, lease.home.0, lease.attempt, lease.ready.0);
+        self.begin(rank, item, events);
+    }
+
+    pub(super) fn begin(&mut self, rank: usize, item: Item, events: &mut VecDeque<worker::WorkerEvent>) {
+        let (task, attempt) = (TaskId(item.0), item.2);
+        if self.trace {
+            eprintln!("{:>9} rank {rank} begins {item:?}", self.now);
+        }
+        let cut = self.cut.get(&Rank(rank as u32));
+        let silent = cut.is_some_and(|&(since, healed)| since + BEATS < self.now && self.now < healed);
+        assert!(!silent, "rank {rank} does not hear rank 0 and starts {task:?}");
+        if self.life[rank] == Life::Alive {
+            assert_eq!(self.coordinator.final_state(task), None, "{task:?} is known to have ended and starts again");
+            assert!(!self.journalled.contains(&(task, attempt)), "{task:?}, attempt {attempt}, is known to have ended");
+            assert!(self.job.gangs.contains_key(&task.0) || self.job.needs[task.index()] <= self.pools[rank].slots);
+        }
+        let took = self.job.duration[task.index()];
+        self.ends.push(Reverse((self.now + took, rank as u32, item, self.now)));
+        self.pools[rank].running += 1;
+        if self.rng.bool() {
+            events.push_back(worker::WorkerEvent::Started(vec![Started { task, attempt, start: Time(self.now) }]));
+        }
+    }
+
+    /// Starts what fits, then reports the load to the worker.
+    pub(super) fn fill(&mut self, rank: usize, events: &mut VecDeque<worker::WorkerEvent>) {
+        while let Some(&(gang, slots, lead)) = self.pools[rank].holds.front() {
+            if self.pools[rank].idle < slots || self.pools[rank].stopped || self.pools[rank].suspended {
+                break;
+            }
+            let pool = &mut self.pools[rank];
+            pool.holds.pop_front();
+            pool.idle -= slots;
+            pool.held.insert(gang, (slots, lead));
+            events.push_back(worker::WorkerEvent::Held { gang, cpus: vec![rank as u32] });
+        }
+        let starts = |pool: &Pool| !pool.stopped && !pool.suspended;
+        while starts(&self.pools[rank]) && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
+            let Some((_, _, item)) = self.pools[rank].ready.pop_first() else { break };
+            self.pools[rank].idle -= 1;
+            self.begin(rank, item, events);
+        }
+        // What slots leave in their outboxes is heard late as long as another slot will be heard
+        // anyway.
+        if self.pools[rank].running == 0 || self.rng.bool() {
+            self.flush(rank, events);
+        }
+        let job = &self.job;
+        let pool = &self.pools[rank];
+        let movable = pool.ready.iter().filter(|r| may_leave(job, &r.2)).count() as u32;
+        // Slots that are set aside are busy, as in the real pool.
+        let held: u32 = pool.held.values().map(|h| h.0).sum();
+        let load = Load { idle: pool.idle, ready: movable, running: pool.running + held };
+        let quiet = pool.stopped && load.running == 0;
+        events.push_back(worker::WorkerEvent::Load(load));
+        if quiet {
+            events.push_back(worker::WorkerEvent::Quiet);
+        }
+        while let Some(event) = events.pop_front() {
+            let mut actions = Vec::new();
+            self.workers[rank].step(Time(self.now), event, &mut actions);
+            for action in actions {
+                self.act(rank, action, events);
+            }
+        }
+    }
+
+    pub(super) fn end_task(&mut self) {
+        let Some(Reverse((_, rank, (task, home, attempt, ready), started))) = self.ends.pop() else { return };
+        let (task, home, rank) = (TaskId(task), Rank(home), rank as usize);
+        self.known.remove(&(Rank(rank as u32), task, attempt));
+        let interrupted = started == u64::MAX;
+        let lost = |a: &&Attempt| a.task == task && a.outcome.state == State::NodeFail && a.attempt < attempt;
+        let signalled = self.signalled.iter().filter(|end| end.0 == task && end.1 < attempt).count();
+        let before =
+            self.journal.iter().filter(lost).filter(|a| !self.signalled.contains(&(a.task, a.attempt))).count();
+        let before = (signalled + before) as u16;
+        let outcome = match interrupted || self.pools[rank].cancelled.contains(&task.0) {
+            true => Outcome { state: State::Cancelled, exit: -15 },
+            false if self.signals && self.rng.u32(0..50) == 0 => Outcome { state: State::NodeFail, exit: -15 },
+            false => self.job.outcome(task, attempt - before),
+        };
+        // The report may be lost: then the next attempt has the same number.
+        match outcome.state {
+            State::NodeFail => drop(self.signalled.insert((task, attempt))),
+            _ => drop(self.signalled.remove(&(task, attempt))),
+        }
+        let start = if interrupted { self.now } else { started };
+        if !interrupted {
+            self.executed.push(Execution { task, attempt, ok: outcome.ok(), rank, start, end: self.now });
+        }
+        let pool = &mut self.pools[rank];
+        pool.running -= 1;
+        let gang = pool.held.iter().find(|h| h.1.1.is_some_and(|l| l.task == task)).map(|h| *h.0);
+        pool.idle += gang.and_then(|gang| pool.held.remove(&gang)).map_or(1, |(slots, _)| slots);
+        let record = Attempt {
+            task,
+            attempt,
+            outcome,
+            last: outcome.ok(),
+            rank: Rank(rank as u32),
+            slot: 0,
+            ready: Time(ready),
+            start: Time(start),
+            end: Time(self.now),
+        };
+        if let Some(gang) = gang {
+            return self.leave(rank, worker::WorkerEvent::GangEnded { gang, attempt: record });
+        }
+        let fast = outcome.ok() && attempt == 1 && home.index() == rank && !self.pools[rank].frozen;
+        let ledger = self.workers[rank].ledger().expect("open").clone();
+        match ledger.local(task).filter(|_| fast) {
+            Some(local) => self.complete_fast(rank, &ledger, local, record),
+            None => self.leave(rank, worker::WorkerEvent::Ended { attempt: record }),
+        }
+    }
+
+    /// Posts a slot's completion to the machine, which processes it now or later.
+    pub(super) fn leave(&mut self, rank: usize, word: worker::WorkerEvent) {
+        let is_failure = matches!(&word, worker::WorkerEvent::Ended { attempt } | worker::WorkerEvent::GangEnded { attempt, .. } if attempt.outcome.state.is_failure());
+        self.pools[rank].outbox.push(word);
+        let mut events = VecDeque::new();
+        if is_failure && self.job.max_failures.is_some() {
+            // A slot takes nothing else up before the machine has heard of a failure that counts.
+            self.flush(rank, &mut events);
+            while let Some(event) = events.pop_front() {
+                let mut actions = Vec::new();
+                self.workers[rank].step(Time(self.now), event, &mut actions);
+                actions.into_iter().for_each(|action| self.act(rank, action, &mut events));
+            }
+        }
+        self.fill(rank, &mut events);
+    }
+
+    /// What a pool thread does by itself: count, start what became ready, leave the rest to the
+    /// machine.
+    pub(super) fn complete_fast(&mut self, rank: usize, ledger: &DependencyCounts, local: u32, attempt: Attempt) {
+        let mut ripple = CompletionEffects::default();
+        assert!(ledger.complete(local, true, Time(self.now), &mut ripple), "counted once");
+        assert!(!ledger.complete(local, true, Time(self.now), &mut CompletionEffects::default()), "and not again");
+        let ready = std::mem::take(&mut ripple.ready);
+        self.pools[rank].outbox.push(worker::WorkerEvent::Completed { attempts: vec![attempt], ripple });
+        self.leave(rank, worker::WorkerEvent::Special(ready));
+    }
+}
+
+fn lease_of(urgency: u8, &(task, home, attempt, ready): &Item) -> Lease {
+    Lease { task: TaskId(task), home: Rank(home), attempt, urgency, ready: Time(ready) }
+}
+
+/// True for a task that another rank may take.
+fn may_leave(job: &Job, item: &Item) -> bool {
+    let needs = (!job.movable[item.0 as usize]).then_some(Needs::SLOT);
+    lease_of(0, item).needs(&job.retry(TaskId(item.0)), needs).is_none()
+}

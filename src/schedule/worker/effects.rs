@@ -1,0 +1,87 @@
+//! What follows when tasks end: successors start here, and ends are sent to the ranks that count
+//! them.
+
+use super::{Action, Worker, send};
+use crate::model::{Attempt, Outcome, Rank, State, Time};
+use crate::schedule::dependency_counts::{CompletionEffects, End};
+use crate::schedule::protocol::{Lease, Message};
+
+/// Upper limit on ends per `Counts` message, which keeps it below the eager limit of common
+/// transports.
+const MAX_ENDS_PER_MESSAGE: usize = 900;
+
+impl Worker {
+    pub(super) fn count(&mut self, now: Time, ended: Vec<(u32, End)>, actions: &mut Vec<Action>) {
+        let Some(ledger) = self.ledger.clone() else { return };
+        let mut ripple = std::mem::take(&mut self.ripple);
+        ripple.clear();
+        for (node, end) in ended {
+            ledger.import(node, end, now, &mut ripple);
+        }
+        self.follow(now, &mut ripple, actions);
+        self.ripple = ripple;
+    }
+
+    /// Starts tasks that became ready and sends ends to other ranks.
+    pub(super) fn follow(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
+        self.start(std::mem::take(&mut ripple.ready), actions);
+        self.spread(now, ripple, actions);
+    }
+
+    pub(super) fn start(&mut self, locals: Vec<u32>, actions: &mut Vec<Action>) {
+        let Some(ledger) = self.ledger.clone() else { return };
+        if self.stopping.is_some() {
+            return;
+        }
+        if self.phase.is_freezing() || self.slots == 0 {
+            // Their next home starts them: the pool has given up its waiting tasks, or there is
+            // none, and no rank keeps these.
+            return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
+        }
+        let (gangs, here): (Vec<u32>, Vec<u32>) =
+            locals.into_iter().partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
+        if !here.is_empty() {
+            self.load.ready += here.len() as u32;
+            actions.push(Action::Start(here));
+        }
+        for local in gangs {
+            let lease = Lease::at_home(&ledger, local, self.me);
+            self.lent.insert(lease.task);
+            send(actions, Rank::ZERO, Message::GangReady { lease });
+        }
+    }
+
+    /// Sends ends to the ranks that count them, and skipped tasks to the coordinator.
+    pub(super) fn spread(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
+        if let Some(ledger) = &self.ledger {
+            let skipped = ripple.skipped.drain(..).map(|local| Attempt {
+                task: ledger.task(local),
+                attempt: 0,
+                outcome: Outcome { state: State::Skipped, exit: 0 },
+                last: true,
+                rank: self.me,
+                slot: 0,
+                ready: now,
+                start: now,
+                end: now,
+            });
+            self.report.extend(skipped);
+        }
+        each_destination(&mut ripple.exports, |to, batch| {
+            let ended = batch.iter().map(|&(_, node, end)| (node, end)).collect();
+            send(actions, to, Message::Counts { epoch: self.epoch, ended });
+        });
+        ripple.exports.clear();
+        self.note_report(now);
+    }
+}
+
+/// Sorts ends by receiver, and calls `tell` for each message with its receiver and its content.
+pub fn each_destination(exports: &mut [(Rank, u32, End)], mut tell: impl FnMut(Rank, &[(Rank, u32, End)])) {
+    if exports.len() > 1 {
+        exports.sort_by_key(|export| export.0);
+    }
+    for run in exports.chunk_by(|a, b| a.0 == b.0) {
+        run.chunks(MAX_ENDS_PER_MESSAGE).for_each(|batch| tell(run[0].0, batch));
+    }
+}

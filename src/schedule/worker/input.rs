@@ -1,0 +1,120 @@
+//! What a worker is given: facts about tasks, events, and time limits.
+
+use std::time::Duration;
+
+use crate::job::Retry;
+use crate::model::{Attempt, Rank, TaskId};
+use crate::schedule::dependency_counts::CompletionEffects;
+use crate::schedule::protocol::{Lease, Load, Message, Started};
+
+/// Facts about tasks that the worker needs.
+pub trait Facts: Send + Sync {
+    /// The retry policy of a task.
+    fn retry(&self, task: TaskId) -> Retry;
+    /// True if any rank with slots can run the task, that is, if it needs one CPU and nothing else.
+    fn movable(&self, task: TaskId) -> bool;
+    /// True for an MPI task that this many slots cannot hold: it needs several ranks.
+    fn needs_gang(&self, task: TaskId, slots: u32) -> bool;
+}
+
+/// An input of the worker.
+#[derive(Clone, Debug)]
+pub enum WorkerEvent {
+    /// A message arrived.
+    Message {
+        /// Sender.
+        from: Rank,
+        /// Content.
+        message: Message,
+    },
+    /// Tasks at home completed on the fast path; the ledger has already counted them at home.
+    Completed {
+        /// Their attempts.
+        attempts: Vec<Attempt>,
+        /// The effects: ends to send to other ranks, and skipped tasks. Tasks that became ready
+        /// have already been started.
+        ripple: CompletionEffects,
+    },
+    /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on
+    /// lease, or any task after the answer to [`Action::Freeze`].
+    Ended {
+        /// The attempt.
+        attempt: Attempt,
+    },
+    /// The task of a gang that this rank leads ended; its slots here are free.
+    GangEnded {
+        /// The gang.
+        gang: u32,
+        /// The attempt.
+        attempt: Attempt,
+    },
+    /// These tasks have been running for a while.
+    Started(Vec<Started>),
+    /// Tasks at home (local numbers) became ready on the fast path that this rank may be unable to
+    /// run alone.
+    Special(Vec<u32>),
+    /// The answer to [`Action::Surrender`].
+    Surrendered {
+        /// Receiver.
+        to: Rank,
+        /// The leases that the pool gave up.
+        leases: Vec<Lease>,
+    },
+    /// The answer to [`Action::Freeze`]. All completions that slots counted by themselves were
+    /// reported in earlier events.
+    Frozen {
+        /// Tasks taken out of the pool.
+        waiting: Vec<Lease>,
+    },
+    /// Slots for a gang are set aside.
+    Held {
+        /// The gang.
+        gang: u32,
+        /// Their CPUs.
+        cpus: Vec<u32>,
+    },
+    /// The pool's load, after any change.
+    Load(Load),
+    /// The connection to rank 0 is silent (true), or works again (false).
+    CutOff(bool),
+    /// After a `Stop`: no slot is busy any more, and earlier events have reported all that ended.
+    Quiet,
+    /// Time has passed.
+    Tick,
+}
+
+/// Time limits of the protocol.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Longest time that a report waits for further entries, so that short tasks share messages; no
+    /// rank waits for a report.
+    pub report: Duration,
+    /// A rank that has been idle for this long reports at once, since others may wait for it. After
+    /// a shorter pause the next task usually just waits for another rank's completion.
+    pub idle: Duration,
+    /// A report with this many attempts is sent at once.
+    pub report_size: usize,
+    /// Longest time between load reports while the load changes.
+    pub load: Duration,
+    /// Pause of a rank after an unsuccessful round of stealing (victims remember it meanwhile).
+    pub steal: Duration,
+}
+
+impl Pace {
+    /// Longest pause between unsuccessful rounds of stealing.
+    pub fn longest_pause(&self) -> Duration {
+        self.steal * (1 << crate::schedule::stealing::DOUBLINGS)
+    }
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            report: Duration::from_millis(5),
+            idle: Duration::from_micros(300),
+            report_size: 4096,
+            load: Duration::from_millis(200),
+            steal: Duration::from_millis(50),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Tasks that run on another rank than their home: they are given away and taken, and their ends go
+//! back to their homes.
+
+use super::{Action, Worker, send};
+use crate::model::{Attempt, Rank, State, Time};
+use crate::schedule::protocol::{Lease, Message};
+
+/// A task of another home that this rank runs or will run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guest {
+    pub(super) home: Rank,
+    pub(super) attempt: u16,
+    /// The attempt that ended, until the coordinator confirms that the home has reported it.
+    pub(super) ended: Option<Attempt>,
+}
+
+impl Worker {
+    /// Records that a task is on this rank now.
+    pub(super) fn admit(&mut self, lease: &Lease) {
+        if lease.home == self.me {
+            self.lent.remove(&lease.task);
+        } else {
+            self.guests.insert(lease.task, Guest { home: lease.home, attempt: lease.attempt, ended: None });
+        }
+    }
+
+    /// Records that a task has left this rank. Its home may have changed since the pool took it.
+    pub(super) fn dismiss(&mut self, lease: &mut Lease) {
+        match self.guests.remove(&lease.task) {
+            Some(guest) => lease.home = guest.home,
+            None => {
+                lease.home = self.me;
+                self.lent.insert(lease.task);
+            }
+        }
+    }
+
+    /// Starts tasks that another rank gave; a rank without slots passes them on.
+    pub(super) fn take(&mut self, leases: Vec<Lease>, actions: &mut Vec<Action>) {
+        if self.slots > 0 {
+            leases.iter().for_each(|lease| self.admit(lease));
+            // Count them as ready until the pool reports its load again; otherwise this rank would
+            // steal more.
+            self.load.ready += leases.len() as u32;
+            actions.extend(leases.into_iter().map(Action::StartLease));
+        } else if !leases.is_empty() {
+            self.give(self.thief.next_after(self.me), leases, actions);
+        }
+    }
+
+    pub(super) fn give(&self, to: Rank, leases: Vec<Lease>, actions: &mut Vec<Action>) {
+        send(actions, to, Message::Loot { epoch: self.epoch, leases });
+    }
+
+    /// Sends the tasks that the pool gave up to the rank that asked for them.
+    pub(super) fn surrendered(&mut self, to: Rank, mut leases: Vec<Lease>, actions: &mut Vec<Action>) {
+        self.thief.gave(to, leases.len());
+        leases.iter_mut().for_each(|lease| self.dismiss(lease));
+        // Until the pool reports its load again: it has no more to give than it gave.
+        let given = leases.len() as u32;
+        self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
+        self.give(to, leases, actions);
+    }
+
+    pub(super) fn ended(&mut self, now: Time, attempt: Attempt, actions: &mut Vec<Action>) {
+        self.thief.ran(&attempt, self.guests.contains_key(&attempt.task));
+        if self.phase.remember(&attempt) {
+            return;
+        }
+        let Some(guest) = self.guests.get_mut(&attempt.task) else {
+            return self.attempt_ended(now, attempt, false, actions);
+        };
+        let home = guest.home;
+        guest.ended = Some(attempt);
+        // The home's verdict on a first attempt at a task without retries is certain.
+        let state = attempt.outcome.state;
+        if state.is_failure()
+            && state != State::NodeFail
+            && attempt.attempt == 1
+            && self.facts.retry(attempt.task).count == 0
+        {
+            self.count_failure(actions);
+        }
+        // The stop ended it here. Its home may not have received the stop yet, and would take this
+        // for the task's own failure.
+        let interrupted = self.stopping.is_some() && !attempt.outcome.ok();
+        if interrupted || reported_by_runner(&attempt) {
+            self.guests.remove(&attempt.task);
+            self.report.push(Attempt { last: attempt.outcome.ok(), ..attempt });
+            self.note_report(now);
+        }
+        if !interrupted {
+            send(actions, home, Message::Returned { epoch: self.epoch, attempt });
+        }
+    }
+
+    /// Processes the end of a task at home here that ran elsewhere.
+    pub(super) fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<Action>) {
+        if reported_by_runner(&attempt) {
+            self.completed_elsewhere.push((attempt.task, from));
+        }
+        self.attempt_ended(now, attempt, true, actions);
+    }
+}
+
+/// True for an attempt on lease that the rank that ran it reports to the coordinator. After a
+/// failure the home reports all attempts, so that they are recorded in order.
+pub(super) fn reported_by_runner(attempt: &Attempt) -> bool {
+    attempt.outcome.ok() && attempt.attempt == 1
+}
