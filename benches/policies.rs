@@ -116,15 +116,15 @@ fn heavy_bag() -> String {
 
 struct Case {
     name: String,
-    scene: PreparedJob,
+    prepared: PreparedJob,
     spread: f64,
 }
 
 fn case(name: &str, text: &str, spread: f64) -> Case {
-    let scene = phalanx::job::parse(text, &format!("{name}.toml"), Path::new("/"), &Kernels::builtin())
+    let prepared = phalanx::job::parse(text, &format!("{name}.toml"), Path::new("/"), &Kernels::builtin())
         .and_then(PreparedJob::of);
-    let scene = scene.unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
-    Case { name: name.to_owned(), scene, spread }
+    let prepared = prepared.unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
+    Case { name: name.to_owned(), prepared, spread }
 }
 
 fn recorded(dir: &Path) -> Vec<Case> {
@@ -177,8 +177,14 @@ fn main() {
     for case in &cases {
         for delay in DELAYS {
             let cluster = cluster(delay, case.spread);
-            let field =
-                Comparison { scene: &case.scene, cluster: &cluster, scaling: &scaling, cost: &cost, seed, repeats };
+            let field = Comparison {
+                prepared: &case.prepared,
+                cluster: &cluster,
+                scaling: &scaling,
+                cost: &cost,
+                seed,
+                repeats,
+            };
             match compare(&field, &policies) {
                 Ok(rows) => {
                     println!("\n### {}, nodes after {delay} s\n\n{}", case.name, table(&rows));
@@ -199,7 +205,8 @@ fn main() {
             "slow.toml",
         )
         .unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
-        let field = Comparison { scene: &case.scene, cluster: &slow, scaling: &scaling, cost: &cost, seed, repeats };
+        let field =
+            Comparison { prepared: &case.prepared, cluster: &slow, scaling: &scaling, cost: &cost, seed, repeats };
         match compare_balance(&field, 8) {
             Ok(rows) => println!("\n### {}\n\n{}", case.name, balance_table(&rows)),
             Err(error) => println!("\n### {}: {error}", case.name),

@@ -35,7 +35,7 @@ fn family(step: u32, width: u32, needs: Option<String>) -> String {
     format!("[[task]]\nname = \"s{step}\"\narray = \"0-{last}\"\nkernel = \"noop\"\nestimate = \"60s\"\n{needs}\n")
 }
 
-fn scene(text: &str) -> PreparedJob {
+fn prepared(text: &str) -> PreparedJob {
     phalanx::job::parse(text, "bench.toml", Path::new("/"), &Kernels::builtin())
         .and_then(PreparedJob::of)
         .expect("a good job")
@@ -45,12 +45,12 @@ fn scene(text: &str) -> PreparedJob {
 fn fixed(name: &str, text: &str, ranks: u32) {
     let cluster = Cluster::default().with_slots(4);
     let began = Instant::now();
-    let scene = scene(text);
+    let prepared = prepared(text);
     let read = began.elapsed();
     let setup =
-        Setup { cluster: &cluster, ranks, seed: 1, homes: None, captain: None, done: &|_| false, recorded: None };
+        Setup { cluster: &cluster, ranks, seed: 1, homes: None, controller: None, done: &|_| false, recorded: None };
     let mut log = Forget;
-    let world = Simulator::new(&scene, setup, &mut log).expect("it fits");
+    let world = Simulator::new(&prepared, setup, &mut log).expect("it fits");
     let parted = began.elapsed();
     let ended = world.run().expect("it ends");
     let took = began.elapsed();
@@ -71,14 +71,14 @@ fn fixed(name: &str, text: &str, ranks: u32) {
 fn under(policy: &str, text: &str) {
     let mut cluster = Cluster::default().with_slots(4);
     cluster.nodes[0].limit = RANKS;
-    let scene = scene(text);
+    let prepared = prepared(text);
     let (scaling, cost) = (Scaling { max_ranks: RANKS, ..Scaling::default() }, Cost::default());
     let before = Before { done: &|_| false, spent: 0.0 };
-    let (scene, cluster, scaling, cost) = (&scene, &cluster, &scaling, &cost);
-    let trial =
-        Simulation { scene, cluster, policy, scaling, cost, ranks: None, homes: None, seed: 1, before, floor: None };
+    let (prepared, cluster, scaling, cost) = (&prepared, &cluster, &scaling, &cost);
+    let simulation =
+        Simulation { prepared, cluster, policy, scaling, cost, ranks: None, homes: None, seed: 1, before, floor: None };
     let began = Instant::now();
-    let outcome = trial.run(&mut Forget).expect("it ends");
+    let outcome = simulation.run(&mut Forget).expect("it ends");
     let took = began.elapsed().as_secs_f64();
     println!(
         "{policy}: {} tasks on up to {} ranks, makespan {:.1} s, in {took:.1} s; {} events, {:.0} a second",

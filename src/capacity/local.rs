@@ -15,13 +15,13 @@ use super::provider::{Launch, Provider, alone};
 use crate::system::open_files;
 
 /// Time that a block has to exit after SIGTERM before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+const EXIT_GRACE: Duration = Duration::from_secs(5);
 
 /// Poll interval while blocks exit.
-const LOOK: Duration = Duration::from_millis(5);
+const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Upper bound on the slots of a host.
-const MOST_SLOTS: u32 = 4096;
+const MAX_HOST_SLOTS: u32 = 4096;
 
 /// A host that blocks are started on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +67,8 @@ fn host(line: &str) -> Result<Host, String> {
     for word in words {
         // Other words mean something to mpirun alone.
         if let Some(number) = word.strip_prefix("slots=") {
-            let counted = number.parse().ok().filter(|count| (1..=MOST_SLOTS).contains(count));
-            slots = counted.ok_or_else(|| format!("`{word}` is not a number of slots from 1 to {MOST_SLOTS}"))?;
+            let counted = number.parse().ok().filter(|count| (1..=MAX_HOST_SLOTS).contains(count));
+            slots = counted.ok_or_else(|| format!("`{word}` is not a number of slots from 1 to {MAX_HOST_SLOTS}"))?;
         }
     }
     Ok(Host { name, slots })
@@ -190,12 +190,12 @@ impl Provider for Local {
     }
 
     fn close(&mut self) {
-        let end = Instant::now() + GRACE;
+        let end = Instant::now() + EXIT_GRACE;
         self.waiting.clear();
         while !self.running.is_empty() && Instant::now() < end {
             let happened = self.poll();
             self.happened.extend(happened);
-            thread::sleep(LOOK);
+            thread::sleep(EXIT_POLL_INTERVAL);
         }
         for running in self.running.values_mut() {
             let _ = running.child.kill();
@@ -242,7 +242,7 @@ mod tests {
         while ended.len() < 3 && Instant::now() < until {
             let over = |(id, event)| matches!(event, BlockEvent::Ended { .. }).then_some(id);
             ended.extend(local.poll().into_iter().filter_map(over));
-            thread::sleep(LOOK);
+            thread::sleep(EXIT_POLL_INTERVAL);
         }
         ended.sort_unstable();
         assert_eq!(ended, [BlockId(1), BlockId(2), BlockId(3)]);

@@ -19,11 +19,11 @@ pub(super) fn money(text: &str) -> Result<f64, String> {
 
 /// The cluster and the text of its file; without a file, a cluster with the job's prices.
 pub(super) fn cluster_of(
-    scene: &PreparedJob,
+    prepared: &PreparedJob,
     file: Option<&Path>,
     slots: Option<u32>,
 ) -> Result<(Cluster, String), Diagnostics> {
-    let Some(file) = file else { return Ok((default_cluster(scene, slots), String::new())) };
+    let Some(file) = file else { return Ok((default_cluster(prepared, slots), String::new())) };
     let (cluster, text) = Cluster::load(file)?;
     let cluster = match slots {
         Some(slots) => cluster.with_slots(slots),
@@ -34,6 +34,6 @@ pub(super) fn cluster_of(
 
 /// Cluster of nodes with the job's prices, used when no cluster file is given. The default is one
 /// slot per node.
-fn default_cluster(scene: &PreparedJob, slots: Option<u32>) -> Cluster {
-    Cluster::of_job(&scene.job.cost, slots.unwrap_or(1))
+fn default_cluster(prepared: &PreparedJob, slots: Option<u32>) -> Cluster {
+    Cluster::of_job(&prepared.job.cost, slots.unwrap_or(1))
 }

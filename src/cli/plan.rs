@@ -71,25 +71,31 @@ pub(super) fn main(args: Args) -> ExitCode {
         past = PlanHistory::of(args.history.as_deref(), &mut loaded.job);
         PreparedJob::of(loaded)
     });
-    let scene = match prepared {
+    let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(mistakes) => return check::refuse(&mistakes),
     };
-    let (mut cluster, _) = match cluster_of(&scene, args.cluster.as_deref(), args.slots) {
+    let (mut cluster, _) = match cluster_of(&prepared, args.cluster.as_deref(), args.slots) {
         Ok(cluster) => cluster,
         Err(mistakes) => return check::refuse(&mistakes),
     };
     if args.cluster.is_none() {
         cluster.tasks.classes.extend(past.learnt.iter().map(|learnt| (learnt.class.clone(), learnt.spread)));
     }
-    let mut cost = scene.job.cost.clone();
+    let mut cost = prepared.job.cost.clone();
     cost.deadline = args.deadline.or(cost.deadline);
     cost.budget = args.budget.or(cost.budget);
     let limit = cluster.nodes[0].limit;
     let ranks = ranks_between(args.ranks.0.min(limit), args.ranks.1.min(limit));
-    let time_weight = time_weight(scene.job.scaling.clone().unwrap_or_default().intent);
-    let question =
-        PlanQuestion { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: args.seed, time_weight };
+    let time_weight = time_weight(prepared.job.scaling.clone().unwrap_or_default().intent);
+    let question = PlanQuestion {
+        prepared: &prepared,
+        cluster: &cluster,
+        cost: &cost,
+        ranks: &ranks,
+        seed: args.seed,
+        time_weight,
+    };
     let planned = match plan(&question) {
         Ok(planned) => planned,
         Err(error) => return refuse(error),
@@ -202,8 +208,8 @@ fn options(candidate: &PlanCandidate) -> String {
 
 fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch: Option<&str>) -> String {
     let object = serde_json::json!({
-        "job": question.scene.job.name,
-        "tasks": question.scene.tasks(),
+        "job": question.prepared.job.name,
+        "tasks": question.prepared.tasks(),
         "cluster": question.cluster.name,
         "slots": question.cluster.nodes[0].slots,
         "deadline_s": question.cost.deadline.map(|d| d.as_secs_f64()),
@@ -226,8 +232,8 @@ fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit:
     let node = &question.cluster.nodes[0];
     let mut text = format!(
         "{}: {} tasks, work {}, critical path {}; nodes of {} slots at {} per hour, up to {} seeds each\n",
-        paint.bold(&question.scene.job.name),
-        question.scene.tasks(),
+        paint.bold(&question.prepared.job.name),
+        question.prepared.tasks(),
         seconds(planned.work_s),
         seconds(planned.critical_path_s),
         node.slots,

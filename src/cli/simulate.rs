@@ -72,21 +72,21 @@ pub(super) struct Args {
 pub(super) fn main(args: Args) -> ExitCode {
     let found = job::load(&args.job, &Kernels::builtin()).and_then(|loaded| {
         let (text, file) = (Arc::clone(&loaded.text), PathBuf::from(loaded.file()));
-        let scene = PreparedJob::of(loaded)?;
-        let cluster = cluster_of(&scene, args.cluster.as_deref(), args.slots)?;
-        Ok((scene, (text, file), cluster))
+        let prepared = PreparedJob::of(loaded)?;
+        let cluster = cluster_of(&prepared, args.cluster.as_deref(), args.slots)?;
+        Ok((prepared, (text, file), cluster))
     });
-    let (scene, source, (cluster, text)) = match found {
+    let (prepared, source, (cluster, text)) = match found {
         Ok(found) => found,
         Err(mistakes) => return check::refuse(&mistakes),
     };
-    let mut scaling = scene.job.scaling.clone().unwrap_or_default();
+    let mut scaling = prepared.job.scaling.clone().unwrap_or_default();
     scaling.max_ranks = args.max_ranks.unwrap_or(scaling.max_ranks);
     scaling.min_ranks = scaling.min_ranks.min(scaling.max_ranks);
-    let mut cost = scene.job.cost.clone();
+    let mut cost = prepared.job.cost.clone();
     cost.budget = args.budget.or(cost.budget);
     cost.deadline = args.deadline.or(cost.deadline);
-    let set = Set { args: &args, scene: &scene, cluster: &cluster, scaling: &scaling, cost: &cost };
+    let set = Set { args: &args, prepared: &prepared, cluster: &cluster, scaling: &scaling, cost: &cost };
     if !args.quiet {
         warn_of_silent_rules(&scaling);
     }
@@ -117,7 +117,7 @@ fn warn_of_silent_rules(scaling: &Scaling) {
 /// Inputs of a simulation.
 struct Set<'a> {
     args: &'a Args,
-    scene: &'a PreparedJob,
+    prepared: &'a PreparedJob,
     cluster: &'a Cluster,
     scaling: &'a Scaling,
     cost: &'a Cost,
@@ -126,10 +126,10 @@ struct Set<'a> {
 impl Set<'_> {
     /// Runs one simulation and writes its run directory.
     fn run(&self, (job_text, job_path): (&Arc<str>, &Path), cluster_text: &str) -> ExitCode {
-        let usual = self.scene.job.scaling.as_ref().map_or("hybrid", |scaling| scaling.policy.name());
+        let usual = self.prepared.job.scaling.as_ref().map_or("hybrid", |scaling| scaling.policy.name());
         let began = Instant::now();
         let rehearsed = rehearse(&RecordRequest {
-            scene: self.scene,
+            prepared: self.prepared,
             job_text,
             job_path,
             cluster: self.cluster,
@@ -159,8 +159,8 @@ impl Set<'_> {
     }
 
     fn field(&self) -> Comparison<'_> {
-        let Set { args, scene, cluster, scaling, cost } = *self;
-        Comparison { scene, cluster, scaling, cost, seed: args.seed, repeats: args.repeats }
+        let Set { args, prepared, cluster, scaling, cost } = *self;
+        Comparison { prepared, cluster, scaling, cost, seed: args.seed, repeats: args.repeats }
     }
 
     fn compare(&self) -> ExitCode {

@@ -27,7 +27,7 @@ const NOT_OK: u32 = 1 << 31;
 const UNSUCCESSFUL: u32 = NOT_OK | 1 << 30;
 
 /// Largest size of a frame, in bytes.
-pub const MOST: usize = crate::schedule::protocol::MOST_BYTES;
+pub const MOST: usize = crate::schedule::protocol::MAX_MESSAGE_BYTES;
 
 /// Why a frame was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -151,7 +151,7 @@ mod tests {
                 epoch: 3,
                 ended: vec![(1, End::Completed), (900_000, End::Failed), (7, End::Unsuccessful)],
             },
-            Message::Loot { epoch: 3, leases: vec![lease; 2] },
+            Message::StealReply { epoch: 3, leases: vec![lease; 2] },
             Message::HandOut(Box::new(HandOut { limits: vec![(1, 2)], ..HandOut::default() })),
             Message::Finish,
         ]

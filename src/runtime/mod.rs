@@ -50,7 +50,7 @@ pub struct Finished {
 }
 
 /// How long frames may take to leave when the run is over.
-const FAREWELL: Duration = Duration::from_secs(30);
+const MAX_CLOSE_WAIT: Duration = Duration::from_secs(30);
 
 /// Runs a job on all ranks of the world that this process was started in, or alone. Every rank
 /// calls it, with the same kernels.
@@ -115,6 +115,6 @@ fn run_on(
     if let Err(RunError::Missing { .. }) = result {
         fabric.abandon();
     }
-    world::handshake::settle(fabric.as_mut(), FAREWELL);
+    world::handshake::settle(fabric.as_mut(), MAX_CLOSE_WAIT);
     result
 }

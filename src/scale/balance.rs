@@ -101,19 +101,19 @@ impl Balancer {
 
     /// Chooses the rank for a task with an estimated duration of `seconds`. Returns `None` if no
     /// healthy rank can run it. The caller adds the task to that rank's load.
-    pub fn choose(&mut self, need: &Capabilities, seconds: f64, seats: &[BalancedRank]) -> Option<usize> {
-        let able: Vec<usize> = (0..seats.len()).filter(|&k| seats[k].healthy && seats[k].able.covers(need)).collect();
+    pub fn choose(&mut self, need: &Capabilities, seconds: f64, ranks: &[BalancedRank]) -> Option<usize> {
+        let able: Vec<usize> = (0..ranks.len()).filter(|&k| ranks[k].healthy && ranks[k].able.covers(need)).collect();
         let least = |of: &dyn Fn(&BalancedRank) -> f64| {
-            able.iter().copied().min_by(|&a, &b| of(&seats[a]).total_cmp(&of(&seats[b])))
+            able.iter().copied().min_by(|&a, &b| of(&ranks[a]).total_cmp(&of(&ranks[b])))
         };
         let load = |s: &BalancedRank| s.tasks as f64 / f64::from(s.slots.max(1));
         match self.strategy {
             Strategy::RoundRobin => self.in_turn(&able),
             Strategy::LeastLoaded => least(&load),
-            Strategy::WeightedRoundRobin => self.weighted(&able, seats),
+            Strategy::WeightedRoundRobin => self.weighted(&able, ranks),
             Strategy::DynamicThreshold => {
-                let mean = able.iter().map(|&k| load(&seats[k])).sum::<f64>() / able.len().max(1) as f64;
-                let stays = able.contains(&self.next) && load(&seats[self.next]) <= (mean * DYNAMIC_THRESHOLD).max(1.0);
+                let mean = able.iter().map(|&k| load(&ranks[k])).sum::<f64>() / able.len().max(1) as f64;
+                let stays = able.contains(&self.next) && load(&ranks[self.next]) <= (mean * DYNAMIC_THRESHOLD).max(1.0);
                 let choice = if stays { Some(self.next) } else { least(&load) };
                 self.next = choice.unwrap_or(self.next);
                 choice
@@ -128,9 +128,9 @@ impl Balancer {
         Some(choice)
     }
 
-    fn weighted(&mut self, able: &[usize], seats: &[BalancedRank]) -> Option<usize> {
-        self.credit.resize(seats.len(), 0.0);
-        let weight = |k: usize| f64::from(seats[k].slots) * seats[k].speed;
+    fn weighted(&mut self, able: &[usize], ranks: &[BalancedRank]) -> Option<usize> {
+        self.credit.resize(ranks.len(), 0.0);
+        let weight = |k: usize| f64::from(ranks[k].slots) * ranks[k].speed;
         let total: f64 = able.iter().map(|&k| weight(k)).sum();
         able.iter().for_each(|&k| self.credit[k] += weight(k));
         let choice = able.iter().copied().max_by(|&a, &b| self.credit[a].total_cmp(&self.credit[b]).then(b.cmp(&a)))?;
@@ -140,13 +140,13 @@ impl Balancer {
 
     /// Assigns many tasks, given by their needs and estimated seconds. Returns the index of each
     /// task's rank, `None` where no rank can run it.
-    pub fn deal(&mut self, tasks: &[(Capabilities, f64)], seats: &mut [BalancedRank]) -> Vec<Option<usize>> {
+    pub fn deal(&mut self, tasks: &[(Capabilities, f64)], ranks: &mut [BalancedRank]) -> Vec<Option<usize>> {
         let mut homes = Vec::with_capacity(tasks.len());
         for (need, seconds) in tasks {
-            let home = self.choose(need, *seconds, seats);
+            let home = self.choose(need, *seconds, ranks);
             if let Some(k) = home {
-                seats[k].tasks += 1;
-                seats[k].work += seconds;
+                ranks[k].tasks += 1;
+                ranks[k].work += seconds;
             }
             homes.push(home);
         }
@@ -157,24 +157,24 @@ impl Balancer {
 /// How well a rank suits a task, 0 to 1. Half of the score is load. The rest is utilisation
 /// (squared, since the last free slot is the most valuable), special equipment that the task would
 /// leave unused, and the rank's history.
-pub fn suitability(need: &Capabilities, seat: &BalancedRank) -> f64 {
-    let slots = f64::from(seat.slots.max(1));
-    let load = 1.0 / (1.0 + seat.tasks as f64 / slots);
-    let utilisation = (seat.tasks as f64 / slots).min(1.0);
-    let wasted = (seat.able.gpus > 0 && need.gpus == 0) || seat.able.labels.iter().any(|l| !need.labels.contains(l));
+pub fn suitability(need: &Capabilities, rank: &BalancedRank) -> f64 {
+    let slots = f64::from(rank.slots.max(1));
+    let load = 1.0 / (1.0 + rank.tasks as f64 / slots);
+    let utilisation = (rank.tasks as f64 / slots).min(1.0);
+    let wasted = (rank.able.gpus > 0 && need.gpus == 0) || rank.able.labels.iter().any(|l| !need.labels.contains(l));
     let special = if wasted { 0.0 } else { 1.0 };
-    let history = seat.success / (1.0 + seat.latency.max(0.0)) * 2.0;
+    let history = rank.success / (1.0 + rank.latency.max(0.0)) * 2.0;
     0.5 * load + 0.2 * (1.0 - utilisation * utilisation) + 0.15 * special + 0.15 * history.clamp(0.0, 1.0)
 }
 
 /// The rank that suits a task best, among those that can run it. If no rank can, the best of the
 /// healthy ones: the task waits or fails there with a message. `None` if no rank is healthy.
-pub fn best_suited(need: &Capabilities, seats: &[BalancedRank]) -> Option<usize> {
+pub fn best_suited(need: &Capabilities, ranks: &[BalancedRank]) -> Option<usize> {
     let best = |able: &dyn Fn(&BalancedRank) -> bool| {
-        let open = (0..seats.len()).filter(|&k| seats[k].healthy && able(&seats[k]));
-        open.max_by(|&a, &b| suitability(need, &seats[a]).total_cmp(&suitability(need, &seats[b])).then(b.cmp(&a)))
+        let open = (0..ranks.len()).filter(|&k| ranks[k].healthy && able(&ranks[k]));
+        open.max_by(|&a, &b| suitability(need, &ranks[a]).total_cmp(&suitability(need, &ranks[b])).then(b.cmp(&a)))
     };
-    best(&|seat| seat.able.covers(need)).or_else(|| best(&|_| true))
+    best(&|rank| rank.able.covers(need)).or_else(|| best(&|_| true))
 }
 
 /// Mean over maximum of busy time per unit of capacity, from 0 (one rank does everything) to 1 (all
@@ -189,55 +189,55 @@ pub fn balance_of(loads: &[(f64, f64)]) -> f64 {
 mod tests {
     use super::*;
 
-    fn seat(slots: u32, speed: f64) -> BalancedRank {
+    fn rank(slots: u32, speed: f64) -> BalancedRank {
         let able = Capabilities { memory: 1 << 30, slots, ..Capabilities::default() };
         BalancedRank { slots, speed, able, success: 1.0, latency: 1.0, healthy: true, ..BalancedRank::default() }
     }
 
-    fn dealt(strategy: Strategy, seats: &[BalancedRank], tasks: &[f64]) -> Vec<usize> {
+    fn dealt(strategy: Strategy, ranks: &[BalancedRank], tasks: &[f64]) -> Vec<usize> {
         let tasks: Vec<_> = tasks.iter().map(|&s| (Capabilities::default(), s)).collect();
-        let mut seats = seats.to_vec();
-        Balancer::new(strategy).deal(&tasks, &mut seats).into_iter().flatten().collect()
+        let mut ranks = ranks.to_vec();
+        Balancer::new(strategy).deal(&tasks, &mut ranks).into_iter().flatten().collect()
     }
 
     #[test]
     fn each_strategy_by_hand() {
-        let (small, big) = (seat(1, 1.0), seat(2, 1.0));
-        let seats = [small, big];
-        assert_eq!(dealt(Strategy::RoundRobin, &seats, &[1.0; 4]), [0, 1, 0, 1]);
-        assert_eq!(dealt(Strategy::LeastLoaded, &seats, &[1.0; 6]), [0, 1, 1, 0, 1, 1]);
-        assert_eq!(dealt(Strategy::WeightedRoundRobin, &seats, &[1.0; 6]), [1, 0, 1, 1, 0, 1]);
+        let (small, big) = (rank(1, 1.0), rank(2, 1.0));
+        let ranks = [small, big];
+        assert_eq!(dealt(Strategy::RoundRobin, &ranks, &[1.0; 4]), [0, 1, 0, 1]);
+        assert_eq!(dealt(Strategy::LeastLoaded, &ranks, &[1.0; 6]), [0, 1, 1, 0, 1, 1]);
+        assert_eq!(dealt(Strategy::WeightedRoundRobin, &ranks, &[1.0; 6]), [1, 0, 1, 1, 0, 1]);
         // The big rank would complete 40 s of work after 20 s, the small one its 30 s only after 30
         // s.
-        assert_eq!(dealt(Strategy::Predictive, &seats, &[10.0, 30.0, 19.0, 2.0, 1.0]), [1, 1, 0, 0, 1]);
-        assert_eq!(dealt(Strategy::DynamicThreshold, &[seat(4, 1.0), seat(4, 1.0)], &[1.0; 6]), [0, 0, 0, 0, 0, 1]);
+        assert_eq!(dealt(Strategy::Predictive, &ranks, &[10.0, 30.0, 19.0, 2.0, 1.0]), [1, 1, 0, 0, 1]);
+        assert_eq!(dealt(Strategy::DynamicThreshold, &[rank(4, 1.0), rank(4, 1.0)], &[1.0; 6]), [0, 0, 0, 0, 0, 1]);
     }
 
     #[test]
     fn weights_follow_speed() {
-        let homes = dealt(Strategy::WeightedRoundRobin, &[seat(4, 1.0), seat(4, 3.0)], &[1.0; 400]);
+        let homes = dealt(Strategy::WeightedRoundRobin, &[rank(4, 1.0), rank(4, 3.0)], &[1.0; 400]);
         assert_eq!(homes.iter().filter(|&&h| h == 1).count(), 300);
     }
 
     #[test]
     fn capabilities_come_first_and_healthy_ranks_last() {
-        let mut gpu = seat(4, 1.0);
+        let mut gpu = rank(4, 1.0);
         gpu.able.gpus = 1;
-        let seats = [seat(4, 1.0), gpu, BalancedRank { healthy: false, ..seat(64, 1.0) }];
+        let ranks = [rank(4, 1.0), gpu, BalancedRank { healthy: false, ..rank(64, 1.0) }];
         let plain = Capabilities::default();
         let wants_gpu = Capabilities { gpus: 1, ..plain.clone() };
         let impossible = Capabilities { labels: vec!["moon".into()], ..plain.clone() };
-        assert_eq!(best_suited(&wants_gpu, &seats), Some(1));
-        assert_eq!(best_suited(&plain, &seats), Some(0), "special equipment is kept free");
-        assert_eq!(best_suited(&impossible, &seats), Some(0), "any healthy rank is the fall-back");
-        assert_eq!(best_suited(&plain, &seats[2..]), None);
-        assert_eq!(Balancer::new(Strategy::LeastLoaded).choose(&impossible, 1.0, &seats), None);
+        assert_eq!(best_suited(&wants_gpu, &ranks), Some(1));
+        assert_eq!(best_suited(&plain, &ranks), Some(0), "special equipment is kept free");
+        assert_eq!(best_suited(&impossible, &ranks), Some(0), "any healthy rank is the fall-back");
+        assert_eq!(best_suited(&plain, &ranks[2..]), None);
+        assert_eq!(Balancer::new(Strategy::LeastLoaded).choose(&impossible, 1.0, &ranks), None);
     }
 
     #[test]
     fn history_counts() {
-        let unreliable = BalancedRank { success: 0.2, ..seat(4, 1.0) };
-        assert_eq!(best_suited(&Capabilities::default(), &[unreliable, seat(4, 1.0)]), Some(1));
+        let unreliable = BalancedRank { success: 0.2, ..rank(4, 1.0) };
+        assert_eq!(best_suited(&Capabilities::default(), &[unreliable, rank(4, 1.0)]), Some(1));
     }
 
     #[test]

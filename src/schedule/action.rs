@@ -16,9 +16,9 @@ pub enum CoordinatorAction {
     /// Write these attempts to the journal before anything that follows.
     Journal(Vec<Attempt>),
     /// Report something that costs results: tasks that will not run, a request that is refused.
-    Tell(String),
+    Error(String),
     /// Report something that costs no results.
-    Note(String),
+    Warning(String),
     /// The run is over.
     Finished(StopReason),
 }

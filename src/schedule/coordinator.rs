@@ -36,7 +36,7 @@ use std::collections::BTreeSet;
 use self::attempts::acknowledge;
 use self::change::PrepareAck;
 pub use self::input::{CoordinatorEvent, ProvisioningState, TaskTally, Tasks};
-pub use super::action::{CoordinatorAction as Action, StopReason};
+pub use super::action::{CoordinatorAction, StopReason};
 use super::dependency_counts::End;
 use super::gang::Gangs;
 use super::health::Health;
@@ -74,7 +74,7 @@ pub struct Coordinator {
     running: FxHashMap<TaskId, (Rank, Started)>,
     /// Open tasks that no rank can run.
     homeless: Homeless,
-    hope: ProvisioningState,
+    provisioning: ProvisioningState,
     /// Number of ranks at the start.
     first: u32,
     tally: TaskTally,
@@ -127,7 +127,7 @@ impl Coordinator {
             tried: FxHashMap::default(),
             running: FxHashMap::default(),
             homeless: Homeless::default(),
-            hope: ProvisioningState::default(),
+            provisioning: ProvisioningState::default(),
             first,
             tally: TaskTally { total, completed, ..TaskTally::default() },
             open: total - completed,
@@ -210,37 +210,39 @@ impl Coordinator {
     }
 
     /// Starts the run; a run without open tasks finishes at once.
-    pub fn begin(&mut self, actions: &mut Vec<Action>) {
+    pub fn begin(&mut self, actions: &mut Vec<CoordinatorAction>) {
         self.finish_if_over(actions);
     }
 
     /// Processes one event and appends the resulting actions.
-    pub fn step(&mut self, now: Time, event: CoordinatorEvent, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Time, event: CoordinatorEvent, actions: &mut Vec<CoordinatorAction>) {
         match event {
             CoordinatorEvent::Message { from, message } => self.receive(now, from, message, actions),
             CoordinatorEvent::Stop { how, why } => self.stop(how, why, actions),
             CoordinatorEvent::Change { rank, change } => self.change(now, rank, change, actions),
             CoordinatorEvent::Rebalance => self.rebalance(now, actions),
-            CoordinatorEvent::Hope(hope) => self.hope = hope,
+            CoordinatorEvent::Provisioning(state) => self.provisioning = state,
             CoordinatorEvent::Tick => self.admit_arrivals(now, actions),
             CoordinatorEvent::Cancel { tasks } => self.cancel(now, &tasks, actions),
         }
         self.release_leaderless(actions);
-        self.call_for_help(now, actions);
+        self.handle_unplaced_tasks(now, actions);
         self.finish_if_over(actions);
         // A rank that has left or was lost gets no message except the order to exit.
         let gone = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_gone);
         actions.retain(|action| match action {
-            Action::Send { to, message } => *message == Message::Finish || !gone(*to),
+            CoordinatorAction::Send { to, message } => *message == Message::Finish || !gone(*to),
             _ => true,
         });
     }
 
-    fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
+    fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<CoordinatorAction>) {
         match self.members.standing(from) {
             Some(standing) if standing.is_here() => {}
             // The rank was declared lost and its tasks have new homes, so its messages are void.
-            Some(RankState::Lost) => return actions.push(Action::Send { to: from, message: Message::Finish }),
+            Some(RankState::Lost) => {
+                return actions.push(CoordinatorAction::Send { to: from, message: Message::Finish });
+            }
             _ => return,
         }
         match message {
@@ -249,8 +251,8 @@ impl Coordinator {
                 self.note_started(from, started);
                 acknowledge(from, &attempts, actions);
                 self.count(now, attempts, actions);
-                self.decide(now, actions);
-                self.examine(now, from, actions);
+                self.resolve_undecided(now, actions);
+                self.check_health(now, from, actions);
             }
             Message::Ack { epoch, kept, lent, counted } => {
                 let answer = PrepareAck { kept, lent, counted };
@@ -259,14 +261,14 @@ impl Coordinator {
             Message::Emptied { epoch } => self.emptied(from, epoch, actions),
             Message::Stopped => self.stopped[from.index()] = true,
             Message::Broken { reason } => {
-                actions.push(Action::Tell(format!("{from} cannot go on: {reason}")));
+                actions.push(CoordinatorAction::Error(format!("{from} cannot go on: {reason}")));
                 self.stopped[from.index()] = true;
                 self.stop(Stop::Terminate, StopReason::Broken(reason), actions);
             }
             Message::StorageLost { reason } if self.stopping.is_none() => {
                 let text =
                     format!("{from} cannot write to the run directory any more ({reason}): nothing more is started");
-                actions.push(Action::Tell(format!("{text}; make room, then continue with --resume")));
+                actions.push(CoordinatorAction::Error(format!("{text}; make room, then continue with --resume")));
                 self.stop(Stop::Drain, StopReason::Broken(text), actions);
             }
             Message::GangReady { .. } if self.stopping.is_some() => {}
@@ -278,8 +280,8 @@ impl Coordinator {
         }
     }
 
-    fn tell_all(&self, message: Message, actions: &mut Vec<Action>) {
-        let send = |to| Action::Send { to, message: message.clone() };
+    fn broadcast(&self, message: Message, actions: &mut Vec<CoordinatorAction>) {
+        let send = |to| CoordinatorAction::Send { to, message: message.clone() };
         actions.extend(self.members.here().map(send));
     }
 }

@@ -24,13 +24,13 @@ const VIOLATED: u32 = 1 << 31;
 /// The task has ended.
 const ENDED: u32 = 1 << 30;
 /// Edges not yet counted.
-const COUNT: u32 = ENDED - 1;
+const COUNT_MASK: u32 = ENDED - 1;
 
 /// Upper limit on edges into one node.
-pub(super) const MAX_WAITS: u32 = COUNT;
+pub(super) const MAX_WAITS: u32 = COUNT_MASK;
 
 /// An import whose end has not been counted; other values are those of [`End`], plus 1.
-const OPEN: u8 = 0;
+const OPEN_IMPORT: u8 = 0;
 
 /// How a node ended. Edges only distinguish completion from other ends. When ranks are lost, it
 /// also matters whether a task that did not complete has run.
@@ -128,7 +128,7 @@ impl DependencyCounts {
         }
         Ok(DependencyCounts {
             ready_at: waits[first_waiting..].iter().map(|_| AtomicU64::new(0)).collect(),
-            counted: (0..part.imports.len()).map(|_| AtomicU8::new(OPEN)).collect(),
+            counted: (0..part.imports.len()).map(|_| AtomicU8::new(OPEN_IMPORT)).collect(),
             first_waiting: first_waiting as u32,
             opened_at: AtomicU64::new(0),
             last_import: AtomicU32::new(u32::MAX),
@@ -177,7 +177,7 @@ impl DependencyCounts {
 
     /// True if the task waits for nothing and has not ended: it is to be run, or runs.
     pub fn is_ready(&self, local: u32) -> bool {
-        self.waits[local as usize].load(Acquire) & (COUNT | ENDED) == 0
+        self.waits[local as usize].load(Acquire) & (COUNT_MASK | ENDED) == 0
     }
 
     /// The part that the counts are for.
@@ -197,7 +197,7 @@ impl DependencyCounts {
 
     /// True if the end of an import (by its position) has been counted.
     pub(super) fn is_counted(&self, at: u32) -> bool {
-        self.counted[at as usize].load(Acquire) != OPEN
+        self.counted[at as usize].load(Acquire) != OPEN_IMPORT
     }
 
     /// When the task became ready.
@@ -209,49 +209,49 @@ impl DependencyCounts {
 
     /// Opens the part: every node that waits for nothing becomes ready, most urgent first (ties by
     /// number), or ends at once (joins, tasks with an edge violated in an earlier session).
-    pub fn open(&self, now: Time, ripple: &mut CompletionEffects) {
+    pub fn open(&self, now: Time, effects: &mut CompletionEffects) {
         self.opened_at.store(now.0, Relaxed);
         for local in 0..self.part.nodes.len() as u32 {
             let word = self.waits[local as usize].load(Acquire);
-            if word & (COUNT | ENDED) == 0 {
+            if word & (COUNT_MASK | ENDED) == 0 {
                 if let Some(ready_at) = self.ready_at.get(local.wrapping_sub(self.first_waiting) as usize) {
                     ready_at.store(now.0, Relaxed);
                 }
-                self.decide(local, word & VIOLATED != 0, ripple);
+                self.decide(local, word & VIOLATED != 0, effects);
             }
         }
-        self.spread(now, ripple);
-        ripple.ready.sort_by_key(|&local| std::cmp::Reverse(self.urgency(local)));
+        self.spread(now, effects);
+        effects.ready.sort_by_key(|&local| std::cmp::Reverse(self.urgency(local)));
     }
 
     /// Records the final end of a task at home and counts its edges here. False if it had already
     /// ended or still waits; then nothing is counted.
-    pub fn complete(&self, local: u32, completed: bool, now: Time, ripple: &mut CompletionEffects) -> bool {
+    pub fn complete(&self, local: u32, completed: bool, now: Time, effects: &mut CompletionEffects) -> bool {
         let word = &self.waits[local as usize];
         // A task that still waits cannot have run: only a damaged message says so.
-        if word.load(Acquire) & COUNT != 0 || word.fetch_or(ENDED, AcqRel) & ENDED != 0 {
+        if word.load(Acquire) & COUNT_MASK != 0 || word.fetch_or(ENDED, AcqRel) & ENDED != 0 {
             return false;
         }
-        self.export(local, End::of_run(completed), ripple);
-        self.count_successors(local, completed, now, ripple);
-        self.spread(now, ripple);
+        self.export(local, End::of_run(completed), effects);
+        self.count_successors(local, completed, now, effects);
+        self.spread(now, effects);
         true
     }
 
     /// Counts the end of a node whose home is another rank. False if it was counted before or
     /// nothing here needs it.
-    pub fn import(&self, node: u32, end: End, now: Time, ripple: &mut CompletionEffects) -> bool {
+    pub fn import(&self, node: u32, end: End, now: Time, effects: &mut CompletionEffects) -> bool {
         let near = self.last_import.load(Relaxed);
         let Some(at) = self.part.imports.position_after(node, near) else { return false };
         self.last_import.store(at, Relaxed);
         let at = at as usize;
-        if self.counted[at].swap(end as u8 + 1, AcqRel) != OPEN {
+        if self.counted[at].swap(end as u8 + 1, AcqRel) != OPEN_IMPORT {
             return false;
         }
         for &raw in self.part.imported.row(at) {
-            self.count(Edge::from_raw(raw), end.ok(), now, ripple);
+            self.count(Edge::from_raw(raw), end.ok(), now, effects);
         }
-        self.spread(now, ripple);
+        self.spread(now, effects);
         true
     }
 
@@ -262,14 +262,14 @@ impl DependencyCounts {
     }
 
     #[inline]
-    fn count_successors(&self, local: u32, ok: bool, now: Time, ripple: &mut CompletionEffects) {
+    fn count_successors(&self, local: u32, ok: bool, now: Time, effects: &mut CompletionEffects) {
         for &raw in self.part.local.row(local as usize) {
-            self.count(Edge::from_raw(raw), ok, now, ripple);
+            self.count(Edge::from_raw(raw), ok, now, effects);
         }
     }
 
     #[inline]
-    fn count(&self, edge: Edge, ok: bool, now: Time, ripple: &mut CompletionEffects) {
+    fn count(&self, edge: Edge, ok: bool, now: Time, effects: &mut CompletionEffects) {
         let word = &self.waits[edge.node() as usize];
         if edge.violated_by(ok) {
             word.fetch_or(VIOLATED, Relaxed);
@@ -283,45 +283,45 @@ impl DependencyCounts {
         // AcqRel: the caller that takes the count to zero sees every VIOLATED flag set before an
         // earlier decrement, and all that the predecessors wrote.
         let before = word.fetch_sub(1, AcqRel);
-        if before & COUNT == 1 {
-            self.decide(edge.node(), before & VIOLATED != 0, ripple);
+        if before & COUNT_MASK == 1 {
+            self.decide(edge.node(), before & VIOLATED != 0, effects);
         }
     }
 
     /// Decides what becomes of a node whose last edge was counted.
     #[inline]
-    fn decide(&self, local: u32, violated: bool, ripple: &mut CompletionEffects) {
+    fn decide(&self, local: u32, violated: bool, effects: &mut CompletionEffects) {
         let join = match self.part.joins.is_empty() {
             true => None,
             false => self.part.joins.binary_search_by_key(&local, |j| j.0).ok().map(|i| self.part.joins[i].1),
         };
         match join {
-            None if !violated => ripple.ready.push(local),
+            None if !violated => effects.ready.push(local),
             None => {
-                ripple.skipped.push(local);
-                ripple.open.push((local, End::Unsuccessful));
+                effects.skipped.push(local);
+                effects.open.push((local, End::Unsuccessful));
             }
-            Some(JoinRule::All) => ripple.open.push((local, End::without_run(!violated))),
-            Some(JoinRule::AnyNotOk) => ripple.open.push((local, End::without_run(violated))),
+            Some(JoinRule::All) => effects.open.push((local, End::without_run(!violated))),
+            Some(JoinRule::AnyNotOk) => effects.open.push((local, End::without_run(violated))),
         }
     }
 
     /// Counts the ends of skipped tasks and joins until no further ends follow.
     #[inline]
-    fn spread(&self, now: Time, ripple: &mut CompletionEffects) {
-        while let Some((local, end)) = ripple.open.pop() {
+    fn spread(&self, now: Time, effects: &mut CompletionEffects) {
+        while let Some((local, end)) = effects.open.pop() {
             self.waits[local as usize].fetch_or(ENDED, AcqRel);
-            self.export(local, end, ripple);
-            self.count_successors(local, end.ok(), now, ripple);
+            self.export(local, end, effects);
+            self.count_successors(local, end.ok(), now, effects);
         }
     }
 
     #[inline]
-    fn export(&self, local: u32, end: End, ripple: &mut CompletionEffects) {
+    fn export(&self, local: u32, end: End, effects: &mut CompletionEffects) {
         let ranks = self.part.exports.row(local as usize);
         if !ranks.is_empty() {
             let node = self.part.nodes.get(local);
-            ripple.exports.extend(ranks.iter().map(|&rank| (Rank(rank), node, end)));
+            effects.exports.extend(ranks.iter().map(|&rank| (Rank(rank), node, end)));
         }
     }
 }

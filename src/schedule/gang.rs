@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use super::action::CoordinatorAction as Action;
+use super::action::CoordinatorAction;
 use super::membership::Member;
 use super::protocol::{Lease, Message};
 use crate::model::{Rank, TaskId};
@@ -99,7 +99,7 @@ impl Gangs {
         }
     }
 
-    pub(super) fn ready(&mut self, lease: Lease, actions: &mut Vec<Action>) {
+    pub(super) fn ready(&mut self, lease: Lease, actions: &mut Vec<CoordinatorAction>) {
         if self.paused {
             return;
         }
@@ -108,7 +108,7 @@ impl Gangs {
         self.gather(actions);
     }
 
-    pub(super) fn held(&mut self, from: Rank, gang: u32, cpus: &[u32], actions: &mut Vec<Action>) {
+    pub(super) fn held(&mut self, from: Rank, gang: u32, cpus: &[u32], actions: &mut Vec<CoordinatorAction>) {
         let Some(gathering) = self.gathering.as_mut().filter(|g| g.number == gang) else { return };
         gathering.missing.retain(|&r| r != from);
         if self.members[from.index()].node == self.members[gathering.hosts[0].0.index()].node {
@@ -122,30 +122,34 @@ impl Gangs {
             gang.cpus.dedup();
             let (hosts, cpus) = (self.by_node(&gang.hosts), std::mem::take(&mut gang.cpus));
             let launch = Message::Launch { gang: gang.number, hosts, cpus };
-            actions.push(Action::Send { to: gang.hosts[0].0, message: launch });
+            actions.push(CoordinatorAction::Send { to: gang.hosts[0].0, message: launch });
             self.running.push(gang);
         }
         self.gather(actions);
     }
 
-    pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<Action>) {
+    pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<CoordinatorAction>) {
         let Some(at) = self.running.iter().position(|g| g.number == gang) else { return };
         let gang = self.running.swap_remove(at);
         for &(rank, _) in &gang.hosts[1..] {
-            actions.push(Action::Send { to: rank, message: Message::Release { gang: gang.number } });
+            actions.push(CoordinatorAction::Send { to: rank, message: Message::Release { gang: gang.number } });
         }
     }
 
     /// Pauses gangs until the next [`Gangs::meet`]: slots already set aside for a gathering gang
     /// are freed.
-    pub(super) fn abandon(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn abandon(&mut self, actions: &mut Vec<CoordinatorAction>) {
         self.paused = true;
         self.waiting.clear();
         self.scatter(actions);
     }
 
     /// Returns the matching gangs that do not run yet, and removes them.
-    pub(super) fn take_back(&mut self, which: impl Fn(TaskId) -> bool, actions: &mut Vec<Action>) -> Vec<Lease> {
+    pub(super) fn take_back(
+        &mut self,
+        which: impl Fn(TaskId) -> bool,
+        actions: &mut Vec<CoordinatorAction>,
+    ) -> Vec<Lease> {
         let (mut back, stay): (Vec<Lease>, _) = self.waiting.drain(..).partition(|lease| which(lease.task));
         self.waiting = stay.into();
         if self.gathering.as_ref().is_some_and(|gang| which(gang.lease.task)) {
@@ -156,9 +160,10 @@ impl Gangs {
     }
 
     /// Frees the slots of the gathering gang.
-    fn scatter(&mut self, actions: &mut Vec<Action>) -> Option<Lease> {
+    fn scatter(&mut self, actions: &mut Vec<CoordinatorAction>) -> Option<Lease> {
         let gang = self.gathering.take()?;
-        let release = |&(to, _): &(Rank, u32)| Action::Send { to, message: Message::Release { gang: gang.number } };
+        let release =
+            |&(to, _): &(Rank, u32)| CoordinatorAction::Send { to, message: Message::Release { gang: gang.number } };
         actions.extend(gang.hosts.iter().map(release));
         Some(gang.lease)
     }
@@ -171,7 +176,7 @@ impl Gangs {
     }
 
     /// Frees the slots of gangs whose leader is gone.
-    pub(super) fn release_leaderless(&mut self, is_here: &dyn Fn(Rank) -> bool, actions: &mut Vec<Action>) {
+    pub(super) fn release_leaderless(&mut self, is_here: &dyn Fn(Rank) -> bool, actions: &mut Vec<CoordinatorAction>) {
         let leaderless = self.running.iter().filter(|gang| !is_here(gang.hosts[0].0)).map(|gang| gang.number);
         for gang in leaderless.collect::<Vec<u32>>() {
             self.ended(gang, actions);
@@ -196,7 +201,7 @@ impl Gangs {
         nodes
     }
 
-    fn gather(&mut self, actions: &mut Vec<Action>) {
+    fn gather(&mut self, actions: &mut Vec<CoordinatorAction>) {
         if self.gathering.is_some() {
             return;
         }
@@ -218,7 +223,7 @@ impl Gangs {
                 0 => Message::Lead { gang: number, slots, lease },
                 _ => Message::Hold { gang: number, slots },
             };
-            actions.push(Action::Send { to, message });
+            actions.push(CoordinatorAction::Send { to, message });
         }
         let missing = hosts.iter().map(|h| h.0).collect();
         self.gathering = Some(Gang { number, lease, hosts, missing, cpus: Vec::new() });

@@ -15,10 +15,10 @@ use super::dependency_counts::End;
 use super::part::Part;
 
 /// Up to this number of ranks, each part scans all edges of its imports.
-const FEW_RANKS: usize = 16;
+const MAX_RANKS_SCANNED: usize = 16;
 
 /// Nodes with more edges than this are *wide*: their edges are sorted by rank once.
-const WIDE: usize = 64;
+const MIN_WIDE_EDGES: usize = 64;
 
 /// Cuts parts one at a time, so that rank 0 never holds all of them.
 pub struct PartBuilder<'a> {
@@ -122,10 +122,10 @@ impl<'a> PartBuilder<'a> {
 
     /// Sorts the edges of wide nodes by rank.
     fn sort_wide(&mut self, ranks: usize) {
-        if ranks <= FEW_RANKS {
+        if ranks <= MAX_RANKS_SCANNED {
             return;
         }
-        let wide = |node: &u32| self.graph.successors(*node).len() > WIDE;
+        let wide = |node: &u32| self.graph.successors(*node).len() > MIN_WIDE_EDGES;
         for node in (0..self.graph.node_count() as u32).filter(wide) {
             let edge = |e: Edge| {
                 let to = e.node() as usize;

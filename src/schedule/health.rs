@@ -124,7 +124,7 @@ pub(super) struct Health {
 impl Health {
     /// Records ended attempts in the order of the report. `class` and `work` as in
     /// [`Advice`](super::homes::Advice).
-    pub(super) fn hear(
+    pub(super) fn observe(
         &mut self,
         attempts: &[Attempt],
         class: &dyn Fn(TaskId) -> (u32, Range<u32>),
@@ -265,9 +265,9 @@ mod tests {
         health.examine(Rank(rank), &|_| 1.0)
     }
 
-    fn hear(health: &mut Health, attempts: &[Attempt]) {
+    fn observe(health: &mut Health, attempts: &[Attempt]) {
         let class = |task: TaskId| (task.0 / 100, task.0 / 100 * 100..(task.0 / 100 + 1) * 100);
-        health.hear(attempts, &class, &|_| SECOND);
+        health.observe(attempts, &class, &|_| SECOND);
     }
 
     #[test]
@@ -277,12 +277,12 @@ mod tests {
         let all = |rank: u32, ms: u64| -> Vec<Attempt> {
             (0..8).map(|k| attempt(k, rank, ms + noise[k as usize], State::Completed)).collect()
         };
-        hear(&mut health, &[all(0, 100), all(1, 100), all(2, 200)].concat());
+        observe(&mut health, &[all(0, 100), all(1, 100), all(2, 200)].concat());
         assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None));
         let Some(HealthFinding::Slow(times)) = examine(&mut health, 2) else { panic!("not found slow") };
         assert!((1.8..2.1).contains(&times), "{times}");
         assert_eq!((examine(&mut health, 2), health.slow(Rank(2))), (None, Some(times)));
-        (0..40).for_each(|_| hear(&mut health, &all(2, 100)));
+        (0..40).for_each(|_| observe(&mut health, &all(2, 100)));
         assert_eq!((examine(&mut health, 2), health.slow(Rank(2))), (Some(HealthFinding::Recovered(true)), None));
     }
 
@@ -292,15 +292,15 @@ mod tests {
         let all = |rank: u32, ms: u64, count: u32| -> Vec<Attempt> {
             (0..count).map(|k| attempt(k % 50, rank, ms + u64::from(k % 3), State::Completed)).collect()
         };
-        hear(&mut health, &[all(0, 100, 8), all(1, 100, 8), all(2, 180, 8)].concat());
+        observe(&mut health, &[all(0, 100, 8), all(1, 100, 8), all(2, 180, 8)].concat());
         let crowded = |health: &mut Health| health.examine(Rank(2), &|_| 2.0);
         assert_eq!(crowded(&mut health), Some(HealthFinding::Crowded));
         assert!(health.slow(Rank(2)).is_some());
-        hear(&mut health, &all(2, 180, 16));
+        observe(&mut health, &all(2, 180, 16));
         assert_eq!(crowded(&mut health), None);
-        hear(&mut health, &all(2, 900, 60));
+        observe(&mut health, &all(2, 900, 60));
         assert!(matches!(crowded(&mut health), Some(HealthFinding::Slow(_))));
-        hear(&mut health, &all(2, 100, 20_000));
+        observe(&mut health, &all(2, 100, 20_000));
         assert_eq!(crowded(&mut health), Some(HealthFinding::Recovered(true)));
     }
 
@@ -310,7 +310,7 @@ mod tests {
         let class = |first: u32, rank: u32, ms: u64| -> Vec<Attempt> {
             (0..20).map(|k| attempt(first + k, rank, ms, State::Completed)).collect()
         };
-        hear(&mut health, &[class(0, 0, 10), class(100, 1, 900), class(0, 1, 10), class(100, 0, 900)].concat());
+        observe(&mut health, &[class(0, 0, 10), class(100, 1, 900), class(0, 1, 10), class(100, 0, 900)].concat());
         let mut rng = fastrand::Rng::with_seed(3);
         // Exponential durations, only eight per rank: means differ by half now and then.
         for rank in 2..40 {
@@ -319,7 +319,7 @@ mod tests {
                 attempt(200 + k, rank, ms, State::Completed)
             };
             let attempts: Vec<Attempt> = (0..8).map(|k| draw(k, &mut rng)).collect();
-            hear(&mut health, &attempts);
+            observe(&mut health, &attempts);
         }
         let found: Vec<u32> = (0..40).filter(|&rank| examine(&mut health, rank).is_some()).collect();
         assert!(found.len() <= 1, "{found:?}");
@@ -329,22 +329,22 @@ mod tests {
     fn a_rank_is_sick_if_only_its_tasks_fail() {
         let mut health = Health::default();
         let five = |rank: u32, state| -> Vec<Attempt> { (0..5).map(|k| attempt(k, rank, 5, state)).collect() };
-        hear(&mut health, &[five(0, State::Failed), five(1, State::Failed)].concat());
+        observe(&mut health, &[five(0, State::Failed), five(1, State::Failed)].concat());
         assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None), "they fail everywhere");
-        hear(&mut health, &[five(1, State::Completed), five(2, State::Completed)].concat());
+        observe(&mut health, &[five(1, State::Completed), five(2, State::Completed)].concat());
         assert_eq!(examine(&mut health, 0), Some(HealthFinding::Sick));
         assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None), "it is said once");
         assert_eq!((health.failures(Rank(0)), health.failures(Rank(1))), (5, 5));
         // One bad task, five attempts.
         let bad = |number: u16| Attempt { attempt: number, ..attempt(50, 3, 5, State::Failed) };
-        hear(&mut health, &(1..6).map(bad).collect::<Vec<_>>());
+        observe(&mut health, &(1..6).map(bad).collect::<Vec<_>>());
         assert_eq!(examine(&mut health, 3), None);
-        (5..9).for_each(|rank| hear(&mut health, &five(rank, State::Completed)));
+        (5..9).for_each(|rank| observe(&mut health, &five(rank, State::Completed)));
         // A rank that did well before got the bad tasks of an array.
         let many = |tasks: Range<u32>, state| tasks.map(|k| attempt(k, 4, 5, state)).collect::<Vec<Attempt>>();
-        hear(&mut health, &[many(0..30, State::Completed), many(30..49, State::Failed)].concat());
+        observe(&mut health, &[many(0..30, State::Completed), many(30..49, State::Failed)].concat());
         assert_eq!(examine(&mut health, 4), None);
-        hear(&mut health, &many(49..50, State::Failed));
+        observe(&mut health, &many(49..50, State::Failed));
         assert_eq!(examine(&mut health, 4), Some(HealthFinding::Sick), "or has lost its disk");
     }
 }

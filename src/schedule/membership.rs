@@ -18,7 +18,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::action::CoordinatorAction as Action;
+use super::action::CoordinatorAction;
 use super::protocol::Message;
 use crate::model::{Rank, RankState};
 
@@ -203,10 +203,10 @@ impl Members {
     }
 
     /// Sends a rank the order to leave, since it has no work here any more.
-    pub(super) fn leave(&mut self, rank: Rank, actions: &mut Vec<Action>) {
+    pub(super) fn leave(&mut self, rank: Rank, actions: &mut Vec<CoordinatorAction>) {
         if let Some(entry) = self.table.get_mut(rank.index()) {
             entry.standing = RankState::Left;
-            actions.push(Action::Send { to: rank, message: Message::Finish });
+            actions.push(CoordinatorAction::Send { to: rank, message: Message::Finish });
         }
     }
 }

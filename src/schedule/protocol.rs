@@ -16,7 +16,7 @@ use crate::job::Retry;
 use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals};
 
 /// Upper limit on the size of a message: the part of a hundred million tasks fits.
-pub const MOST_BYTES: usize = 1 << 30;
+pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
 pub const VERSION: u16 = 11;
@@ -86,7 +86,7 @@ pub enum Message {
         /// Each node, and how it ended.
         ended: Vec<(u32, End)>,
     },
-    /// A rank without work asks another for tasks. The victim answers with one `Loot`, and
+    /// A rank without work asks another for tasks. The victim answers with one `StealReply`, and
     /// remembers the thief if it had nothing to give. A thief that is remembered and has work again
     /// sends `Steal` with `want = 0`, which gets no answer.
     Steal {
@@ -97,7 +97,7 @@ pub enum Message {
     },
     /// Tasks given to another rank: the answer to `Steal`, work for a remembered thief, or a retry
     /// elsewhere.
-    Loot {
+    StealReply {
         /// The sender's epoch.
         epoch: u32,
         /// The tasks, most urgent first.
@@ -111,7 +111,7 @@ pub enum Message {
         attempt: Attempt,
     },
     /// Coordinator to a rank that ran a task of another home: the home has reported the attempt.
-    Heard {
+    Recorded {
         /// The task.
         task: TaskId,
         /// The attempt.
@@ -243,7 +243,7 @@ impl Message {
         match *self {
             Message::Counts { epoch, .. }
             | Message::Steal { epoch, .. }
-            | Message::Loot { epoch, .. }
+            | Message::StealReply { epoch, .. }
             | Message::Returned { epoch, .. } => Some(epoch),
             _ => None,
         }
@@ -290,9 +290,9 @@ impl HandOut {
         // A number takes five bytes at most, and nothing else more than 32: most messages need not
         // be measured.
         let rest = ended + needed + self.out.len() + self.tried.len() + self.leases.len();
-        let may_exceed = 5 * (self.part.numbers() + gone) + 32 * rest > MOST_BYTES;
+        let may_exceed = 5 * (self.part.numbers() + gone) + 32 * rest > MAX_MESSAGE_BYTES;
         let size = || postcard::serialize_with_flavor(self, postcard::ser_flavors::Size::default());
-        let exceeds = longest > most || may_exceed && size().is_ok_and(|size: usize| size > MOST_BYTES);
+        let exceeds = longest > most || may_exceed && size().is_ok_and(|size: usize| size > MAX_MESSAGE_BYTES);
         exceeds.then_some(longest.max(rest))
     }
 }

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::action::WorkerAction as Action;
+use super::action::WorkerAction;
 use super::protocol::{Load, Message};
 use super::ranks::Ranks;
 use crate::model::{Attempt, Rank, Time};
@@ -33,7 +33,7 @@ const MAX_STARVED_WAIT: Duration = Duration::from_millis(1);
 
 /// Number of unsuccessful rounds that each double the pause before the next. A rank that is idle
 /// for long receives work through lifelines; its requests would only keep other ranks awake.
-pub(super) const DOUBLINGS: u32 = 3;
+pub(super) const MAX_PAUSE_DOUBLINGS: u32 = 3;
 
 /// Upper limit on tasks per message, below the eager limit of common transports.
 const MAX_TASKS_PER_MESSAGE: u32 = 128;
@@ -56,13 +56,13 @@ pub(super) struct WorkStealer {
     /// Since when this rank has starved.
     since: Option<Time>,
     /// True if the last task that ran here was another rank's.
-    abroad: bool,
+    ran_foreign_task: bool,
     /// Ranks that remember that this rank starves.
     lifelines: Vec<Rank>,
     /// Unsuccessful rounds since this rank last had work.
-    in_vain: u32,
+    failed_rounds: u32,
     /// Ranks that wait for work from here, with their number of free slots.
-    hungry: VecDeque<(Rank, u32)>,
+    waiting_thieves: VecDeque<(Rank, u32)>,
     /// True while the pool has been asked to give up tasks.
     giving: bool,
     /// Usual duration of tasks here; `None` until the first has ended.
@@ -81,10 +81,10 @@ impl WorkStealer {
             not_before: Time::ZERO,
             pause,
             since: None,
-            abroad: false,
+            ran_foreign_task: false,
             lifelines: Vec::new(),
-            in_vain: 0,
-            hungry: VecDeque::new(),
+            failed_rounds: 0,
+            waiting_thieves: VecDeque::new(),
             giving: false,
             usual_ns: None,
             random: 0x9E37_79B9_7F4A_7C15 ^ u64::from(me.0),
@@ -98,10 +98,10 @@ impl WorkStealer {
         self.peers = peers;
         self.round.clear();
         self.asked = None;
-        self.hungry.clear();
+        self.waiting_thieves.clear();
         self.lifelines.clear();
         self.not_before = Time::ZERO;
-        self.in_vain = 0;
+        self.failed_rounds = 0;
     }
 
     /// The next active rank after another one; it may be this rank if there are only two.
@@ -117,39 +117,39 @@ impl WorkStealer {
     /// When to try again without a further event.
     pub(super) fn next_try(&self, load: Load) -> Option<Time> {
         let starving = load.idle > 0 && load.ready == 0 && self.others() > 0;
-        let patient_until = self.since.map_or(Time::ZERO, |since| since.after(self.patience()));
-        (starving && self.asked.is_none()).then_some(self.not_before.max(patient_until))
+        let waits_until = self.since.map_or(Time::ZERO, |since| since.after(self.own_work_wait()));
+        (starving && self.asked.is_none()).then_some(self.not_before.max(waits_until))
     }
 
-    fn patience(&self) -> Duration {
+    fn own_work_wait(&self) -> Duration {
         match self.usual_ns {
-            Some(ns) if !self.abroad => (STARVED_TASKS * Duration::from_nanos(ns)).min(MAX_STARVED_WAIT),
+            Some(ns) if !self.ran_foreign_task => (STARVED_TASKS * Duration::from_nanos(ns)).min(MAX_STARVED_WAIT),
             _ => Duration::ZERO,
         }
     }
 
     /// Asks another rank if this one starves; serves waiting ranks if this one has more than it can
     /// start.
-    pub(super) fn look(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
+    pub(super) fn update(&mut self, now: Time, load: Load, actions: &mut Vec<WorkerAction>) {
         if load.ready == 0 && load.idle > 0 {
             let since = *self.since.get_or_insert(now);
-            if now >= since.after(self.patience()) {
+            if now >= since.after(self.own_work_wait()) {
                 self.ask(now, load, actions);
             }
         } else {
             self.since = None;
-            self.in_vain = 0;
+            self.failed_rounds = 0;
             let epoch = self.epoch;
-            let let_go = |to| Action::Send { to, message: Message::Steal { epoch, want: 0 } };
-            actions.extend(self.lifelines.drain(..).map(let_go));
+            let release_lifeline = |to| WorkerAction::Send { to, message: Message::Steal { epoch, want: 0 } };
+            actions.extend(self.lifelines.drain(..).map(release_lifeline));
         }
         while !self.giving && load.idle == 0 && load.ready > 0 {
-            let Some((to, want)) = self.hungry.pop_front() else { break };
+            let Some((to, want)) = self.waiting_thieves.pop_front() else { break };
             actions.push(self.give(to, want, load));
         }
     }
 
-    fn ask(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
+    fn ask(&mut self, now: Time, load: Load, actions: &mut Vec<WorkerAction>) {
         if self.asked.is_some() || now < self.not_before || self.others() == 0 {
             return;
         }
@@ -158,7 +158,10 @@ impl WorkStealer {
         }
         if let Some(victim) = self.round.pop() {
             self.asked = Some(victim);
-            actions.push(Action::Send { to: victim, message: Message::Steal { epoch: self.epoch, want: load.idle } });
+            actions.push(WorkerAction::Send {
+                to: victim,
+                message: Message::Steal { epoch: self.epoch, want: load.idle },
+            });
         }
     }
 
@@ -170,7 +173,7 @@ impl WorkStealer {
         if got > 0 {
             self.lifelines.retain(|&rank| rank != from);
             self.round.clear();
-            self.in_vain = 0;
+            self.failed_rounds = 0;
             self.not_before = now;
             return;
         }
@@ -178,25 +181,25 @@ impl WorkStealer {
             self.lifelines.push(from);
         }
         if self.asked.is_none() && self.round.is_empty() {
-            self.not_before = now.after(self.pause * (1 << self.in_vain));
-            self.in_vain = (self.in_vain + 1).min(DOUBLINGS);
+            self.not_before = now.after(self.pause * (1 << self.failed_rounds));
+            self.failed_rounds = (self.failed_rounds + 1).min(MAX_PAUSE_DOUBLINGS);
         }
     }
 
     /// Answers another rank's request.
-    pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<Action> {
+    pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<WorkerAction> {
         if from == self.me || !self.peers.contains(from) {
             return None;
         }
         if want == 0 {
-            self.hungry.retain(|hungry| hungry.0 != from);
+            self.waiting_thieves.retain(|waiting_thieves| waiting_thieves.0 != from);
             return None;
         }
         if load.ready > load.idle && !self.giving {
             return Some(self.give(from, want, load));
         }
         self.remember(from, want);
-        Some(Action::Send { to: from, message: Message::Loot { epoch: self.epoch, leases: Vec::new() } })
+        Some(WorkerAction::Send { to: from, message: Message::StealReply { epoch: self.epoch, leases: Vec::new() } })
     }
 
     /// Of short tasks, gives half of those that this rank cannot start itself: then both ranks
@@ -204,12 +207,12 @@ impl WorkStealer {
     /// Of long tasks, gives no more than the other can start at once: a task that waits there would
     /// be late if a slot becomes free here first, and a message costs little compared with such a
     /// task.
-    fn give(&mut self, to: Rank, want: u32, load: Load) -> Action {
+    fn give(&mut self, to: Rank, want: u32, load: Load) -> WorkerAction {
         self.giving = true;
         let surplus = load.ready.saturating_sub(load.idle);
         let half = surplus.div_ceil(2);
         let share = if self.are_tasks_long() { half.min(want) } else { half };
-        Action::Surrender { to, max: share.clamp(1, MAX_TASKS_PER_MESSAGE) }
+        WorkerAction::Surrender { to, max: share.clamp(1, MAX_TASKS_PER_MESSAGE) }
     }
 
     /// Usual duration of tasks here, once one has ended.
@@ -229,14 +232,14 @@ impl WorkStealer {
 
     /// Learns from an ended attempt: how long tasks usually take, and whether this rank lives on
     /// other ranks' work.
-    pub(super) fn ran(&mut self, attempt: &Attempt, abroad: bool) {
-        self.abroad = abroad;
+    pub(super) fn note_end(&mut self, attempt: &Attempt, ran_foreign_task: bool) {
+        self.ran_foreign_task = ran_foreign_task;
         let ns = attempt.end.0.saturating_sub(attempt.start.0);
         self.usual_ns = Some(self.usual_ns.map_or(ns, |usual| usual - usual / 8 + ns / 8));
     }
 
     /// Records what the pool gave up for a rank; a rank that got nothing stays in the queue.
-    pub(super) fn gave(&mut self, to: Rank, count: usize) {
+    pub(super) fn note_given(&mut self, to: Rank, count: usize) {
         self.giving = false;
         if count == 0 {
             self.remember(to, 1);
@@ -244,8 +247,8 @@ impl WorkStealer {
     }
 
     fn remember(&mut self, thief: Rank, want: u32) {
-        self.hungry.retain(|h| h.0 != thief);
-        self.hungry.push_back((thief, want));
+        self.waiting_thieves.retain(|h| h.0 != thief);
+        self.waiting_thieves.push_back((thief, want));
     }
 
     fn draw_round(&mut self) -> Vec<Rank> {

@@ -42,7 +42,7 @@ pub use self::effects::each_destination;
 pub use self::input::{Facts, Pace, WorkerEvent};
 use self::leases::Guest;
 use self::retry::PlannedRetry;
-pub use super::action::WorkerAction as Action;
+pub use super::action::WorkerAction;
 use super::dependency_counts::{CompletionEffects, DependencyCounts};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
 use super::ranks::Ranks;
@@ -90,7 +90,7 @@ pub struct Worker {
     load: Load,
     reported_load: Load,
     load_due: Time,
-    thief: WorkStealer,
+    stealer: WorkStealer,
     /// Further attempts, by their due time.
     retries: BinaryHeap<Reverse<PlannedRetry>>,
     /// True while the connection to rank 0 is silent.
@@ -105,7 +105,7 @@ pub struct Worker {
     stopping: Option<Stop>,
     quiet: bool,
     stopped: bool,
-    ripple: CompletionEffects,
+    effects: CompletionEffects,
 }
 
 impl Worker {
@@ -138,7 +138,7 @@ impl Worker {
             load: Load::default(),
             reported_load: Load::default(),
             load_due: Time::ZERO,
-            thief: WorkStealer::new(me, pace.steal),
+            stealer: WorkStealer::new(me, pace.steal),
             retries: BinaryHeap::new(),
             cut_off: false,
             max_failures: None,
@@ -148,7 +148,7 @@ impl Worker {
             stopping: None,
             quiet: false,
             stopped: false,
-            ripple: CompletionEffects::default(),
+            effects: CompletionEffects::default(),
         }
     }
 
@@ -202,15 +202,15 @@ impl Worker {
 
     /// When this rank, if it is idle, asks another for work without a further event.
     pub fn next_ask(&self) -> Option<Time> {
-        if self.may_steal() { self.thief.next_try(self.load) } else { None }
+        if self.may_steal() { self.stealer.next_try(self.load) } else { None }
     }
 
     /// Processes one event and appends the resulting actions.
-    pub fn step(&mut self, now: Time, event: WorkerEvent, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Time, event: WorkerEvent, actions: &mut Vec<WorkerAction>) {
         match event {
             WorkerEvent::Message { from, message } => self.receive(now, from, message, actions),
-            WorkerEvent::Completed { mut attempts, mut ripple } => {
-                return self.completed(now, &mut attempts, &mut ripple, actions);
+            WorkerEvent::Completed { mut attempts, mut effects } => {
+                return self.completed(now, &mut attempts, &mut effects, actions);
             }
             WorkerEvent::Ended { attempt } => self.ended(now, attempt, actions),
             WorkerEvent::GangEnded { gang, attempt } => {
@@ -242,13 +242,13 @@ impl Worker {
         &mut self,
         now: Time,
         attempts: &mut Vec<Attempt>,
-        ripple: &mut CompletionEffects,
-        actions: &mut Vec<Action>,
+        effects: &mut CompletionEffects,
+        actions: &mut Vec<WorkerAction>,
     ) {
         // One represents all: there are many only if they are short.
-        attempts.last().into_iter().for_each(|attempt| self.thief.ran(attempt, false));
+        attempts.last().into_iter().for_each(|attempt| self.stealer.note_end(attempt, false));
         self.report.append(attempts);
-        self.spread(now, ripple, actions);
+        self.send_ends(now, effects, actions);
         self.settle(now, actions);
     }
 
@@ -258,18 +258,18 @@ impl Worker {
         epoch == self.epoch && !self.phase.is_frozen()
     }
 
-    fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
+    fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<WorkerAction>) {
         // An end is valid in every epoch; ranks that it concerns now got it where it is known.
         let stays = matches!(message, Message::Counts { .. });
         match message.epoch() {
             Some(_) if self.lost.contains(from) => {}
             Some(epoch) if epoch < self.epoch && !stays => {}
             Some(epoch) if epoch > self.epoch || self.phase.is_frozen() => self.early.push((from, message)),
-            _ => self.obey(now, from, message, actions),
+            _ => self.process(now, from, message, actions),
         }
     }
 
-    fn obey(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
+    fn process(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<WorkerAction>) {
         match message {
             Message::HandOut(hand_out) => self.take_up(now, *hand_out, actions),
             Message::Prepare { epoch, lost, lost_ranks, reserve } => {
@@ -277,16 +277,18 @@ impl Worker {
                 self.prepare(now, epoch, lost, reserve, actions);
             }
             Message::Counts { ended, .. } => self.count(now, ended, actions),
-            Message::Steal { .. } if self.stopping.is_some() || self.halted => self.give(from, Vec::new(), actions),
-            Message::Steal { want, .. } => actions.extend(self.thief.asked(from, want, self.load)),
-            Message::Loot { leases, .. } => {
-                self.thief.answered(now, from, leases.len());
+            Message::Steal { .. } if self.stopping.is_some() || self.halted => {
+                self.send_leases(from, Vec::new(), actions)
+            }
+            Message::Steal { want, .. } => actions.extend(self.stealer.asked(from, want, self.load)),
+            Message::StealReply { leases, .. } => {
+                self.stealer.answered(now, from, leases.len());
                 if self.stopping.is_none() {
-                    self.take(leases, actions);
+                    self.accept_leases(leases, actions);
                 }
             }
             Message::Returned { attempt, .. } => self.returned(now, from, attempt, actions),
-            Message::Heard { task, attempt } => {
+            Message::Recorded { task, attempt } => {
                 if self.guests.get(&task).is_some_and(|guest| guest.attempt == attempt) {
                     self.guests.remove(&task);
                 }
@@ -296,13 +298,13 @@ impl Worker {
             Message::Launch { gang, hosts, cpus } => self.launch(gang, hosts, cpus, actions),
             Message::Release { gang } => {
                 self.gangs.remove(&gang);
-                actions.push(Action::Release { gang });
+                actions.push(WorkerAction::Release { gang });
             }
             Message::Stop { how } => {
                 if self.stopping.is_none_or(|before| before < how) {
                     self.stopping = Some(how);
                     self.retries.clear();
-                    actions.push(Action::Stop(how));
+                    actions.push(WorkerAction::Stop(how));
                 }
             }
             Message::FailedElsewhere { tasks } => {
@@ -313,7 +315,7 @@ impl Worker {
                 tasks.iter().for_each(|&range| add_range(&mut self.cancelled, range));
                 self.cancel(now, tasks, actions);
             }
-            Message::Finish => actions.push(Action::Exit),
+            Message::Finish => actions.push(WorkerAction::Exit),
             // Messages for the coordinator only, and those of the handshake before the worker
             // starts.
             Message::Arrived { .. }
@@ -335,40 +337,40 @@ impl Worker {
         }
     }
 
-    fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>, actions: &mut Vec<Action>) {
+    fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>, actions: &mut Vec<WorkerAction>) {
         self.gangs.insert(gang, lead);
-        actions.push(Action::Hold { gang, slots, lead });
+        actions.push(WorkerAction::Hold { gang, slots, lead });
     }
 
-    fn launch(&mut self, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>, actions: &mut Vec<Action>) {
+    fn launch(&mut self, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>, actions: &mut Vec<WorkerAction>) {
         if let Some(lease) = self.gangs.get_mut(&gang).and_then(Option::take) {
-            self.admit(&lease);
+            self.task_arrived(&lease);
         }
-        actions.push(Action::Launch { gang, hosts, cpus });
+        actions.push(WorkerAction::Launch { gang, hosts, cpus });
     }
 
     /// Suspends the rank while the connection to rank 0 is silent. Rank 0 gives up a silent rank
     /// and runs its tasks elsewhere, so a rank that starts tasks meanwhile would run them twice.
-    fn cut_off(&mut self, cut_off: bool, actions: &mut Vec<Action>) {
+    fn cut_off(&mut self, cut_off: bool, actions: &mut Vec<WorkerAction>) {
         let changed = std::mem::replace(&mut self.cut_off, cut_off) != cut_off;
         if changed && self.stopping.is_none() && !self.halted {
-            actions.push(if cut_off { Action::Suspend } else { Action::Resume });
+            actions.push(if cut_off { WorkerAction::Suspend } else { WorkerAction::Resume });
         }
     }
 
     /// Counts a task that ran here and failed for good.
-    fn count_failure(&mut self, actions: &mut Vec<Action>) {
+    fn count_failure(&mut self, actions: &mut Vec<WorkerAction>) {
         self.failed_here += 1;
         self.halt_if_enough(actions);
     }
 
     /// Stops starting tasks when the failure limit of the job is reached.
-    fn halt_if_enough(&mut self, actions: &mut Vec<Action>) {
+    fn halt_if_enough(&mut self, actions: &mut Vec<WorkerAction>) {
         let is_enough =
             self.max_failures.is_some_and(|most| self.failed_here.saturating_add(self.failed_elsewhere) >= most);
         if is_enough && !self.halted && self.stopping.is_none() {
             self.halted = true;
-            actions.push(Action::Halt);
+            actions.push(WorkerAction::Halt);
         }
     }
 
@@ -377,6 +379,6 @@ impl Worker {
     }
 }
 
-fn send(actions: &mut Vec<Action>, to: Rank, message: Message) {
-    actions.push(Action::Send { to, message });
+fn send(actions: &mut Vec<WorkerAction>, to: Rank, message: Message) {
+    actions.push(WorkerAction::Send { to, message });
 }

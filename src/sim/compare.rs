@@ -21,7 +21,7 @@ use crate::workload::PreparedJob;
 #[derive(Clone, Copy)]
 pub struct Comparison<'a> {
     /// The job.
-    pub scene: &'a PreparedJob,
+    pub prepared: &'a PreparedJob,
     /// The cluster that it runs on.
     pub cluster: &'a Cluster,
     /// Bounds of scaling.
@@ -75,7 +75,7 @@ pub fn compare(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Row>, Si
         .collect();
     let outcomes: Vec<(usize, SimulationOutcome)> = trials
         .into_par_iter()
-        .map(|(policy, seed)| Ok((policy, trial(field, policies[policy], seed, &homes[policy]).run(&mut Forget)?)))
+        .map(|(policy, seed)| Ok((policy, simulation(field, policies[policy], seed, &homes[policy]).run(&mut Forget)?)))
         .collect::<Result<_, SimulationError>>()?;
     let mut rows: Vec<Row> = (0..policies.len())
         .map(|policy| row(&outcomes.iter().filter(|(of, _)| *of == policy).map(|(_, o)| o).collect::<Vec<_>>()))
@@ -84,11 +84,11 @@ pub fn compare(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Row>, Si
     Ok(rows)
 }
 
-fn trial<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Simulation<'a> {
-    let Comparison { scene, cluster, scaling, cost, .. } = *field;
+fn simulation<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Simulation<'a> {
+    let Comparison { prepared, cluster, scaling, cost, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
     Simulation {
-        scene,
+        prepared,
         cluster,
         policy,
         scaling,
@@ -105,8 +105,8 @@ fn trial<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32
 /// called by two threads at once.
 fn first_homes(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, SimulationError> {
     let homes = |&policy: &&str| {
-        let ranks = trial(field, policy, field.seed, &[]).first_ranks();
-        Simulator::homes(field.scene, field.cluster, ranks).map_err(SimulationError::Refused)
+        let ranks = simulation(field, policy, field.seed, &[]).first_ranks();
+        Simulator::homes(field.prepared, field.cluster, ranks).map_err(SimulationError::Refused)
     };
     policies.iter().map(homes).collect()
 }
@@ -219,7 +219,7 @@ pub fn compare_balance(field: &Comparison<'_>, ranks: u32) -> Result<Vec<Balance
 /// Assigns all tasks in order of their numbers to ranks of known speed, as after an earlier run.
 fn deal(field: &Comparison<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
     let speeds = Simulator::speeds(field.cluster, ranks, field.seed);
-    let seat = |(kind, speed): (NodeTypeId, f64)| {
+    let balanced_rank = |(kind, speed): (NodeTypeId, f64)| {
         let node = &field.cluster.nodes[kind.0 as usize];
         BalancedRank {
             slots: node.slots,
@@ -231,17 +231,18 @@ fn deal(field: &Comparison<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
             ..BalancedRank::default()
         }
     };
-    let mut seats: Vec<BalancedRank> = field.cluster.first_kinds(ranks).zip(speeds).map(seat).collect();
+    let mut balanced_ranks: Vec<BalancedRank> =
+        field.cluster.first_kinds(ranks).zip(speeds).map(balanced_rank).collect();
     let need = |task: u32| {
-        let group = field.scene.job.group(TaskId(task));
+        let group = field.prepared.job.group(TaskId(task));
         let able =
             Capabilities { memory: group.memory.unwrap_or(0), gpus: group.gpus, slots: group.cpus, labels: Vec::new() };
-        (able, field.scene.estimate(TaskId(task)).as_secs_f64())
+        (able, field.prepared.estimate(TaskId(task)).as_secs_f64())
     };
-    let tasks: Vec<(Capabilities, f64)> = (0..field.scene.tasks()).map(need).collect();
-    let homes = Balancer::new(strategy).deal(&tasks, &mut seats);
+    let tasks: Vec<(Capabilities, f64)> = (0..field.prepared.tasks()).map(need).collect();
+    let homes = Balancer::new(strategy).deal(&tasks, &mut balanced_ranks);
     // A task that no strategy can place (an MPI task over several ranks) is at home on rank 0.
-    homes.into_iter().map(|home| home.map_or(0, |seat| seat as u32)).collect()
+    homes.into_iter().map(|home| home.map_or(0, |balanced_rank| balanced_rank as u32)).collect()
 }
 
 fn balance_row(
@@ -250,10 +251,10 @@ fn balance_row(
     name: &str,
     homes: Homes<'_>,
 ) -> Result<BalanceRow, SimulationError> {
-    let Comparison { scene, cluster, scaling, cost, seed, .. } = *field;
+    let Comparison { prepared, cluster, scaling, cost, seed, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
     let (policy, first, homes) = ("fixed", Some(ranks), Some(homes));
-    let fixed = Simulation { scene, cluster, policy, scaling, cost, ranks: first, homes, seed, before, floor: None };
+    let fixed = Simulation { prepared, cluster, policy, scaling, cost, ranks: first, homes, seed, before, floor: None };
     let outcome = fixed.run(&mut Forget)?;
     let partition = outcome.ended.partition.clone();
     let bound = outcome.floor.critical_path_s.max(outcome.floor.work_s / cluster.first_speed(ranks));
@@ -264,7 +265,7 @@ fn balance_row(
         balance: partition.balance,
         cut_bytes: partition.cut_bytes,
         cut_edges: partition.cut_edges,
-        away: outcome.ended.away as f64 / f64::from(scene.tasks().max(1)),
+        away: outcome.ended.away as f64 / f64::from(prepared.tasks().max(1)),
     })
 }
 

@@ -39,7 +39,7 @@ const MAX_RATIO_EXPLAINED: f64 = 1.15;
 #[derive(Clone, Copy)]
 pub struct PlanQuestion<'a> {
     /// The job.
-    pub scene: &'a PreparedJob,
+    pub prepared: &'a PreparedJob,
     /// The cluster that it runs on.
     pub cluster: &'a Cluster,
     /// Budget and deadline.
@@ -150,7 +150,7 @@ pub fn ranks_between(least: u32, most: u32) -> Vec<u32> {
 ///
 /// If a task fits on none of the ranks.
 pub fn plan(question: &PlanQuestion<'_>) -> Result<Plan, SimulationError> {
-    let each = u64::from(question.scene.tasks().max(1)) * question.ranks.len().max(1) as u64;
+    let each = u64::from(question.prepared.tasks().max(1)) * question.ranks.len().max(1) as u64;
     let seeds = (TASKS_PER_PLAN / each).clamp(SEEDS.0, SEEDS.1);
     let is_large = TASKS_PER_PLAN / each < SEEDS.0;
     let simulations = refine::Simulations::new(question, seeds, is_large);

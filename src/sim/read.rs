@@ -148,7 +148,7 @@ pub(crate) struct Positive(f64);
 pub(crate) struct Share(f64);
 
 /// The largest number accepted; larger ones would make sums meaningless.
-const LARGEST: f64 = 1e9;
+const MAX_NUMBER: f64 = 1e9;
 
 /// Reads a number that must satisfy `right`.
 fn number<T: Read>(key: &str, node: &TomlNode<'_>, right: fn(f64) -> bool, findings: &mut Findings) -> Option<f64> {
@@ -170,11 +170,11 @@ impl Read for NonNegative {
     }
 
     fn schema() -> Value {
-        json!({ "type": "number", "minimum": 0, "maximum": LARGEST })
+        json!({ "type": "number", "minimum": 0, "maximum": MAX_NUMBER })
     }
 
     fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
-        number::<Self>(key, node, |n| (0.0..=LARGEST).contains(&n), findings).map(NonNegative)
+        number::<Self>(key, node, |n| (0.0..=MAX_NUMBER).contains(&n), findings).map(NonNegative)
     }
 }
 
@@ -184,11 +184,11 @@ impl Read for Positive {
     }
 
     fn schema() -> Value {
-        json!({ "type": "number", "exclusiveMinimum": 0, "maximum": LARGEST })
+        json!({ "type": "number", "exclusiveMinimum": 0, "maximum": MAX_NUMBER })
     }
 
     fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
-        number::<Self>(key, node, |n| (1e-9..=LARGEST).contains(&n), findings).map(Positive)
+        number::<Self>(key, node, |n| (1e-9..=MAX_NUMBER).contains(&n), findings).map(Positive)
     }
 }
 
@@ -272,19 +272,19 @@ impl DrawSpec {
             (Some(times), None, None) if times.len() == 2 && times[0] <= times[1] => {
                 return Some(Distribution::Uniform(times[0], times[1]));
             }
-            (None, Some(median), Some(sigma)) if sigma.value.0 <= MOST_SIGMA => {
+            (None, Some(median), Some(sigma)) if sigma.value.0 <= MAX_SIGMA => {
                 return Some(Distribution::LogNormal { median: median.value.0, sigma: sigma.value.0 });
             }
             _ => {}
         }
-        let help = format!("write {}, the least first; sigma is at most {MOST_SIGMA}", Distribution::expected());
+        let help = format!("write {}, the least first; sigma is at most {MAX_SIGMA}", Distribution::expected());
         findings.push(Diagnostic::error(format!("`{key}` is no distribution")).at(&node.span()).help(help));
         None
     }
 }
 
 /// Upper limit on sigma; beyond it the median is meaningless.
-const MOST_SIGMA: f64 = 5.0;
+const MAX_SIGMA: f64 = 5.0;
 
 /// Reads a cluster file; returns its text too.
 pub(super) fn load(path: &Path) -> Result<(Cluster, Arc<str>), Diagnostics> {
@@ -402,9 +402,9 @@ impl FaultsSpec {
 impl TasksSpec {
     fn resolve(self) -> TaskSpread {
         let classes = self.class.map(|c| c.value.0).unwrap_or_default();
-        let pair = |class: At<ClassSpec>| Some((class.value.name?.value, class.value.spread?.value.0.min(MOST_SIGMA)));
+        let pair = |class: At<ClassSpec>| Some((class.value.name?.value, class.value.spread?.value.0.min(MAX_SIGMA)));
         TaskSpread {
-            spread: self.spread.map_or(0.1, |n| n.value.0.min(MOST_SIGMA)),
+            spread: self.spread.map_or(0.1, |n| n.value.0.min(MAX_SIGMA)),
             classes: classes.into_iter().filter_map(pair).collect(),
             spawn: self.spawn.map_or(Duration::from_millis(1), |d| d.value.0),
         }

@@ -24,7 +24,7 @@ use crate::workload::PreparedJob;
 #[derive(Clone, Copy)]
 pub struct RecordRequest<'a> {
     /// The job.
-    pub scene: &'a PreparedJob,
+    pub prepared: &'a PreparedJob,
     /// The text of the job file.
     pub job_text: &'a Arc<str>,
     /// Path of the job file.
@@ -90,11 +90,11 @@ pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> 
         false => (Journal::create(&dir.journal(), Flush::Never)?, Past::nothing()),
     };
     let done = |task: TaskId| past.done.get(task.index()) == Some(&true);
-    let trial = trial(request, Before { done: &done, spent: past.spent });
+    let simulation = simulation(request, Before { done: &done, spent: past.spent });
     dir.write_job(request.job_text)?;
-    open(request, &trial, &past, &mut journal)?;
+    open(request, &simulation, &past, &mut journal)?;
     let mut log = Written { journal: &mut journal, failed: None };
-    let run = trial.run(&mut log);
+    let run = simulation.run(&mut log);
     let failed = log.failed.take();
     let outcome = match run {
         Ok(outcome) => outcome,
@@ -117,13 +117,13 @@ pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> 
     Ok(Rehearsed { dir: dir.path().to_owned(), exit_code, outcome })
 }
 
-fn trial<'a>(request: &RecordRequest<'a>, before: Before<'a>) -> Simulation<'a> {
-    let RecordRequest { scene, cluster, policy, scaling, cost, ranks, seed, .. } = *request;
-    Simulation { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
+fn simulation<'a>(request: &RecordRequest<'a>, before: Before<'a>) -> Simulation<'a> {
+    let RecordRequest { prepared, cluster, policy, scaling, cost, ranks, seed, .. } = *request;
+    Simulation { prepared, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
 }
 
 fn run_dir(request: &RecordRequest<'_>) -> Result<RunDir, RunDirError> {
-    let (runs, name) = (Path::new(RUNS), format!("{}{SIMULATED}", request.scene.job.name));
+    let (runs, name) = (Path::new(RUNS), format!("{}{SIMULATED}", request.prepared.job.name));
     match (request.run_dir, request.resume) {
         (explicit, true) => RunDir::for_resume(runs, &name, explicit),
         (Some(dir), false) => RunDir::create_at(dir),
@@ -154,7 +154,7 @@ impl Past {
             let text = "the job file has changed since this run was simulated: simulate it anew";
             return Err(SessionError::Resume(text.into()));
         }
-        let done: Vec<bool> = (0..request.scene.tasks()).map(|task| replay.completed(TaskId(task))).collect();
+        let done: Vec<bool> = (0..request.prepared.tasks()).map(|task| replay.completed(TaskId(task))).collect();
         Ok(Past {
             session: last.began.session,
             began_unix_ns: last.began.unix_ns.saturating_add(last.last_heard().0),
@@ -180,11 +180,11 @@ fn runs_of(done: &[bool]) -> Vec<KeptRun> {
 /// Writes the records that start the session.
 fn open(
     request: &RecordRequest<'_>,
-    trial: &Simulation<'_>,
+    simulation: &Simulation<'_>,
     past: &Past,
     journal: &mut Journal,
 ) -> Result<(), JournalError> {
-    let RecordRequest { scene, cluster, seed, .. } = *request;
+    let RecordRequest { prepared, cluster, seed, .. } = *request;
     let info = |(rank, node, slots): (u32, String, u32)| RankInfo { rank, node, slots, pid: 0 };
     journal.append(&Record::Began(Began {
         session: past.session + 1,
@@ -193,17 +193,17 @@ fn open(
         job_text: Arc::clone(request.job_text),
         job_path: request.job_path.to_owned(),
         dir: std::env::current_dir().unwrap_or_default(),
-        ranks: Simulator::first_ranks(cluster, trial.first_ranks()).map(info).collect(),
+        ranks: Simulator::first_ranks(cluster, simulation.first_ranks()).map(info).collect(),
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         kept: past.kept.clone(),
     }))?;
-    let graph = &scene.graph;
+    let graph = &prepared.graph;
     journal.append(&Record::Graph(GraphFacts {
         tasks: graph.task_count() as u32,
         joins: (graph.node_count() - graph.task_count()) as u32,
         edges: graph.edge_count() as u64,
-        critical_path_ns: scene.order.critical_path,
-        work_ns: scene.order.work,
+        critical_path_ns: prepared.order.critical_path,
+        work_ns: prepared.order.work,
         cut_edges: 0,
         cut_bytes: 0,
     }))?;

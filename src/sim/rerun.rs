@@ -53,7 +53,7 @@ impl Rerun<'_> {
         let homes = Some(Homes::Known(self.homes));
         let ranks = self.slots.len() as u32;
         let recorded = Some(self.tasks);
-        let setup = Setup { cluster: &cluster, ranks, seed: 0, homes, captain: None, done: self.done, recorded };
+        let setup = Setup { cluster: &cluster, ranks, seed: 0, homes, controller: None, done: self.done, recorded };
         Ok(Simulator::new(&prepared, setup, &mut Forget)?.run()?.time)
     }
 }

@@ -24,7 +24,7 @@ use crate::workload::{PreparedJob, requirements};
 #[derive(Clone, Copy)]
 pub struct Simulation<'a> {
     /// The job.
-    pub scene: &'a PreparedJob,
+    pub prepared: &'a PreparedJob,
     /// The cluster that it runs on.
     pub cluster: &'a Cluster,
     /// Name of the scaling policy.
@@ -107,13 +107,13 @@ pub struct Floor {
 
 impl Floor {
     /// The lower bounds of a job on a cluster, for a seed.
-    pub fn of(scene: &PreparedJob, cluster: &Cluster, seed: u64) -> Floor {
-        let fates = Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed);
+    pub fn of(prepared: &PreparedJob, cluster: &Cluster, seed: u64) -> Floor {
+        let fates = Fates::new(&prepared.job, &cluster.tasks, &cluster.faults, seed);
         let mut work_s = 0.0;
-        let took: Vec<Duration> = (0..scene.tasks())
+        let took: Vec<Duration> = (0..prepared.tasks())
             .map(|task| {
-                let took = fates.of(scene, TaskId(task), 1, 1.0).took;
-                work_s += took.as_secs_f64() * f64::from(requirements::slots(scene.job.group(TaskId(task))));
+                let took = fates.of(prepared, TaskId(task), 1, 1.0).took;
+                work_s += took.as_secs_f64() * f64::from(requirements::slots(prepared.job.group(TaskId(task))));
                 took
             })
             .collect();
@@ -122,7 +122,7 @@ impl Floor {
         let dearness = |node: &super::NodeKind| node.price / 3600.0 / (f64::from(node.slots) * node.speed).max(1e-9);
         let cheapest = nodes().map(dearness).fold(f64::INFINITY, f64::min);
         let fastest = |task: TaskId| stretch(took[task.index()], 1.0 / speed).as_nanos() as u64;
-        let critical_path_s = scene.graph.order(&fastest).critical_path as f64 / 1e9;
+        let critical_path_s = prepared.graph.order(&fastest).critical_path as f64 / 1e9;
         Floor { critical_path_s, work_s, cost: work_s * cheapest }
     }
 }
@@ -180,19 +180,19 @@ impl<'a> Simulation<'a> {
         let scaler = Scaler::new(policy, scaling);
         // Where nothing can be decided, no periodic decisions are needed.
         let decides = self.policy != "fixed" || prices.budget.is_some();
-        let captain = decides.then(|| ScalingSetup { scaler, prices: prices.clone(), interval });
+        let controller = decides.then(|| ScalingSetup { scaler, prices: prices.clone(), interval });
         let (ranks, seed) = (self.first_ranks(), self.seed);
         let setup = Setup {
             cluster: self.cluster,
             ranks,
             seed,
             homes: self.homes,
-            captain,
+            controller,
             done: self.before.done,
             recorded: None,
         };
         let ended =
-            Simulator::new(self.scene, setup, log).and_then(Simulator::run).map_err(SimulationError::Refused)?;
+            Simulator::new(self.prepared, setup, log).and_then(Simulator::run).map_err(SimulationError::Refused)?;
         Ok(self.judge(ended, &prices))
     }
 
@@ -221,7 +221,7 @@ impl<'a> Simulation<'a> {
             active_s: integral(&ended.supply, end),
             peak: peak as u32,
             utilisation: if slot_s > 0.0 { ended.busy.as_secs_f64() / slot_s } else { 0.0 },
-            floor: self.floor.unwrap_or_else(|| Floor::of(self.scene, self.cluster, self.seed)),
+            floor: self.floor.unwrap_or_else(|| Floor::of(self.prepared, self.cluster, self.seed)),
             elasticity: elasticity(&demand, &ended.supply, end, f64::from(self.bounds().max_ranks)),
             ended,
         }

@@ -7,7 +7,7 @@
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `setup` | what a run is given and what it gives back |
+//! | `setup` | what a run is given and what it returns |
 //! | `exchange` | messages, and the machines that they go to |
 //! | `tasks` | the life of a task on a rank |
 //! | `idle` | ranks without work |
@@ -34,14 +34,14 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use self::idle::{AGAIN, SILENCE};
+use self::idle::{NO_STEAL_PAUSE, SEARCH_RETRY};
 use super::cluster::Cluster;
 use super::event_queue::EventQueue;
 use super::fates::Fates;
 use super::network::NetworkModel;
 use super::pool::{SimulatedPool, SlotGrant};
 use super::provider::{Loss, NodeGranted, SimulatedProvider};
-use super::steal_matching::{CROWD, Search};
+use super::steal_matching::{MAX_EXACT_RANKS, Search};
 use crate::graph::partition::Partition;
 use crate::model::{Outcome, Rank, RankState, Time};
 use crate::scale::controller::ScalingController;
@@ -56,7 +56,7 @@ pub use setup::{Forget, Homes, Log, ScalingSetup, Setup, SimulatedEnd};
 
 /// A future event.
 #[derive(Clone, Copy, Debug)]
-enum What {
+enum SimulatedEvent {
     /// A message arrives.
     Arrives(u32),
     /// A task ends.
@@ -104,7 +104,7 @@ struct RunningAttempt {
 
 /// A message under way.
 #[derive(Debug)]
-struct Letter {
+struct InFlightMessage {
     from: Rank,
     to: Rank,
     message: Message,
@@ -120,7 +120,7 @@ enum On {
 }
 
 /// One rank.
-struct Seat {
+struct SimulatedRank {
     worker: Worker,
     pool: SimulatedPool,
     member: Member,
@@ -134,15 +134,15 @@ struct Seat {
     /// While it dozes: when it would have asked next.
     dozes: Option<Time>,
     /// True while `dozing` contains it.
-    listed: bool,
+    is_listed: bool,
     /// True from its start until it leaves or dies.
-    here: bool,
+    is_present: bool,
     /// Its state as last recorded.
     state: RankState,
     /// True while it has surplus tasks.
-    gives: bool,
+    has_surplus: bool,
     /// True while it searches for work that `search` has found for it.
-    looks: bool,
+    is_matched: bool,
     /// Number of ranks that are going to ask it.
     expected: u32,
     /// Slot-time of the tasks that ran here.
@@ -152,24 +152,24 @@ struct Seat {
 
 /// The state of one simulated run: coordinator, workers, pools, provider and event queue.
 pub struct Simulator<'a> {
-    scene: &'a PreparedJob,
+    prepared: &'a PreparedJob,
     cluster: &'a Cluster,
     facts: Arc<dyn Facts>,
     fates: Fates,
     now: Time,
-    events_due: EventQueue<What>,
+    events_due: EventQueue<SimulatedEvent>,
     network: NetworkModel,
-    letters: Slab<Letter>,
+    in_flight: Slab<InFlightMessage>,
     running: Slab<RunningAttempt>,
-    seats: Vec<Seat>,
+    ranks: Vec<SimulatedRank>,
     coordinator: Coordinator,
     partition: Partition,
     provider: SimulatedProvider<'a>,
-    captain: Option<ScalingController>,
+    controller: Option<ScalingController>,
     /// Time of the last scaling decision.
     decided: Time,
-    /// True while a decision because of news is scheduled.
-    news: bool,
+    /// True while a decision because ranks have joined or left is scheduled.
+    decision_due: bool,
     pace: Pace,
     /// Number of ranks with surplus tasks.
     surplus: u32,
@@ -187,7 +187,7 @@ pub struct Simulator<'a> {
     supply: Vec<LevelStep>,
     /// Buffers of `step`, kept for reuse.
     queue: VecDeque<worker::WorkerEvent>,
-    actions: Vec<worker::Action>,
+    actions: Vec<worker::WorkerAction>,
     log: &'a mut dyn Log,
 }
 
@@ -197,44 +197,48 @@ impl<'a> Simulator<'a> {
     /// # Errors
     ///
     /// If a task fits on none of the ranks.
-    pub fn new(scene: &'a PreparedJob, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<Simulator<'a>, String> {
-        let Setup { cluster, ranks, seed, homes, captain, done, recorded } = setup;
+    pub fn new(prepared: &'a PreparedJob, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<Simulator<'a>, String> {
+        let Setup { cluster, ranks, seed, homes, controller, done, recorded } = setup;
         let mut provider = SimulatedProvider::new(cluster, seed);
         let kinds = cluster.first_kinds(ranks);
         let startups: Vec<Duration> = kinds.map(|kind| provider.grant(Time::ZERO, Time::ZERO, kind).1).collect();
         let members = fleet::first_members(cluster, ranks);
-        placement::check(&scene.job, &members)?;
-        let rules = scene.placement_rules(&members);
+        placement::check(&prepared.job, &members)?;
+        let rules = prepared.placement_rules(&members);
         let mut partition = match homes {
-            Some(Homes::Dealt(dealt)) => scene.with_homes(setup::dealt_homes(scene, dealt), &members),
-            Some(Homes::Known(homes)) => scene.with_homes(homes.to_vec(), &members),
-            Some(Homes::Method(method)) => scene.divide(&members, &rules, Some(method)),
-            None => scene.divide(&members, &rules, None),
+            Some(Homes::Dealt(dealt)) => prepared.with_homes(setup::dealt_homes(prepared, dealt), &members),
+            Some(Homes::Known(homes)) => prepared.with_homes(homes.to_vec(), &members),
+            Some(Homes::Method(method)) => prepared.divide(&members, &rules, Some(method)),
+            None => prepared.divide(&members, &rules, None),
         };
         let home = std::mem::take(&mut partition.home);
-        let tasks =
-            Tasks { graph: Arc::clone(&scene.graph), home, urgency: scene.urgency.clone(), advice: Box::new(rules) };
+        let tasks = Tasks {
+            graph: Arc::clone(&prepared.graph),
+            home,
+            urgency: prepared.urgency.clone(),
+            advice: Box::new(rules),
+        };
         let parts = setup::parts(&tasks, ranks, done);
-        let most = captain.as_ref().map_or(ranks, |authority| authority.scaler.most_ranks().max(ranks));
-        let crowded = most > CROWD;
-        let pace = if crowded { Pace { steal: SILENCE, ..Pace::default() } } else { Pace::default() };
-        let shapes: Vec<_> = scene.job.groups.iter().map(requirements::shape).collect();
-        let job = Arc::clone(&scene.job);
+        let most = controller.as_ref().map_or(ranks, |scaling_setup| scaling_setup.scaler.most_ranks().max(ranks));
+        let crowded = most > MAX_EXACT_RANKS;
+        let pace = if crowded { Pace { steal: NO_STEAL_PAUSE, ..Pace::default() } } else { Pace::default() };
+        let shapes: Vec<_> = prepared.job.groups.iter().map(requirements::shape).collect();
+        let job = Arc::clone(&prepared.job);
         let shape = move |task| shapes[job.group_of(task).0 as usize];
-        let coordinator = Coordinator::new(tasks, done, members.clone(), scene.job.max_failures, Box::new(shape));
+        let coordinator = Coordinator::new(tasks, done, members.clone(), prepared.job.max_failures, Box::new(shape));
         let mut world = Simulator {
-            fates: Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
-            facts: Arc::clone(&scene.job) as Arc<dyn Facts>,
+            fates: Fates::new(&prepared.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
+            facts: Arc::clone(&prepared.job) as Arc<dyn Facts>,
             now: Time::ZERO.after(startups.into_iter().max().unwrap_or_default()),
             events_due: EventQueue::new(),
             network: NetworkModel::new(cluster.network, seed),
-            letters: Slab::new(),
+            in_flight: Slab::new(),
             running: Slab::new(),
-            seats: Vec::new(),
-            captain: captain.map(|authority| fleet::captain(scene, cluster, authority, done)),
+            ranks: Vec::new(),
+            controller: controller.map(|scaling_setup| fleet::controller(prepared, cluster, scaling_setup, done)),
             decided: Time::ZERO,
-            news: false,
-            search: crowded.then(|| Search::new(AGAIN, seed)),
+            decision_due: false,
+            search: crowded.then(|| Search::new(SEARCH_RETRY, seed)),
             finished: None,
             stopping: false,
             events: 0,
@@ -247,7 +251,7 @@ impl<'a> Simulator<'a> {
             dozing: Vec::new(),
             queue: VecDeque::new(),
             actions: Vec::new(),
-            scene,
+            prepared,
             cluster,
             coordinator,
             partition,
@@ -255,7 +259,7 @@ impl<'a> Simulator<'a> {
             pace,
             log,
         };
-        members.into_iter().for_each(|member| world.seat(member));
+        members.into_iter().for_each(|member| world.add_rank(member));
         world.open(parts);
         Ok(world)
     }
@@ -266,11 +270,11 @@ impl<'a> Simulator<'a> {
     /// # Errors
     ///
     /// If a task fits on none of the ranks.
-    pub fn homes(scene: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
+    pub fn homes(prepared: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
         let members = fleet::first_members(cluster, ranks);
-        placement::check(&scene.job, &members)?;
-        let rules = scene.placement_rules(&members);
-        Ok(scene.divide(&members, &rules, None).home)
+        placement::check(&prepared.job, &members)?;
+        let rules = prepared.placement_rules(&members);
+        Ok(prepared.divide(&members, &rules, None).home)
     }
 
     /// Starts the run: sends each rank its part.
@@ -278,15 +282,15 @@ impl<'a> Simulator<'a> {
         self.active = parts.len() as u32;
         self.supply.push((Time::ZERO, f64::from(self.active)));
         for (rank, part) in (0..).zip(parts) {
-            self.seats[rank as usize].state = RankState::Active;
-            self.enters(rank);
+            self.ranks[rank as usize].state = RankState::Active;
+            self.mark_present(rank);
             self.send(Rank::ZERO, Rank(rank), Message::HandOut(Box::new(part)));
         }
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
         self.carry_out(actions);
-        if self.captain.is_some() {
-            self.events_due.schedule(self.now, What::Decide);
+        if self.controller.is_some() {
+            self.events_due.schedule(self.now, SimulatedEvent::Decide);
         }
     }
 
@@ -318,25 +322,26 @@ impl<'a> Simulator<'a> {
             };
             self.now = at;
             match what {
-                What::Arrives(letter) => self.deliver(letter),
-                What::Ends(task) => self.end(task, number),
-                What::Found(task) => self.found(task),
-                What::Tick(rank) => self.call(rank),
-                What::Asks { thief, victim } => self.ask(thief, victim),
-                What::Admit => self.coordinate(coordinator::CoordinatorEvent::Tick),
-                What::Decide => self.decide_again(),
-                What::DecideOnNews if self.news => self.decide(),
-                What::DecideOnNews => {}
-                What::Answered(answer) => self.answered(answer),
-                What::Starts(rank) => self.starts(rank),
-                What::Lost(rank, loss) => self.lost(rank, loss),
-                What::Noticed(rank) => self.noticed(rank),
-                What::OutOfMoney => self.out_of_money(),
+                SimulatedEvent::Arrives(number) => self.deliver(number),
+                SimulatedEvent::Ends(task) => self.end(task, number),
+                SimulatedEvent::Found(task) => self.found(task),
+                SimulatedEvent::Tick(rank) => self.tick(rank),
+                SimulatedEvent::Asks { thief, victim } => self.ask(thief, victim),
+                SimulatedEvent::Admit => self.coordinate(coordinator::CoordinatorEvent::Tick),
+                SimulatedEvent::Decide => self.decide_again(),
+                SimulatedEvent::DecideOnNews if self.decision_due => self.decide(),
+                SimulatedEvent::DecideOnNews => {}
+                SimulatedEvent::Answered(answer) => self.answered(answer),
+                SimulatedEvent::Starts(rank) => self.starts(rank),
+                SimulatedEvent::Lost(rank, loss) => self.lost(rank, loss),
+                SimulatedEvent::Noticed(rank) => self.loss_noticed(rank),
+                SimulatedEvent::OutOfMoney => self.out_of_money(),
             }
         }
         self.provider.close(self.now);
         let why = self.finished.clone().ok_or("the ranks left before the coordinator finished")?;
-        let (demand, forecasts) = self.captain.map(|captain| (captain.demand, captain.forecasts)).unwrap_or_default();
+        let (demand, forecasts) =
+            self.controller.map(|controller| (controller.demand, controller.forecasts)).unwrap_or_default();
         Ok(SimulatedEnd {
             time: self.now,
             why,

@@ -2,7 +2,7 @@
 //!
 //! In a real run an idle rank repeatedly asks random others, and is remembered by those it asked.
 //! Ten thousand idle ranks send hundreds of thousands of messages a second, nearly all of them
-//! unsuccessful; a simulator of them all would do nothing else. With more than [`CROWD`] ranks,
+//! unsuccessful; a simulator of them all would do nothing else. With more than [`MAX_EXACT_RANKS`] ranks,
 //! unsuccessful requests are left out: an idle rank is matched with one that has surplus tasks, and
 //! the successful request is delayed as chance would delay it. What follows from that request is
 //! the protocol's own.
@@ -18,20 +18,20 @@ use fastrand::Rng;
 use super::random::{Subject, generator};
 
 /// Up to this number of ranks, every request is simulated.
-pub(super) const CROWD: u32 = 64;
+pub(super) const MAX_EXACT_RANKS: u32 = 64;
 
 /// Number of ranks asked per round (`schedule/stealing.rs`).
 const ROUND_SIZE: usize = 8;
 
 /// A set of ranks from which one can be drawn.
 #[derive(Debug, Default)]
-struct Roster {
+struct RankSet {
     list: Vec<u32>,
     /// Position of each rank in the list, plus one.
     place: Vec<u32>,
 }
 
-impl Roster {
+impl RankSet {
     /// Adds a rank; false if it is already a member.
     fn insert(&mut self, rank: u32) -> bool {
         if self.place.len() <= rank as usize {
@@ -75,45 +75,45 @@ pub(super) struct Search {
     ranks: usize,
     pause: Duration,
     rng: Rng,
-    idle: Roster,
-    giving: Roster,
+    idle: RankSet,
+    with_surplus: RankSet,
 }
 
 impl Search {
     pub(super) fn new(pause: Duration, seed: u64) -> Search {
         let rng = generator(seed, Subject::Network, 1);
-        Search { ranks: 0, pause, rng, idle: Roster::default(), giving: Roster::default() }
+        Search { ranks: 0, pause, rng, idle: RankSet::default(), with_surplus: RankSet::default() }
     }
 
     /// Sets the number of active ranks.
-    pub(super) fn meet(&mut self, ranks: usize) {
+    pub(super) fn set_ranks(&mut self, ranks: usize) {
         self.ranks = ranks;
     }
 
     /// A rank has become idle and has no request under way.
-    pub(super) fn idles(&mut self, thief: u32) -> Option<Match> {
+    pub(super) fn add_idle(&mut self, thief: u32) -> Option<Match> {
         if !self.idle.insert(thief) {
             return None;
         }
-        let victim = self.giving.draw(&mut self.rng)?;
-        Some(self.pair(thief, victim, self.giving.list.len()))
+        let victim = self.with_surplus.draw(&mut self.rng)?;
+        Some(self.pair(thief, victim, self.with_surplus.list.len()))
     }
 
     /// A rank has surplus tasks.
-    pub(super) fn gives(&mut self, victim: u32) -> Option<Match> {
-        self.giving.insert(victim);
+    pub(super) fn add_surplus(&mut self, victim: u32) -> Option<Match> {
+        self.with_surplus.insert(victim);
         let thief = self.idle.draw(&mut self.rng)?;
         Some(self.pair(thief, victim, self.idle.list.len()))
     }
 
     /// A rank is no longer idle, or has a request under way.
-    pub(super) fn idles_not(&mut self, rank: u32) {
+    pub(super) fn remove_idle(&mut self, rank: u32) {
         self.idle.remove(rank);
     }
 
     /// A rank has no surplus tasks any more.
-    pub(super) fn gives_not(&mut self, rank: u32) {
-        self.giving.remove(rank);
+    pub(super) fn remove_surplus(&mut self, rank: u32) {
+        self.with_surplus.remove(rank);
     }
 
     fn pair(&mut self, thief: u32, victim: u32, found: usize) -> Match {
@@ -134,28 +134,28 @@ mod tests {
     #[test]
     fn who_idles_and_who_gives_are_brought_together_once() {
         let mut search = Search::new(Duration::from_millis(50), 1);
-        search.meet(8);
-        assert_eq!(search.idles(3), None);
-        assert_eq!(search.idles(3), None, "it waits already");
-        let found = search.gives(5).expect("somebody idles");
+        search.set_ranks(8);
+        assert_eq!(search.add_idle(3), None);
+        assert_eq!(search.add_idle(3), None, "it waits already");
+        let found = search.add_surplus(5).expect("somebody idles");
         assert_eq!((found.thief, found.victim, found.after), (3, 5, Duration::ZERO));
-        assert_eq!(search.gives(5), None, "nobody idles any more");
-        assert_eq!(search.idles(4).map(|m| m.victim), Some(5));
-        search.gives_not(5);
-        assert_eq!(search.idles(6), None);
-        search.idles_not(6);
-        assert_eq!(search.gives(7), None);
+        assert_eq!(search.add_surplus(5), None, "nobody idles any more");
+        assert_eq!(search.add_idle(4).map(|m| m.victim), Some(5));
+        search.remove_surplus(5);
+        assert_eq!(search.add_idle(6), None);
+        search.remove_idle(6);
+        assert_eq!(search.add_surplus(7), None);
     }
 
     #[test]
     fn one_in_a_crowd_is_found_late() {
         let mut search = Search::new(Duration::from_millis(50), 1);
-        search.meet(10_000);
+        search.set_ranks(10_000);
         let mut total = Duration::ZERO;
         for _ in 0..200 {
-            search.gives_not(5);
-            assert_eq!(search.idles(3), None);
-            total += search.gives(5).expect("one idles").after;
+            search.remove_surplus(5);
+            assert_eq!(search.add_idle(3), None);
+            total += search.add_surplus(5).expect("one idles").after;
         }
         let mean = total.as_secs_f64() / 200.0;
         assert!((mean - 62.5).abs() < 15.0, "{mean}");

@@ -21,7 +21,7 @@ use crate::schedule::coordinator::StopReason;
 use crate::seeds::{Named, seeds};
 use crate::workload::PreparedJob;
 
-fn scene(text: &str) -> PreparedJob {
+fn prepared(text: &str) -> PreparedJob {
     crate::job::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
         .and_then(PreparedJob::of)
         .unwrap_or_else(|e| panic!("{}\n{text}", e.render(false)))
@@ -140,10 +140,10 @@ fn ok_of(graph: &TaskGraph, finals: &[Option<Attempt>]) -> Vec<Option<bool>> {
 
 /// Checks a complete run: every task has ended, is skipped exactly if an edge into it was violated,
 /// and none began before its predecessors had ended.
-fn check_complete(scene: &PreparedJob, records: &[Record], name: &str) {
-    let graph = &scene.graph;
+fn check_complete(prepared: &PreparedJob, records: &[Record], name: &str) {
+    let graph = &prepared.graph;
     let attempts = attempts(records);
-    let finals = finals(&attempts, scene.tasks());
+    let finals = finals(&attempts, prepared.tasks());
     let ok = ok_of(graph, &finals);
     for (task, ended) in (0..).zip(&finals) {
         let Some(ended) = ended else { panic!("{name}: task {task} has not ended") };
@@ -165,13 +165,13 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
     for seed in seeds(200) {
         let _named = Named(seed, "sim::tests::no_task_is_lost");
         let mut rng = Rng::with_seed(seed);
-        let scene = scene(&random_job(&mut rng, false));
+        let prepared = prepared(&random_job(&mut rng, false));
         let cluster = cluster(&random_cluster(&mut rng, false));
         let scaling = random_scaling(&mut rng);
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
         let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
-        let trial = Simulation {
-            scene: &scene,
+        let simulation = Simulation {
+            prepared: &prepared,
             cluster: &cluster,
             policy,
             scaling: &scaling,
@@ -183,13 +183,13 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
             floor: None,
         };
         let mut records: Vec<Record> = Vec::new();
-        let outcome = match trial.run(&mut records) {
+        let outcome = match simulation.run(&mut records) {
             Ok(outcome) => outcome,
             Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => continue,
             Err(error) => panic!("{error}"),
         };
         assert_eq!(outcome.ended.why, StopReason::Complete);
-        check_complete(&scene, &records, policy);
+        check_complete(&prepared, &records, policy);
         let left =
             |record: &&Record| matches!(record, Record::Rank(change) if change.state == crate::model::RankState::Lost);
         lost += records.iter().filter(left).count();
@@ -207,12 +207,12 @@ fn a_run_repeats_itself_exactly() {
         let _named = Named(seed, "sim::tests::a_run_repeats_itself");
         let run = || {
             let mut rng = Rng::with_seed(seed);
-            let scene = scene(&random_job(&mut rng, false));
+            let prepared = prepared(&random_job(&mut rng, false));
             let cluster = cluster(&random_cluster(&mut rng, false));
             let (scaling, cost) = (random_scaling(&mut rng), Cost::default());
             let mut records: Vec<Record> = Vec::new();
-            let trial = Simulation {
-                scene: &scene,
+            let simulation = Simulation {
+                prepared: &prepared,
                 cluster: &cluster,
                 policy: "hybrid",
                 scaling: &scaling,
@@ -223,7 +223,7 @@ fn a_run_repeats_itself_exactly() {
                 before: NOBODY,
                 floor: None,
             };
-            let outcome = trial.run(&mut records).ok();
+            let outcome = simulation.run(&mut records).ok();
             (outcome.map(|outcome| outcome.ended), records)
         };
         assert!(run() == run());
@@ -236,7 +236,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
     for seed in seeds(40) {
         let _named = Named(seed, "sim::tests::the_budget_holds");
         let mut rng = Rng::with_seed(seed);
-        let scene = scene(&random_job(&mut rng, true));
+        let prepared = prepared(&random_job(&mut rng, true));
         let calm = rng.bool();
         let mut cluster = cluster(&random_cluster(&mut rng, calm));
         (cluster.tasks.spread, cluster.faults.slow) = (0.2, 0.0);
@@ -247,7 +247,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
         let scaling = random_scaling(&mut rng);
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
         let first = Simulation {
-            scene: &scene,
+            prepared: &prepared,
             cluster: &cluster,
             policy,
             scaling: &scaling,
@@ -261,7 +261,8 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
         // The minimum cost of the first nodes, and the longest task on each of them, are
         // unavoidable.
         let prices = cluster.prices(&Cost::default());
-        let longest = (0..scene.tasks()).map(|task| scene.estimate(TaskId(task)).as_secs_f64()).fold(0.0, f64::max);
+        let longest =
+            (0..prepared.tasks()).map(|task| prepared.estimate(TaskId(task)).as_secs_f64()).fold(0.0, f64::max);
         let least =
             prices.nodes[0].bill(Duration::from_secs_f64(longest * 6.0 + 120.0)) * f64::from(first.first_ranks());
         let budget = least * (1.0 + rng.f64() * 2.0);
@@ -269,20 +270,20 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
         let mut sessions = 0;
         loop {
             sessions += 1;
-            assert!(sessions < 200, "{policy}: no progress, {} of {} tasks", done.len(), scene.tasks());
+            assert!(sessions < 200, "{policy}: no progress, {} of {} tasks", done.len(), prepared.tasks());
             let cost = Cost { budget: Some(budget), ..Cost::default() };
             let is_done = |task: TaskId| done.contains(&task);
             let before = Before { done: &is_done, spent: 0.0 };
             let mut records: Vec<Record> = Vec::new();
-            let trial = Simulation { cost: &cost, before, seed: seed + 1000 * sessions, ..first };
-            let outcome = match trial.run(&mut records) {
+            let simulation = Simulation { cost: &cost, before, seed: seed + 1000 * sessions, ..first };
+            let outcome = match simulation.run(&mut records) {
                 Ok(outcome) => outcome,
                 Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => break,
                 Err(error) => panic!("{error}"),
             };
             assert!(outcome.bill <= budget + 1e-9, "{policy}: {} of {budget}", outcome.bill);
             let attempts = attempts(&records);
-            finals(&attempts, scene.tasks());
+            finals(&attempts, prepared.tasks());
             for attempt in attempts.iter().filter(|a| a.last && a.outcome.ok()) {
                 assert!(done.insert(attempt.task), "{attempt:?} ran again");
             }
@@ -302,19 +303,25 @@ fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
     for seed in seeds(8) {
         let _named = Named(seed, "sim::tests::what_a_plan_calls_feasible");
         let mut rng = Rng::with_seed(seed);
-        let scene = scene(&random_job(&mut rng, true));
+        let prepared = prepared(&random_job(&mut rng, true));
         let cluster = cluster("[[node]]\nslots = 4\n[tasks]\nspread = 0.3\n");
-        let bound = Floor::of(&scene, &cluster, seed).critical_path_s;
+        let bound = Floor::of(&prepared, &cluster, seed).critical_path_s;
         let deadline = Duration::from_secs_f64(bound * (1.0 + rng.f64()));
         let cost = Cost { deadline: Some(deadline), ..Cost::default() };
         let ranks = [2, 8, 16];
-        let question =
-            PlanQuestion { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+        let question = PlanQuestion {
+            prepared: &prepared,
+            cluster: &cluster,
+            cost: &cost,
+            ranks: &ranks,
+            seed: 1,
+            time_weight: 0.5,
+        };
         let planned = plan(&question).unwrap();
         for candidate in planned.candidates.iter().filter(|c| c.feasible) {
             for other in 0..20 {
-                let trial = Simulation {
-                    scene: &scene,
+                let simulation = Simulation {
+                    prepared: &prepared,
                     cluster: &cluster,
                     policy: "fixed",
                     scaling: &Scaling::default(),
@@ -325,7 +332,7 @@ fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
                     before: NOBODY,
                     floor: None,
                 };
-                let took = trial.run(&mut Forget).unwrap().makespan_s();
+                let took = simulation.run(&mut Forget).unwrap().makespan_s();
                 feasible += 1;
                 met += u32::from(took <= deadline.as_secs_f64());
                 within += u32::from((candidate.makespan_q10_s..=candidate.makespan_q90_s).contains(&took));
@@ -349,7 +356,7 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
         let mut rng = Rng::with_seed(seed);
         // Tasks of one slot: wide ones are not stolen, so they wait for their homes rather than for
         // any rank.
-        let scene = scene(&random_job(&mut rng, true).replace("cpus = 2", ""));
+        let prepared = prepared(&random_job(&mut rng, true).replace("cpus = 2", ""));
         let (delay, spread) = ([1, 20, 90][rng.usize(0..3)], 0.1 + rng.f64() * 0.4);
         let cluster = cluster(&format!(
             "[[node]]\nslots = 4\nlimit = 8\nprice = 36.0\ndelay = {{ median = \"{delay}s\", sigma = 0.3 }}\n[tasks]\nspread = {spread:.2}\n",
@@ -357,10 +364,20 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
         let policy = ["hybrid", "performance", "predictive"][rng.usize(0..3)];
         let scaling = Scaling { max_ranks: 8, ..Scaling::default() };
         let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
-        let (scene, cluster, scaling, cost) = (&scene, &cluster, &scaling, &cost);
-        let trial =
-            Simulation { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before: NOBODY, floor: None };
-        let outcome = trial.run(&mut Forget).unwrap();
+        let (prepared, cluster, scaling, cost) = (&prepared, &cluster, &scaling, &cost);
+        let simulation = Simulation {
+            prepared,
+            cluster,
+            policy,
+            scaling,
+            cost,
+            ranks,
+            homes: None,
+            seed,
+            before: NOBODY,
+            floor: None,
+        };
+        let outcome = simulation.run(&mut Forget).unwrap();
         let (end, bill) = (outcome.makespan_s(), outcome.bill);
         // Consecutive forecasts of one run are alike, so four of each run are checked, spread over
         // it.

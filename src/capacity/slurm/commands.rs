@@ -16,7 +16,7 @@ use crate::job::units::{compress_hosts, expand_hosts};
 use crate::system::bounded_command;
 
 /// Upper bound of one command. Slurm's own time limits end most of them sooner.
-const LIMIT: Duration = Duration::from_secs(60);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Variables of the user that choose nodes and who pays; the others could make a submission wait,
 /// print something else, or be an array.
@@ -212,7 +212,7 @@ impl SlurmCommands {
     /// The output of a command, or why it failed.
     fn output(&self, command: &mut Command) -> Result<String, String> {
         let name = command.get_program().to_string_lossy().into_owned();
-        let limit = Instant::now() + LIMIT;
+        let limit = Instant::now() + COMMAND_TIMEOUT;
         let deadline = || self.closes.get().map_or(limit, |&end| end.min(limit));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = bounded_command::run(command, &deadline).map_err(|error| format!("{name}: {error}"))?;

@@ -37,10 +37,10 @@ const STEP_EXIT_GRACE: Duration = Duration::from_secs(5);
 const LOST_SUBMIT_WINDOW: Duration = Duration::from_secs(120);
 
 /// A job waits in the queue at most this long after its last renewal.
-const LEASE: Duration = Duration::from_secs(600);
+const QUEUE_LEASE: Duration = Duration::from_secs(600);
 
 /// Renewal interval of the lease.
-const LEASE_RENEWAL: Duration = Duration::from_secs(200);
+const QUEUE_LEASE_RENEWAL: Duration = Duration::from_secs(200);
 
 /// What the run asks of the manager.
 pub(super) enum ManagerRequest {
@@ -212,7 +212,7 @@ impl SlurmManager {
             nodes: ids.len(),
             partition: self.capacity.partition.as_deref(),
             limit,
-            lease: LEASE,
+            lease: QUEUE_LEASE,
             log: &log,
             extra: &self.capacity.extra,
             script: &script,
@@ -469,9 +469,9 @@ impl SlurmJob {
 
     /// Renews the lease of a job that waits in the queue.
     fn renew(&mut self, slurm: &SlurmCommands) {
-        let Some(limit) = self.limit.filter(|_| self.renewed.elapsed() > LEASE_RENEWAL) else { return };
+        let Some(limit) = self.limit.filter(|_| self.renewed.elapsed() > QUEUE_LEASE_RENEWAL) else { return };
         self.renewed = Instant::now();
-        if let Err(why) = slurm.renew(&self.id, limit, LEASE) {
+        if let Err(why) = slurm.renew(&self.id, limit, QUEUE_LEASE) {
             tracing::debug!("job {} waits no longer than it was allowed before: {why}", self.id);
         }
     }

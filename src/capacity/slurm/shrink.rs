@@ -29,7 +29,7 @@ const RELEASE_BATCH_DELAY: Duration = Duration::from_secs(2);
 const RELEASE_RETRY: Duration = Duration::from_secs(5);
 
 /// After this time of transient refusals the node is reported as held and retried less often.
-const HELD_AFTER: Duration = Duration::from_secs(30);
+const MAX_TRANSIENT_TIME: Duration = Duration::from_secs(30);
 
 /// Retry interval for a node that is held.
 const HELD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
@@ -99,7 +99,7 @@ impl JobNode {
     /// Schedules the next attempt after a refusal. True if the refusal is to be reported.
     fn on_refusal(&mut self, why: &str) -> bool {
         let NodePhase::Leaving { since, reported, .. } = self.phase else { return false };
-        let report = !reported && (!is_transient(why) || since.elapsed() > HELD_AFTER);
+        let report = !reported && (!is_transient(why) || since.elapsed() > MAX_TRANSIENT_TIME);
         let wait = if reported || report { HELD_RETRY_INTERVAL } else { RELEASE_RETRY };
         self.phase = NodePhase::Leaving { since, next: Instant::now() + wait, reported: reported || report };
         report

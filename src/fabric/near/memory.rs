@@ -93,13 +93,13 @@ impl Neighbour {
         if !sent {
             self.backlog.push_back((label, content.to_vec()));
         }
-        self.wake();
+        self.ring_bell();
         sent
     }
 
     /// Wakes the rank if it sleeps.
     #[inline]
-    fn wake(&mut self) {
+    fn ring_bell(&mut self) {
         fence(SeqCst);
         let word = &self.bell.words()[0];
         if word.load(SeqCst) != 0 && word.swap(0, SeqCst) != 0 {
@@ -113,7 +113,7 @@ impl Neighbour {
         let before = self.backlog.len();
         while self.backlog.pop_front_if(|(label, content)| self.ring.push(*label, content)).is_some() {}
         if self.backlog.len() < before {
-            self.wake();
+            self.ring_bell();
         }
         self.backlog.is_empty()
     }

@@ -28,7 +28,7 @@ use crate::schedule::coordinator::Coordinator;
 use crate::workload::PreparedJob;
 
 /// Time that a parked rank takes to be active again; the only delay of a run without a provider.
-const WAKE_DELAY: Duration = Duration::from_millis(100);
+const UNPARK_DELAY: Duration = Duration::from_millis(100);
 
 /// Without a policy or a budget, the end is forecast only for jobs of at most this many tasks.
 const MAX_FORECAST_TASKS: usize = 1 << 20;
@@ -90,7 +90,7 @@ impl Autoscaler {
         let mut prices = prices(job, ranks);
         prices.budget = prices.budget.map(|budget| (budget - spent).max(0.0));
         let delay = match job.capacity.provider {
-            ProviderKind::None => WAKE_DELAY,
+            ProviderKind::None => UNPARK_DELAY,
             kind => default_delay(kind),
         };
         let mut controller =

@@ -19,7 +19,7 @@ use crate::journal::{EndReason, Ended, JournalError, Level, Record};
 use crate::model::{Rank, Time};
 use crate::observe::RunProgress;
 use crate::scale::Forecast;
-use crate::schedule::coordinator::{Action, Coordinator, CoordinatorEvent, ProvisioningState, StopReason};
+use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEvent, ProvisioningState, StopReason};
 use crate::schedule::protocol::{Message, Stop};
 
 /// Interval of the driver's periodic work: progress, journal, nodes, decisions, commands, limits.
@@ -84,8 +84,8 @@ impl CoordinatorDriver {
         self.coordinator.begin(&mut actions);
         if self.nodes.base().iter().all(|rank| rank.facts.slots == 0) {
             // No rank can be home to tasks yet.
-            let hope = ProvisioningState { askable: self.provisioner.is_some(), coming: 0, most: 1 };
-            self.coordinator.step(now, CoordinatorEvent::Hope(hope), &mut actions);
+            let state = ProvisioningState { askable: self.provisioner.is_some(), coming: 0, most: 1 };
+            self.coordinator.step(now, CoordinatorEvent::Provisioning(state), &mut actions);
             self.coordinator.step(now, CoordinatorEvent::Rebalance, &mut actions);
         }
         self.carry_out(now, actions)
@@ -168,12 +168,12 @@ impl CoordinatorDriver {
         self.step(now, [CoordinatorEvent::Stop { how, why }])
     }
 
-    fn carry_out(&mut self, now: Time, actions: Vec<Action>) -> Messages {
+    fn carry_out(&mut self, now: Time, actions: Vec<CoordinatorAction>) -> Messages {
         let mut messages = Messages::new();
         for action in actions {
             match action {
-                Action::Send { to, message } => messages.push((to, message)),
-                Action::Journal(attempts) => {
+                CoordinatorAction::Send { to, message } => messages.push((to, message)),
+                CoordinatorAction::Journal(attempts) => {
                     self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.attempts_ended(&attempts));
                     for attempt in attempts.iter().filter(|attempt| attempt.attempt > 0) {
                         let (took, state) = (attempt.end.since(attempt.start), attempt.outcome.state);
@@ -181,9 +181,9 @@ impl CoordinatorDriver {
                     }
                     self.recording.attempts_ended(attempts);
                 }
-                Action::Tell(text) => self.recording.note(now, Level::Error, &text),
-                Action::Note(text) => self.recording.note(now, Level::Warning, &text),
-                Action::Finished(why) => self.finished = Some(why),
+                CoordinatorAction::Error(text) => self.recording.note(now, Level::Error, &text),
+                CoordinatorAction::Warning(text) => self.recording.note(now, Level::Warning, &text),
+                CoordinatorAction::Finished(why) => self.finished = Some(why),
             }
         }
         messages.extend(self.check_journal(now));

@@ -32,7 +32,7 @@ use crate::runtime::rank::executor::Executor;
 use crate::runtime::rank::main_loop::main_loop;
 use crate::runtime::rank::setup::{RankResources, RankSetup};
 use crate::runtime::world::handshake::{dismiss, gather, send};
-use crate::runtime::{FAREWELL, Finished, Options, RunError, subject_of};
+use crate::runtime::{Finished, MAX_CLOSE_WAIT, Options, RunError, subject_of};
 use crate::schedule::coordinator::{Coordinator, Member, Tasks};
 use crate::schedule::handout::PartBuilder;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
@@ -84,7 +84,7 @@ impl Run {
         let exit_code = driver.as_mut().map_or(1, |driver| driver.conclude(self.executor.shared.clock.now()));
         *fabric = back;
         if self.open {
-            *fabric = fabric.close(FAREWELL).unwrap_or_else(|| Box::new(Alone));
+            *fabric = fabric.close(MAX_CLOSE_WAIT).unwrap_or_else(|| Box::new(Alone));
         }
         drop(self.watcher);
         let recorded = driver.map_or(Ok(()), |driver| driver.close(self.executor.shared.clock.now()));

@@ -66,8 +66,8 @@ impl CoordinatorDriver {
         let Some(provisioner) = &self.provisioner else { return Messages::new() };
         let askable = provisioner.may_provide(&self.nodes.blocks) && !self.limits.is_spent;
         let most = self.job.scaling.as_ref().map_or(1, |scaling| scaling.max_ranks);
-        let messages =
-            self.step(now, [CoordinatorEvent::Hope(ProvisioningState { askable, coming: self.coming(), most })]);
+        let messages = self
+            .step(now, [CoordinatorEvent::Provisioning(ProvisioningState { askable, coming: self.coming(), most })]);
         if self.coordinator.needs_node() {
             self.recording.note(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
             self.request_nodes(now, 1, None);

@@ -25,7 +25,7 @@ use crate::runtime::coordinator::driver::CoordinatorDriver;
 use crate::schedule::dependency_counts::CompletionEffects;
 use crate::schedule::long_tasks::{GUEST_LOOK_INTERVAL, LOOK_INTERVAL, LongTaskWatch};
 use crate::schedule::protocol::{Load, Message};
-use crate::schedule::worker::{Action, Worker, WorkerEvent};
+use crate::schedule::worker::{Worker, WorkerAction, WorkerEvent};
 
 /// Frames taken in one poll or exchange at most, so that outboxes are drained in between.
 const MAX_FRAMES_PER_POLL: usize = 64;
@@ -65,9 +65,9 @@ pub(in crate::runtime) struct Engine {
     received: Vec<u8>,
     outgoing: Vec<u8>,
     /// Buffers for what counts of other ranks set off, and for the worker's actions.
-    ripple: CompletionEffects,
+    effects: CompletionEffects,
     special: Vec<u32>,
-    actions: Vec<Action>,
+    actions: Vec<WorkerAction>,
     /// Messages of this rank to itself.
     loopback: VecDeque<Message>,
     over: bool,
@@ -106,7 +106,7 @@ impl Engine {
             outbox: Outbox::default(),
             received: Vec::new(),
             outgoing: Vec::new(),
-            ripple: CompletionEffects::default(),
+            effects: CompletionEffects::default(),
             special: Vec::new(),
             actions: Vec::new(),
             loopback: VecDeque::new(),
@@ -276,14 +276,14 @@ impl Engine {
         let now = shared.clock.now();
         shared.slots[slot.index()].timer.set(now);
         for (node, end) in ended {
-            ledger.import(node, end, now, &mut self.ripple);
+            ledger.import(node, end, now, &mut self.effects);
         }
         let current = CurrentLedger { tag: shared.ledgers.current(), ledger };
-        shared.release(current, &mut self.ripple.ready, Some(slot), &mut self.special);
-        if !self.ripple.is_empty() {
-            let mut ripple = std::mem::take(&mut self.ripple);
-            self.record_completions(now, &mut Vec::new(), &mut ripple);
-            self.ripple = ripple;
+        shared.release(current, &mut self.effects.ready, Some(slot), &mut self.special);
+        if !self.effects.is_empty() {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.record_completions(now, &mut Vec::new(), &mut effects);
+            self.effects = effects;
         }
         if !self.special.is_empty() {
             let special = std::mem::take(&mut self.special);
@@ -370,12 +370,12 @@ impl Engine {
             return false;
         }
         self.traffic.add(std::mem::take(&mut self.outbox.sent));
-        if !(self.outbox.attempts.is_empty() && self.outbox.ripple.is_empty()) {
+        if !(self.outbox.attempts.is_empty() && self.outbox.effects.is_empty()) {
             let now = self.outbox.attempts.last().map_or_else(|| self.shared.clock.now(), |last| last.end);
             let mut attempts = std::mem::take(&mut self.outbox.attempts);
-            let mut ripple = std::mem::take(&mut self.outbox.ripple);
-            self.record_completions(now, &mut attempts, &mut ripple);
-            (self.outbox.attempts, self.outbox.ripple) = (attempts, ripple);
+            let mut effects = std::mem::take(&mut self.outbox.effects);
+            self.record_completions(now, &mut attempts, &mut effects);
+            (self.outbox.attempts, self.outbox.effects) = (attempts, effects);
         }
         if !self.outbox.is_plain() {
             self.process_rest();

@@ -77,20 +77,20 @@ impl Executor {
             drop(outbox);
             return self.exchange(slot, end);
         }
-        let Outbox { ripple, attempts, special, .. } = &mut *outbox;
-        if !ledger.complete(item.task, true, ended.unwrap_or(start), ripple) {
+        let Outbox { effects, attempts, special, .. } = &mut *outbox;
+        if !ledger.complete(item.task, true, ended.unwrap_or(start), effects) {
             return;
         }
         // With the tag of this ledger: it may be retired at this moment.
         let current = CurrentLedger { tag: item.tag, ledger };
-        shared.release(current, &mut ripple.ready, Some(slot), special);
+        shared.release(current, &mut effects.ready, Some(slot), special);
         // Successors became ready at this time, so it is also when this task ended.
         let end = ended.unwrap_or(start);
         if ended.is_none() && slot.is_last() {
             ended = Some(state.timer.read(&shared.clock).max(start));
         }
         attempts.push(lease.ended(Outcome::OK, shared.me, slot.index() as u16, start, end));
-        if shared.lane.is_some() && (!ripple.exports.is_empty() || state.is_poll_due(TASKS_PER_RING_POLL)) {
+        if shared.lane.is_some() && (!effects.exports.is_empty() || state.is_poll_due(TASKS_PER_RING_POLL)) {
             shared.exchange_intra_node(current, &mut outbox, slot);
         }
         let (is_awaited, is_full) = (outbox.is_awaited(), outbox.attempts.len() >= MAX_BATCHED_ATTEMPTS);

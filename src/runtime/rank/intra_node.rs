@@ -35,7 +35,7 @@ impl Shared {
     pub(super) fn exchange_intra_node(&self, current: CurrentLedger<'_>, outbox: &mut Outbox, slot: &mut Slot<'_>) {
         let Some(mut lane) = self.lane.as_ref().and_then(|lane| lane.try_lock()) else { return };
         let epoch = self.epoch.load(Relaxed);
-        if !outbox.ripple.exports.is_empty() {
+        if !outbox.effects.exports.is_empty() {
             send_completions(epoch, outbox, &mut lane);
         }
         self.count_arrived(current, epoch, outbox, slot, &mut lane);
@@ -72,10 +72,10 @@ impl Shared {
             let now = self.clock.now();
             self.slots[slot.index()].timer.set(now);
             for (node, end) in ended {
-                current.ledger.import(node, end, now, &mut outbox.ripple);
+                current.ledger.import(node, end, now, &mut outbox.effects);
             }
-            was_fed |= !outbox.ripple.ready.is_empty();
-            self.release(current, &mut outbox.ripple.ready, Some(slot), &mut outbox.special);
+            was_fed |= !outbox.effects.ready.is_empty();
+            self.release(current, &mut outbox.effects.ready, Some(slot), &mut outbox.special);
         }
         was_fed
     }
@@ -83,20 +83,20 @@ impl Shared {
 
 /// Sends completions to ranks of this node, one frame to each; the others stay in the outbox.
 fn send_completions(epoch: u32, outbox: &mut Outbox, lane: &mut OpenLane<'_>) {
-    let Outbox { ripple, frame, sent, .. } = outbox;
-    let mut exports = std::mem::take(&mut ripple.exports);
+    let Outbox { effects, frame, sent, .. } = outbox;
+    let mut exports = std::mem::take(&mut effects.exports);
     each_destination(&mut exports, |to, ended| {
         wire::encode_counts(epoch, ended.iter().map(|&(_, node, end)| (node, end)), frame);
         if lane.send(to, epoch, frame) {
             sent.messages += 1;
             sent.bytes += frame.len() as u64;
         } else {
-            ripple.exports.extend_from_slice(ended);
+            effects.exports.extend_from_slice(ended);
         }
     });
     exports.clear();
-    if ripple.exports.is_empty() {
+    if effects.exports.is_empty() {
         // Reuses its memory.
-        ripple.exports = exports;
+        effects.exports = exports;
     }
 }

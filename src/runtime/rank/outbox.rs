@@ -39,7 +39,7 @@ pub(super) struct Outbox {
     /// Attempts that the slot has counted in the ledger by itself.
     pub(super) attempts: Vec<Attempt>,
     /// What followed from them for other ranks.
-    pub(super) ripple: CompletionEffects,
+    pub(super) effects: CompletionEffects,
     /// Tasks (local numbers) that became ready and may need more than this rank.
     pub(super) special: Vec<u32>,
     /// Attempts whose consequences the engine decides.
@@ -71,13 +71,13 @@ impl Traffic {
 
 impl Outbox {
     pub(super) fn is_empty(&self) -> bool {
-        self.attempts.is_empty() && self.ripple.is_empty() && self.is_plain()
+        self.attempts.is_empty() && self.effects.is_empty() && self.is_plain()
     }
 
     /// True if another rank, or a task that may need several ranks, waits for something in it.
     #[inline]
     pub(super) fn is_awaited(&self) -> bool {
-        !self.ripple.exports.is_empty() || !self.special.is_empty() || !self.ripple.skipped.is_empty()
+        !self.effects.exports.is_empty() || !self.special.is_empty() || !self.effects.skipped.is_empty()
     }
 
     /// True if it holds nothing but completed attempts and what followed from them.

@@ -14,7 +14,7 @@ use crate::job;
 use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
 use crate::runtime::world::handshake::{await_welcome, send};
-use crate::runtime::{FAREWELL, Finished, RunError};
+use crate::runtime::{Finished, MAX_CLOSE_WAIT, RunError};
 use crate::schedule::protocol::{Message, Welcome};
 use crate::topology::Topology;
 
@@ -82,7 +82,7 @@ fn work(
     }
     drop(pool);
     *fabric = executor.engine.lock().take_apart().0;
-    if open && let Some(world) = fabric.close(FAREWELL) {
+    if open && let Some(world) = fabric.close(MAX_CLOSE_WAIT) {
         *fabric = world;
     }
     match orphaned {

@@ -21,7 +21,7 @@ use crate::journal::RunDir;
 use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
 use crate::runtime::rank::worker_main;
-use crate::runtime::{FAREWELL, Finished, RunError, listen};
+use crate::runtime::{Finished, MAX_CLOSE_WAIT, RunError, listen};
 use crate::system::open_files;
 
 /// Time that the other ranks of a world wait for the first to be let in, which may try for a
@@ -68,7 +68,7 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
     let mut fabric = enter(world, options, &wake)?;
     let result = worker_main::run(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
     wake.leave();
-    match fabric.close(FAREWELL) {
+    match fabric.close(MAX_CLOSE_WAIT) {
         Some(mut world) if result.is_ok() => world.end_round(LEAVE_TIMEOUT)?,
         Some(mut world) => world.abandon(),
         None => {}

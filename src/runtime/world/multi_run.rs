@@ -16,11 +16,11 @@ use crate::fabric::local::LocalFabric;
 use crate::fabric::rounds::Rounds;
 use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
-use crate::runtime::{FAREWELL, Finished, Options, RunError, join, listen, run_on};
+use crate::runtime::{Finished, MAX_CLOSE_WAIT, Options, RunError, join, listen, run_on};
 
 /// Number of polls before a rank that waits for a round yields its core, and before it sleeps.
-const SPINS: u32 = 200;
-const YIELDS: u32 = 20_000;
+const POLLS_BEFORE_YIELD: u32 = 200;
+const POLLS_BEFORE_SLEEP: u32 = 20_000;
 
 /// The ranks that a launcher started together, or this process alone, joined once for any number of
 /// runs.
@@ -150,8 +150,8 @@ impl Exchange for World {
                     looks += 1;
                     // Other ranks may need this core.
                     match looks {
-                        0..SPINS => std::hint::spin_loop(),
-                        SPINS..YIELDS => std::thread::yield_now(),
+                        0..POLLS_BEFORE_YIELD => std::hint::spin_loop(),
+                        POLLS_BEFORE_YIELD..POLLS_BEFORE_SLEEP => std::thread::yield_now(),
                         _ => std::thread::sleep(POLL_INTERVAL),
                     }
                 }
@@ -169,7 +169,7 @@ impl Exchange for World {
 impl Drop for World {
     /// The last frames must leave before MPI is finalized.
     fn drop(&mut self) {
-        settle(self.fabric.as_mut(), FAREWELL);
+        settle(self.fabric.as_mut(), MAX_CLOSE_WAIT);
     }
 }
 

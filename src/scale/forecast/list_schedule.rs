@@ -13,7 +13,7 @@ use super::remaining_chunks::{RemainingChunks, RunningTasks};
 use crate::scale::remaining::CoarseGraph;
 
 /// A slot takes at most one in this number of the open tasks.
-const ROUNDS: u32 = 4;
+const OPEN_TASKS_PER_SLOT_TAKEN: u32 = 4;
 
 /// Upper limit on the chunks tried for one that fits into the free slots.
 const MAX_FIT_TRIES: u32 = 8;
@@ -175,7 +175,7 @@ impl ListScheduler {
             let at = chunk as usize;
             // Tasks wider than all slots are refused elsewhere; here they take all slots.
             let width = outline.slots[at].clamp(1, most.max(1));
-            let in_turn = (self.all_open / (ROUNDS * (most / width).max(1))).max(1);
+            let in_turn = (self.all_open / (OPEN_TASKS_PER_SLOT_TAKEN * (most / width).max(1))).max(1);
             let fit = self.open[at].div_ceil(in_turn).min(free_left / width);
             if fit == 0 {
                 tries -= 1;

@@ -150,7 +150,7 @@ pub fn paid_until(prices: &Prices, node_type: NodeTypeId, since: Time, now: Time
 /// Reports once each when 50, 80 and 100 % of the budget are spent.
 #[derive(Clone, Debug, Default)]
 pub struct Alarm {
-    told: u32,
+    reported_percent: u32,
 }
 
 impl Alarm {
@@ -159,8 +159,8 @@ impl Alarm {
         let Some(budget) = account.prices.budget.filter(|b| *b > 0.0) else { return Vec::new() };
         let spent = account.spent();
         let reached = |percent: u32| spent >= budget * f64::from(percent) / 100.0 * (1.0 - 1e-9);
-        let news: Vec<u32> = [50, 80, 100].into_iter().filter(|&p| p > self.told && reached(p)).collect();
-        self.told = news.last().copied().unwrap_or(self.told);
+        let news: Vec<u32> = [50, 80, 100].into_iter().filter(|&p| p > self.reported_percent && reached(p)).collect();
+        self.reported_percent = news.last().copied().unwrap_or(self.reported_percent);
         news.into_iter().map(|percent| BudgetAlert { time: account.now, percent, spent, budget }).collect()
     }
 }

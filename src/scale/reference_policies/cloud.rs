@@ -100,7 +100,7 @@ pub struct HyperQueue {
 }
 
 /// Requests that HyperQueue keeps in the queue.
-const BACKLOG: u32 = 1;
+const MAX_QUEUED_REQUESTS: u32 = 1;
 
 impl Policy for HyperQueue {
     fn name(&self) -> &str {
@@ -120,9 +120,9 @@ impl Policy for HyperQueue {
         let requested: u32 = seen.requests.iter().map(|r| r.nodes).sum();
         let coming = f64::from(requested + seen.ranks_in(RankState::Joining)) * slots_per_node(seen, prices);
         let supply = seen.supply();
-        if seen.counts.ready as f64 > f64::from(free) + coming && requested < BACKLOG {
+        if seen.counts.ready as f64 > f64::from(free) + coming && requested < MAX_QUEUED_REQUESTS {
             return Target::plain(
-                supply + BACKLOG - requested,
+                supply + MAX_QUEUED_REQUESTS - requested,
                 format!("{} ready tasks do not fit", seen.counts.ready),
             );
         }

@@ -1,6 +1,6 @@
 //! What reported attempts mean: final states, failures that count, and the health of ranks.
 
-use super::{Action, Change, Coordinator, StopReason};
+use super::{Change, Coordinator, CoordinatorAction, StopReason};
 use crate::model::{Attempt, Rank, State, Time};
 use crate::schedule::dependency_counts::End;
 use crate::schedule::health::HealthFinding;
@@ -34,7 +34,7 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn count(&mut self, now: Time, attempts: Vec<Attempt>, actions: &mut Vec<Action>) {
+    pub(super) fn count(&mut self, now: Time, attempts: Vec<Attempt>, actions: &mut Vec<CoordinatorAction>) {
         let before = self.failures;
         for attempt in &attempts {
             let Some(state) = self.finals.get_mut(attempt.task.index()) else { continue };
@@ -75,14 +75,14 @@ impl Coordinator {
         }
         if !attempts.is_empty() {
             let advice = &self.tasks.advice;
-            self.health.hear(&attempts, &|task| advice.class(task), &|task| advice.work(task));
-            actions.push(Action::Journal(attempts));
+            self.health.observe(&attempts, &|task| advice.class(task), &|task| advice.work(task));
+            actions.push(CoordinatorAction::Journal(attempts));
         }
         if before < self.failures {
-            self.tell_of_failures(actions);
+            self.send_failure_counts(actions);
         }
         if self.max_failures.is_some_and(|most| self.failures >= most) && self.stopping.is_none() && self.open > 0 {
-            actions.push(Action::Tell(format!(
+            actions.push(CoordinatorAction::Error(format!(
                 "{} tasks have failed, as many as `max_failures` allows: nothing more is started",
                 self.failures
             )));
@@ -92,38 +92,38 @@ impl Coordinator {
 
     /// Sends ranks the number of tasks that failed elsewhere, once the remaining failure allowance
     /// could be used up by tasks that run at the same time.
-    pub(super) fn tell_of_failures(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn send_failure_counts(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let Some(left) = self.max_failures.and_then(|most| most.checked_sub(self.failures)) else { return };
         let slots: u64 = self.members.able().iter().map(|member| u64::from(member.slots)).sum();
         if self.stopping.is_some() || u64::from(left) > slots {
             return;
         }
         let elsewhere = |rank: Rank| self.failures - self.failed_at.get(rank.index()).copied().unwrap_or(0);
-        let message = |to| Action::Send { to, message: Message::FailedElsewhere { tasks: elsewhere(to) } };
+        let message = |to| CoordinatorAction::Send { to, message: Message::FailedElsewhere { tasks: elsewhere(to) } };
         actions.extend(self.members.here().map(message));
     }
 
     /// Evaluates the health of a rank after its report.
-    pub(super) fn examine(&mut self, now: Time, rank: Rank, actions: &mut Vec<Action>) {
+    pub(super) fn check_health(&mut self, now: Time, rank: Rank, actions: &mut Vec<CoordinatorAction>) {
         if self.stopping.is_some() || self.open == 0 {
             return;
         }
         let members = &self.members;
         match self.health.examine(rank, &|rank| members.slots_per_cpu(rank)) {
             Some(HealthFinding::Slow(times)) => {
-                actions.push(Action::Note(format!(
+                actions.push(CoordinatorAction::Warning(format!(
                     "{rank} takes {times:.1} times as long as others for the same tasks: it gets less of them"
                 )));
                 self.rebalance(now, actions);
             }
             Some(HealthFinding::Crowded) => self.rebalance(now, actions),
             Some(HealthFinding::Recovered(told)) => {
-                let note = || Action::Note(format!("{rank} is as fast as the others again"));
+                let note = || CoordinatorAction::Warning(format!("{rank} is as fast as the others again"));
                 actions.extend(told.then(note));
                 self.rebalance(now, actions);
             }
             Some(HealthFinding::Sick) => {
-                actions.push(Action::Note(format!(
+                actions.push(CoordinatorAction::Warning(format!(
                     "{rank} is quarantined: tasks keep failing there that others complete"
                 )));
                 self.change(now, rank, Change::Quarantine, actions);
@@ -135,10 +135,10 @@ impl Coordinator {
 
 /// Confirms to ranks that their attempts at tasks of other homes have been reported. Until then
 /// they must keep the attempts, because they are the only other source should the home be lost.
-pub(super) fn acknowledge(home: Rank, attempts: &[Attempt], actions: &mut Vec<Action>) {
+pub(super) fn acknowledge(home: Rank, attempts: &[Attempt], actions: &mut Vec<CoordinatorAction>) {
     let elsewhere = attempts.iter().filter(|attempt| attempt.rank != home);
     actions.extend(elsewhere.map(|&Attempt { task, attempt, rank, .. }| {
-        let message = Message::Heard { task, attempt };
-        Action::Send { to: rank, message }
+        let message = Message::Recorded { task, attempt };
+        CoordinatorAction::Send { to: rank, message }
     }));
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Action, Change, Coordinator, StopReason};
+use super::{Change, Coordinator, CoordinatorAction, StopReason};
 use crate::graph::ascending::Ascending;
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::dependency_counts::End;
@@ -89,9 +89,9 @@ pub(super) struct PrepareAck {
 
 impl Coordinator {
     /// Processes a change of a rank's state that has happened or is requested.
-    pub(super) fn change(&mut self, now: Time, rank: Rank, change: Change, actions: &mut Vec<Action>) {
+    pub(super) fn change(&mut self, now: Time, rank: Rank, change: Change, actions: &mut Vec<CoordinatorAction>) {
         if let Some(refusal) = self.refusal(rank, &change) {
-            return actions.push(Action::Tell(refusal));
+            return actions.push(CoordinatorAction::Error(refusal));
         }
         let held_tasks = self.members.handed().any(|handed| handed == rank);
         if self.finished || !self.members.change(rank, change.clone()) {
@@ -103,7 +103,7 @@ impl Coordinator {
             Change::Request => {}
             Change::Lose if !held_tasks => {}
             Change::Lose => {
-                self.lose(rank, actions);
+                self.note_lost(rank, actions);
                 self.begin_change(now, true, false, actions);
             }
             // The rank arrives too late.
@@ -111,7 +111,7 @@ impl Coordinator {
             Change::Arrive(_) if self.change.is_none() && self.next_change.is_early(now) => self.next_change.wait(),
             Change::Arrive(_) | Change::Recall => {
                 if let (Some((how, _)), Change::Arrive(_)) = (&self.stopping, change) {
-                    actions.push(Action::Send { to: rank, message: Message::Stop { how: *how } });
+                    actions.push(CoordinatorAction::Send { to: rank, message: Message::Stop { how: *how } });
                 }
                 self.begin_change(now, false, true, actions);
             }
@@ -145,14 +145,14 @@ impl Coordinator {
     }
 
     /// Starts a change that gives tasks to ranks which have arrived since the last one.
-    pub(super) fn admit_arrivals(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn admit_arrivals(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {
         if self.next_change.due().is_some_and(|due| due <= now) {
             self.begin_change(now, false, true, actions);
         }
     }
 
     /// Sends away ranks that wait for a change, since no change will follow.
-    pub(super) fn send_arrivals_away(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn dismiss_arrivals(&mut self, actions: &mut Vec<CoordinatorAction>) {
         if std::mem::take(&mut self.next_change).due().is_some() {
             let waits = |rank: &Rank| self.members.standing(*rank) == Some(RankState::Joining);
             let waiting: Vec<Rank> = self.members.here().filter(waits).collect();
@@ -161,25 +161,25 @@ impl Coordinator {
     }
 
     /// Frees the slots of gangs whose leader has left or was lost.
-    pub(super) fn release_leaderless(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn release_leaderless(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let is_here = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_here);
         self.gangs.release_leaderless(&is_here, actions);
     }
 
     /// Starts a change that balances the remaining work.
-    pub(super) fn rebalance(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn rebalance(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {
         if !self.finished {
             self.begin_change(now, false, true, actions);
         }
     }
 
     /// Processes the loss of a rank.
-    fn lose(&mut self, rank: Rank, actions: &mut Vec<Action>) {
+    fn note_lost(&mut self, rank: Rank, actions: &mut Vec<CoordinatorAction>) {
         self.loads[rank.index()] = Default::default();
-        actions.push(Action::Note(format!("{rank} is lost")));
+        actions.push(CoordinatorAction::Warning(format!("{rank} is lost")));
     }
 
-    pub(super) fn begin_change(&mut self, now: Time, lost: bool, even_out: bool, actions: &mut Vec<Action>) {
+    pub(super) fn begin_change(&mut self, now: Time, lost: bool, even_out: bool, actions: &mut Vec<CoordinatorAction>) {
         let fresh = self.change.is_none();
         if fresh && self.stopping.is_some() && !lost {
             return;
@@ -207,7 +207,7 @@ impl Coordinator {
                 let reserve = self.members.standing(to) == Some(RankState::Active);
                 let message =
                     Message::Prepare { epoch: self.epoch, lost: lost.clone(), lost_ranks: lost_ranks.clone(), reserve };
-                actions.push(Action::Send { to, message });
+                actions.push(CoordinatorAction::Send { to, message });
             }
         }
         self.commit_if_prepared(now, actions);
@@ -221,7 +221,7 @@ impl Coordinator {
         from: Rank,
         epoch: u32,
         PrepareAck { kept, lent, counted }: PrepareAck,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<CoordinatorAction>,
     ) {
         let Some(preparing) = self.change.as_mut().filter(|_| epoch == self.epoch) else { return };
         if preparing.missing.remove(&from) {
@@ -233,7 +233,7 @@ impl Coordinator {
     }
 
     /// Processes a draining rank's report that it is empty.
-    pub(super) fn emptied(&mut self, from: Rank, epoch: u32, actions: &mut Vec<Action>) {
+    pub(super) fn emptied(&mut self, from: Rank, epoch: u32, actions: &mut Vec<CoordinatorAction>) {
         let drained = self.members.standing(from) == Some(RankState::Draining);
         // During a change the rank answers `Prepare`, and reports again afterwards.
         if drained && epoch == self.epoch && self.change.is_none() {
@@ -242,7 +242,7 @@ impl Coordinator {
         }
     }
 
-    fn commit_if_prepared(&mut self, now: Time, actions: &mut Vec<Action>) {
+    fn commit_if_prepared(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {
         if let Some(preparing) = self.change.take_if(|preparing| preparing.missing.is_empty()) {
             self.commit(now, &preparing, actions);
         }
@@ -251,9 +251,9 @@ impl Coordinator {
     /// Commits the change. All acknowledgements together are a consistent cut of the run. From it
     /// follow the tasks that have ended, the ranks that keep open ones, the new homes, and the
     /// changes for each rank.
-    fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<Action>) {
+    fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<CoordinatorAction>) {
         let graph = Arc::clone(&self.tasks.graph);
-        let mut cut = self.close(now, &graph, preparing, actions);
+        let mut cut = self.infer_ends(now, &graph, preparing, actions);
         let claims = preparing.kept.iter().filter(|(task, attempt, _)| self.is_claim(*task, *attempt));
         cut.kept = claims.map(|&(task, _, rank)| (task, rank)).collect();
         let lost = self.note_lost_attempts(now, &cut.kept, actions);
@@ -279,7 +279,8 @@ impl Coordinator {
         if !self.cancelled.is_empty() {
             // The others have been sent it before.
             let fresh = self.members.here().filter(|&to| !self.members.handed().any(|handed| handed == to));
-            let cancel = |to| Action::Send { to, message: Message::Cancel { tasks: self.cancelled.clone() } };
+            let cancel =
+                |to| CoordinatorAction::Send { to, message: Message::Cancel { tasks: self.cancelled.clone() } };
             actions.extend(fresh.map(cancel));
         }
         self.members.hand_out();
@@ -288,7 +289,7 @@ impl Coordinator {
         if let Some((rank, size)) = oversize {
             let reason = format!("{rank} would be handed more than a message holds ({size} tasks or dependencies)");
             let remedy = "nothing more is started; continue with --resume on more ranks";
-            actions.push(Action::Tell(format!("{reason}: {remedy}")));
+            actions.push(CoordinatorAction::Error(format!("{reason}: {remedy}")));
             self.stop(Stop::Drain, StopReason::Broken(reason), actions);
         }
         if self.stopping.is_some() {

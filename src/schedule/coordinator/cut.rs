@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::change::Preparing;
-use super::{Action, Coordinator};
+use super::{Coordinator, CoordinatorAction};
 use crate::graph::TaskGraph;
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::schedule::completion_inference;
@@ -21,7 +21,7 @@ pub(super) struct Cut {
     /// Open tasks that have begun.
     pub(super) begun: FxHashSet<u32>,
     /// Nodes that have ended, which the ranks concerned may not know.
-    pub(super) told: Vec<u32>,
+    pub(super) newly_known: Vec<u32>,
     /// Tasks with attempts that their homes may not know.
     pub(super) retried: FxHashSet<TaskId>,
 }
@@ -29,14 +29,14 @@ pub(super) struct Cut {
 impl Coordinator {
     /// Infers all certain ends. Ends that only peers of a lost rank know are written to the
     /// journal.
-    pub(super) fn close(
+    pub(super) fn infer_ends(
         &mut self,
         now: Time,
         graph: &TaskGraph,
         preparing: &Preparing,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<CoordinatorAction>,
     ) -> Cut {
-        let mut unheard: Vec<Attempt> = Vec::new();
+        let mut unreported: Vec<Attempt> = Vec::new();
         let tasks = self.running.keys().chain(self.tried.keys());
         let mut begun: FxHashSet<u32> = tasks.map(|task| task.0).collect();
         // If the task has ended, the attempt that a rank still has is the one that ended.
@@ -48,14 +48,14 @@ impl Coordinator {
                 *latest = attempt.max(*latest);
                 // A rank that retries a task has received failures that may be recorded nowhere
                 // else.
-                let failed =
-                    (self.attempts(task) + 1..attempt).map(|number| self.unheard(now, task, number, State::Failed));
-                unheard.extend(failed.map(|failed| Attempt { last: false, ..failed }));
+                let failed = (self.attempts(task) + 1..attempt)
+                    .map(|number| self.unreported_attempt(now, task, number, State::Failed));
+                unreported.extend(failed.map(|failed| Attempt { last: false, ..failed }));
             }
         }
-        let retried = unheard.iter().map(|attempt| attempt.task).collect();
-        let mut told: Vec<u32> = preparing.lent.iter().map(|task| task.0).collect();
-        told.retain(|&node| self.ends.get(node as usize).is_some_and(Option::is_some));
+        let retried = unreported.iter().map(|attempt| attempt.task).collect();
+        let mut newly_known: Vec<u32> = preparing.lent.iter().map(|task| task.0).collect();
+        newly_known.retain(|&node| self.ends.get(node as usize).is_some_and(Option::is_some));
         if preparing.lost {
             let before = self.ends.clone();
             for (&node, &counted) in &preparing.counted {
@@ -66,15 +66,17 @@ impl Coordinator {
             let done = |node: u32| self.done_before.get(node as usize) == Some(&true);
             completion_inference::close(graph, &|node| begun.contains(&node), &done, &mut self.ends);
             let closed = (0..).zip(before.iter().zip(&self.ends)).filter(|(_, (before, end))| before != end);
-            told.extend(closed.map(|(node, _)| node));
+            newly_known.extend(closed.map(|(node, _)| node));
             for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
                 let id = TaskId(task as u32);
                 let next = self.attempts(id).saturating_add(1).max(latest.get(&id).copied().unwrap_or(0));
                 match self.ends[task] {
-                    Some(End::Completed) => unheard.push(self.unheard(now, id, next, State::Completed)),
-                    Some(End::Failed) => unheard.push(self.unheard(now, id, next, self.unsuccessful(id))),
+                    Some(End::Completed) => unreported.push(self.unreported_attempt(now, id, next, State::Completed)),
+                    Some(End::Failed) => {
+                        unreported.push(self.unreported_attempt(now, id, next, self.state_of_unsuccessful(id)))
+                    }
                     Some(End::Unsuccessful) if completion_inference::was_skipped(graph, id.0, &self.ends) => {
-                        unheard.push(self.unheard(now, id, 0, State::Skipped));
+                        unreported.push(self.unreported_attempt(now, id, 0, State::Skipped));
                     }
                     Some(End::Unsuccessful) => {
                         self.undecided.insert(id);
@@ -84,11 +86,11 @@ impl Coordinator {
             }
         } else {
             // All homes are present, and have sent the ends of all other nodes.
-            told.extend(self.close_joins(graph));
+            newly_known.extend(self.close_joins(graph));
         }
-        self.count(now, unheard, actions);
-        self.decide(now, actions);
-        Cut { kept: FxHashMap::default(), begun, told, retried }
+        self.count(now, unreported, actions);
+        self.resolve_undecided(now, actions);
+        Cut { kept: FxHashMap::default(), begun, newly_known, retried }
     }
 
     /// True if a rank's claim to keep a task is not superseded by a later attempt.
@@ -116,7 +118,13 @@ impl Coordinator {
 
     /// Ends cancelled tasks that no rank can take, and the tasks skipped because of them: no rank
     /// would end them.
-    pub(super) fn end_cancelled(&mut self, now: Time, graph: &TaskGraph, cut: &mut Cut, actions: &mut Vec<Action>) {
+    pub(super) fn end_cancelled(
+        &mut self,
+        now: Time,
+        graph: &TaskGraph,
+        cut: &mut Cut,
+        actions: &mut Vec<CoordinatorAction>,
+    ) {
         let members = self.members.able();
         let mut ends: Vec<Attempt> = Vec::new();
         for node in graph.topological().iter() {
@@ -127,7 +135,7 @@ impl Coordinator {
             let known = |node: u32| self.ends[node as usize];
             if let Some(rule) = graph.join(node) {
                 self.ends[node as usize] = completion_inference::join_end(graph, node, rule, &known);
-                cut.told.extend(self.ends[node as usize].map(|_| node));
+                cut.newly_known.extend(self.ends[node as usize].map(|_| node));
                 continue;
             }
             let state = match completion_inference::violated(graph, node, &known) {
@@ -141,11 +149,11 @@ impl Coordinator {
             }
             let attempt = if state == State::Skipped { 0 } else { self.attempts(task).saturating_add(1) };
             self.ends[node as usize] = Some(if state == State::Skipped { End::Unsuccessful } else { End::Failed });
-            cut.told.push(node);
-            ends.push(self.unheard(now, task, attempt, state));
+            cut.newly_known.push(node);
+            ends.push(self.unreported_attempt(now, task, attempt, state));
         }
         self.count(now, ends, actions);
-        self.decide(now, actions);
+        self.resolve_undecided(now, actions);
     }
 
     /// How a node ended, if known.
@@ -157,7 +165,7 @@ impl Coordinator {
 
     /// Records whether tasks with an undecided end failed or were skipped, once all their
     /// predecessors have ended.
-    pub(super) fn decide(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn resolve_undecided(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {
         if self.undecided.is_empty() {
             return;
         }
@@ -165,8 +173,13 @@ impl Coordinator {
         let decided = |&task: &TaskId| {
             let violated = completion_inference::violated(&graph, task.0, &|node| self.node_end(&graph, node))?;
             Some(match violated {
-                true => self.unheard(now, task, 0, State::Skipped),
-                false => self.unheard(now, task, self.attempts(task).saturating_add(1), self.unsuccessful(task)),
+                true => self.unreported_attempt(now, task, 0, State::Skipped),
+                false => self.unreported_attempt(
+                    now,
+                    task,
+                    self.attempts(task).saturating_add(1),
+                    self.state_of_unsuccessful(task),
+                ),
             })
         };
         let ends: Vec<Attempt> = self.undecided.iter().filter_map(decided).collect();
@@ -175,7 +188,7 @@ impl Coordinator {
     }
 
     /// The state of a task that ran without success.
-    pub(super) fn unsuccessful(&self, task: TaskId) -> State {
+    pub(super) fn state_of_unsuccessful(&self, task: TaskId) -> State {
         if self.is_cancelled(task) { State::Cancelled } else { State::Failed }
     }
 
@@ -184,7 +197,7 @@ impl Coordinator {
     }
 
     /// The record of an end that its own rank was lost before reporting.
-    pub(super) fn unheard(&self, now: Time, task: TaskId, attempt: u16, state: State) -> Attempt {
+    pub(super) fn unreported_attempt(&self, now: Time, task: TaskId, attempt: u16, state: State) -> Attempt {
         let (rank, exit) = (Rank(self.tasks.home[task.index()]), i32::from(state == State::Failed));
         let outcome = Outcome { state, exit };
         Attempt { task, attempt, outcome, last: true, rank, slot: 0, ready: now, start: now, end: now }
@@ -196,7 +209,7 @@ impl Coordinator {
         &mut self,
         now: Time,
         kept: &FxHashMap<TaskId, Rank>,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<CoordinatorAction>,
     ) -> Vec<TaskId> {
         let mut lost: Vec<Attempt> = Vec::new();
         self.running.retain(|&task, &mut (rank, running)| {
@@ -226,7 +239,7 @@ impl Coordinator {
         }
         let tasks = lost.iter().map(|attempt| attempt.task).collect();
         if !lost.is_empty() {
-            actions.push(Action::Journal(lost));
+            actions.push(CoordinatorAction::Journal(lost));
         }
         tasks
     }

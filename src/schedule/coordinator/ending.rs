@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::{Action, Coordinator, StopReason, change};
+use super::{Coordinator, CoordinatorAction, StopReason, change};
 use crate::model::Time;
 use crate::schedule::protocol::{Lease, Message, Stop, add_range};
 
 impl Coordinator {
-    pub(super) fn stop(&mut self, how: Stop, why: StopReason, actions: &mut Vec<Action>) {
+    pub(super) fn stop(&mut self, how: Stop, why: StopReason, actions: &mut Vec<CoordinatorAction>) {
         let harder = match &self.stopping {
             None => true,
             Some((before, _)) => *before < how,
@@ -18,18 +18,18 @@ impl Coordinator {
         self.gangs.abandon(actions);
         let why = self.stopping.take().map_or(why, |(_, first)| first);
         self.stopping = Some((how, why));
-        self.send_arrivals_away(actions);
-        self.tell_all(Message::Stop { how }, actions);
+        self.dismiss_arrivals(actions);
+        self.broadcast(Message::Stop { how }, actions);
     }
 
     /// Sends the cancellation to all ranks, since any of them may have the tasks. Ranks that join
     /// later get it with their part.
-    pub(super) fn cancel(&mut self, now: Time, tasks: &Range<u32>, actions: &mut Vec<Action>) {
+    pub(super) fn cancel(&mut self, now: Time, tasks: &Range<u32>, actions: &mut Vec<CoordinatorAction>) {
         if self.finished {
             return;
         }
         add_range(&mut self.cancelled, (tasks.start, tasks.end));
-        self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
+        self.broadcast(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
         for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
             self.return_cancelled(now, lease, actions);
         }
@@ -41,12 +41,12 @@ impl Coordinator {
     }
 
     /// Returns a cancelled gang task to its home, in the same way as a task on lease.
-    pub(super) fn return_cancelled(&self, now: Time, lease: Lease, actions: &mut Vec<Action>) {
+    pub(super) fn return_cancelled(&self, now: Time, lease: Lease, actions: &mut Vec<CoordinatorAction>) {
         let message = Message::Returned { epoch: self.epoch, attempt: lease.cancelled(lease.home, now) };
-        actions.push(Action::Send { to: lease.home, message });
+        actions.push(CoordinatorAction::Send { to: lease.home, message });
     }
 
-    pub(super) fn finish_if_over(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn finish_if_over(&mut self, actions: &mut Vec<CoordinatorAction>) {
         if self.finished {
             return;
         }
@@ -60,7 +60,7 @@ impl Coordinator {
         };
         self.finished = true;
         (self.change, self.next_change) = (None, change::NextChange::default());
-        self.tell_all(Message::Finish, actions);
-        actions.push(Action::Finished(why));
+        self.broadcast(Message::Finish, actions);
+        actions.push(CoordinatorAction::Finished(why));
     }
 }

@@ -5,7 +5,7 @@
 use rustc_hash::FxHashMap;
 
 use super::cut::Cut;
-use super::{Action, Coordinator};
+use super::{Coordinator, CoordinatorAction};
 use crate::graph::TaskGraph;
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::dependency_counts::End;
@@ -34,7 +34,7 @@ impl Coordinator {
         graph: &TaskGraph,
         cut: &Cut,
         before: &[u32],
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<CoordinatorAction>,
     ) -> Option<(Rank, usize)> {
         let evacuated = self.evacuated.clone();
         let hand_outs = self.hand_outs(now, graph, cut, before);
@@ -47,7 +47,7 @@ impl Coordinator {
                 self.hand_outs(now, graph, cut, before)
             }
         };
-        let send = |(to, hand_out)| Action::Send { to, message: Message::HandOut(Box::new(hand_out)) };
+        let send = |(to, hand_out)| CoordinatorAction::Send { to, message: Message::HandOut(Box::new(hand_out)) };
         actions.extend(hand_outs.into_iter().map(send));
         oversize
     }
@@ -69,8 +69,8 @@ impl Coordinator {
                 self.note_needed(graph, cut, before, node, &mut turns);
             }
         }
-        self.tell_ends(graph, cut, &mut turns);
-        self.tell_kept(cut, before, &mut turns);
+        self.send_ends(graph, cut, &mut turns);
+        self.send_kept(cut, before, &mut turns);
         let home = &self.tasks.home;
         let pieces = Pieces::new(graph, home, &self.tasks.urgency, &self.ends, &cut.begun);
         let mut local = vec![u32::MAX; home.len()];
@@ -123,19 +123,19 @@ impl Coordinator {
 
     /// Sends the ends that have just been inferred, and those on ranks that hold nothing any more,
     /// whose own messages may be lost.
-    fn tell_ends(&mut self, graph: &TaskGraph, cut: &Cut, turns: &mut [PartHandover]) {
+    fn send_ends(&mut self, graph: &TaskGraph, cut: &Cut, turns: &mut [PartHandover]) {
         let active: Ranks = self.members.active().map(|rank| rank.0).collect();
         let all = (0..self.members.len() as u32).map(Rank);
         let inactive = all.filter(|&rank| !active.contains(rank)).collect();
         let known = std::mem::replace(&mut self.evacuated, inactive);
         let home = &self.tasks.home;
-        let mut told = cut.told.clone();
+        let mut newly_known = cut.newly_known.clone();
         if self.evacuated.iter().any(|rank| !known.contains(rank)) {
             let is_fresh = |rank: Rank| self.evacuated.contains(&rank) && !known.contains(&rank);
             let fresh: Vec<bool> = (0..self.members.len() as u32).map(|rank| is_fresh(Rank(rank))).collect();
-            told.extend((0..home.len() as u32).filter(|&node| fresh[home[node as usize] as usize]));
+            newly_known.extend((0..home.len() as u32).filter(|&node| fresh[home[node as usize] as usize]));
         }
-        for node in told {
+        for node in newly_known {
             let Some(end) = self.ends[node as usize] else { continue };
             turns[home[node as usize] as usize].ended.push((node, end));
             let mut last = home[node as usize];
@@ -150,7 +150,7 @@ impl Coordinator {
     }
 
     /// Sends which ranks keep which tasks, and the tasks with unsuccessful attempts.
-    fn tell_kept(&self, cut: &Cut, before: &[u32], turns: &mut [PartHandover]) {
+    fn send_kept(&self, cut: &Cut, before: &[u32], turns: &mut [PartHandover]) {
         let home = &self.tasks.home;
         let kept: &FxHashMap<TaskId, Rank> = &cut.kept;
         for (&task, keeper) in kept.iter().filter(|(task, keeper)| home[task.index()] != keeper.0) {

@@ -39,7 +39,7 @@ pub enum CoordinatorEvent {
     Rebalance,
     /// Which nodes can still be provisioned: tasks that no rank can run wait for them, or end the
     /// run.
-    Hope(ProvisioningState),
+    Provisioning(ProvisioningState),
     /// Time has passed; see [`Coordinator::next_tick`](super::Coordinator::next_tick).
     Tick,
     /// Cancel these tasks.

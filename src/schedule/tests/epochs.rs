@@ -7,7 +7,7 @@ use super::job::{Job, Terms};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, Time};
-use crate::schedule::coordinator::{Action, Change, Coordinator, CoordinatorEvent, Member, Tasks};
+use crate::schedule::coordinator::{Change, Coordinator, CoordinatorAction, CoordinatorEvent, Member, Tasks};
 use crate::schedule::gang::Shape;
 use crate::schedule::protocol::{HandOut, Message, Stop};
 
@@ -40,7 +40,7 @@ fn slots() -> Member {
     Member { slots: 2, ..Member::default() }
 }
 
-fn step(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<Action> {
+fn step(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<CoordinatorAction> {
     let mut actions = Vec::new();
     coordinator.step(Time(1), event, &mut actions);
     actions
@@ -51,10 +51,10 @@ fn change(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<(Rank, 
     messages(change_actions(coordinator, event))
 }
 
-fn change_actions(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<Action> {
+fn change_actions(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<CoordinatorAction> {
     let prepare = step(coordinator, event);
     let asked = prepare.into_iter().filter_map(|action| match action {
-        Action::Send { to, message: Message::Prepare { .. } } => Some(to),
+        CoordinatorAction::Send { to, message: Message::Prepare { .. } } => Some(to),
         _ => None,
     });
     let mut sent = Vec::new();
@@ -66,9 +66,9 @@ fn change_actions(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec
     sent
 }
 
-fn messages(actions: Vec<Action>) -> Vec<(Rank, Message)> {
+fn messages(actions: Vec<CoordinatorAction>) -> Vec<(Rank, Message)> {
     let message = |action| match action {
-        Action::Send { to, message } => Some((to, message)),
+        CoordinatorAction::Send { to, message } => Some((to, message)),
         _ => None,
     };
     actions.into_iter().filter_map(message).collect()
@@ -113,13 +113,13 @@ fn an_epoch_costs_bytes_for_what_moves() {
 #[test]
 fn a_cancellation_is_told_to_each_rank_once() {
     let mut coordinator = pairs(16);
-    let told = |sent: &[(Rank, Message)]| -> Vec<Rank> {
+    let notes = |sent: &[(Rank, Message)]| -> Vec<Rank> {
         sent.iter().filter(|sent| matches!(sent.1, Message::Cancel { .. })).map(|sent| sent.0).collect()
     };
     step(&mut coordinator, CoordinatorEvent::Cancel { tasks: 0..4 });
     let arrive = CoordinatorEvent::Change { rank: Rank(RANKS), change: Change::Arrive(slots()) };
-    assert_eq!(told(&change(&mut coordinator, arrive)), [Rank(RANKS)], "it has not heard of it");
-    assert_eq!(told(&change(&mut coordinator, CoordinatorEvent::Rebalance)), []);
+    assert_eq!(notes(&change(&mut coordinator, arrive)), [Rank(RANKS)], "it has not learnt of it");
+    assert_eq!(notes(&change(&mut coordinator, CoordinatorEvent::Rebalance)), []);
 }
 
 #[test]
@@ -131,9 +131,10 @@ fn a_part_that_no_message_holds_moves_nothing_and_stops_the_run() {
     let handed = hand_outs(&sent);
     assert_eq!(handed.len(), RANKS as usize - 1, "nobody stays frozen");
     assert!(handed.iter().all(|(_, hand_out, _)| hand_out.part.nodes.is_empty()), "{handed:?}");
-    let told =
-        actions.iter().any(|action| matches!(action, Action::Tell(text) if text.contains("--resume on more ranks")));
-    assert!(told && coordinator.is_stopping(), "{actions:?}");
+    let notes = actions
+        .iter()
+        .any(|action| matches!(action, CoordinatorAction::Error(text) if text.contains("--resume on more ranks")));
+    assert!(notes && coordinator.is_stopping(), "{actions:?}");
     let stops = sent.iter().filter(|sent| matches!(sent.1, Message::Stop { how: Stop::Drain })).count();
     assert_eq!(stops, RANKS as usize - 1);
 }
@@ -145,7 +146,8 @@ fn ranks_that_arrive_soon_after_a_change_are_handed_tasks_together() {
     let mut at = |now, event| {
         actions.clear();
         coordinator.step(Time(now), event, &mut actions);
-        let prepared = actions.iter().any(|a| matches!(a, Action::Send { message: Message::Prepare { .. }, .. }));
+        let prepared =
+            actions.iter().any(|a| matches!(a, CoordinatorAction::Send { message: Message::Prepare { .. }, .. }));
         (prepared, coordinator.next_tick())
     };
     let arrive = |rank| CoordinatorEvent::Change { rank: Rank(rank), change: Change::Arrive(slots()) };

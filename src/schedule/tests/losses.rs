@@ -7,7 +7,9 @@ use super::job::{Job, Terms};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
-use crate::schedule::coordinator::{Action, Change, Coordinator, CoordinatorEvent, Member, StopReason, Tasks};
+use crate::schedule::coordinator::{
+    Change, Coordinator, CoordinatorAction, CoordinatorEvent, Member, StopReason, Tasks,
+};
 use crate::schedule::dependency_counts::End;
 use crate::schedule::gang::Shape;
 use crate::schedule::protocol::{HandOut, Lease, Load, Message, Stop};
@@ -41,18 +43,18 @@ fn plain_job(tasks: usize) -> Job {
     }
 }
 
-fn step(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<Action> {
+fn step(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<CoordinatorAction> {
     let mut actions = Vec::new();
     coordinator.step(Time(1), event, &mut actions);
     actions
 }
 
-fn says(coordinator: &mut Coordinator, from: u32, message: Message) -> Vec<Action> {
+fn says(coordinator: &mut Coordinator, from: u32, message: Message) -> Vec<CoordinatorAction> {
     step(coordinator, CoordinatorEvent::Message { from: Rank(from), message })
 }
 
 /// Rank 1 is lost while rank 0 runs its own tasks.
-fn lose(coordinator: &mut Coordinator, kept: &[u32]) -> Vec<Action> {
+fn lose(coordinator: &mut Coordinator, kept: &[u32]) -> Vec<CoordinatorAction> {
     step(coordinator, CoordinatorEvent::Change { rank: Rank(1), change: Change::Lose });
     let kept = kept.iter().map(|&task| (TaskId(task), 1)).collect();
     says(coordinator, 0, Message::Ack { epoch: 1, kept, lent: Vec::new(), counted: Vec::new() })
@@ -79,7 +81,7 @@ fn whether_a_task_failed_or_was_skipped_follows_from_what_it_needs() {
 fn a_task_that_has_begun_does_not_wait_for_what_runs_again() {
     let mut coordinator = two_ranks(&[Condition::Any], &[1, 1], ALONE);
     let parts = lose(&mut coordinator, &[1]).into_iter().filter_map(|action| match action {
-        Action::Send { to: Rank::ZERO, message: Message::HandOut(hand_out) } => Some(hand_out.part),
+        CoordinatorAction::Send { to: Rank::ZERO, message: Message::HandOut(hand_out) } => Some(hand_out.part),
         _ => None,
     });
     let waits: Vec<Vec<u32>> = parts.map(|part| part.waits().expect("sound")).collect();
@@ -105,13 +107,16 @@ fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
     }
     step(&mut coordinator, CoordinatorEvent::Stop { how: Stop::Kill, why: StopReason::Signal(2) });
     let freed = step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Lose });
-    assert!(freed.contains(&Action::Send { to: Rank(0), message: Message::Release { gang: 1 } }), "{freed:?}");
+    assert!(
+        freed.contains(&CoordinatorAction::Send { to: Rank(0), message: Message::Release { gang: 1 } }),
+        "{freed:?}"
+    );
 }
 
 /// What is sent, and to whom.
-fn messages(actions: &[Action]) -> impl Iterator<Item = (Rank, &Message)> {
+fn messages(actions: &[CoordinatorAction]) -> impl Iterator<Item = (Rank, &Message)> {
     actions.iter().filter_map(|action| match action {
-        Action::Send { to, message } => Some((*to, message)),
+        CoordinatorAction::Send { to, message } => Some((*to, message)),
         _ => None,
     })
 }
@@ -123,11 +128,11 @@ fn an_end_that_only_its_home_knows_is_told_while_the_run_ends() {
     says(&mut coordinator, 0, Message::Stopped);
     // Rank 1 ran task 0 on lease, reported to its home, and dies before the home has reported it.
     let asked = step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(1), change: Change::Lose });
-    assert!(!asked.iter().any(|action| matches!(action, Action::Finished(_))), "{asked:?}");
+    assert!(!asked.iter().any(|action| matches!(action, CoordinatorAction::Finished(_))), "{asked:?}");
     let counted = vec![(0, End::Completed)];
     let ended = says(&mut coordinator, 0, Message::Ack { epoch: 1, kept: Vec::new(), lent: Vec::new(), counted });
     assert_eq!(coordinator.final_state(TaskId(0)), Some(State::Completed));
-    assert!(ended.contains(&Action::Finished(StopReason::Signal(2))), "{ended:?}");
+    assert!(ended.contains(&CoordinatorAction::Finished(StopReason::Signal(2))), "{ended:?}");
 }
 
 #[test]
@@ -151,7 +156,7 @@ fn slots_of_a_gang_whose_leader_has_left_are_free() {
     step(&mut coordinator, CoordinatorEvent::Change { rank: leader, change: Change::Drain });
     (0..3).for_each(|rank| drop(says(&mut coordinator, rank, ack(2))));
     let freed = says(&mut coordinator, leader.0, Message::Emptied { epoch: 2 });
-    let release = Action::Send { to: Rank(other), message: Message::Release { gang: 1 } };
+    let release = CoordinatorAction::Send { to: Rank(other), message: Message::Release { gang: 1 } };
     assert!(freed.contains(&release), "{freed:?}");
 }
 

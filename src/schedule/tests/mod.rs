@@ -42,14 +42,14 @@ fn random_slots(rng: &mut Rng) -> Vec<u32> {
 /// Every edge is respected, and nothing runs twice without need. What a rank does after it was
 /// declared lost by mistake counts only if other ranks received it.
 fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &BTreeSet<u32>) {
-    let is_lost = |rank: usize| world.life[rank] == Life::Dead || world.outcasts.contains(&rank);
+    let is_lost = |rank: usize| world.life[rank] == Life::Dead || world.declared_lost.contains(&rank);
     let any_lost = (0..world.life.len()).any(is_lost);
     let mut first_end: HashMap<TaskId, u64> = done.iter().map(|&task| (TaskId(task), 0)).collect();
     for run in &world.executed {
         let end = first_end.entry(run.task).or_insert(run.end);
         *end = run.end.min(*end);
     }
-    let runs: Vec<&Execution> = world.executed.iter().filter(|run| !world.outcasts.contains(&run.rank)).collect();
+    let runs: Vec<&Execution> = world.executed.iter().filter(|run| !world.declared_lost.contains(&run.rank)).collect();
     let mut seen: HashMap<(TaskId, u16), &Execution> = HashMap::new();
     let mut last: HashMap<TaskId, u64> = HashMap::new();
     for run in &runs {
@@ -58,8 +58,8 @@ fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &B
         if let Some(before) = seen.insert((run.task, run.attempt), run) {
             // A first success is reported by the rank that ran it. Other ends are reported by the
             // home only, which may be lost before it has reported.
-            let told = before.ok && before.attempt == 1;
-            assert!(is_lost(before.rank) || (any_lost && !told), "{run:?} ran before: {before:?}");
+            let notes = before.ok && before.attempt == 1;
+            assert!(is_lost(before.rank) || (any_lost && !notes), "{run:?} ran before: {before:?}");
         }
     }
     // After losses a task may run again after its successor if the only evidence of its end is
@@ -185,7 +185,7 @@ fn cancelled_tasks_take_what_needs_them_along_and_nothing_else() {
         }
         world.run();
         if world.finished != Some(StopReason::Complete) {
-            assert!(world.told.iter().any(|text| text.contains("no rank that is left")), "{:?}", world.finished);
+            assert!(world.notes.iter().any(|text| text.contains("no rank that is left")), "{:?}", world.finished);
             continue;
         }
         let states = final_states(&[&world.journal], job.graph.task_count());
@@ -209,9 +209,9 @@ fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
             10 => Happening::KillThief(notice),
             2 => Happening::Suspect(rank),
             3 => Happening::Join(rng.u32(1..4), rng.bool()),
-            4 | 5 => Happening::Wish(rank, Change::Drain),
-            6 => Happening::Wish(rank, Change::Park),
-            7 => Happening::Wish(rank, Change::Recall),
+            4 | 5 => Happening::Request(rank, Change::Drain),
+            6 => Happening::Request(rank, Change::Park),
+            7 => Happening::Request(rank, Change::Recall),
             8 => Happening::CutOff(rank, rng.u64(0..3_000_000)),
             _ => Happening::Rebalance,
         }
@@ -304,10 +304,10 @@ fn ranks_come_go_and_die_and_nothing_is_lost() {
         match world.finished.clone().expect("the run has ended") {
             StopReason::Complete => assert_eq!(finals.len(), job.graph.task_count(), "every task has ended"),
             StopReason::Signal(_) => {}
-            why => assert!(world.told.iter().any(|text| text.contains("no rank that is left")), "{why:?}"),
+            why => assert!(world.notes.iter().any(|text| text.contains("no rank that is left")), "{why:?}"),
         }
         check_executions(&world, &job.graph, &oracle, &BTreeSet::new());
-        for &(task, attempt) in &world.told_started {
+        for &(task, attempt) in &world.reported_started {
             let known = world.journal.iter().any(|a| (a.task, a.attempt) == (task, attempt));
             assert!(
                 known || world.finished != Some(StopReason::Complete),

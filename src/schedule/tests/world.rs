@@ -29,13 +29,13 @@ pub(super) enum Life {
     /// Was killed.
     Dead,
     /// Lives, but has been declared lost.
-    Outcast,
+    DeclaredLost,
     /// Has left.
     Left,
 }
 
 /// After so long a rank notices that rank 0 is silent.
-const BEATS: u64 = 300_000;
+const LINK_TIMEOUT_NS: u64 = 300_000;
 
 /// What ran where and when.
 #[derive(Clone, Copy, Debug)]
@@ -74,13 +74,13 @@ pub(super) struct World {
     journalled: HashSet<(TaskId, u16)>,
     pub(super) executed: Vec<Execution>,
     /// Attempts that the coordinator has been notified are running.
-    pub(super) told_started: HashSet<(TaskId, u16)>,
+    pub(super) reported_started: HashSet<(TaskId, u16)>,
     /// Running attempts that their rank has reported to the coordinator.
     known: HashSet<(Rank, TaskId, u16)>,
     pub(super) finished: Option<StopReason>,
-    pub(super) told: Vec<String>,
+    pub(super) notes: Vec<String>,
     /// Ranks that lived when they were declared lost.
-    pub(super) outcasts: HashSet<usize>,
+    pub(super) declared_lost: HashSet<usize>,
     /// The number of the last `Emptied` of each rank that has arrived or will.
     emptied: BTreeMap<Rank, u64>,
     /// Isolated ranks, which neither receive nor send: since when, and until when.
@@ -128,11 +128,11 @@ impl World {
             journal: Vec::new(),
             journalled: HashSet::new(),
             executed: Vec::new(),
-            told_started: HashSet::new(),
+            reported_started: HashSet::new(),
             known: HashSet::new(),
             finished: None,
-            told: Vec::new(),
-            outcasts: HashSet::new(),
+            notes: Vec::new(),
+            declared_lost: HashSet::new(),
             cut: BTreeMap::new(),
             emptied: BTreeMap::new(),
             thief_dies: None,
@@ -221,7 +221,7 @@ impl World {
     }
 
     fn lives(&self, rank: usize) -> bool {
-        matches!(self.life[rank], Life::Alive | Life::Outcast)
+        matches!(self.life[rank], Life::Alive | Life::DeclaredLost)
     }
 
     fn advance(&mut self) {
@@ -267,7 +267,7 @@ impl World {
         if message.is_for_coordinator() {
             assert_eq!(to, Rank::ZERO);
             if let (Message::Report { started, .. }, Life::Alive) = (&message, self.life[from.index()]) {
-                self.told_started.extend(started.iter().map(|s| (s.task, s.attempt)));
+                self.reported_started.extend(started.iter().map(|s| (s.task, s.attempt)));
                 let runs =
                     |s: &&Started| self.ends.iter().any(|Reverse(end)| runs_at(end) == (from, s.task, s.attempt));
                 self.known.extend(started.iter().filter(runs).map(|s| (from, s.task, s.attempt)));
@@ -290,16 +290,18 @@ impl World {
         self.check_running();
     }
 
-    fn carry_out(&mut self, actions: Vec<coordinator::Action>) {
+    fn carry_out(&mut self, actions: Vec<coordinator::CoordinatorAction>) {
         for action in actions {
             match action {
-                coordinator::Action::Send { to, message } => self.send(Rank::ZERO, to, message),
-                coordinator::Action::Journal(attempts) => {
+                coordinator::CoordinatorAction::Send { to, message } => self.send(Rank::ZERO, to, message),
+                coordinator::CoordinatorAction::Journal(attempts) => {
                     self.journalled.extend(attempts.iter().map(|a| (a.task, a.attempt)));
                     self.journal.extend(attempts);
                 }
-                coordinator::Action::Tell(text) | coordinator::Action::Note(text) => self.told.push(text),
-                coordinator::Action::Finished(why) => {
+                coordinator::CoordinatorAction::Error(text) | coordinator::CoordinatorAction::Warning(text) => {
+                    self.notes.push(text)
+                }
+                coordinator::CoordinatorAction::Finished(why) => {
                     let tally = self.coordinator.tally();
                     let ended = tally.completed + tally.failed + tally.skipped + tally.cancelled;
                     assert!(ended + tally.running + tally.ready <= tally.total, "{tally:?}");

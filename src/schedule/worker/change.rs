@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 
 use super::leases::Guest;
-use super::{Action, Worker, send};
+use super::{Worker, WorkerAction, send};
 use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Rank, TaskId, Time};
 use crate::schedule::amend::amended;
@@ -97,12 +97,19 @@ impl ChangePhase {
 
 impl Worker {
     /// Processes `Prepare`: homes are about to change.
-    pub(super) fn prepare(&mut self, now: Time, epoch: u32, lost: Lost, reserve: bool, actions: &mut Vec<Action>) {
+    pub(super) fn prepare(
+        &mut self,
+        now: Time,
+        epoch: u32,
+        lost: Lost,
+        reserve: bool,
+        actions: &mut Vec<WorkerAction>,
+    ) {
         match &self.phase {
             ChangePhase::Settled => {
                 self.phase = ChangePhase::Freezing { epoch, lost };
                 let keep = if reserve { self.reserve() } else { 0 };
-                actions.push(Action::Freeze { keep });
+                actions.push(WorkerAction::Freeze { keep });
             }
             ChangePhase::Freezing { .. } => self.phase = ChangePhase::Freezing { epoch, lost },
             ChangePhase::Frozen(frozen) => {
@@ -116,22 +123,22 @@ impl Worker {
     /// the time of the last change, or of rank 0's pass over all tasks. Beside long tasks a change
     /// takes no time, and reserved tasks would wait behind them.
     fn reserve(&self) -> u32 {
-        let nodes = self.ledger.as_ref().map_or(0, |ledger| ledger.len() as u64) * u64::from(self.thief.ranks());
+        let nodes = self.ledger.as_ref().map_or(0, |ledger| ledger.len() as u64) * u64::from(self.stealer.ranks());
         let stop = self.last_change.max(Duration::from_nanos(nodes * NODE_NS)) * 2;
-        let waves = self.thief.usual().map_or(0.0, |usual| stop.as_secs_f64() / usual.as_secs_f64().max(1e-7));
+        let waves = self.stealer.usual().map_or(0.0, |usual| stop.as_secs_f64() / usual.as_secs_f64().max(1e-7));
         let bridge = (f64::from(self.slots) * waves) as u32;
-        let least = if self.thief.are_tasks_long() { 0 } else { self.slots };
+        let least = if self.stealer.are_tasks_long() { 0 } else { self.slots };
         (least + bridge).min(MAX_RESERVED_TASKS.max(self.slots))
     }
 
     /// Acknowledges the change: the pool has given up its waiting tasks, and the rank keeps the
     /// others.
-    pub(super) fn frozen(&mut self, now: Time, mut waiting: Vec<Lease>, actions: &mut Vec<Action>) {
+    pub(super) fn frozen(&mut self, now: Time, mut waiting: Vec<Lease>, actions: &mut Vec<WorkerAction>) {
         let ChangePhase::Freezing { epoch, lost } = &mut self.phase else { return };
         let (epoch, lost) = (*epoch, std::mem::take(lost));
         let mut lent: Vec<TaskId> = self.lent.iter().copied().collect();
         lent.sort_unstable();
-        waiting.iter_mut().for_each(|lease| self.dismiss(lease));
+        waiting.iter_mut().for_each(|lease| self.task_left(lease));
         self.lent.extend(self.retries.drain().map(|next| next.0.task));
         let ledger = self.ledger.clone();
         let here = ledger.iter().flat_map(|ledger| {
@@ -157,7 +164,7 @@ impl Worker {
         lost: &Lost,
         kept: Vec<(TaskId, u16)>,
         lent: Vec<TaskId>,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<WorkerAction>,
     ) {
         (self.epoch, self.acknowledged) = (epoch, now);
         let stays = |message: &Message| matches!(message, Message::Counts { .. });
@@ -172,7 +179,7 @@ impl Worker {
     }
 
     /// Activates the tasks that are at home here from now on.
-    pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<Action>) {
+    pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<WorkerAction>) {
         let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, limits } = hand_out;
         let ChangePhase::Frozen(frozen) = &mut self.phase else {
             return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
@@ -196,9 +203,9 @@ impl Worker {
         self.last_change = now.since(self.acknowledged);
         self.completed_elsewhere.clear();
         self.ledger = Some(Arc::clone(&ledger));
-        actions.push(Action::TakeUp { limits });
+        actions.push(WorkerAction::TakeUp { limits });
         (self.leaving, self.emptied) = (leave, false);
-        self.thief.meet(epoch, active);
+        self.stealer.meet(epoch, active);
         self.lent = out.into_iter().collect();
         match amends {
             Some(_) => self.tried.retain(|&task, _| ledger.local(task).is_some()),
@@ -235,7 +242,7 @@ impl Worker {
         &mut self,
         kept: &[(TaskId, u16)],
         leases: Vec<(TaskId, Rank)>,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<WorkerAction>,
     ) -> Vec<Attempt> {
         let mut before = std::mem::take(&mut self.guests);
         for (task, home) in leases {
@@ -252,12 +259,12 @@ impl Worker {
     }
 
     /// Starts ready tasks that no rank keeps.
-    fn begin(&mut self, now: Time, ledger: &DependencyCounts, kept: &[(TaskId, u16)], actions: &mut Vec<Action>) {
+    fn begin(&mut self, now: Time, ledger: &DependencyCounts, kept: &[(TaskId, u16)], actions: &mut Vec<WorkerAction>) {
         let kept: FxHashSet<TaskId> = kept.iter().map(|kept| kept.0).collect();
-        let mut ripple = std::mem::take(&mut self.ripple);
-        ripple.clear();
-        ledger.open(now, &mut ripple);
-        ripple.ready.retain(|&local| {
+        let mut effects = std::mem::take(&mut self.effects);
+        effects.clear();
+        ledger.open(now, &mut effects);
+        effects.ready.retain(|&local| {
             let task = ledger.task(local);
             let free = !kept.contains(&task) && !self.lent.contains(&task);
             match self.tried.get(&task).copied().filter(|_| free) {
@@ -266,12 +273,12 @@ impl Worker {
             }
             false
         });
-        self.follow(now, &mut ripple, actions);
-        self.ripple = ripple;
+        self.apply_effects(now, &mut effects, actions);
+        self.effects = effects;
     }
 
     /// Reports once that a leaving rank is empty.
-    pub(super) fn leave_if_empty(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn leave_if_empty(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {
         if !self.leaving || self.emptied || !self.phase.is_settled() {
             return;
         }

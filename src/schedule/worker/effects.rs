@@ -1,7 +1,7 @@
 //! What follows when tasks end: successors start here, and ends are sent to the ranks that count
 //! them.
 
-use super::{Action, Worker, send};
+use super::{Worker, WorkerAction, send};
 use crate::model::{Attempt, Outcome, Rank, State, Time};
 use crate::schedule::dependency_counts::{CompletionEffects, End};
 use crate::schedule::protocol::{Lease, Message};
@@ -11,24 +11,29 @@ use crate::schedule::protocol::{Lease, Message};
 const MAX_ENDS_PER_MESSAGE: usize = 900;
 
 impl Worker {
-    pub(super) fn count(&mut self, now: Time, ended: Vec<(u32, End)>, actions: &mut Vec<Action>) {
+    pub(super) fn count(&mut self, now: Time, ended: Vec<(u32, End)>, actions: &mut Vec<WorkerAction>) {
         let Some(ledger) = self.ledger.clone() else { return };
-        let mut ripple = std::mem::take(&mut self.ripple);
-        ripple.clear();
+        let mut effects = std::mem::take(&mut self.effects);
+        effects.clear();
         for (node, end) in ended {
-            ledger.import(node, end, now, &mut ripple);
+            ledger.import(node, end, now, &mut effects);
         }
-        self.follow(now, &mut ripple, actions);
-        self.ripple = ripple;
+        self.apply_effects(now, &mut effects, actions);
+        self.effects = effects;
     }
 
     /// Starts tasks that became ready and sends ends to other ranks.
-    pub(super) fn follow(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
-        self.start(std::mem::take(&mut ripple.ready), actions);
-        self.spread(now, ripple, actions);
+    pub(super) fn apply_effects(
+        &mut self,
+        now: Time,
+        effects: &mut CompletionEffects,
+        actions: &mut Vec<WorkerAction>,
+    ) {
+        self.start(std::mem::take(&mut effects.ready), actions);
+        self.send_ends(now, effects, actions);
     }
 
-    pub(super) fn start(&mut self, locals: Vec<u32>, actions: &mut Vec<Action>) {
+    pub(super) fn start(&mut self, locals: Vec<u32>, actions: &mut Vec<WorkerAction>) {
         let Some(ledger) = self.ledger.clone() else { return };
         if self.stopping.is_some() {
             return;
@@ -42,7 +47,7 @@ impl Worker {
             locals.into_iter().partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
         if !here.is_empty() {
             self.load.ready += here.len() as u32;
-            actions.push(Action::Start(here));
+            actions.push(WorkerAction::Start(here));
         }
         for local in gangs {
             let lease = Lease::at_home(&ledger, local, self.me);
@@ -52,9 +57,9 @@ impl Worker {
     }
 
     /// Sends ends to the ranks that count them, and skipped tasks to the coordinator.
-    pub(super) fn spread(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
+    pub(super) fn send_ends(&mut self, now: Time, effects: &mut CompletionEffects, actions: &mut Vec<WorkerAction>) {
         if let Some(ledger) = &self.ledger {
-            let skipped = ripple.skipped.drain(..).map(|local| Attempt {
+            let skipped = effects.skipped.drain(..).map(|local| Attempt {
                 task: ledger.task(local),
                 attempt: 0,
                 outcome: Outcome { state: State::Skipped, exit: 0 },
@@ -67,11 +72,11 @@ impl Worker {
             });
             self.report.extend(skipped);
         }
-        each_destination(&mut ripple.exports, |to, batch| {
+        each_destination(&mut effects.exports, |to, batch| {
             let ended = batch.iter().map(|&(_, node, end)| (node, end)).collect();
             send(actions, to, Message::Counts { epoch: self.epoch, ended });
         });
-        ripple.exports.clear();
+        effects.exports.clear();
         self.note_report(now);
     }
 }

@@ -33,10 +33,10 @@ pub enum WorkerEvent {
         attempts: Vec<Attempt>,
         /// The effects: ends to send to other ranks, and skipped tasks. Tasks that became ready
         /// have already been started.
-        ripple: CompletionEffects,
+        effects: CompletionEffects,
     },
     /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on
-    /// lease, or any task after the answer to [`Action::Freeze`].
+    /// lease, or any task after the answer to [`WorkerAction::Freeze`].
     Ended {
         /// The attempt.
         attempt: Attempt,
@@ -53,14 +53,14 @@ pub enum WorkerEvent {
     /// Tasks at home (local numbers) became ready on the fast path that this rank may be unable to
     /// run alone.
     Special(Vec<u32>),
-    /// The answer to [`Action::Surrender`].
+    /// The answer to [`WorkerAction::Surrender`].
     Surrendered {
         /// Receiver.
         to: Rank,
         /// The leases that the pool gave up.
         leases: Vec<Lease>,
     },
-    /// The answer to [`Action::Freeze`]. All completions that slots counted by themselves were
+    /// The answer to [`WorkerAction::Freeze`]. All completions that slots counted by themselves were
     /// reported in earlier events.
     Frozen {
         /// Tasks taken out of the pool.
@@ -103,7 +103,7 @@ pub struct Pace {
 impl Pace {
     /// Longest pause between unsuccessful rounds of stealing.
     pub fn longest_pause(&self) -> Duration {
-        self.steal * (1 << crate::schedule::stealing::DOUBLINGS)
+        self.steal * (1 << crate::schedule::stealing::MAX_PAUSE_DOUBLINGS)
     }
 }
 

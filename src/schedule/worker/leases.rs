@@ -1,7 +1,7 @@
 //! Tasks that run on another rank than their home: they are given away and taken, and their ends go
 //! back to their homes.
 
-use super::{Action, Worker, send};
+use super::{Worker, WorkerAction, send};
 use crate::model::{Attempt, Rank, State, Time};
 use crate::schedule::protocol::{Lease, Message};
 
@@ -16,7 +16,7 @@ pub(super) struct Guest {
 
 impl Worker {
     /// Records that a task is on this rank now.
-    pub(super) fn admit(&mut self, lease: &Lease) {
+    pub(super) fn task_arrived(&mut self, lease: &Lease) {
         if lease.home == self.me {
             self.lent.remove(&lease.task);
         } else {
@@ -25,7 +25,7 @@ impl Worker {
     }
 
     /// Records that a task has left this rank. Its home may have changed since the pool took it.
-    pub(super) fn dismiss(&mut self, lease: &mut Lease) {
+    pub(super) fn task_left(&mut self, lease: &mut Lease) {
         match self.guests.remove(&lease.task) {
             Some(guest) => lease.home = guest.home,
             None => {
@@ -36,34 +36,34 @@ impl Worker {
     }
 
     /// Starts tasks that another rank gave; a rank without slots passes them on.
-    pub(super) fn take(&mut self, leases: Vec<Lease>, actions: &mut Vec<Action>) {
+    pub(super) fn accept_leases(&mut self, leases: Vec<Lease>, actions: &mut Vec<WorkerAction>) {
         if self.slots > 0 {
-            leases.iter().for_each(|lease| self.admit(lease));
+            leases.iter().for_each(|lease| self.task_arrived(lease));
             // Count them as ready until the pool reports its load again; otherwise this rank would
             // steal more.
             self.load.ready += leases.len() as u32;
-            actions.extend(leases.into_iter().map(Action::StartLease));
+            actions.extend(leases.into_iter().map(WorkerAction::StartLease));
         } else if !leases.is_empty() {
-            self.give(self.thief.next_after(self.me), leases, actions);
+            self.send_leases(self.stealer.next_after(self.me), leases, actions);
         }
     }
 
-    pub(super) fn give(&self, to: Rank, leases: Vec<Lease>, actions: &mut Vec<Action>) {
-        send(actions, to, Message::Loot { epoch: self.epoch, leases });
+    pub(super) fn send_leases(&self, to: Rank, leases: Vec<Lease>, actions: &mut Vec<WorkerAction>) {
+        send(actions, to, Message::StealReply { epoch: self.epoch, leases });
     }
 
     /// Sends the tasks that the pool gave up to the rank that asked for them.
-    pub(super) fn surrendered(&mut self, to: Rank, mut leases: Vec<Lease>, actions: &mut Vec<Action>) {
-        self.thief.gave(to, leases.len());
-        leases.iter_mut().for_each(|lease| self.dismiss(lease));
+    pub(super) fn surrendered(&mut self, to: Rank, mut leases: Vec<Lease>, actions: &mut Vec<WorkerAction>) {
+        self.stealer.note_given(to, leases.len());
+        leases.iter_mut().for_each(|lease| self.task_left(lease));
         // Until the pool reports its load again: it has no more to give than it gave.
         let given = leases.len() as u32;
         self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
-        self.give(to, leases, actions);
+        self.send_leases(to, leases, actions);
     }
 
-    pub(super) fn ended(&mut self, now: Time, attempt: Attempt, actions: &mut Vec<Action>) {
-        self.thief.ran(&attempt, self.guests.contains_key(&attempt.task));
+    pub(super) fn ended(&mut self, now: Time, attempt: Attempt, actions: &mut Vec<WorkerAction>) {
+        self.stealer.note_end(&attempt, self.guests.contains_key(&attempt.task));
         if self.phase.remember(&attempt) {
             return;
         }
@@ -95,7 +95,7 @@ impl Worker {
     }
 
     /// Processes the end of a task at home here that ran elsewhere.
-    pub(super) fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<Action>) {
+    pub(super) fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<WorkerAction>) {
         if reported_by_runner(&attempt) {
             self.completed_elsewhere.push((attempt.task, from));
         }

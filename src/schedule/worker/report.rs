@@ -1,7 +1,7 @@
 //! What a rank reports to the coordinator, and when: shortly after something changes, and finally
 //! that it has stopped.
 
-use super::{Action, Worker, send};
+use super::{Worker, WorkerAction, send};
 use crate::model::{Rank, Time};
 use crate::schedule::protocol::Message;
 
@@ -13,10 +13,10 @@ impl Worker {
     }
 
     /// The last step of every event: due retries, steals, reports, and the end of a stop.
-    pub(super) fn settle(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn settle(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {
         self.start_retries(now, actions);
         if self.may_steal() {
-            self.thief.look(now, self.load, actions);
+            self.stealer.update(now, self.load, actions);
         }
         let idle = self.load.running == 0 && self.load.ready == 0;
         self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
@@ -49,7 +49,7 @@ impl Worker {
         self.idle_since.filter(|_| !self.report.is_empty()).map(|since| since.after(self.pace.idle))
     }
 
-    pub(super) fn send_report(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn send_report(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {
         self.report_due = None;
         self.load_due = now.after(self.pace.load);
         self.reported_load = self.load;

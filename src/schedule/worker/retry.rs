@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::leases::reported_by_runner;
-use super::{Action, Worker, send};
+use super::{Worker, WorkerAction, send};
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 use crate::schedule::protocol::{Lease, Message, Tried, is_among};
 
@@ -28,7 +28,13 @@ pub(super) struct PlannedRetry {
 impl Worker {
     /// Decides what becomes of a task after an attempt. `by_lease`: another rank ran it, and has
     /// reported it if it completed.
-    pub(super) fn attempt_ended(&mut self, now: Time, mut attempt: Attempt, by_lease: bool, actions: &mut Vec<Action>) {
+    pub(super) fn attempt_ended(
+        &mut self,
+        now: Time,
+        mut attempt: Attempt,
+        by_lease: bool,
+        actions: &mut Vec<WorkerAction>,
+    ) {
         let Some(ledger) = self.ledger.clone() else { return };
         let Some(local) = ledger.local(attempt.task).filter(|&local| ledger.is_ready(local)) else { return };
         if self.tried.get(&attempt.task).is_some_and(|tried| attempt.attempt <= tried.attempts) {
@@ -51,11 +57,11 @@ impl Worker {
         }
         if attempt.last {
             self.tried.remove(&attempt.task);
-            let mut ripple = std::mem::take(&mut self.ripple);
-            ripple.clear();
-            ledger.complete(local, attempt.outcome.ok(), now, &mut ripple);
-            self.follow(now, &mut ripple, actions);
-            self.ripple = ripple;
+            let mut effects = std::mem::take(&mut self.effects);
+            effects.clear();
+            ledger.complete(local, attempt.outcome.ok(), now, &mut effects);
+            self.apply_effects(now, &mut effects, actions);
+            self.effects = effects;
         }
     }
 
@@ -82,14 +88,14 @@ impl Worker {
     }
 
     /// Cancels tasks: those that wait for a further attempt have ended.
-    pub(super) fn cancel(&mut self, now: Time, tasks: Vec<(u32, u32)>, actions: &mut Vec<Action>) {
+    pub(super) fn cancel(&mut self, now: Time, tasks: Vec<(u32, u32)>, actions: &mut Vec<WorkerAction>) {
         let (cancelled, stay): (Vec<_>, Vec<_>) = self.retries.drain().partition(|next| is_among(next.0.task, &tasks));
         self.retries.extend(stay);
         for Reverse(PlannedRetry { task, attempt, .. }) in cancelled {
             let lease = Lease { task, home: self.me, attempt, urgency: 0, ready: now };
             self.attempt_ended(now, lease.cancelled(self.me, now), false, actions);
         }
-        actions.push(Action::Cancel(tasks));
+        actions.push(WorkerAction::Cancel(tasks));
     }
 
     /// Plans the next attempt at a task, on another rank if this one is `doomed`.
@@ -101,12 +107,12 @@ impl Worker {
         let due = tried.end.after(wait.min(MAX_RETRY_WAIT).max(retry.backoff));
         let due = if failures > 0 { due } else { tried.end };
         let elsewhere = (doomed || retry.elsewhere && failures > 0) && self.facts.movable(tried.task);
-        let to = if elsewhere { self.thief.next_after(tried.rank) } else { self.me };
+        let to = if elsewhere { self.stealer.next_after(tried.rank) } else { self.me };
         let attempt = tried.attempts.saturating_add(1);
         self.retries.push(Reverse(PlannedRetry { due, task: tried.task, attempt, to }));
     }
 
-    pub(super) fn start_retries(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn start_retries(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {
         while let Some(&Reverse(PlannedRetry { due, task, attempt, to })) = self.retries.peek() {
             if due > now || !self.phase.is_settled() {
                 break;
@@ -118,10 +124,10 @@ impl Worker {
                 self.lent.insert(task);
                 send(actions, Rank::ZERO, Message::GangReady { lease });
             } else if to == self.me {
-                actions.push(Action::StartLease(lease));
+                actions.push(WorkerAction::StartLease(lease));
             } else {
                 self.lent.insert(task);
-                self.give(to, vec![lease], actions);
+                self.send_leases(to, vec![lease], actions);
             }
         }
     }

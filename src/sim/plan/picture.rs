@@ -63,8 +63,10 @@ pub fn svg(question: &PlanQuestion<'_>, plan: &Plan) -> String {
     let front = front.join(" ");
     picture.add(format_args!("<polyline points=\"{front}\" fill=\"none\" stroke=\"#2257a8\" stroke-width=\"1.5\"/>"));
     all.for_each(|candidate| point(&mut picture, &x, &y, candidate, plan.recommended));
-    let title =
-        format!("{}: cost against makespan, {} slots a rank", question.scene.job.name, question.cluster.nodes[0].slots);
+    let title = format!(
+        "{}: cost against makespan, {} slots a rank",
+        question.prepared.job.name, question.cluster.nodes[0].slots
+    );
     picture.text((WIDTH / 2.0, 26.0), "middle", &title);
     picture.finish()
 }

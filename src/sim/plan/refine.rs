@@ -20,10 +20,10 @@ use crate::sim::simulator::{Forget, Homes, Simulator};
 const MAX_INTERPOLATION_ERROR: f64 = 0.01;
 
 /// Number of stretches into which the range is divided at first.
-const STRETCHES: usize = 4;
+const FIRST_STRETCHES: usize = 4;
 
 /// Number of seeds per number of ranks of a large job, as long as they agree.
-const FEW_SEEDS: usize = 3;
+const MIN_SEEDS: usize = 3;
 
 /// The simulations behind a plan.
 pub(super) struct Simulations<'a> {
@@ -41,9 +41,9 @@ pub(super) struct Simulations<'a> {
 
 impl<'a> Simulations<'a> {
     pub fn new(question: &'a PlanQuestion<'a>, seeds: u64, is_large: bool) -> Simulations<'a> {
-        let PlanQuestion { scene, cluster, seed, .. } = *question;
+        let PlanQuestion { prepared, cluster, seed, .. } = *question;
         let floors: Vec<Floor> =
-            (0..seeds).into_par_iter().map(|n| Floor::of(scene, cluster, seed.wrapping_add(n))).collect();
+            (0..seeds).into_par_iter().map(|n| Floor::of(prepared, cluster, seed.wrapping_add(n))).collect();
         let mean = |of: fn(&Floor) -> f64| floors.iter().map(of).sum::<f64>() / seeds.max(1) as f64;
         // Without a cap: a plan shows what a run would cost, and the verdict evaluates it.
         let cost = Cost { budget: None, budget_per_hour: None, deadline: None, ..question.cost.clone() };
@@ -56,11 +56,11 @@ impl<'a> Simulations<'a> {
         let ranks = self.question.ranks;
         let last = ranks.len().saturating_sub(1);
         let mut known: BTreeMap<usize, PlanCandidate> = BTreeMap::new();
-        if !self.is_large || last <= STRETCHES {
+        if !self.is_large || last <= FIRST_STRETCHES {
             self.simulate((0..ranks.len()).collect(), &mut known)?;
             return Ok(known.into_values().collect());
         }
-        let mut corners: Vec<usize> = (0..=STRETCHES).map(|k| k * last / STRETCHES).collect();
+        let mut corners: Vec<usize> = (0..=FIRST_STRETCHES).map(|k| k * last / FIRST_STRETCHES).collect();
         corners.dedup();
         self.simulate(corners.clone(), &mut known)?;
         let mut open: Vec<(usize, usize)> = corners.windows(2).map(|pair| (pair[0], pair[1])).collect();
@@ -82,14 +82,14 @@ impl<'a> Simulations<'a> {
 
     /// Simulates some numbers of ranks with all seeds; for a large job with few where they agree.
     fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, PlanCandidate>) -> Result<(), SimulationError> {
-        let PlanQuestion { scene, cluster, ranks, .. } = *self.question;
+        let PlanQuestion { prepared, cluster, ranks, .. } = *self.question;
         // The partitioner must not be called by two threads at once.
         let homes: Vec<Vec<u32>> = numbers
             .iter()
-            .map(|&at| Simulator::homes(scene, cluster, ranks[at]).map_err(SimulationError::Refused))
+            .map(|&at| Simulator::homes(prepared, cluster, ranks[at]).map_err(SimulationError::Refused))
             .collect::<Result<_, _>>()?;
         let all = self.floors.len();
-        let few = if self.is_large { FEW_SEEDS.min(all) } else { all };
+        let few = if self.is_large { MIN_SEEDS.min(all) } else { all };
         let trials = |of: &[usize], seeds: Range<usize>| -> Result<Vec<(usize, SimulationOutcome)>, SimulationError> {
             let pairs: Vec<(usize, usize)> = of.iter().flat_map(|&k| seeds.clone().map(move |n| (k, n))).collect();
             pairs.into_par_iter().map(|(k, n)| Ok((k, self.run(ranks[numbers[k]], &homes[k], n)?))).collect()
@@ -107,11 +107,11 @@ impl<'a> Simulations<'a> {
 
     /// One run on `ranks` ranks, with the `n`-th seed.
     fn run(&self, ranks: u32, homes: &[u32], n: usize) -> Result<SimulationOutcome, SimulationError> {
-        let PlanQuestion { scene, cluster, seed, .. } = *self.question;
+        let PlanQuestion { prepared, cluster, seed, .. } = *self.question;
         let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
         let (ranks, homes, seed) = (Some(ranks), Some(Homes::Known(homes)), seed.wrapping_add(n as u64));
         let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
-        Simulation { scene, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
+        Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
     }
 
     /// True if the middle candidate agrees with the interpolation of the others.

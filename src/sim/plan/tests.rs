@@ -5,20 +5,20 @@ use crate::exec::Kernels;
 use crate::job::Scaling;
 use crate::sim::{Before, Forget, Simulation};
 
-fn scene(text: &str) -> PreparedJob {
+fn prepared(text: &str) -> PreparedJob {
     crate::job::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
         .and_then(PreparedJob::of)
         .expect("a good job")
 }
 
 fn bag() -> PreparedJob {
-    scene("[[task]]\nname = \"w\"\narray = \"1-64\"\nkernel = \"noop\"\nestimate = \"60s\"\n")
+    prepared("[[task]]\nname = \"w\"\narray = \"1-64\"\nkernel = \"noop\"\nestimate = \"60s\"\n")
 }
 
-fn planned(scene: &PreparedJob, cost: &Cost) -> (Plan, String) {
+fn planned(prepared: &PreparedJob, cost: &Cost) -> (Plan, String) {
     let cluster = Cluster::of_job(cost, 4);
     let ranks = ranks_between(1, 20);
-    let question = PlanQuestion { scene, cluster: &cluster, cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+    let question = PlanQuestion { prepared, cluster: &cluster, cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
     let plan = plan(&question).unwrap();
     let picture = svg(&question, &plan);
     (plan, picture)
@@ -45,7 +45,7 @@ fn a_chain_is_best_on_one_rank() {
             format!("[[task]]\nname = \"t{k}\"\nkernel = \"noop\"\nestimate = \"60s\"\n{needs}\n")
         })
         .collect();
-    let (plan, _) = planned(&scene(&chain), &Cost::default());
+    let (plan, _) = planned(&prepared(&chain), &Cost::default());
     assert_eq!(plan.recommended, Some(1));
     assert!(plan.candidates.iter().all(|c| c.bound == Bound::CriticalPath && c.pareto == (c.ranks == 1)), "{plan:?}");
 }
@@ -79,7 +79,7 @@ fn many_ranks_are_looked_at_in_growing_steps() {
 
 #[test]
 fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
-    let scene = bag();
+    let prepared = bag();
     let with = |first: u32| {
         let text = format!(
             "[[node]]\nname = \"slow\"\nslots = 4\nprice = 1.0\n\
@@ -90,9 +90,9 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
     let run = |cluster: &Cluster, ranks: Option<u32>| {
         let (scaling, cost) = (Scaling::default(), Cost::default());
         let before = Before { done: &|_| false, spent: 0.0 };
-        let (scene, scaling, cost) = (&scene, &scaling, &cost);
-        let trial = Simulation {
-            scene,
+        let (prepared, scaling, cost) = (&prepared, &scaling, &cost);
+        let simulation = Simulation {
+            prepared,
             cluster,
             policy: "fixed",
             scaling,
@@ -103,7 +103,7 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
             before,
             floor: None,
         };
-        trial.run(&mut Forget).unwrap()
+        simulation.run(&mut Forget).unwrap()
     };
     // Sixty-four tasks of a minute: four rounds of half a minute on two fast nodes, eight rounds of
     // a minute on two slow ones.
@@ -131,10 +131,16 @@ fn what_is_interpolated_is_what_would_have_been_simulated() {
         .collect();
     let bag = "[[task]]\nname = \"w\"\narray = \"1-400\"\nkernel = \"noop\"\nestimate = \"60s\"\n";
     for text in [&phases, bag] {
-        let (scene, cost) = (scene(text), Cost { node_hour: 1.0, ..Cost::default() });
+        let (prepared, cost) = (prepared(text), Cost { node_hour: 1.0, ..Cost::default() });
         let (cluster, ranks) = (Cluster::of_job(&cost, 4), ranks_between(1, 32));
-        let question =
-            PlanQuestion { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+        let question = PlanQuestion {
+            prepared: &prepared,
+            cluster: &cluster,
+            cost: &cost,
+            ranks: &ranks,
+            seed: 1,
+            time_weight: 0.5,
+        };
         let candidates = |is_large| refine::Simulations::new(&question, 5, is_large).candidates().unwrap();
         let (few, all) = (candidates(true), candidates(false));
         assert_eq!((few.len(), all.iter().all(|c| c.simulated)), (ranks.len(), true));

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{ScalingSetup, Seat, Simulator, What};
+use super::{ScalingSetup, SimulatedEvent, SimulatedRank, Simulator};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId};
 use crate::scale::commands::{NodeChanges, ScalingCommand};
@@ -37,25 +37,26 @@ pub(super) fn first_members(cluster: &Cluster, ranks: u32) -> Vec<Member> {
 }
 
 /// The scaling controller, with the delays of the cluster file as priors.
-pub(super) fn captain(
-    scene: &PreparedJob,
+pub(super) fn controller(
+    prepared: &PreparedJob,
     cluster: &Cluster,
-    authority: ScalingSetup,
+    scaling_setup: ScalingSetup,
     done: &dyn Fn(TaskId) -> bool,
 ) -> ScalingController {
     let delays: Vec<Duration> = cluster.nodes.iter().map(|node| node.delay.median() + node.startup.median()).collect();
-    let mut captain = ScalingController::new(scene, authority.scaler, authority.prices, authority.interval, &delays);
-    (0..scene.tasks()).map(TaskId).filter(|&task| done(task)).for_each(|task| captain.was_complete(task));
-    captain
+    let mut controller =
+        ScalingController::new(prepared, scaling_setup.scaler, scaling_setup.prices, scaling_setup.interval, &delays);
+    (0..prepared.tasks()).map(TaskId).filter(|&task| done(task)).for_each(|task| controller.was_complete(task));
+    controller
 }
 
 impl Simulator<'_> {
     /// Adds a new rank.
-    pub(super) fn seat(&mut self, member: Member) {
-        let rank = Rank(self.seats.len() as u32);
-        self.seats.push(Seat {
+    pub(super) fn add_rank(&mut self, member: Member) {
+        let rank = Rank(self.ranks.len() as u32);
+        self.ranks.push(SimulatedRank {
             worker: Worker::new(rank, member.slots, std::sync::Arc::clone(&self.facts), self.pace)
-                .with_max_failures(self.scene.job.max_failures),
+                .with_max_failures(self.prepared.job.max_failures),
             pool: SimulatedPool::new(member.slots, member.memory, member.gpus),
             member,
             ledger: None,
@@ -63,11 +64,11 @@ impl Simulator<'_> {
             frozen: true,
             tick: None,
             dozes: None,
-            listed: false,
-            here: false,
+            is_listed: false,
+            is_present: false,
             state: RankState::Joining,
-            gives: false,
-            looks: false,
+            has_surplus: false,
+            is_matched: false,
             expected: 0,
             busy: Duration::ZERO,
             failures: 0,
@@ -75,56 +76,56 @@ impl Simulator<'_> {
     }
 
     /// Marks a rank as present.
-    pub(super) fn enters(&mut self, rank: u32) {
-        self.seats[rank as usize].here = true;
+    pub(super) fn mark_present(&mut self, rank: u32) {
+        self.ranks[rank as usize].is_present = true;
         self.present += 1;
         if let Some(search) = &mut self.search {
-            search.meet(self.present as usize);
+            search.set_ranks(self.present as usize);
         }
         // Rank 0 hosts the run itself: without it there is none.
         if rank > 0
             && let Some((at, loss)) = self.provider.loss(rank)
         {
-            self.events_due.schedule(at.max(self.now), What::Lost(rank, loss));
+            self.events_due.schedule(at.max(self.now), SimulatedEvent::Lost(rank, loss));
         }
     }
 
-    /// Decides at once because nodes have joined or left. With many ranks such news is collected
+    /// Decides at once because nodes have joined or left. With many ranks these are collected
     /// for a while: thousands of nodes that arrive within a minute should not cause thousands of
     /// decisions.
     fn decide_on_news(&mut self) {
-        let interval = self.captain.as_ref().map_or(Duration::ZERO, |captain| captain.interval);
+        let interval = self.controller.as_ref().map_or(Duration::ZERO, |controller| controller.interval);
         let due = self.decided.after(interval / NEWS_PER_INTERVAL);
         if self.search.is_none() || due <= self.now {
             self.decide();
-        } else if !std::mem::replace(&mut self.news, true) {
-            self.events_due.schedule(due, What::DecideOnNews);
+        } else if !std::mem::replace(&mut self.decision_due, true) {
+            self.events_due.schedule(due, SimulatedEvent::DecideOnNews);
         }
     }
 
     /// Runs a scaling decision and schedules the next one.
     pub(super) fn decide_again(&mut self) {
         self.decide();
-        let interval = self.captain.as_ref().map(|captain| captain.interval);
+        let interval = self.controller.as_ref().map(|controller| controller.interval);
         if let Some(interval) = interval.filter(|_| self.finished.is_none() && !self.stopping) {
-            self.events_due.schedule(self.now.after(interval), What::Decide);
+            self.events_due.schedule(self.now.after(interval), SimulatedEvent::Decide);
         }
     }
 
     /// Runs a scaling decision.
     pub(super) fn decide(&mut self) {
-        (self.decided, self.news) = (self.now, false);
+        (self.decided, self.decision_due) = (self.now, false);
         if self.finished.is_some() || self.stopping {
             return;
         }
         let ranks = self.views();
-        let Some(captain) = &mut self.captain else { return };
+        let Some(controller) = &mut self.controller else { return };
         self.events += 1;
         let running = self.coordinator.running().map(|(_, started)| (started.task, started.start));
-        captain.update_running(self.coordinator.tally().running.into(), running);
-        let settled = self.provider.settled(&captain.prices);
+        controller.update_running(self.coordinator.tally().running.into(), running);
+        let settled = self.provider.settled(&controller.prices);
         let can = NodeChanges { grows: true, shrinks: true };
-        let step = captain.decide(self.now, &ranks, self.provider.requests(), settled, can);
+        let step = controller.decide(self.now, &ranks, self.provider.requests(), settled, can);
         step.warnings.into_iter().for_each(|warning| self.note(Level::Warning, warning));
         step.decisions.into_iter().for_each(|decision| self.log.record(Record::Decision(Box::new(decision))));
         step.effects.into_iter().for_each(|(number, effect)| self.log.record(Record::Effect { number, effect }));
@@ -133,30 +134,30 @@ impl Simulator<'_> {
 
     /// The ranks as input of a decision.
     fn views(&self) -> Vec<RankView> {
-        let view = |(rank, seat): (u32, &Seat)| {
+        let view = |(rank, simulated): (u32, &SimulatedRank)| {
             let node = self.provider.node(rank);
             let view = RankView {
                 rank: Rank(rank),
-                state: self.state_of(Rank(rank), seat),
+                state: self.state_of(Rank(rank), simulated),
                 node_type: node.kind,
-                slots: seat.member.slots,
+                slots: simulated.member.slots,
                 billed_since: Some(node.granted),
-                busy_slots: seat.pool.load().running,
-                busy: seat.busy,
-                failures: seat.failures,
+                busy_slots: simulated.pool.load().running,
+                busy: simulated.busy,
+                failures: simulated.failures,
                 releasable: rank > 0,
                 ends: None,
             };
             view.of(node.gone.is_none())
         };
-        (0..).zip(&self.seats).filter_map(view).collect()
+        (0..).zip(&self.ranks).filter_map(view).collect()
     }
 
     /// State of a rank; a requested one is starting, for its node has been granted.
-    fn state_of(&self, rank: Rank, seat: &Seat) -> RankState {
+    fn state_of(&self, rank: Rank, simulated: &SimulatedRank) -> RankState {
         match self.coordinator.standing(rank) {
             Some(RankState::Requested) => RankState::Joining,
-            standing => standing.unwrap_or(seat.state),
+            standing => standing.unwrap_or(simulated.state),
         }
     }
 
@@ -165,7 +166,7 @@ impl Simulator<'_> {
         match command {
             ScalingCommand::Request { nodes, node_type, .. } => {
                 for answer in self.provider.request(self.now, node_type, nodes) {
-                    self.events_due.schedule(answer.at, What::Answered(answer));
+                    self.events_due.schedule(answer.at, SimulatedEvent::Answered(answer));
                 }
             }
             ScalingCommand::Withdraw(request) => self.provider.withdraw(request),
@@ -174,7 +175,7 @@ impl Simulator<'_> {
             ScalingCommand::Recall(rank) => self.change(rank, Change::Recall),
             ScalingCommand::Stop { by } => {
                 self.stop(Stop::Drain);
-                self.events_due.schedule(by.max(self.now), What::OutOfMoney);
+                self.events_due.schedule(by.max(self.now), SimulatedEvent::OutOfMoney);
             }
         }
     }
@@ -185,7 +186,7 @@ impl Simulator<'_> {
 
     /// Drains a rank. One that has not started yet is released at once.
     fn drain(&mut self, rank: Rank) {
-        if self.seats.get(rank.index()).is_some_and(|seat| !seat.here) {
+        if self.ranks.get(rank.index()).is_some_and(|simulated| !simulated.is_present) {
             self.provider.release(rank.0, self.now);
             self.change(rank, Change::Lose);
             self.set_state(rank.0, RankState::Left);
@@ -203,12 +204,12 @@ impl Simulator<'_> {
     /// The budget is exhausted: ends running tasks, and gives up ranks that do not answer.
     pub(super) fn out_of_money(&mut self) {
         self.stop(Stop::Terminate);
-        let silent = |(rank, seat): (u32, &Seat)| {
+        let silent = |(rank, simulated): (u32, &SimulatedRank)| {
             let expected = self.coordinator.standing(Rank(rank)).is_some_and(RankState::is_here);
-            (expected && !seat.here).then_some(rank)
+            (expected && !simulated.is_present).then_some(rank)
         };
-        let silent: Vec<u32> = (0..).zip(&self.seats).filter_map(silent).collect();
-        silent.into_iter().for_each(|rank| self.noticed(rank));
+        let silent: Vec<u32> = (0..).zip(&self.ranks).filter_map(silent).collect();
+        silent.into_iter().for_each(|rank| self.loss_noticed(rank));
     }
 
     /// A request is granted, or fails.
@@ -224,10 +225,10 @@ impl Simulator<'_> {
             return;
         };
         let kind = self.provider.node(rank).kind;
-        self.seat(member(self.cluster, kind, rank));
+        self.add_rank(member(self.cluster, kind, rank));
         self.change(Rank(rank), Change::Request);
         self.write_state(rank);
-        self.events_due.schedule(self.now.after(startup), What::Starts(rank));
+        self.events_due.schedule(self.now.after(startup), SimulatedEvent::Starts(rank));
         self.decide_on_news();
     }
 
@@ -239,18 +240,18 @@ impl Simulator<'_> {
             return;
         }
         let (kind, took) = (node.kind, self.now.since(node.asked));
-        if let Some(captain) = &mut self.captain {
-            captain.rank_arrived(kind, took);
+        if let Some(controller) = &mut self.controller {
+            controller.rank_arrived(kind, took);
         }
-        self.enters(rank);
-        let member = self.seats[rank as usize].member.clone();
+        self.mark_present(rank);
+        let member = self.ranks[rank as usize].member.clone();
         self.change(Rank(rank), Change::Arrive(member));
         self.decide_on_news();
     }
 
     /// Orders a rank to leave.
     pub(super) fn leave(&mut self, rank: u32) {
-        if !self.goes(rank) {
+        if !self.remove_rank(rank) {
             return;
         }
         // Nodes of ranks that leave at the end of the run are given back together, when the last
@@ -263,7 +264,7 @@ impl Simulator<'_> {
 
     /// A node goes down, or a rank dies: its tasks are lost, and nothing has noticed it yet.
     pub(super) fn lost(&mut self, rank: u32, loss: Loss) {
-        if self.finished.is_some() || !self.goes(rank) {
+        if self.finished.is_some() || !self.remove_rank(rank) {
             return;
         }
         self.events += 1;
@@ -272,16 +273,16 @@ impl Simulator<'_> {
         }
         for number in self.running_on(rank) {
             if let Some(running) = self.running.try_remove(number)
-                && let Some(captain) = &mut self.captain
+                && let Some(controller) = &mut self.controller
             {
-                captain.task_stopped(running.lease.task);
+                controller.task_stopped(running.lease.task);
             }
         }
-        self.events_due.schedule(self.now.after(self.cluster.faults.notice), What::Noticed(rank));
+        self.events_due.schedule(self.now.after(self.cluster.faults.notice), SimulatedEvent::Noticed(rank));
     }
 
     /// The loss of a rank is noticed.
-    pub(super) fn noticed(&mut self, rank: u32) {
+    pub(super) fn loss_noticed(&mut self, rank: u32) {
         self.provider.release(rank, self.now);
         if self.finished.is_some() {
             return;
@@ -292,31 +293,31 @@ impl Simulator<'_> {
     }
 
     /// Marks a rank as gone; false if it was not present.
-    fn goes(&mut self, rank: u32) -> bool {
-        let seat = &mut self.seats[rank as usize];
-        if !std::mem::replace(&mut seat.here, false) {
+    fn remove_rank(&mut self, rank: u32) -> bool {
+        let simulated = &mut self.ranks[rank as usize];
+        if !std::mem::replace(&mut simulated.is_present, false) {
             return false;
         }
-        self.surplus -= u32::from(std::mem::replace(&mut seat.gives, false) && self.search.is_none());
-        seat.dozes = None;
+        self.surplus -= u32::from(std::mem::replace(&mut simulated.has_surplus, false) && self.search.is_none());
+        simulated.dozes = None;
         self.present -= 1;
         if let Some(search) = &mut self.search {
-            search.idles_not(rank);
-            search.gives_not(rank);
-            search.meet(self.present as usize);
+            search.remove_idle(rank);
+            search.remove_surplus(rank);
+            search.set_ranks(self.present as usize);
         }
         true
     }
 
     /// Records the state of a rank, which may have changed.
     pub(super) fn note_state(&mut self, rank: Rank) {
-        let Some(seat) = self.seats.get(rank.index()) else { return };
-        let state = self.state_of(rank, seat);
+        let Some(simulated) = self.ranks.get(rank.index()) else { return };
+        let state = self.state_of(rank, simulated);
         self.set_state(rank.0, state);
     }
 
     fn set_state(&mut self, rank: u32, state: RankState) {
-        let before = std::mem::replace(&mut self.seats[rank as usize].state, state);
+        let before = std::mem::replace(&mut self.ranks[rank as usize].state, state);
         if before == state {
             return;
         }
@@ -327,13 +328,13 @@ impl Simulator<'_> {
     }
 
     fn write_state(&mut self, rank: u32) {
-        let (seat, node) = (&self.seats[rank as usize], self.provider.node(rank));
-        let info = RankInfo { rank, node: seat.member.node.clone(), slots: seat.member.slots, pid: 0 };
+        let (simulated, node) = (&self.ranks[rank as usize], self.provider.node(rank));
+        let info = RankInfo { rank, node: simulated.member.node.clone(), slots: simulated.member.slots, pid: 0 };
         self.log.record(Record::Rank(RankChange {
             time: self.now,
             info,
             node_type: node.kind,
-            state: seat.state,
+            state: simulated.state,
             billed_since: node.granted,
         }));
     }

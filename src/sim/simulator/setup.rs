@@ -76,7 +76,7 @@ pub struct Setup<'a> {
     /// How homes are chosen; `None`: as the job file says.
     pub homes: Option<Homes<'a>>,
     /// The scaling setup; `None`: the number of ranks stays as it is.
-    pub captain: Option<ScalingSetup>,
+    pub controller: Option<ScalingSetup>,
     /// Tasks that are already complete.
     pub done: &'a dyn Fn(TaskId) -> bool,
     /// What the tasks did in a run that is repeated; `None`: durations follow the estimates.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{On, RunningAttempt, Simulator, What};
+use super::{On, RunningAttempt, SimulatedEvent, Simulator};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::long_tasks::found_at;
@@ -20,35 +20,36 @@ use crate::workload::requirements;
 impl Simulator<'_> {
     /// A task at home became ready.
     pub(super) fn start(&mut self, rank: u32, local: u32) {
-        let Some(ledger) = &self.seats[rank as usize].ledger else { return };
+        let Some(ledger) = &self.ranks[rank as usize].ledger else { return };
         let lease = Lease::at_home(ledger, local, Rank(rank));
         let needs = if ledger.is_special(local) { self.needs(rank, lease.task) } else { None };
         self.push(rank, lease, needs);
     }
 
     pub(super) fn push(&mut self, rank: u32, lease: Lease, needs: Option<Needs>) {
-        if let Some(captain) = &mut self.captain {
-            captain.task_ready(lease.task);
+        if let Some(controller) = &mut self.controller {
+            controller.task_ready(lease.task);
         }
-        self.seats[rank as usize].pool.push(lease, needs);
+        self.ranks[rank as usize].pool.push(lease, needs);
     }
 
     pub(super) fn needs(&self, rank: u32, task: TaskId) -> Option<Needs> {
-        requirements::needs(&self.scene.job, task, &self.seats[rank as usize].limits)
+        requirements::needs(&self.prepared.job, task, &self.ranks[rank as usize].limits)
     }
 
     pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On) {
         let slowness = self.provider.node(rank).slowness;
-        let fate = self.fates.of(self.scene, lease.task, lease.attempt, slowness);
+        let fate = self.fates.of(self.prepared, lease.task, lease.attempt, slowness);
         let running = RunningAttempt { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
         let number = self.running.insert(running);
-        self.running[number].ends = self.events_due.schedule(self.now.after(fate.took), What::Ends(number as u32));
+        self.running[number].ends =
+            self.events_due.schedule(self.now.after(fate.took), SimulatedEvent::Ends(number as u32));
         // Which tasks run where matters only to scaling decisions.
-        let Some(captain) = &mut self.captain else { return };
-        captain.task_waited(self.now.since(lease.ready));
+        let Some(controller) = &mut self.controller else { return };
+        controller.task_waited(self.now.since(lease.ready));
         let (_, told) = found_at(self.now);
         if told < self.now.after(fate.took) {
-            self.events_due.schedule(told, What::Found(number as u32));
+            self.events_due.schedule(told, SimulatedEvent::Found(number as u32));
         }
     }
 
@@ -67,7 +68,7 @@ impl Simulator<'_> {
     /// Starts what can start, then reports the load to the worker, unless it was just `told`; or
     /// reports that the rank is quiet.
     pub(super) fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::WorkerEvent>) {
-        while let Some(begin) = self.seats[rank as usize].pool.begin() {
+        while let Some(begin) = self.ranks[rank as usize].pool.begin() {
             match begin {
                 Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant)),
                 Begin::Held { gang, slots } => {
@@ -76,11 +77,11 @@ impl Simulator<'_> {
                 }
             }
         }
-        let seat = &mut self.seats[rank as usize];
-        let load = seat.pool.load();
-        if seat.worker.load() != load {
+        let simulated = &mut self.ranks[rank as usize];
+        let load = simulated.pool.load();
+        if simulated.worker.load() != load {
             queue.push_back(worker::WorkerEvent::Load(load));
-        } else if !told && seat.worker.is_stopping() && seat.pool.is_quiet() {
+        } else if !told && simulated.worker.is_stopping() && simulated.pool.is_quiet() {
             queue.push_back(worker::WorkerEvent::Quiet);
         }
         self.count_surplus(rank, load);
@@ -99,20 +100,20 @@ impl Simulator<'_> {
             On::Slots(grant) => grant.slots[0],
             On::Gang { slot, .. } => *slot,
         };
-        let busy = self.now.since(start) * requirements::slots(self.scene.job.group(lease.task));
+        let busy = self.now.since(start) * requirements::slots(self.prepared.job.group(lease.task));
         self.busy += busy;
         self.away += u64::from(lease.home != Rank(rank));
-        let seat = &mut self.seats[rank as usize];
-        seat.busy += busy;
-        seat.failures += u32::from(outcome.state.is_failure());
+        let simulated = &mut self.ranks[rank as usize];
+        simulated.busy += busy;
+        simulated.failures += u32::from(outcome.state.is_failure());
         let attempt = lease.ended(outcome, Rank(rank), slot, start, self.now);
-        if let Some(captain) = &mut self.captain {
-            captain.task_stopped(lease.task);
+        if let Some(controller) = &mut self.controller {
+            controller.task_stopped(lease.task);
         }
         match on {
-            On::Slots(grant) => seat.pool.finish(grant),
+            On::Slots(grant) => simulated.pool.finish(grant),
             On::Gang { gang, .. } => {
-                seat.pool.release(gang);
+                simulated.pool.release(gang);
                 return self.step(rank, worker::WorkerEvent::GangEnded { gang, attempt });
             }
         }
@@ -130,32 +131,32 @@ impl Simulator<'_> {
         lease: &Lease,
         outcome: Outcome,
     ) -> Option<(Arc<DependencyCounts>, u32)> {
-        let seat = &self.seats[rank as usize];
-        let fast = outcome.ok() && lease.attempt == 1 && lease.home == Rank(rank) && !seat.frozen;
-        let ledger = seat.ledger.clone().filter(|_| fast)?;
+        let simulated = &self.ranks[rank as usize];
+        let fast = outcome.ok() && lease.attempt == 1 && lease.home == Rank(rank) && !simulated.frozen;
+        let ledger = simulated.ledger.clone().filter(|_| fast)?;
         let local = ledger.local(lease.task)?;
         Some((ledger, local))
     }
 
     /// What a slot does by itself after a task.
     pub(super) fn complete(&mut self, rank: u32, ledger: &DependencyCounts, local: u32, attempt: Attempt) {
-        let mut ripple = CompletionEffects::default();
-        if !ledger.complete(local, true, self.now, &mut ripple) {
+        let mut effects = CompletionEffects::default();
+        if !ledger.complete(local, true, self.now, &mut effects) {
             return self.step(rank, worker::WorkerEvent::Ended { attempt });
         }
         let is_special = |&local: &u32| ledger.is_special(local);
-        let (special, plain): (Vec<u32>, Vec<u32>) = ripple.ready.drain(..).partition(is_special);
+        let (special, plain): (Vec<u32>, Vec<u32>) = effects.ready.drain(..).partition(is_special);
         plain.into_iter().for_each(|local| self.start(rank, local));
         if !special.is_empty() {
             self.queue.push_back(worker::WorkerEvent::Special(special));
         }
-        self.step(rank, worker::WorkerEvent::Completed { attempts: vec![attempt], ripple });
+        self.step(rank, worker::WorkerEvent::Completed { attempts: vec![attempt], effects });
     }
 
     /// Ends everything that runs on a rank, without its drawn outcome.
     pub(super) fn interrupt(&mut self, rank: u32) {
         for number in self.running_on(rank) {
-            let ends = self.events_due.schedule(self.now, What::Ends(number as u32));
+            let ends = self.events_due.schedule(self.now, SimulatedEvent::Ends(number as u32));
             if let Some(running) = self.running.get_mut(number) {
                 running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM };
                 running.ends = ends;

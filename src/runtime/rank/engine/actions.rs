@@ -5,7 +5,7 @@ use crate::exec::TaskStop;
 use crate::model::{Attempt, Time};
 use crate::schedule::dependency_counts::CompletionEffects;
 use crate::schedule::protocol::{Message, Stop};
-use crate::schedule::worker::{Action, WorkerEvent};
+use crate::schedule::worker::{WorkerAction, WorkerEvent};
 
 impl Engine {
     /// Hands the worker an event and carries out its actions.
@@ -20,14 +20,14 @@ impl Engine {
         &mut self,
         now: Time,
         attempts: &mut Vec<Attempt>,
-        ripple: &mut CompletionEffects,
+        effects: &mut CompletionEffects,
     ) {
         let mut actions = std::mem::take(&mut self.actions);
-        self.worker.completed(now, attempts, ripple, &mut actions);
+        self.worker.completed(now, attempts, effects, &mut actions);
         self.carry_out(actions);
     }
 
-    fn carry_out(&mut self, mut actions: Vec<Action>) {
+    fn carry_out(&mut self, mut actions: Vec<WorkerAction>) {
         for action in actions.drain(..) {
             if let Some(answer) = self.act(action) {
                 self.step(answer);
@@ -37,40 +37,40 @@ impl Engine {
     }
 
     /// Carries one action out; some are answered by an event.
-    fn act(&mut self, action: Action) -> Option<WorkerEvent> {
+    fn act(&mut self, action: WorkerAction) -> Option<WorkerEvent> {
         match action {
-            Action::Send { to, message } => {
+            WorkerAction::Send { to, message } => {
                 if matches!(message, Message::Report { .. } | Message::Stopped) {
                     self.send_telemetry();
                 }
                 self.send(to, message);
             }
-            Action::TakeUp { limits } => {
+            WorkerAction::TakeUp { limits } => {
                 if let Some(ledger) = self.worker.ledger() {
                     self.shared.open_epoch(self.worker.epoch(), ledger, limits);
                 }
             }
-            Action::Start(locals) => self.shared.start(&locals),
-            Action::StartLease(lease) => self.shared.start_lease(lease),
-            Action::Surrender { to, max } => {
+            WorkerAction::Start(locals) => self.shared.start(&locals),
+            WorkerAction::StartLease(lease) => self.shared.start_lease(lease),
+            WorkerAction::Surrender { to, max } => {
                 return Some(WorkerEvent::Surrendered { to, leases: self.shared.surrender(max) });
             }
-            Action::Freeze { keep } => {
+            WorkerAction::Freeze { keep } => {
                 // In this order: what slots have counted until the ledger was retired still counts.
                 self.shared.ledgers.retire();
                 self.drain_outboxes();
                 return Some(WorkerEvent::Frozen { waiting: self.shared.surrender_all(keep) });
             }
-            Action::Hold { gang, slots, lead } => {
+            WorkerAction::Hold { gang, slots, lead } => {
                 if let Err(reason) = self.shared.hold(gang, slots, lead) {
                     self.fail(reason);
                 }
             }
-            Action::Launch { gang, hosts, cpus } => self.shared.launch(gang, hosts, cpus),
-            Action::Release { gang } => self.shared.release_gang(gang),
-            Action::Suspend | Action::Halt => self.shared.pause(),
-            Action::Resume => self.shared.resume(),
-            Action::Stop(how) => {
+            WorkerAction::Launch { gang, hosts, cpus } => self.shared.launch(gang, hosts, cpus),
+            WorkerAction::Release { gang } => self.shared.release_gang(gang),
+            WorkerAction::Suspend | WorkerAction::Halt => self.shared.pause(),
+            WorkerAction::Resume => self.shared.resume(),
+            WorkerAction::Stop(how) => {
                 self.shared.pause();
                 match how {
                     Stop::Drain => {}
@@ -78,14 +78,14 @@ impl Engine {
                     Stop::Kill => self.shared.runner.stop_all(TaskStop::Kill),
                 }
             }
-            Action::Cancel(tasks) => {
+            WorkerAction::Cancel(tasks) => {
                 for &(from, to) in &tasks {
                     self.shared.runner.cancel(from..to);
                 }
                 self.shared.cancel_waiting(&tasks);
                 self.drain_outboxes();
             }
-            Action::Exit => self.over = true,
+            WorkerAction::Exit => self.over = true,
         }
         None
     }

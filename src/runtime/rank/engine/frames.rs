@@ -36,7 +36,7 @@ impl Engine {
     pub(super) fn process_frame(&mut self, from: Rank) {
         match wire::decode(&self.received) {
             Ok(message) => {
-                if let Message::Loot { leases, .. } = &message {
+                if let Message::StealReply { leases, .. } = &message {
                     self.stolen += leases.len() as u64;
                 }
                 self.deliver(from, message);

@@ -15,7 +15,7 @@ const AGE_STEPS: usize = 80;
 const MAX_BATCHES: usize = 1024;
 
 /// Number of pieces into which large batches are divided in total: each ends at another moment.
-const PIECES: u64 = 256;
+const MAX_PIECES: u64 = 256;
 
 /// Running tasks of a cell that began at about the same moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -61,7 +61,7 @@ pub(super) fn of(outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<
         sum.factor += factor;
         sum.seconds += seconds;
     }
-    let whole = work.running_count().div_ceil(PIECES).max(1) as u32;
+    let whole = work.running_count().div_ceil(MAX_PIECES).max(1) as u32;
     let mut batches = Vec::new();
     for (number, &at) in busy.iter().enumerate() {
         let (chunk, class) = (outline.cells[at].chunk, outline.cells[at].class);

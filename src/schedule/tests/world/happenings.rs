@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{BEATS, Life, World, member};
+use super::{LINK_TIMEOUT_NS, Life, World, member};
 use crate::model::Rank;
 use crate::schedule::coordinator::{self, Change, StopReason};
 use crate::schedule::protocol::{Message, Stop};
@@ -24,13 +24,13 @@ pub(in crate::schedule::tests) enum Happening {
     /// It arrives now.
     Arrive(Rank, u32),
     /// A wish.
-    Wish(Rank, Change),
+    Request(Rank, Change),
     /// A rebalance.
     Rebalance,
     /// Nothing goes between rank 0 and a rank for so long; after a while the rank notices.
     CutOff(Rank, u64),
     /// It notices the silence of rank 0, or its end.
-    Hears(Rank, bool),
+    LinkChanged(Rank, bool),
     /// A task is not wanted any more.
     Cancel(u32),
     /// The next rank that returns a task which completed on lease dies before it reports it; that
@@ -53,8 +53,8 @@ impl World {
                 self.at(self.now + notice, Happening::Notice(rank));
             }
             Happening::Suspect(rank) if rank != Rank::ZERO && is_alive(rank) => {
-                self.life[rank.index()] = Life::Outcast;
-                self.outcasts.insert(rank.index());
+                self.life[rank.index()] = Life::DeclaredLost;
+                self.declared_lost.insert(rank.index());
                 self.change(rank, Change::Lose);
             }
             Happening::Notice(rank) => self.change(rank, Change::Lose),
@@ -73,7 +73,7 @@ impl World {
             }
             Happening::Arrive(rank, _) if self.finished.is_some() => self.life[rank.index()] = Life::Left,
             Happening::Arrive(rank, slots) if is_alive(rank) => self.change(rank, Change::Arrive(member(slots))),
-            Happening::Wish(rank, change) => self.change(rank, change),
+            Happening::Request(rank, change) => self.change(rank, change),
             Happening::Cancel(task) => self.coordinate(coordinator::CoordinatorEvent::Cancel { tasks: task..task + 1 }),
             Happening::CutOff(rank, time) if rank != Rank::ZERO && is_alive(rank) => {
                 let (mut since, mut healed) = (self.now, self.now + time);
@@ -81,12 +81,12 @@ impl World {
                     (since, healed) = (before.0, healed.max(before.1));
                 }
                 self.cut.insert(rank, (since, healed));
-                self.at(self.now + BEATS, Happening::Hears(rank, false));
-                self.at(healed.max(self.now + BEATS), Happening::Hears(rank, true));
+                self.at(self.now + LINK_TIMEOUT_NS, Happening::LinkChanged(rank, false));
+                self.at(healed.max(self.now + LINK_TIMEOUT_NS), Happening::LinkChanged(rank, true));
             }
-            Happening::Hears(rank, heard) if self.lives(rank.index()) => {
+            Happening::LinkChanged(rank, is_connected) if self.lives(rank.index()) => {
                 let cut = self.cut.get(&rank).is_some_and(|&(_, healed)| self.now < healed);
-                if heard != cut {
+                if is_connected != cut {
                     self.step(rank.index(), worker::WorkerEvent::CutOff(cut));
                 }
             }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::{BEATS, Execution, Life, World};
+use super::{Execution, LINK_TIMEOUT_NS, Life, World};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::protocol::{Lease, Load, Started, Stop};
@@ -37,12 +37,17 @@ pub(super) struct Pool {
 }
 
 impl World {
-    pub(super) fn act(&mut self, rank: usize, action: worker::Action, events: &mut VecDeque<worker::WorkerEvent>) {
+    pub(super) fn act(
+        &mut self,
+        rank: usize,
+        action: worker::WorkerAction,
+        events: &mut VecDeque<worker::WorkerEvent>,
+    ) {
         let me = Rank(rank as u32);
         match action {
-            worker::Action::Send { to, message } => self.send(me, to, message),
-            worker::Action::TakeUp { .. } => self.pools[rank].frozen = false,
-            worker::Action::Start(locals) => {
+            worker::WorkerAction::Send { to, message } => self.send(me, to, message),
+            worker::WorkerAction::TakeUp { .. } => self.pools[rank].frozen = false,
+            worker::WorkerAction::Start(locals) => {
                 assert!(!self.pools[rank].frozen, "rank {rank} starts tasks of a ledger that it does not have yet");
                 let ledger = self.workers[rank].ledger().expect("open").clone();
                 for local in locals {
@@ -50,36 +55,38 @@ impl World {
                     self.push(rank, urgency, (ledger.task(local).0, me.0, 1, ledger.ready_at(local).0));
                 }
             }
-            worker::Action::StartLease(l) => self.push(rank, l.urgency, (l.task.0, l.home.0, l.attempt, l.ready.0)),
-            worker::Action::Surrender { to, max } => {
+            worker::WorkerAction::StartLease(l) => {
+                self.push(rank, l.urgency, (l.task.0, l.home.0, l.attempt, l.ready.0))
+            }
+            worker::WorkerAction::Surrender { to, max } => {
                 let job = Arc::clone(&self.job);
                 let leases = self.take_out(rank, max as usize, 0, |item| may_leave(&job, item));
                 events.push_back(worker::WorkerEvent::Surrendered { to, leases });
             }
-            worker::Action::Freeze { keep } => {
+            worker::WorkerAction::Freeze { keep } => {
                 self.pools[rank].frozen = true;
                 let waiting = self.take_out(rank, usize::MAX, keep as usize, |_| true);
                 self.flush(rank, events);
                 events.push_back(worker::WorkerEvent::Frozen { waiting });
             }
-            worker::Action::Hold { gang, slots, lead } => self.pools[rank].holds.push_back((gang, slots, lead)),
-            worker::Action::Launch { gang, hosts, .. } => self.launch(rank, gang, &hosts, events),
-            worker::Action::Release { gang } => {
+            worker::WorkerAction::Hold { gang, slots, lead } => self.pools[rank].holds.push_back((gang, slots, lead)),
+            worker::WorkerAction::Launch { gang, hosts, .. } => self.launch(rank, gang, &hosts, events),
+            worker::WorkerAction::Release { gang } => {
                 let pool = &mut self.pools[rank];
                 pool.holds.retain(|h| h.0 != gang);
                 pool.idle += pool.held.remove(&gang).map_or(0, |h| h.0);
             }
-            worker::Action::Suspend => self.pools[rank].suspended = true,
-            worker::Action::Resume => self.pools[rank].suspended = false,
-            worker::Action::Halt => self.pools[rank].stopped = true,
-            worker::Action::Stop(how) => {
+            worker::WorkerAction::Suspend => self.pools[rank].suspended = true,
+            worker::WorkerAction::Resume => self.pools[rank].suspended = false,
+            worker::WorkerAction::Halt => self.pools[rank].stopped = true,
+            worker::WorkerAction::Stop(how) => {
                 self.pools[rank].stopped = true;
                 self.pools[rank].suspended = false;
                 if how != Stop::Drain {
                     self.interrupt(rank);
                 }
             }
-            worker::Action::Cancel(tasks) => {
+            worker::WorkerAction::Cancel(tasks) => {
                 self.pools[rank].cancelled.extend(tasks.iter().flat_map(|tasks| tasks.0..tasks.1));
                 let cancelled = self.pools[rank].cancelled.clone();
                 for lease in self.take_out(rank, usize::MAX, 0, |item| cancelled.contains(&item.0)) {
@@ -87,7 +94,7 @@ impl World {
                     self.pools[rank].outbox.push(worker::WorkerEvent::Ended { attempt });
                 }
             }
-            worker::Action::Exit => self.exit(rank),
+            worker::WorkerAction::Exit => self.exit(rank),
         }
     }
 
@@ -95,7 +102,7 @@ impl World {
         if self.life[rank] == Life::Alive && self.finished.is_none() {
             let pool = &self.pools[rank];
             let empty = pool.running == 0 && pool.ready.is_empty() && pool.held.is_empty() && pool.outbox.is_empty();
-            assert!(empty, "rank {rank} is told to leave with something left");
+            assert!(empty, "rank {rank} is ordered to leave with something left");
         }
         self.life[rank] = Life::Left;
         let ends = std::mem::take(&mut self.ends);
@@ -146,7 +153,7 @@ impl World {
         let held: u32 = self.pools.iter().filter_map(|p| p.held.get(&gang)).map(|h| h.0).sum();
         // A rank that has been given up may still receive what was sent before, when the others
         // have been released already.
-        if self.life[rank] != Life::Outcast {
+        if self.life[rank] != Life::DeclaredLost {
             assert_eq!(held, hosts.iter().map(|h| h.1).sum::<u32>(), "all slots are held");
         }
         let lease = self.pools[rank].held[&gang].1.expect("the leader has the task");
@@ -160,7 +167,7 @@ impl World {
             eprintln!("{:>9} rank {rank} begins {item:?}", self.now);
         }
         let cut = self.cut.get(&Rank(rank as u32));
-        let silent = cut.is_some_and(|&(since, healed)| since + BEATS < self.now && self.now < healed);
+        let silent = cut.is_some_and(|&(since, healed)| since + LINK_TIMEOUT_NS < self.now && self.now < healed);
         assert!(!silent, "rank {rank} does not hear rank 0 and starts {task:?}");
         if self.life[rank] == Life::Alive {
             assert_eq!(self.coordinator.final_state(task), None, "{task:?} is known to have ended and starts again");
@@ -193,8 +200,8 @@ impl World {
             self.pools[rank].idle -= 1;
             self.begin(rank, item, events);
         }
-        // What slots leave in their outboxes is heard late as long as another slot will be heard
-        // anyway.
+        // Outboxes are flushed late as long as another completion will flush them
+        // later.
         if self.pools[rank].running == 0 || self.rng.bool() {
             self.flush(rank, events);
         }
@@ -274,7 +281,7 @@ impl World {
         self.pools[rank].outbox.push(word);
         let mut events = VecDeque::new();
         if is_failure && self.job.max_failures.is_some() {
-            // A slot takes nothing else up before the machine has heard of a failure that counts.
+            // A slot starts nothing else before the worker has received a failure that counts.
             self.flush(rank, &mut events);
             while let Some(event) = events.pop_front() {
                 let mut actions = Vec::new();
@@ -288,11 +295,11 @@ impl World {
     /// What a pool thread does by itself: count, start what became ready, leave the rest to the
     /// machine.
     pub(super) fn complete_fast(&mut self, rank: usize, ledger: &DependencyCounts, local: u32, attempt: Attempt) {
-        let mut ripple = CompletionEffects::default();
-        assert!(ledger.complete(local, true, Time(self.now), &mut ripple), "counted once");
+        let mut effects = CompletionEffects::default();
+        assert!(ledger.complete(local, true, Time(self.now), &mut effects), "counted once");
         assert!(!ledger.complete(local, true, Time(self.now), &mut CompletionEffects::default()), "and not again");
-        let ready = std::mem::take(&mut ripple.ready);
-        self.pools[rank].outbox.push(worker::WorkerEvent::Completed { attempts: vec![attempt], ripple });
+        let ready = std::mem::take(&mut effects.ready);
+        self.pools[rank].outbox.push(worker::WorkerEvent::Completed { attempts: vec![attempt], effects });
         self.leave(rank, worker::WorkerEvent::Special(ready));
     }
 }
