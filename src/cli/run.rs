@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[arg(long)]
     resume: bool,
     /// With --resume: run this task again although it is complete, and all tasks that depend on it.
-    /// TASK is an array, or one element such as `tile[3]`.
+    /// TASK is an array, or elements of one, such as `tile[3]` or `align[sample=NA3]`.
     #[arg(long, value_name = "TASK", requires = "resume")]
     rerun: Vec<String>,
     /// Run directory [default: phalanx-runs/<job>-<number>].

@@ -7,8 +7,9 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::body::{Body, WorkTemplate};
+use super::diagnostic::suggest;
 use super::template::Element;
-use super::units::parse_duration;
+use super::units::{parse_duration, shorten};
 use super::{Group, Job, Task};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
@@ -43,12 +44,6 @@ impl Job {
             }));
         }
         (classes, firsts)
-    }
-
-    /// The task of a group with this index.
-    pub fn with_index(&self, group: GroupId, index: u64) -> Option<TaskId> {
-        let element = self.bodies.get(group as usize)?.space().element(index)?;
-        Some(TaskId(self.groups.get(group as usize)?.first.0 + element))
     }
 
     /// Number of tasks.
@@ -103,20 +98,44 @@ impl Job {
         body.space().index(number)
     }
 
-    /// Numbers of the tasks with a name: all elements for `tile`, one for `tile[3]`. Takes time in
-    /// proportion to the number of groups.
-    pub fn find(&self, name: &str) -> Option<Range<u32>> {
-        let (name, index) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
-            Some((name, index)) => (name, Some(index.parse().ok()?)),
+    /// Numbers of the tasks with a name, in ascending order: all elements for `tile`, one for
+    /// `tile[3]`, several for `tile[0-9]`; of a matrix also by values: `align[NA3]`,
+    /// `align[sample=NA3]`. Takes time in proportion to the number of groups.
+    ///
+    /// # Errors
+    /// That there is no such task, and which one might be meant.
+    pub fn find(&self, name: &str) -> Result<Vec<Range<u32>>, String> {
+        let (plain, bracket) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+            Some((plain, bracket)) => (plain, Some(bracket)),
             None => (name, None),
         };
-        let at = self.groups.iter().position(|group| *group.name == *name)?;
-        let (group, body) = (&self.groups[at], self.bodies.get(at)?);
+        let Some(at) = self.groups.iter().position(|group| *group.name == *plain) else {
+            let names: Vec<&str> = self.groups.iter().map(|group| &*group.name).collect();
+            return Err(format!("the job has no task `{}`; {}", shorten(name), suggest(plain, &names, "tasks")));
+        };
+        let (group, space) = (&self.groups[at], self.bodies[at].space());
         let first = group.first.0;
-        match index {
-            None => Some(first..first + group.count),
-            Some(index) => body.space().element(index).map(|element| first + element..first + element + 1),
+        let Some(bracket) = bracket else { return Ok(std::iter::once(first..first + group.count).collect()) };
+        let elements = space.select(bracket).map_err(|reason| format!("`{plain}` has no such element: {reason}"))?;
+        let mut ranges: Vec<Range<u32>> = Vec::new();
+        for task in elements.into_iter().map(|element| first + element) {
+            match ranges.last_mut() {
+                Some(range) if range.end == task => range.end += 1,
+                _ => ranges.push(task..task + 1),
+            }
         }
+        Ok(ranges)
+    }
+
+    /// For each task of a group the task of another job's group that has the same index, or in a
+    /// matrix the same values, if there is one.
+    pub fn former_tasks(&self, group: GroupId, old: &Job, former: GroupId) -> Vec<Option<TaskId>> {
+        let (own, old_body) = (self.bodies[group as usize].space(), old.bodies[former as usize].space());
+        if own.is_indexed() != old_body.is_indexed() {
+            return vec![None; self.groups[group as usize].count as usize];
+        }
+        let first = old.groups[former as usize].first.0;
+        own.former(old_body).into_iter().map(|element| element.map(|element| TaskId(first + element))).collect()
     }
 
     /// Estimated duration of a task, if the job file gives one.

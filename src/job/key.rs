@@ -5,11 +5,13 @@
 //! directory, files of its streams, environment, prologue, shell, number of MPI ranks. It excludes
 //! scheduling (time, memory, CPUs, priority, retries, needs), so that a higher limit does not
 //! discard completed work. Name and index are included because a task can read them, and because
-//! two tasks with the same command are still two tasks. For a point of a pattern the key includes
-//! its step and place, because in a wider pattern the same index is another point.
+//! two tasks with the same command are still two tasks. Instead of the index, the key of a task of a
+//! matrix has the values along its axes, in the order of their names: further values change the
+//! index, but not the task. For a point of a pattern the key includes its step and place, because in
+//! a wider pattern the same index is another point.
 //!
-//! The encoding must not change between releases, or a resumed run would start from the beginning:
-//! fields in a fixed order, each with its length, numbers as little-endian bytes.
+//! Keys are compared only within one process, which computes those of the former job too: fields in
+//! a fixed order, each with its length, numbers as little-endian bytes.
 
 use std::path::Path;
 
@@ -18,9 +20,6 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::space::Space;
 use super::{Job, SubstError, Work};
 use crate::model::TaskId;
-
-/// First byte of every encoding; increment it when the encoding changes.
-const VERSION: u8 = 1;
 
 struct Encoder(Vec<u8>);
 
@@ -131,9 +130,15 @@ impl Job {
         let (group, number) = self.group_of(id);
         let mpi = self.groups.get(group as usize).and_then(|group| group.mpi);
         let mut encoder = Encoder(Vec::with_capacity(256));
-        encoder.tag(VERSION);
+        let space = self.bodies.get(group as usize).map_or(&Space::One, |body| body.space());
         encoder.text(&task.name);
-        encoder.option(task.index, Encoder::number);
+        encoder.option(task.index.filter(|_| !matches!(space, Space::Matrix(_))), Encoder::number);
+        let mut axes: Vec<(&str, usize)> = space.axes().iter().map(|axis| axis.name.as_str()).zip(0..).collect();
+        axes.sort_unstable();
+        for (name, axis) in axes {
+            encoder.text(name);
+            encoder.text(&space.value(axis, number).to_string());
+        }
         encoder.work(&task.work);
         encoder.path(&task.dir);
         for stream in [&task.stdin, &task.stdout, &task.stderr] {
@@ -150,7 +155,7 @@ impl Job {
         if let (Work::Shell(_), Some(shell)) = (&task.work, &task.shell) {
             shell.iter().for_each(|word| encoder.text(word));
         }
-        if let Some(Space::Pattern(pattern)) = self.bodies.get(group as usize).map(|body| body.space()) {
+        if let Space::Pattern(pattern) = space {
             let (step, point) = pattern.place(number.into());
             encoder.number(step.into());
             encoder.number(point.into());

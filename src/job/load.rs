@@ -18,6 +18,7 @@ use super::foreign;
 use super::pieces::read_pieces;
 use super::resolve::{External, Resolution, ResolveContext};
 use super::spec::{Common, homes_of, read_file};
+use super::value_files::ValueFiles;
 use super::{Diagnostic, Diagnostics, Job};
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
 
@@ -48,7 +49,8 @@ pub struct Loaded {
     pub job: Job,
     /// Warnings: probably not as intended.
     pub warnings: Diagnostics,
-    /// The text of the job file, which other ranks parse again.
+    /// The text of the job file, followed by the files that its values come from, as comments;
+    /// other ranks parse it again.
     pub text: Arc<str>,
     /// The file had Windows line ends, which are read as LF.
     pub has_crlf: bool,
@@ -109,7 +111,12 @@ pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostic
     let bytes = read_bounded(path).map_err(|reason| refuse(format!("cannot read {file}: {reason}")))?;
     let base = std::env::current_dir().map_err(|error| refuse(format!("the current directory is unknown: {error}")))?;
     match String::from_utf8(bytes) {
-        Ok(text) => parse_for(text.into(), &file, &base, kernels, Some(&Sh::here())),
+        Ok(text) => {
+            let values = ValueFiles::on_disk();
+            let loaded =
+                parse_for(ValueFiles::own_part(&text).into(), &file, &base, kernels, (&values, Some(&Sh::here())))?;
+            Ok(Loaded { text: values.append_to(loaded.text), ..loaded })
+        }
         Err(error) => Err(not_utf8(&file, &error)),
     }
 }
@@ -148,22 +155,25 @@ pub fn parse(
     base_dir: &Path,
     kernels: &dyn KernelCheck,
 ) -> Result<Loaded, Diagnostics> {
-    parse_for(text.into(), file_name, base_dir, kernels, None)
+    let text = text.into();
+    let values = ValueFiles::carried_by(&text);
+    parse_for(text, file_name, base_dir, kernels, (&values, None))
 }
 
-/// Like [`parse`], with warnings of lines that this `sh` does not understand.
+/// Like [`parse`], with these files of values, and with warnings of lines that this `sh` does not
+/// understand.
 fn parse_for(
     text: Arc<str>,
     file_name: &str,
     base_dir: &Path,
     kernels: &dyn KernelCheck,
-    sh: Option<&Sh>,
+    (values, sh): (&ValueFiles, Option<&Sh>),
 ) -> Result<Loaded, Diagnostics> {
     // Line ends are part of multi-line strings, and those of Windows would reach the shell.
     let has_crlf = text.contains("\r\n");
     let text = if has_crlf { text.replace("\r\n", "\n").into() } else { text };
     let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let context = ResolveContext { text: &text, stem: &stem, base_dir, kernels, sh };
+    let context = ResolveContext { text: &text, stem: &stem, base_dir, kernels, values, sh };
     let read = read(&Document::cut(&text), &context).unwrap_or_else(|| read_whole(&context));
     let failed = !read.syntax.is_empty() || read.findings.has_errors();
     let foreign = if read.syntax.is_empty() { None } else { foreign::recognise(&text, file_name) };
@@ -290,8 +300,10 @@ mod tests {
                 if path.extension().is_none_or(|ending| ending != "toml") {
                     continue;
                 }
+                let values = ValueFiles::default();
+                let base_dir = Path::new("/");
                 let context =
-                    ResolveContext { text: &text, stem: "j", base_dir: Path::new("/"), kernels: &kernels, sh: None };
+                    ResolveContext { text: &text, stem: "j", base_dir, kernels: &kernels, values: &values, sh: None };
                 let whole = read_whole(&context);
                 let Some(cut) = read(&in_small_pieces(&text), &context) else { continue };
                 let told = |outcome: ReadOutcome| {

@@ -26,10 +26,12 @@ mod resolve;
 pub(crate) mod scalar;
 mod scaling;
 mod schema;
+mod selector;
 mod space;
 mod spec;
 mod template;
 pub mod units;
+mod value_files;
 pub(crate) mod values;
 
 use std::path::PathBuf;

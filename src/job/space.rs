@@ -6,8 +6,11 @@
 
 use std::borrow::Cow;
 
+use rustc_hash::FxHashMap;
+
 use super::scalar::Scalar;
-use super::units::IndexSet;
+use super::selector::Selector;
+use super::units::{IndexSet, shorten};
 use super::values::AxisSpec;
 use crate::graph::pattern::Pattern;
 
@@ -16,6 +19,53 @@ use crate::graph::pattern::Pattern;
 pub(crate) struct Axis {
     pub name: String,
     pub values: AxisSpec,
+    /// True for a further column of a table: the axis has the position of the one before it.
+    pub tied: bool,
+}
+
+/// Axes that vary together: a single axis, or the columns of a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dimension<'a> {
+    pub axes: &'a [Axis],
+    /// Distance between elements that are neighbours along this dimension alone.
+    pub stride: u64,
+}
+
+impl Dimension<'_> {
+    /// Number of positions.
+    pub(crate) fn len(&self) -> u64 {
+        self.axes.first().map_or(1, Axis::len)
+    }
+
+    /// The position of an element along this dimension.
+    pub(crate) fn position(&self, element: u32) -> u64 {
+        u64::from(element) / self.stride % self.len()
+    }
+
+    /// True if one of its axes has this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.axes.iter().any(|axis| axis.name == name)
+    }
+
+    /// For each position, the position of `other` with the same value along every axis of `other`,
+    /// if there is one. Of equal rows the nth corresponds to the nth. `None` if an axis of `other`
+    /// is missing here.
+    pub(crate) fn same_values(&self, other: &Dimension<'_>) -> Option<Vec<Option<u64>>> {
+        let own = |name: &str| self.axes.iter().find(|axis| axis.name == name);
+        let here: Vec<&Axis> = other.axes.iter().map(|axis| own(&axis.name)).collect::<Option<_>>()?;
+        let there: Vec<&Axis> = other.axes.iter().collect();
+        let row = |axes: &[&Axis], at: u64| axes.iter().map(|axis| axis.value(at).to_string()).collect::<Vec<_>>();
+        let mut places: FxHashMap<Vec<String>, (usize, Vec<u64>)> = FxHashMap::default();
+        for at in 0..other.len() {
+            places.entry(row(&there, at)).or_default().1.push(at);
+        }
+        let place = |at: u64| {
+            let (seen, places) = places.get_mut(&row(&here, at))?;
+            *seen += 1;
+            places.get(*seen - 1).copied()
+        };
+        Some((0..self.len()).map(place).collect())
+    }
 }
 
 impl Axis {
@@ -81,7 +131,7 @@ impl Space {
         match self {
             Space::One => 1,
             Space::Array(indices) => indices.len(),
-            Space::Matrix(axes) => axes.iter().fold(1, |product, axis| product.saturating_mul(axis.len())),
+            Space::Matrix(_) => self.dimensions().first().map_or(1, |first| first.stride.saturating_mul(first.len())),
             Space::Pattern(pattern) => pattern.count(),
         }
     }
@@ -97,6 +147,20 @@ impl Space {
             Space::Matrix(axes) => axes,
             _ => &[],
         }
+    }
+
+    /// The axes of a matrix by dimension, in order.
+    pub(crate) fn dimensions(&self) -> Vec<Dimension<'_>> {
+        let axes = self.axes();
+        let mut dimensions = Vec::new();
+        let (mut stride, mut end) = (1u64, axes.len());
+        for at in (0..axes.len()).rev().filter(|&at| !axes[at].tied) {
+            dimensions.push(Dimension { axes: &axes[at..end], stride });
+            stride = stride.saturating_mul(axes[at].len());
+            end = at;
+        }
+        dimensions.reverse();
+        dimensions
     }
 
     /// Names of the axes in order.
@@ -152,10 +216,68 @@ impl Space {
             return Cow::Owned(Scalar::Int(if axis == 0 { step } else { point }.into()));
         }
         let axes = self.axes();
-        let faster = axes.iter().skip(axis + 1).fold(1, |product: u64, axis| product.saturating_mul(axis.len()));
+        let faster = axes.iter().skip(axis + 1).filter(|axis| !axis.tied);
+        let faster = faster.fold(1, |product: u64, axis| product.saturating_mul(axis.len()));
         match axes.get(axis) {
             Some(axis) => axis.value(u64::from(element) / faster % axis.len()),
             None => Cow::Owned(Scalar::Int(0)),
+        }
+    }
+
+    /// For each element the element of `other` with the same values, if there is one: of matrices
+    /// by the values along their axes, of others by index.
+    pub(crate) fn former(&self, other: &Space) -> Vec<Option<u32>> {
+        let count = u32::try_from(self.len()).unwrap_or(u32::MAX);
+        if self == other {
+            return (0..count).map(Some).collect();
+        }
+        let (Space::Matrix(_), Space::Matrix(_)) = (self, other) else {
+            return (0..count).map(|element| other.element(self.index(element)?)).collect();
+        };
+        let own = self.dimensions();
+        let mut pairs = Vec::new();
+        for there in other.dimensions() {
+            let alike = |here: &&Dimension<'_>| here.axes.len() == there.axes.len() && here.has(&there.axes[0].name);
+            let found = own.iter().find(alike).and_then(|here| Some((*here, here.same_values(&there)?, there.stride)));
+            let Some(found) = found else { return vec![None; count as usize] };
+            pairs.push(found);
+        }
+        if own.len() != pairs.len() {
+            return vec![None; count as usize];
+        }
+        let place = |element: u32| {
+            let place = |(here, places, stride): &(Dimension<'_>, Vec<Option<u64>>, u64)| {
+                Some(places[here.position(element) as usize]? * stride)
+            };
+            u32::try_from(pairs.iter().map(place).sum::<Option<u64>>()?).ok()
+        };
+        (0..count).map(place).collect()
+    }
+
+    /// The elements that the text in the brackets of a name stands for, in ascending order: indices,
+    /// or values along the axes of a matrix.
+    ///
+    /// # Errors
+    /// Why it stands for none.
+    pub(crate) fn select(&self, text: &str) -> Result<Vec<u32>, String> {
+        if !self.is_indexed() {
+            return Err("it is a single task".to_owned());
+        }
+        match (IndexSet::parse(text), Selector::new(self)) {
+            (Ok(set), _) if set.len() > self.len() => {
+                Err(format!("its indices are {}", shorten(&self.indices().to_string())))
+            }
+            (Ok(set), selector) => {
+                let element = |index| {
+                    let by_value = selector.as_ref().map_or("", |_| "; for a value write AXIS=VALUE");
+                    let indices = self.indices().to_string();
+                    let missing = || format!("its indices are {}{by_value}", shorten(&indices));
+                    self.element(index).ok_or_else(missing)
+                };
+                set.iter().map(element).collect()
+            }
+            (Err(_), Some(selector)) => selector.elements(text),
+            (Err(error), None) => Err(error.to_string()),
         }
     }
 
@@ -178,10 +300,9 @@ impl Space {
             samples
                 .extend(firsts.chain((0..1000).map(|i| widest + i)).filter_map(|element| u32::try_from(element).ok()));
         }
-        let mut stride = 1u64;
-        for axis in self.axes().iter().rev() {
-            samples.extend((1..axis.len().min(1000)).filter_map(|i| u32::try_from(i.saturating_mul(stride)).ok()));
-            stride = stride.saturating_mul(axis.len());
+        for dimension in self.dimensions() {
+            let places = 1..dimension.len().min(1000);
+            samples.extend(places.filter_map(|i| u32::try_from(i.saturating_mul(dimension.stride)).ok()));
         }
         samples.sort_unstable();
         samples.dedup();
@@ -197,7 +318,46 @@ mod tests {
     fn matrix() -> Space {
         let floats = AxisSpec::List(vec![Scalar::Float(0.5), Scalar::Float(1.0)]);
         let set = AxisSpec::Set(IndexSet::parse("3-7:2").unwrap());
-        Space::Matrix(vec![Axis { name: "a".into(), values: floats }, Axis { name: "b".into(), values: set }])
+        Space::Matrix(vec![axis("a", floats, false), axis("b", set, false)])
+    }
+
+    fn axis(name: &str, values: AxisSpec, tied: bool) -> Axis {
+        Axis { name: name.into(), values, tied }
+    }
+
+    fn words(words: &[&str]) -> AxisSpec {
+        AxisSpec::List(words.iter().map(|word| Scalar::Text((*word).into())).collect())
+    }
+
+    #[test]
+    fn columns_of_a_table_vary_together() {
+        let seeds = AxisSpec::Set(IndexSet::parse("1-2").unwrap());
+        let table = [axis("s", words(&["x", "y"]), false), axis("f", words(&["x.fq", "y.fq"]), true)];
+        let space = Space::Matrix(table.into_iter().chain([axis("seed", seeds, false)]).collect());
+        assert_eq!(space.len(), 4);
+        let row = |e| format!("{} {} {}", space.value(0, e), space.value(1, e), space.value(2, e));
+        assert_eq!([0, 1, 2, 3].map(row), ["x x.fq 1", "x x.fq 2", "y y.fq 1", "y y.fq 2"]);
+        assert_eq!(space.samples(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn elements_are_found_again_by_their_values() {
+        let of = |samples: &[&str], seeds: &str, turned: bool| {
+            let mut axes = vec![
+                axis("s", words(samples), false),
+                axis("seed", AxisSpec::Set(IndexSet::parse(seeds).unwrap()), false),
+            ];
+            if turned {
+                axes.reverse();
+            }
+            Space::Matrix(axes)
+        };
+        let (old, new) = (of(&["a", "b", "c"], "0-1", false), of(&["b", "x", "a"], "1-2", true));
+        // Elements of the new one: b1 x1 a1 b2 x2 a2; of the old one: a0 a1 b0 b1 c0 c1.
+        assert_eq!(new.former(&old), [Some(3), None, Some(1), None, None, None]);
+        assert_eq!(of(&["a", "a"], "0", false).former(&of(&["b", "a", "a", "a"], "0", false)), [Some(1), Some(2)]);
+        assert_eq!(of(&["a"], "0", false).former(&Space::Matrix(vec![axis("s", words(&["a"]), false)])), [None]);
+        assert_eq!(Space::Matrix(vec![axis("s", words(&["a"]), false)]).former(&of(&["a"], "0", false)), [None]);
     }
 
     #[test]

@@ -135,7 +135,8 @@ section! {
         /// One task per index: "0-99", "1-100:2", "1,3,7-9"; "0-99%5" runs at most 5 at once
         array: ArraySpec,
         /// One task per combination of values: { alpha = [0.1, 0.2], seed = "0-9" }; the last axis
-        /// varies fastest
+        /// varies fastest. Values may come from files: { sample = { file = "samples.txt" } }, or
+        /// { csv = "samples.csv" }, whose columns are axes
         matrix: MatrixSpec,
         /// One task per point of a grid of `steps` times `width` points, where a point depends on
         /// points of the previous step by this pattern of Task Bench
@@ -240,6 +241,15 @@ section! {
         size: SizeSpec = "unknown",
         /// For outputs: the task may succeed without writing it
         optional: bool = "false",
+    }
+}
+
+section! {
+    /// Values along an axis that a file lists
+    ListTable {
+        /// File with one value per line, relative to the directory of the job; "samples.txt%5" runs
+        /// at most 5 tasks of the matrix at once
+        file: String = required,
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::diagnostic::{Diagnostic, Findings, closest};
 use super::read::Span;
 use super::scalar::{Scalar, is_identifier};
+use super::selector::quoted;
 use super::space::Space;
 
 /// The content of the braces.
@@ -128,6 +129,18 @@ impl Template {
     pub(crate) fn fill_pattern(&self, element: Element<'_>) -> String {
         let mut text = String::new();
         self.write(element, &mut text, |value, text| text.push_str(&value.replace('%', "%%")));
+        text
+    }
+
+    /// The text for one element as it stands in the brackets of a name: values are quoted that
+    /// would not be read as one value.
+    pub(crate) fn fill_brackets(&self, element: Element<'_>) -> String {
+        let mut text = String::new();
+        let is_sole = self.sole().is_some();
+        self.write(element, &mut text, |value, text| match is_sole {
+            true => text.push_str(value),
+            false => text.push_str(&quoted(value)),
+        });
         text
     }
 
@@ -290,7 +303,7 @@ mod tests {
 
     fn sweep() -> Space {
         let values = AxisSpec::List(vec![Scalar::Float(0.1), Scalar::Float(1e-9)]);
-        Space::Matrix(vec![Axis { name: "alpha".into(), values }])
+        Space::Matrix(vec![Axis { name: "alpha".into(), values, tied: false }])
     }
 
     fn fill(text: &str, space: &Space, number: u32) -> (String, usize) {

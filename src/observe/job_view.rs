@@ -37,9 +37,11 @@ pub trait JobView {
     /// The full description of a task, if it can be expanded.
     fn describe(&self, task: TaskId) -> Option<Task>;
 
-    /// The tasks with this name: one for `tile[3]`, the whole array for `tile`, none if the name is
-    /// unknown.
-    fn find(&self, name: &str) -> Vec<TaskId>;
+    /// The tasks with this name: one for `tile[3]`, the whole array for `tile`; at least one.
+    ///
+    /// # Errors
+    /// That the name is unknown, and what might be meant.
+    fn find(&self, name: &str) -> Result<Vec<TaskId>, String>;
 }
 
 /// Name of a task: `mosaic`, or `tile[3]` in an array.
@@ -103,8 +105,9 @@ impl JobView for Nameless {
         None
     }
 
-    fn find(&self, name: &str) -> Vec<TaskId> {
+    fn find(&self, name: &str) -> Result<Vec<TaskId>, String> {
         let number = name.strip_prefix("task[").and_then(|rest| rest.strip_suffix(']')).and_then(|n| n.parse().ok());
-        number.filter(|&n| n < self.tasks).map(TaskId).into_iter().collect()
+        let found = number.filter(|&n| n < self.tasks).map(|n| vec![TaskId(n)]);
+        found.ok_or_else(|| format!("the names of its tasks are unknown; there are task[0] to task[{}]", self.tasks))
     }
 }

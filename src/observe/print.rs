@@ -26,13 +26,11 @@ pub enum ReportError {
         path: PathBuf,
     },
     /// The job has no such task.
-    #[error("job {job:?} has no task {wanted:?}: use the name from the job file, as in \"tile\" or \"tile[3]\"")]
-    NoSuchTask {
-        /// The name that the user gave.
-        wanted: String,
-        /// The job.
-        job: String,
-    },
+    #[error("{0}")]
+    NoSuchTask(
+        /// Which name is unknown, and what might be meant.
+        String,
+    ),
     /// The run has no decision of this number.
     #[error("there is no decision {number}: the run has {there_are}; `phalanx explain` without a number lists them")]
     NoSuchDecision {
@@ -60,7 +58,7 @@ impl ReportError {
             ReportError::Journal(_)
             | ReportError::Again(_)
             | ReportError::Empty { .. }
-            | ReportError::NoSuchTask { .. }
+            | ReportError::NoSuchTask(_)
             | ReportError::NoSuchDecision { .. } => false,
         }
     }

@@ -168,8 +168,7 @@ pub fn write_failed(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
 /// Writes one task: its attempts in all sessions, and its output. For an array, one line per task.
 pub fn write_task(out: &mut dyn Write, run: &RunView, wanted: &str, paint: Paint) -> Result<(), ReportError> {
     let job = &run.subject().job;
-    match job.find(wanted).as_slice() {
-        [] => Err(ReportError::NoSuchTask { wanted: wanted.to_owned(), job: job.name().to_owned() }),
+    match job.find(wanted).map_err(ReportError::NoSuchTask)?.as_slice() {
         [task] => write_one_task(out, run, *task, paint),
         tasks => write_many_tasks(out, run, tasks, paint),
     }
@@ -220,9 +219,9 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
 fn attempts_of<'a>(run: &'a RunView, label: &str) -> Vec<(&'a Session, &'a Attempt)> {
     let mut found = Vec::new();
     for (session, subject) in run.sessions() {
-        if let [task] = subject.job.find(label)[..] {
+        if let Ok([task]) = subject.job.find(label).as_deref() {
             found.extend(
-                session.attempts.iter().filter(|attempt| attempt.task == task).map(|attempt| (session, attempt)),
+                session.attempts.iter().filter(|attempt| attempt.task == *task).map(|attempt| (session, attempt)),
             );
         }
     }

@@ -67,8 +67,10 @@ impl JobView for Mosaic {
         })
     }
 
-    fn find(&self, name: &str) -> Vec<TaskId> {
-        (0..6).map(TaskId).filter(|t| self.label(*t).name == name || self.label(*t).to_string() == name).collect()
+    fn find(&self, name: &str) -> Result<Vec<TaskId>, String> {
+        let is_meant = |task: &TaskId| self.label(*task).name == name || self.label(*task).to_string() == name;
+        let found: Vec<TaskId> = (0..6).map(TaskId).filter(is_meant).collect();
+        if found.is_empty() { Err(format!("the job has no task `{name}`")) } else { Ok(found) }
     }
 }
 
@@ -294,7 +296,7 @@ fn a_task_is_shown_with_all_it_printed() {
     );
     assert_eq!(text(|out| write_task(out, &view, "tile", Paint::OFF)).lines().count(), 4);
     let error = write_task(&mut Vec::new(), &view, "tiel", Paint::OFF).unwrap_err().to_string();
-    has(&error, &["has no task \"tiel\""]);
+    has(&error, &["has no task `tiel`"]);
 }
 
 #[test]

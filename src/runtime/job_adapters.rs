@@ -87,7 +87,7 @@ impl JobView for Job {
         Job::task(self, task).ok()
     }
 
-    fn find(&self, name: &str) -> Vec<TaskId> {
-        Job::find(self, name).map_or_else(Vec::new, |range| range.map(TaskId).collect())
+    fn find(&self, name: &str) -> Result<Vec<TaskId>, String> {
+        Job::find(self, name).map(|ranges| ranges.into_iter().flatten().map(TaskId).collect())
     }
 }

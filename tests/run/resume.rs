@@ -323,3 +323,70 @@ fn resume_needs_something_to_resume() {
     let dir = Dir::new("nothing");
     run(&dir, CHAIN, &["--resume"]).0.code(2).says("resume");
 }
+
+/// Tasks of `align` that ran, by the lines that they wrote.
+const SAMPLES: &str = r#"
+    [[task]]
+    name = "align"
+    matrix = { sample = { file = "samples.txt%2" } }
+    command = ["sh", "-c", "printf '%s\n' \"$1\" >> ran", "x", "{sample}"]
+    [[task]]
+    name = "call"
+    matrix = { csv = "samples.csv", seed = "1-2" }
+    needs = "align[sample={sample}]"
+    command = ["sh", "-c", "printf '%s\n' \"$1\" >> ran", "x", "{sample}/{fastq}/{seed}"]
+"#;
+
+#[test]
+fn a_task_of_a_matrix_is_what_its_values_say() {
+    let dir = Dir::new("samples");
+    dir.file("samples.txt", "\u{feff}NA1\r\n\r\nNA 2, x\r\nNA3\r\n");
+    dir.file("samples.csv", "sample,fastq\nNA1,1.fq\n\"NA 2, x\",2.fq\n");
+    let (out, ran) = run(&dir, SAMPLES, &[]);
+    out.ok();
+    let first = ["NA 2, x", "NA 2, x/2.fq/1", "NA 2, x/2.fq/2", "NA1", "NA1/1.fq/1", "NA1/1.fq/2", "NA3"];
+    assert_eq!(ran, first);
+    // A sample in front of the others, and one less: nothing else runs again, on other ranks either.
+    dir.file("samples.txt", "NA0\nNA1\nNA 2, x\n");
+    dir.file("samples.csv", "sample\tfastq\nNA0\t0.fq\nNA1\t1.fq\nNA 2, x\t2.fq\n");
+    mpirun(&dir, 2).args(["run", "job.toml", "--resume"]).run().ok();
+    let mut ran = lines(&dir, "ran").split_off(first.len());
+    ran.sort();
+    assert_eq!(ran, ["NA0", "NA0/0.fq/1", "NA0/0.fq/2"]);
+    // The journal knows the lists although they are gone.
+    std::fs::remove_file(dir.path().join("samples.txt")).expect("it was there");
+    for name in ["align[NA1]", "align[sample=NA1]", "align[1]"] {
+        let shown = phalanx(&dir).args(["report", "latest", "--task", name]).run().ok();
+        assert!(shown.stdout().contains("COMPLETED") && shown.stdout().contains("x NA1"), "{name}: {shown}");
+    }
+    let shown = phalanx(&dir).args(["report", "latest", "--task", "call[\"NA 2, x\",seed=2]"]).run().ok();
+    assert!(shown.stdout().contains("NA 2, x/2.fq/2"), "{shown}");
+    phalanx(&dir).args(["report", "latest", "--task", "align[NA9]"]).run().code(2).says("did you mean `NA");
+    phalanx(&dir).args(["report", "latest", "--task", "align[7]"]).run().code(2).says("its indices are 0-2");
+    dir.file("samples.txt", "NA0\nNA1\nNA 2, x\n");
+    let (out, ran) = run(&dir, SAMPLES, &["--resume", "--rerun", "align[NA1]"]);
+    out.ok();
+    assert_eq!(ran, ["NA1", "NA1/1.fq/1", "NA1/1.fq/2"]);
+    let (out, _) = run(&dir, SAMPLES, &["--resume", "--rerun", "align[smaple=NA1]"]);
+    out.code(2).says("no axis `smaple`");
+}
+
+#[test]
+fn mistakes_in_lists_name_file_and_line() {
+    let dir = Dir::new("lists");
+    dir.job("job.toml", SAMPLES);
+    let check = || phalanx(&dir).args(["check", "job.toml"]).run().code(2);
+    check().says("cannot read").says("samples.txt");
+    dir.file("samples.txt", "NA1\nNA2\nNA1\n");
+    dir.file("samples.csv", "sample,fastq\nNA1,1.fq\nNA2\n");
+    check().says("samples.txt, line 3: \"NA1\" stands in line 1 already").says("samples.csv, line 3: it has 1 fields");
+    dir.file("samples.txt", "NA1\nNA2\n");
+    dir.file("samples.csv", "sample,fastq\nNA1,1.fq\nNA3,3.fq\n");
+    check().says("its axis `sample` has no value \"NA3\"; did you mean `NA");
+    dir.file("samples.csv", "sample,fastq\nNA1,1.fq\n");
+    let limited = SAMPLES.replace("seed = \"1-2\"", "sample = [\"a\"]");
+    dir.job("job.toml", &limited);
+    check().says("the axis `sample` comes from a table and from another axis");
+    dir.job("job.toml", &SAMPLES.replace("samples.csv\"", "samples.csv%3\"").replace("\"1-2\"", "\"1-2%0\""));
+    check().says("the limit after %");
+}

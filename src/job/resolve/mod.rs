@@ -8,6 +8,7 @@
 //! Relations between tables are resolved after all of them have been read.
 
 mod alerts;
+mod axes;
 mod drafts;
 mod files;
 pub(crate) mod graphs;
@@ -33,6 +34,7 @@ use super::dialect::Sh;
 use super::load::KernelCheck;
 use super::read::{At, Span};
 use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
+use super::value_files::ValueFiles;
 use super::{Flush, Job, KeepOutput, PartitionMethod};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
@@ -52,6 +54,8 @@ pub(crate) struct ResolveContext<'a> {
     /// Base of relative directories.
     pub base_dir: &'a Path,
     pub kernels: &'a dyn KernelCheck,
+    /// The files that values along axes come from.
+    pub values: &'a ValueFiles,
     /// The `sh` for which shell lines are checked; `None` disables the check.
     pub sh: Option<&'a Sh>,
 }

@@ -1,5 +1,5 @@
-//! Resolves `needs`: `tile`, `tile[3]`, `tile[0-9]`, `tile[{index}]`, `tile[{index}-1]`, with an
-//! optional condition as a prefix or a separate field.
+//! Resolves `needs`: `tile`, `tile[3]`, `tile[0-9]`, `tile[{index}]`, `tile[{index}-1]`,
+//! `tile[NA3]`, `tile[sample={sample}]`, with an optional condition as a prefix or a separate field.
 
 use rustc_hash::FxHashMap;
 
@@ -9,6 +9,7 @@ use super::offsets::{self, Offset, OffsetError};
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::diagnostic::{Diagnostic, Findings, closest, suggest};
 use crate::job::read::Span;
+use crate::job::selector::Selector;
 use crate::job::template::{Element, Placeholder, StringKind, Template, compile};
 use crate::job::units::{IndexSet, shorten};
 use crate::job::values::{When, WordValue};
@@ -288,21 +289,30 @@ impl<'a> NeedsResolver<'a> {
             self.findings.push(Diagnostic::error(message).at(span).help(help));
             return None;
         }
-        let set = self.indices(text, span)?;
         let space = self.draft(from).body.space();
-        if set == space.indices() {
-            return if from == self.to { self.refuse_self(span) } else { Some(vec![LinkShape::All]) };
-        }
-        let edges = set.len().saturating_mul(u64::from(self.draft(self.to).group.count));
-        if edges > MAX_EDGES {
-            return self.refuse_size(span);
-        }
-        let mut elements = Vec::new();
-        for index in set.iter() {
-            match space.element(index) {
-                Some(element) => elements.push(element),
-                None => return self.refuse_index(from, index, None, span),
+        let is_too_much = |count: u64, to: &Draft<'_>| count.saturating_mul(u64::from(to.group.count)) > MAX_EDGES;
+        let elements = match Selector::new(space).filter(|_| IndexSet::parse(text).is_err()) {
+            Some(selector) => self.by_values(from, &selector, text, span)?,
+            None => {
+                let set = self.indices(text, span)?;
+                if set == space.indices() {
+                    return if from == self.to { self.refuse_self(span) } else { Some(vec![LinkShape::All]) };
+                }
+                if is_too_much(set.len(), &self.draft(self.to)) {
+                    return self.refuse_size(span);
+                }
+                let mut elements = Vec::new();
+                for index in set.iter() {
+                    match space.element(index) {
+                        Some(element) => elements.push(element),
+                        None => return self.refuse_index(from, index, None, span),
+                    }
+                }
+                elements
             }
+        };
+        if is_too_much(elements.len() as u64, &self.draft(self.to)) {
+            return self.refuse_size(span);
         }
         match (from == self.to, self.draft(self.to).group.count) {
             // Every element of the group is also one of the tasks that need it.
@@ -320,20 +330,54 @@ impl<'a> NeedsResolver<'a> {
             return if from == self.to { self.refuse_self(span) } else { Some(vec![LinkShape::Each]) };
         }
         let mut pairs = Vec::new();
+        let selector = Selector::new(source.body.space());
         for number in 0..target.group.count {
             let element = Element { name: &target.group.name, space: target.body.space(), number };
-            for index in self.indices(&template.fill(element), span)?.iter() {
-                match source.body.space().element(index) {
-                    Some(needed) if from == self.to && needed == number => return self.refuse_self(span),
-                    Some(needed) => pairs.push((needed, number)),
-                    None => return self.refuse_index(from, index, target.body.space().index(number), span),
+            let text = template.fill_brackets(element);
+            let elements = match selector.as_ref().filter(|_| IndexSet::parse(&text).is_err()) {
+                Some(selector) => self.by_values(from, selector, &text, span)?,
+                None => {
+                    let mut elements = Vec::new();
+                    for index in self.indices(&text, span)?.iter() {
+                        match source.body.space().element(index) {
+                            Some(needed) => elements.push(needed),
+                            None => return self.refuse_index(from, index, target.body.space().index(number), span),
+                        }
+                        if pairs.len() + elements.len() > MAX_PAIRS {
+                            return self.refuse_size(span);
+                        }
+                    }
+                    elements
                 }
-                if pairs.len() > MAX_PAIRS {
-                    return self.refuse_size(span);
-                }
+            };
+            if from == self.to && elements.contains(&number) {
+                return self.refuse_self(span);
+            }
+            pairs.extend(elements.into_iter().map(|needed| (needed, number)));
+            if pairs.len() > MAX_PAIRS {
+                return self.refuse_size(span);
             }
         }
         Some(vec![LinkShape::Pairs(pairs)])
+    }
+
+    /// Elements of a matrix by their values: `align[NA3]`, `align[sample=NA3]`.
+    fn by_values(&mut self, from: GroupId, selector: &Selector<'_>, text: &str, span: &Span) -> Option<Vec<u32>> {
+        let found = selector.elements(text);
+        found
+            .map_err(|reason| {
+                let source = self.draft(from);
+                let name = &source.group.name;
+                let message = format!("`{name}[{}]` does not exist: {reason}", shorten(text));
+                let help = match crate::job::scalar::is_identifier(text.trim()) {
+                    true => format!("for the value of a placeholder write `[{{{}}}]`", text.trim()),
+                    false => "in brackets stand indices or values: [3], [0-9], [{index}], [AXIS=VALUE]".to_string(),
+                };
+                let place = source.notes.space.span();
+                let error = Diagnostic::error(message).at(span).label(&place, "its elements are these").help(help);
+                self.findings.push(error);
+            })
+            .ok()
     }
 
     fn indices(&mut self, text: &str, span: &Span) -> Option<IndexSet> {
@@ -365,8 +409,11 @@ impl<'a> NeedsResolver<'a> {
                     format!("its indices are {}", shorten(&source.body.space().indices().to_string())),
                 )
                 .help(match by {
-                    Some(_) => "element by element, every index here must exist there".to_string(),
-                    None => "indices are those of `array`, or for a matrix count from 0".to_string(),
+                    Some(_) => {
+                        "element by element, every index here must exist there; values are `[AXIS=VALUE]`".to_string()
+                    }
+                    None => "indices are those of `array`, or for a matrix count from 0; values are `[AXIS=VALUE]`"
+                        .to_string(),
                 }),
         );
         None

@@ -9,7 +9,7 @@
 use rustc_hash::FxHashMap;
 
 use crate::job::scalar::Scalar;
-use crate::job::space::{Axis, Space};
+use crate::job::space::{Dimension, Space};
 use crate::job::template::Placeholder;
 
 /// A placeholder and the number added to its value.
@@ -116,38 +116,43 @@ impl OffsetMatch {
 }
 
 /// Finds elements of a matrix that agree with those of another along all axes but one.
-struct Matching {
+struct Matching<'a> {
     /// Position of each value along the axis of the offset.
     places: FxHashMap<i64, u64>,
     /// Distance between neighbours along that axis.
     stride: u64,
-    others: Vec<OtherAxis>,
+    others: Vec<Other<'a>>,
 }
 
-struct OtherAxis {
-    name: String,
-    /// Distance between neighbours along the axis in the needed matrix.
+/// A dimension of the needed matrix other than the one of the offset.
+struct Other<'a> {
+    /// The first of its axes.
+    name: &'a str,
+    /// Distance between neighbours in the needed matrix.
     stride: u64,
-    /// Distance and number of values in the matrix that needs it.
-    own: (u64, u64),
-    /// For each position along the own axis, the position of the same value along the needed axis.
+    /// The dimension of the matrix that needs it with the same axes.
+    own: Dimension<'a>,
+    /// For each position along `own`, the position of the same values in the needed matrix.
     places: Vec<Option<u64>>,
 }
 
-impl Matching {
-    fn new(source: &Space, target: &Space, along: &str) -> Result<Matching, OffsetError> {
-        let (mut stride, mut others) = (1, Vec::new());
+impl<'a> Matching<'a> {
+    fn new(source: &'a Space, target: &'a Space, along: &str) -> Result<Matching<'a>, OffsetError> {
         let mut matching = Matching { places: FxHashMap::default(), stride: 1, others: Vec::new() };
-        for axis in source.axes().iter().rev() {
-            if axis.name == along {
-                matching.stride = stride;
+        for needed in source.dimensions() {
+            if let Some(axis) = needed.axes.iter().find(|axis| axis.name == along) {
+                matching.stride = needed.stride;
                 matching.places = (0..axis.len()).filter_map(|at| Some((axis.whole_value(at)?, at))).collect();
-            } else {
-                others.push(OtherAxis::new(axis, target, stride)?);
+                continue;
             }
-            stride = stride.saturating_mul(axis.len());
+            let name = &needed.axes[0].name;
+            let own = target.dimensions().into_iter().find(|own| own.has(name));
+            let other = own.and_then(|own| {
+                let places = own.same_values(&needed)?;
+                Some(Other { name, stride: needed.stride, own, places })
+            });
+            matching.others.push(other.ok_or_else(|| OffsetError::Axis(name.clone()))?);
         }
-        matching.others = others;
         Ok(matching)
     }
 
@@ -155,29 +160,12 @@ impl Matching {
         let Some(place) = self.places.get(&wanted) else { return OffsetMatch::Missing };
         let mut needed = place * self.stride;
         for other in &self.others {
-            let (stride, count) = other.own;
-            match other.places[(u64::from(element) / stride % count) as usize] {
+            match other.places[other.own.position(element) as usize] {
                 Some(place) => needed += place * other.stride,
-                None => return OffsetMatch::OtherwiseMissing(other.name.clone()),
+                None => return OffsetMatch::OtherwiseMissing(other.name.to_owned()),
             }
         }
         OffsetMatch::of(u32::try_from(needed).ok())
-    }
-}
-
-impl OtherAxis {
-    fn new(axis: &Axis, target: &Space, stride: u64) -> Result<OtherAxis, OffsetError> {
-        let mut own_stride = 1;
-        for own in target.axes().iter().rev() {
-            if own.name == axis.name {
-                let known: FxHashMap<String, u64> =
-                    (0..axis.len()).map(|at| (axis.value(at).to_string(), at)).collect();
-                let places = (0..own.len()).map(|at| known.get(&own.value(at).to_string()).copied()).collect();
-                return Ok(OtherAxis { name: axis.name.clone(), stride, own: (own_stride, own.len()), places });
-            }
-            own_stride = own_stride.saturating_mul(own.len());
-        }
-        Err(OffsetError::Axis(axis.name.clone()))
     }
 }
 

@@ -1,8 +1,10 @@
 //! Resolves one `[[task]]` table by itself, without relations to others.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::axes::resolve_axes;
 use super::drafts::{Notes, SharedTables, SourcePlace as Spot, TypedNeed};
 use super::graphs::OPERATION_KERNEL;
 use super::names::{check_dir, check_name, make_name};
@@ -12,7 +14,7 @@ use crate::job::body::{Arg, Body, Extras, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::file_names::{check_patterns, tells_elements_apart};
 use crate::job::read::{At, Span};
-use crate::job::space::{Axis, Space};
+use crate::job::space::Space;
 use crate::job::spec::{Common, TaskSpec};
 use crate::job::template::{Element, StringKind, Template, compile};
 use crate::job::units::{parse_duration, shorten};
@@ -37,7 +39,12 @@ fn name(spec: &At<TaskSpec>, findings: &mut Findings) -> String {
     name.value.clone()
 }
 
-fn space(spec: &At<TaskSpec>, findings: &mut Findings) -> (Space, Option<u32>, Span) {
+fn space(
+    spec: &At<TaskSpec>,
+    dir: &Path,
+    context: &ResolveContext<'_>,
+    findings: &mut Findings,
+) -> (Space, Option<u32>, Span) {
     let pattern = pattern::resolve(&spec.value, findings);
     if let Some((pattern, span)) = pattern {
         return (Space::Pattern(pattern), None, span);
@@ -54,9 +61,8 @@ fn space(spec: &At<TaskSpec>, findings: &mut Findings) -> (Space, Option<u32>, S
         }
         (Some(array), None) => (Space::Array(array.value.indices.clone()), array.value.limit, array.span.clone()),
         (None, Some(matrix)) => {
-            let axes =
-                matrix.value.0.iter().map(|(name, values)| Axis { name: name.value.clone(), values: values.clone() });
-            (Space::Matrix(axes.collect()), None, matrix.span.clone())
+            let axes = resolve_axes(&matrix.value, dir, context.values, findings);
+            (axes.map_or(Space::One, Space::Matrix), matrix.value.limit, matrix.span.clone())
         }
         (None, None) => (Space::One, None, spec.span.clone()),
     }
@@ -100,7 +106,7 @@ impl<'a> TaskResolver<'a> {
         findings: &'a mut Findings,
     ) -> Self {
         let name = name(spec, findings).into();
-        let (space, limit, space_span) = space(spec, findings);
+        let (space, limit, space_span) = space(spec, &job.dir, context, findings);
         TaskResolver { spec, defaults, job, name, space, limit, space_span, context, shared, findings }
     }
 

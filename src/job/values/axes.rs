@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::quantities::refuse;
 use super::scalar;
 use crate::job::diagnostic::{Diagnostic, Findings};
-use crate::job::read::{At, Read, TomlNode, integer, mismatch};
-use crate::job::scalar::{Scalar, is_identifier};
+use crate::job::read::{At, Read, Span, TomlNode, integer, mismatch};
+use crate::job::scalar::{Scalar, axis_name_mistake};
+use crate::job::spec::ListTable;
 use crate::job::units::{IndexSet, parse_array, shorten};
 
 /// The indices of an array, and the maximum number of its tasks that run at once.
@@ -46,9 +47,22 @@ impl Read for ArraySpec {
     }
 }
 
-/// The axes of a matrix, in file order.
+/// The axes of a matrix, in file order, and the maximum number of its tasks that run at once.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct MatrixSpec(pub Vec<(At<String>, AxisSpec)>);
+pub(crate) struct MatrixSpec {
+    pub axes: Vec<(At<String>, AxisSource)>,
+    pub limit: Option<u32>,
+}
+
+/// Where the values along an axis come from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum AxisSource {
+    Given(AxisSpec),
+    /// A file with a value per line.
+    List(At<String>),
+    /// A file with a column per axis.
+    Table(At<String>),
+}
 
 /// The values along one axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +71,9 @@ pub(crate) enum AxisSpec {
     List(Vec<Scalar>),
 }
 
+/// The key of a matrix that names a table instead of an axis.
+const TABLE: &str = "csv";
+
 impl Read for MatrixSpec {
     fn expected() -> String {
         "a table of axes, such as { alpha = [0.1, 0.2], seed = \"0-9\" }".into()
@@ -64,11 +81,13 @@ impl Read for MatrixSpec {
 
     fn schema() -> Value {
         let scalar = json!({ "type": ["string", "number", "boolean"] });
+        let values = json!({ "type": ["string", "array"], "minItems": 1, "items": scalar });
         json!({
             "type": "object",
             "minProperties": 1,
             "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },
-            "additionalProperties": { "type": ["string", "array"], "minItems": 1, "items": scalar },
+            "properties": { TABLE: { "description": "Table (CSV or TSV) whose columns are axes", "type": "string" } },
+            "additionalProperties": { "oneOf": [values, ListTable::schema()] },
         })
     }
 
@@ -84,50 +103,76 @@ impl Read for MatrixSpec {
                     .help("give it at least one: `matrix = { alpha = [0.1, 0.2] }`"),
             );
         }
+        let mut limit: Option<At<u32>> = None;
         let mut axes: Vec<_> = table
             .iter()
             .filter_map(|(name, value)| {
-                let values = axis(name.get_ref(), value, findings);
+                let mut limits = Limits { limit: &mut limit, findings };
+                let source = axis(name.get_ref(), value, &mut limits);
                 check_axis_name(name, findings);
-                Some((At::new(name.get_ref().to_string(), name.span()), values?))
+                Some((At::new(name.get_ref().to_string(), name.span()), source?))
             })
             .collect();
         // The tree is sorted by key; the axes are used in the order of the file.
         axes.sort_by_key(|(name, _)| name.span.start);
-        (!axes.is_empty() && axes.len() == table.len()).then_some(MatrixSpec(axes))
+        let limit = limit.map(|at| at.value);
+        (!axes.is_empty() && axes.len() == table.len()).then_some(MatrixSpec { axes, limit })
     }
 }
 
 fn check_axis_name(name: &toml::Spanned<std::borrow::Cow<'_, str>>, findings: &mut Findings) {
-    let text = name.get_ref();
-    let reason = if text == "index" || text == "name" {
-        "that word has a meaning of its own in `{...}`"
-    } else if !is_identifier(text) {
-        "it must consist of letters, digits and `_`, and begin with a letter"
-    } else {
-        return;
-    };
-    let shown = shorten(text);
+    let Some(reason) = axis_name_mistake(name.get_ref()) else { return };
+    let shown = shorten(name.get_ref());
     findings.push(Diagnostic::error(format!("`{shown}` cannot be the name of an axis: {reason}")).at(&name.span()));
 }
 
-fn axis(name: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<AxisSpec> {
+/// The limit of a matrix, which stands behind the text of one of its axes: `"0-99%5"`.
+struct Limits<'a> {
+    limit: &'a mut Option<At<u32>>,
+    findings: &'a mut Findings,
+}
+
+impl Limits<'_> {
+    /// Takes a limit off the end of a text; `None` if it is invalid.
+    fn take<'t>(&mut self, text: &'t str, span: &Span) -> Option<&'t str> {
+        let Some((rest, digits)) = text.rsplit_once('%') else { return Some(text) };
+        let Some(limit) = digits.trim().parse().ok().filter(|limit| *limit > 0) else {
+            let message = format!("the limit after % must be a whole number of at least 1, not `{}`", shorten(digits));
+            self.findings.push(Diagnostic::error(message).at(span).help("it is the number of tasks that run at once"));
+            return None;
+        };
+        if let Some(other) = self.limit.replace(At::new(limit, span.clone())) {
+            let message = "the limit of a matrix is given twice";
+            let help = "it holds for all tasks of the matrix; write it behind one of the axes";
+            self.findings.push(Diagnostic::error(message).at(span).label(&other.span, "first here").help(help));
+        }
+        Some(rest)
+    }
+}
+
+fn axis(name: &str, node: &TomlNode<'_>, limits: &mut Limits<'_>) -> Option<AxisSource> {
+    let span = node.span();
     if let Some(text) = node.get_ref().as_str() {
+        let text = limits.take(text, &span)?;
         return match IndexSet::parse(text) {
-            Ok(set) => Some(AxisSpec::Set(set)),
+            Ok(set) => Some(AxisSource::Given(AxisSpec::Set(set))),
+            Err(_) if name == TABLE => Some(AxisSource::Table(At::new(text.to_owned(), span))),
             Err(error) => {
-                findings.push(
-                    Diagnostic::error(format!("axis `{name}`: {error}"))
-                        .at(&node.span())
-                        .help(format!("for a single value write a list: `{name} = [\"...\"]`")),
-                );
+                let help = format!("for a single value write a list: `{name} = [\"...\"]`");
+                limits.findings.push(Diagnostic::error(format!("axis `{name}`: {error}")).at(&span).help(help));
                 None
             }
         };
     }
+    if node.get_ref().as_table().is_some() {
+        let file = ListTable::read(name, node, limits.findings)?.file?;
+        let path = limits.take(&file.value, &file.span)?.to_owned();
+        return Some(AxisSource::List(At::new(path, file.span)));
+    }
+    let findings = &mut *limits.findings;
     let Some(list) = node.get_ref().as_array() else {
         let message = format!("axis `{name}` must be a list of values or a set of indices such as \"0-9\"");
-        findings.push(Diagnostic::error(message).at(&node.span()));
+        findings.push(Diagnostic::error(message).at(&span).help("values may come from a file: `{ file = \"FILE\" }`"));
         return None;
     };
     if list.is_empty() {
@@ -150,5 +195,5 @@ fn axis(name: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Axis
             scalar
         })
         .collect();
-    (values.len() == list.len()).then_some(AxisSpec::List(values))
+    (values.len() == list.len()).then_some(AxisSource::Given(AxisSpec::List(values)))
 }

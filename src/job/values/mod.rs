@@ -13,7 +13,7 @@ use super::diagnostic::Findings;
 use super::read::{At, TomlNode, float, integer};
 use super::scalar::Scalar;
 
-pub(crate) use axes::{ArraySpec, AxisSpec, MatrixSpec};
+pub(crate) use axes::{ArraySpec, AxisSource, AxisSpec, MatrixSpec};
 pub(crate) use graphs::{GraphWeights, OperationName};
 pub(crate) use quantities::{
     Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, Signed, SizeSpec,

@@ -176,14 +176,16 @@ impl CoordinatorDriver {
     }
 
     fn cancel(&mut self, now: Time, name: &str) -> (Answer, Messages) {
-        let Some(tasks) = self.job.find(name) else {
-            return (Answer::refused(format!("this job has no task `{name}`")), Messages::new());
+        let tasks = match self.job.find(name) {
+            Ok(tasks) => tasks,
+            Err(reason) => return (Answer::refused(reason), Messages::new()),
         };
-        let open = tasks.clone().filter(|&task| self.coordinator.final_state(TaskId(task)).is_none()).count();
+        let is_open = |&task: &u32| self.coordinator.final_state(TaskId(task)).is_none();
+        let open = tasks.iter().cloned().flatten().filter(is_open).count();
         if open == 0 {
             return (Answer::refused(format!("`{name}` has ended already")), Messages::new());
         }
-        let messages = self.step(now, [CoordinatorEvent::Cancel { tasks }]);
+        let messages = self.step(now, tasks.into_iter().map(|tasks| CoordinatorEvent::Cancel { tasks }));
         let text = match open {
             1 => "1 task is cancelled, with what needs it".to_owned(),
             many => format!("{many} tasks are cancelled, with what needs them"),

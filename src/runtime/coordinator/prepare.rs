@@ -12,7 +12,6 @@ use super::resume::{self, RerunReasons};
 use super::run_history::LoadedHistory;
 use crate::exec::Kernels;
 use crate::graph::TaskGraph;
-use crate::job::diagnostic::suggest;
 use crate::job::{self, Job};
 use crate::journal::{EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
 use crate::model::TaskId;
@@ -122,16 +121,9 @@ fn run_dir(options: &Options, job: &Job) -> Result<RunDir, RunError> {
 
 /// The tasks that `--rerun` names.
 fn rerun(options: &Options, job: &Job) -> Result<Vec<Range<u32>>, RunError> {
-    let find = |name: &String| {
-        job.find(name).ok_or_else(|| {
-            let plain = name.split('[').next().unwrap_or(name);
-            let names: Vec<&str> = job.groups.iter().map(|group| &*group.name).collect();
-            let is_known = names.contains(&plain);
-            let help = if is_known { format!("`{plain}` has no such index") } else { suggest(plain, &names, "tasks") };
-            RunError::Refused(format!("--rerun: the job has no task {name:?}; {help}"))
-        })
-    };
-    options.rerun.iter().map(find).collect()
+    let find = |name: &String| job.find(name).map_err(|reason| RunError::Refused(format!("--rerun: {reason}")));
+    let found: Result<Vec<_>, _> = options.rerun.iter().map(find).collect();
+    Ok(found?.into_iter().flatten().collect())
 }
 
 /// A journal, and what earlier sessions recorded in it.

@@ -3,8 +3,9 @@
 //! A task stays complete if it completed in an earlier session, its content key has not changed,
 //! the user does not ask for it to run again, and none of its dependencies runs again for such a
 //! reason. A task whose declared output is gone runs again if a task that still has to run needs
-//! it; dependents that are complete stay so. Tasks are identified by name and index: a task that
-//! moved in the file, or an array that grew, keeps its state.
+//! it; dependents that are complete stay so. Tasks are identified by name and index, those of a
+//! matrix by the values along its axes: a task that moved in the file, an array that grew, or a
+//! matrix with one value more keeps its state.
 //!
 //! Ranks report ends independently, so a killed run may have recorded that a task completed but not
 //! its dependencies. [`implied`] finds these; else they and all their dependents would run again.
@@ -115,15 +116,10 @@ pub fn kept(
 fn former_numbers(old: &Job, new: &Job) -> Vec<Option<TaskId>> {
     let mut was = Vec::with_capacity(new.task_count());
     let former: HashMap<&str, GroupId> = old.groups.iter().zip(0..).map(|(group, id)| (&*group.name, id)).collect();
-    for group in &new.groups {
-        let before = former.get(&*group.name).copied();
-        let before = before.filter(|&id| old.groups[id as usize].indexed == group.indexed);
-        for element in 0..group.count {
-            let task = TaskId(group.first.0 + element);
-            was.push(before.and_then(|id| match new.index_of(task) {
-                None => Some(old.groups[id as usize].first),
-                Some(index) => old.with_index(id, index),
-            }));
+    for (group, id) in new.groups.iter().zip(0..) {
+        match former.get(&*group.name) {
+            Some(&before) => was.extend(new.former_tasks(id, old, before)),
+            None => was.extend((0..group.count).map(|_| None)),
         }
     }
     was
