@@ -5,6 +5,7 @@
 //! use it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -257,6 +258,28 @@ impl Reason {
         let cut = (0..=Self::MOST.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
         Reason { task, attempt, text: text[..cut.unwrap_or(0)].to_owned() }
     }
+}
+
+/// State of a file, by which a change is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileState {
+    /// Size in bytes.
+    pub size: u64,
+    /// Time of the last modification, in nanoseconds since 1970 (UTC).
+    pub mtime_ns: i64,
+    /// Hash of the content; `None` for a large file.
+    pub hash: Option<u64>,
+}
+
+/// A file that a task used, as it was when the task completed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// True for a program or script that the command names, false for a declared input.
+    pub is_program: bool,
+    /// Its state.
+    pub state: FileState,
 }
 
 /// One of the two output streams of a task.

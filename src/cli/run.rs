@@ -1,17 +1,21 @@
 //! `phalanx run`: runs a job and prints its summary.
 
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::value_parser;
 
-use super::{complain, launched_rank, report};
+use super::{complain, launched_rank, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, PolicyKind, ProviderKind};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
-use crate::runtime::{self, Finished, Options, RunError, go_on_without_terminal};
+use crate::runtime::{
+    self, Finished, Options, ResumePreview, RunError, UnfinishedRun, find_unfinished_run, go_on_without_terminal,
+    preview_resume,
+};
 
 /// Environment variable that names a file to which rank 0 writes the exit code.
 const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
@@ -21,8 +25,9 @@ const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
 pub(super) struct Args {
     /// Job file; `-` reads standard input.
     job: PathBuf,
-    /// Resume the latest run of this job (or the run in --run-dir); completed tasks are not run
-    /// again.
+    /// Resume the latest run of this job (or the run in --run-dir): completed tasks are not run
+    /// again, unless they or the files that they used have changed. Without an earlier run, all
+    /// tasks run.
     #[arg(long)]
     resume: bool,
     /// With --resume: run this task again although it is complete, and all tasks that depend on it.
@@ -49,7 +54,8 @@ pub(super) struct Args {
     /// 127.0.0.1 or node7:7000.
     #[arg(long, value_name = "HOST[:PORT]")]
     join_on: Option<String>,
-    /// Check the job and show its graph, but run nothing.
+    /// Check the job and show its graph, but run nothing. With --resume: list the tasks that would
+    /// run, each with a reason.
     #[arg(short = 'n', long, alias = "dryrun")]
     dry_run: bool,
     /// Print how a batch script should start several nodes: `one` MPI world, or `each` node as its
@@ -70,17 +76,18 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    if args.dry_run {
+    if args.dry_run && !args.resume {
         return super::check::check(&args.job, false);
     }
     if args.worlds {
         return super::print(&format!("{}\n", worlds(&args)));
     }
-    go_on_without_terminal();
-    let options = Options {
+    let dry_run = args.dry_run;
+    let mut options = Options {
         job: args.job,
         run_dir: args.run_dir,
         resume: args.resume,
+        mention_earlier: !args.quiet,
         rerun: args.rerun,
         slots: args.slots,
         coordinator_only: args.coordinator_only,
@@ -91,9 +98,73 @@ pub(super) fn main(args: Args) -> ExitCode {
         listen: args.listen,
         metrics_file: args.metrics_file,
     };
+    if dry_run {
+        return preview(&options);
+    }
+    if may_ask(&options, args.quiet)
+        && let Some(earlier) = find_unfinished_run(&options, &Kernels::builtin())
+    {
+        match ask(&earlier) {
+            Answer::Resume => options.resume = true,
+            Answer::New => options.mention_earlier = false,
+            Answer::Cancel => return refuse("nothing was started"),
+        }
+    }
+    go_on_without_terminal();
     let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
     let code = exit_code(&result);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// Lists the tasks that a resume would run.
+fn preview(options: &Options) -> ExitCode {
+    let found = match preview_resume(options, &Kernels::builtin()) {
+        Ok(Some(found)) => found,
+        Ok(None) => {
+            complain("there is no earlier run to resume: all tasks would run");
+            return super::check::check(&options.job, false);
+        }
+        Err(RunError::Job(mistakes)) => return super::check::refuse(&mistakes),
+        Err(error) => return refuse(error),
+    };
+    let ResumePreview { run, tasks, complete, runs } = found;
+    let mut text = format!("{run}: {complete} of {tasks} tasks are complete; {} would run\n", runs.len());
+    runs.iter().for_each(|(task, reason)| text.extend(["  ", task, ": ", reason, "\n"]));
+    super::print(&text)
+}
+
+/// True if a person can be asked: at a terminal, and not as one of several ranks.
+fn may_ask(options: &Options, quiet: bool) -> bool {
+    let is_new = !options.resume && options.run_dir.is_none();
+    is_new && !quiet && launched_rank().is_none() && io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// What to do where an earlier run of the job has not completed.
+enum Answer {
+    Resume,
+    New,
+    Cancel,
+}
+
+/// Asks until the answer is clear; the end of the input cancels.
+fn ask(earlier: &UnfinishedRun) -> Answer {
+    let UnfinishedRun { name, complete, tasks } = earlier;
+    let mut stderr = io::stderr();
+    // What cannot be written was not seen: no answer follows, which cancels.
+    let _ = writeln!(stderr, "{name} has not completed: {complete} of {tasks} tasks are complete there.");
+    loop {
+        let _ = write!(stderr, "[r]esume it, start a [n]ew run, or [c]ancel? [r] ").and_then(|()| stderr.flush());
+        let mut line = String::new();
+        if !matches!(io::stdin().read_line(&mut line), Ok(read) if read > 0) {
+            return Answer::Cancel;
+        }
+        match line.trim().to_lowercase().as_str() {
+            "" | "r" | "resume" | "y" | "yes" => return Answer::Resume,
+            "n" | "new" => return Answer::New,
+            "c" | "cancel" | "q" => return Answer::Cancel,
+            _ => {}
+        }
+    }
 }
 
 /// `one` world for a job that keeps its nodes to the end, or that has tasks spanning several nodes.

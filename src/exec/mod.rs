@@ -30,6 +30,7 @@
 //! | `mpi` | the `mpirun` line of an MPI task |
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task measures |
+//! | `used_files` | what a resumed run compares: inputs and programs of a task |
 //! | `kernel`, `args`, `kernels/` | functions of this process as tasks |
 //! | `graphs` | data graphs that stay in memory during the run |
 //!
@@ -58,6 +59,7 @@ pub(crate) mod script;
 mod signals;
 mod spawn;
 mod supervise;
+mod used_files;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,6 +76,7 @@ pub use output::OutputSink;
 pub(crate) use process::family_use;
 pub use runner::Runner;
 pub(crate) use spawn::is_ignored_from_start;
+pub(crate) use used_files::change_of;
 
 use crate::graph::link::GroupId;
 use crate::job::{DataGraph, FileNames, Group, Task};

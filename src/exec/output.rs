@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{Outcome, Stream, TaskId, Usage};
+use crate::model::{Outcome, Stream, TaskId, Usage, UsedFile};
 
 /// Receives the output of tasks. All slots call it concurrently. The chunks of one attempt arrive
 /// in order: from one thread for a command, from any thread that prints for a kernel.
@@ -20,6 +20,10 @@ pub trait OutputSink: Send + Sync {
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()>;
     /// Receives a value that a task measured. A sink may ignore it.
     fn measure(&self, _task: TaskId, _attempt: u16, _name: &str, _value: f64) {}
+    /// Receives the files that a completed task has used. A sink may ignore it.
+    fn used_files(&self, _task: TaskId, _attempt: u16, _files: &[UsedFile]) -> io::Result<()> {
+        Ok(())
+    }
     /// Receives the reason why Phalanx failed the attempt. A sink may ignore it.
     fn reason(&self, _task: TaskId, _attempt: u16, _text: &str) {}
     /// Receives the resource use of an attempt's processes; only commands have one. A sink may
@@ -68,6 +72,11 @@ impl<'a> Output<'a> {
     /// Passes the resource use of the attempt's processes to the sink.
     pub(super) fn account(&self, used: Usage) {
         self.note(self.sink.account(self.task, self.attempt, used));
+    }
+
+    /// Passes the files that the task has used to the sink.
+    pub(super) fn used_files(&self, files: &[UsedFile]) {
+        self.note(self.sink.used_files(self.task, self.attempt, files));
     }
 
     /// Passes a value that the task measured to the sink.

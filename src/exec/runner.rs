@@ -21,6 +21,7 @@ use super::files;
 use super::graphs::Graphs;
 use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
+use super::used_files::UsedFiles;
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, TaskId};
@@ -50,12 +51,13 @@ pub struct Runner {
     /// Ranges of cancelled tasks.
     cancelled: RwLock<Vec<Range<u32>>>,
     commands: Commands,
+    used_files: UsedFiles,
     graphs: Graphs,
 }
 
 /// How the tasks of a group are run.
 enum GroupPlan {
-    /// All tasks are one kernel with the same arguments.
+    /// All tasks are one kernel with the same arguments, without declared inputs.
     Constant(ReadyKernel),
     /// Each task is expanded separately.
     Each,
@@ -93,6 +95,7 @@ impl Runner {
             plans: source.groups().iter().map(|_| OnceLock::new()).collect(),
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
             commands: Commands::new(&site, source.env(), source.prologue())?,
+            used_files: UsedFiles::default(),
             graphs: Graphs::new(source.graphs(), site.graphs.as_deref()),
             stopping: AtomicU8::new(0),
             cancelled: RwLock::default(),
@@ -207,18 +210,22 @@ impl Runner {
         }
         let task = self.source.task(id).map_err(Fault::new)?;
         match &task.work {
-            Work::Kernel { name, args } => Ok(GroupPlan::Constant(self.prepare(&task, name, args)?)),
+            Work::Kernel { name, args } if task.inputs.is_empty() => {
+                Ok(GroupPlan::Constant(self.prepare(&task, name, args)?))
+            }
             _ => Ok(GroupPlan::Each),
         }
     }
 
     fn each(&self, turn: AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
         let task = self.source.task(turn.id).map_err(Fault::new)?;
+        let AttemptRun { group, seat, control, .. } = turn;
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(&task, name, args)?;
-            return self.kernel(turn, &kernel, output, &|| task.index);
+            let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
+            self.describe_files(&task, outcome, control, output);
+            return Ok(outcome);
         }
-        let AttemptRun { group, seat, control, .. } = turn;
         self.watch.call_once(|| {
             if let Err(error) = watch_starts(&self.controls) {
                 tracing::warn!("a mount that does not respond may delay a command beyond its time limit: {error}");
@@ -226,7 +233,18 @@ impl Runner {
         });
         let deadline = AttemptDeadline::begin(control, group.time);
         let output_wait = self.source.output_wait();
-        self.commands.run(&CommandAttempt { task: &task, group, seat, site: &self.site, deadline, output_wait, output })
+        let attempt = CommandAttempt { task: &task, group, seat, site: &self.site, deadline, output_wait, output };
+        let outcome = self.commands.run(&attempt)?;
+        self.describe_files(&task, outcome, control, output);
+        Ok(outcome)
+    }
+
+    /// Passes on which files a task has used that completed.
+    fn describe_files(&self, task: &Task, outcome: Outcome, control: &Control, output: &Output) {
+        let used = if outcome.ok() { self.used_files.of(task, control) } else { Vec::new() };
+        if !used.is_empty() {
+            output.used_files(&used);
+        }
     }
 
     fn prepare(&self, task: &Task, name: &str, args: &toml::Table) -> Result<ReadyKernel, Fault> {

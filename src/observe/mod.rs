@@ -51,6 +51,7 @@ pub use samples::{RecordedSamples, Sample};
 pub use style::Paint;
 pub(crate) use style::{LISTED, and_more, bytes, some};
 pub use summary::write_summary;
+pub(crate) use terminal::tell;
 
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,12 @@ impl Write for AboveBar {
     }
 }
 
+/// Tells the user something on standard error, above the bar.
+pub(crate) fn tell(text: &str) {
+    // It never fails: see `AboveBar`.
+    let _ = AboveBar.write_all(format!("phalanx: {text}\n").as_bytes());
+}
+
 /// Bypasses the buffer of the standard library, which would keep what could not be written.
 fn write_whole(stderr: &impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {

@@ -14,6 +14,8 @@ pub struct Options {
     pub run_dir: Option<PathBuf>,
     /// Resume the latest run of this job, or the one in `run_dir`.
     pub resume: bool,
+    /// Tell the user how the run relates to earlier ones of its job.
+    pub mention_earlier: bool,
     /// Tasks to run again although they have completed, with their dependents; only with `resume`.
     pub rerun: Vec<String>,
     /// Slots of each rank; `None`: the CPUs that the launcher granted.
@@ -42,6 +44,7 @@ impl Options {
             job: job.into(),
             run_dir: None,
             resume: false,
+            mention_earlier: true,
             rerun: Vec::new(),
             slots: None,
             coordinator_only: false,

@@ -52,7 +52,9 @@ fn colours_only_on_terminals_and_never_with_no_color() {
     dir.job("c.toml", JOB);
     // `script` gives the command a terminal.
     let on_terminal = |variable: &str| {
-        let line = format!("env -u NO_COLOR TERM=xterm {variable} script -qec 'phalanx run c.toml' /dev/null");
+        let line = format!(
+            "env -u NO_COLOR TERM=xterm {variable} script -qec 'phalanx run c.toml --run-dir run{variable}' /dev/null"
+        );
         let output = shell(&dir, &line).run();
         output.stdout().to_owned()
     };

@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::support::checker::{Row, Trace};
-use crate::support::{Dir, Output, mpirun, phalanx, wait_for};
+use crate::support::{Dir, Output, mpirun, phalanx, shell, wait_for};
 
 const FAMILIES: u32 = 4;
 const EACH: u32 = 500;
@@ -319,9 +319,20 @@ fn a_damaged_journal_is_refused_with_its_place() {
 }
 
 #[test]
-fn resume_needs_something_to_resume() {
+fn a_resume_without_an_earlier_run_just_runs() {
     let dir = Dir::new("nothing");
-    run(&dir, CHAIN, &["--resume"]).0.code(2).says("resume");
+    phalanx(&dir).args(["run", "absent.toml", "--resume"]).run().code(2);
+    dir.job("job.toml", CHAIN);
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok().says("all tasks would run");
+    let (out, ran) = run(&dir, CHAIN, &["--resume"]);
+    out.ok().says("there is no earlier run of job to resume: all of it runs");
+    assert_eq!(ran.len(), 4);
+    let (out, ran) = run(&dir, CHAIN, &["--resume", "--run-dir", "own"]);
+    out.ok().says("no earlier run");
+    assert_eq!(ran.len(), 4);
+    let (out, ran) = run(&dir, CHAIN, &["--resume", "--run-dir", "own"]);
+    assert!(!out.ok().stderr().contains("earlier run"));
+    assert_eq!(ran.len(), 0);
 }
 
 /// Tasks of `align` that ran, by the lines that they wrote.
@@ -389,4 +400,127 @@ fn mistakes_in_lists_name_file_and_line() {
     check().says("the axis `sample` comes from a table and from another axis");
     dir.job("job.toml", &SAMPLES.replace("samples.csv\"", "samples.csv%3\"").replace("\"1-2\"", "\"1-2%0\""));
     check().says("the limit after %");
+}
+
+/// A chain over files: `make` writes what `use` reads, with a script and an input beside it.
+const FILES: &str = r#"
+    [[task]]
+    name = "make"
+    command = "echo make >> ran; cat in.txt > made.txt"
+    inputs = "in.txt"
+    outputs = "made.txt"
+    [[task]]
+    name = "use"
+    array = "0-1"
+    command = "sh tools/step.sh {index}; echo use{index} >> ran; cat made.txt > used-{index}.txt"
+    inputs = ["made.txt", "own-{index}.txt"]
+    outputs = "used-{index}.txt"
+    [[task]]
+    name = "other"
+    command = "echo other >> ran"
+"#;
+
+#[test]
+fn what_changed_runs_again_and_says_why() {
+    let dir = Dir::new("files");
+    let write = |name: &str, text: &str| dir.file(name, text);
+    let age = |name: &str| {
+        let file = OpenOptions::new().append(true).open(dir.path().join(name)).expect("the file can be opened");
+        file.set_modified(std::time::SystemTime::now() + Duration::from_secs(7)).expect("its time can be set");
+    };
+    for (name, text) in [("in.txt", "1"), ("own-0.txt", "1"), ("own-1.txt", "1"), ("tools/step.sh", "true\n")] {
+        write(name, text);
+    }
+    run(&dir, FILES, &[]).0.ok();
+    let why = || phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok().stdout().to_owned();
+    let again = || {
+        let (out, ran) = run(&dir, FILES, &["--resume"]);
+        (out.ok().stderr().to_owned(), ran)
+    };
+    assert!(why().contains("4 of 4 tasks are complete; 0 would run"), "{}", why());
+    // Touched, and written with the same content: nothing has changed.
+    write("in.txt", "1");
+    ["in.txt", "tools/step.sh", "own-0.txt"].into_iter().for_each(age);
+    assert_eq!(again().1, [""; 0]);
+    write("own-1.txt", "22");
+    assert!(why().contains("1 would run\n  use[1]: its input own-1.txt has changed\n"), "{}", why());
+    let (said, ran) = again();
+    assert_eq!(ran, ["use1"]);
+    assert!(said.contains("run again: use[1]: its input own-1.txt has changed"), "{said}");
+    assert_eq!(again().1, [""; 0], "what it used then is known");
+    // Of the same length and time, but other content: only a newer time makes that worth a look.
+    write("in.txt", "2");
+    age("in.txt");
+    let said = why();
+    assert!(said.contains("make: its input in.txt has changed"), "{said}");
+    assert!(said.contains("use[0]: needs make, which runs again"), "{said}");
+    assert_eq!(again().1, ["make", "use0", "use1"]);
+    write("tools/step.sh", "true # better\n");
+    assert!(why().contains("use[0]: its program tools/step.sh has changed"), "{}", why());
+    assert_eq!(again().1, ["use0", "use1"]);
+    // A result that is gone is made again; an intermediate one is not missed until then.
+    let remove = |name: &str| std::fs::remove_file(dir.path().join(name)).expect("it was there");
+    remove("made.txt");
+    assert_eq!(again().1, [""; 0]);
+    remove("used-0.txt");
+    let said = why();
+    assert!(said.contains("make: its output made.txt is missing"), "{said}");
+    assert!(said.contains("use[0]: its output used-0.txt is missing") && !said.contains("use[1]"), "{said}");
+    assert_eq!(again().1, ["make", "use0"]);
+    remove("own-0.txt");
+    assert!(why().contains("use[0]: its input own-0.txt is missing"), "{}", why());
+    // Several ranks each write down what their tasks used.
+    write("own-0.txt", "3");
+    mpirun(&dir, 3).args(["run", "job.toml", "--resume"]).run().ok();
+    assert!(why().contains("4 of 4 tasks are complete"), "{}", why());
+    // Without the record, as for a run of an older version, nothing is known of files.
+    write("own-0.txt", "4444");
+    let outputs = dir.path().join("phalanx-runs/latest/outputs");
+    for session in std::fs::read_dir(outputs).expect("outputs").flatten() {
+        for file in std::fs::read_dir(session.path()).expect("a session").flatten() {
+            if file.path().extension().is_some_and(|ending| ending == "files") {
+                std::fs::remove_file(file.path()).expect("it was there");
+            }
+        }
+    }
+    assert!(why().contains("4 of 4 tasks are complete"), "{}", why());
+}
+
+#[test]
+fn an_earlier_run_is_mentioned_and_asked_about() {
+    let dir = Dir::new("earlier");
+    let job = "[[task]]\nname = 'a'\ncommand = 'echo a >> ran'\n[[task]]\nname = 'b'\nneeds = 'a'\n\
+               command = 'echo b >> ran; test -e mended'\n";
+    let (out, _) = run(&dir, job, &[]);
+    let out = out.code(1);
+    assert!(!out.stderr().contains("--resume` would"), "{out}");
+    let (out, ran) = run(&dir, job, &[]);
+    out.code(1).says("job-1 has not completed: `--resume` would save 1 of 2 tasks");
+    assert_eq!(ran, ["a", "b"]);
+    let out = mpirun(&dir, 3).args(["run", "job.toml"]).run().code(1);
+    assert_eq!(out.stderr().matches("would save").count(), 1, "{out}");
+    let (out, _) = run(&dir, job, &["--quiet"]);
+    assert!(!out.code(1).stderr().contains("would save"));
+    if shell(&dir, "command -v script").run().exit() != 0 {
+        return crate::support::skip_loudly("there is no `script` to make a terminal with");
+    }
+    let asked = |answer: &str| {
+        let before = lines(&dir, "ran").len();
+        let line =
+            format!("printf '{answer}' | script -qec '{} run job.toml' /dev/null", crate::support::program().display());
+        let out = shell(&dir, &line).run();
+        assert!(out.stdout().contains("job-4 has not completed: 1 of 2 tasks are complete there"), "{out}");
+        (out, lines(&dir, "ran").split_off(before))
+    };
+    let (out, ran) = asked("what\\nc\\n");
+    assert_eq!((out.exit(), ran), (2, Vec::new()));
+    let (_, ran) = asked("r\\n");
+    assert_eq!(ran, ["b"]);
+    dir.file("mended", "");
+    let (_, ran) = asked("n\\n");
+    assert_eq!(ran, ["a", "b"]);
+    assert!(dir.has("phalanx-runs/job-5") && !dir.has("phalanx-runs/job-6"));
+    // It has completed: nothing is said.
+    let (out, _) = run(&dir, job, &[]);
+    assert!(!out.ok().stderr().contains("would save"));
 }

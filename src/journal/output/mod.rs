@@ -7,6 +7,7 @@
 //!                           offset u64, length u64;
 //!                           for each ended command the same with stream 3:
 //!                           CPU time (ns) and peak memory (bytes)
+//! outputs/s1/rank-0.files   a JSON line per completed task that used files (see `used_files`)
 //! outputs/s1/rank-0.held/   long output of running tasks that may be discarded
 //! ```
 //!
@@ -18,9 +19,11 @@
 mod held;
 mod index;
 mod reader;
+mod used_files;
 mod writer;
 
 pub use reader::{OutputReader, last_lines};
+pub use used_files::UsedFilesReader;
 pub use writer::OutputWriter;
 
 use std::io;

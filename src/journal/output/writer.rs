@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::held::RunningOutput;
 use super::index::{Chunk, ENTRY, IndexEntry};
+use super::used_files::UsedFilesWriter;
 use super::{OutputError, OutputKey, extension, file};
 use crate::job::KeepOutput;
 use crate::journal::RunDir;
-use crate::model::{Outcome, Rank, Stream, TaskId, Usage};
+use crate::model::{Outcome, Rank, Stream, TaskId, Usage, UsedFile};
 
 /// Writes the output of the tasks of one rank in one session.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub struct OutputWriter {
     out: Growing,
     err: Growing,
     index: Growing,
+    used_files: UsedFilesWriter,
     /// Output of running tasks, if only the output of failed tasks is kept.
     held: Option<RunningOutput>,
 }
@@ -35,6 +37,7 @@ impl OutputWriter {
             out: Growing::open(file(run, session, rank, extension(Stream::Out)), 1)?,
             err: Growing::open(file(run, session, rank, extension(Stream::Err)), 1)?,
             index: Growing::open(file(run, session, rank, "idx"), ENTRY as u64)?,
+            used_files: UsedFilesWriter::new(run, session, rank),
             held: (keep == KeepOutput::Failed).then(|| RunningOutput::new(held)),
         })
     }
@@ -64,6 +67,11 @@ impl OutputWriter {
             }
         }
         Ok(())
+    }
+
+    /// Records the files that a completed task has used.
+    pub fn used_files(&self, task: TaskId, attempt: u16, files: &[UsedFile]) -> Result<(), OutputError> {
+        self.used_files.append(task, attempt, files)
     }
 
     /// Records the resource use of an attempt.

@@ -35,5 +35,6 @@ mod scaling;
 mod status;
 mod walltime;
 
+pub use prepare::{ResumePreview, UnfinishedRun, find_unfinished_run, preview_resume};
 pub use provisioner::BLOCKS;
 pub use run_history::{kind_of, recall};

@@ -1,25 +1,35 @@
 //! What rank 0 does before it contacts the other ranks: reads the job, opens the run directory, and
 //! finds out which tasks are complete.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use super::join_address::JoinAddress;
 use super::provisioner::{self, listen_on};
-use super::resume::{self, RerunReasons};
+use super::resume::{self, RerunChecks, Takeover};
 use super::run_history::LoadedHistory;
-use crate::exec::Kernels;
+use crate::exec::{Kernels, change_of};
 use crate::graph::TaskGraph;
-use crate::job::{self, Job};
-use crate::journal::{EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
-use crate::model::TaskId;
+use crate::job::{self, Job, Task};
+use crate::journal::{
+    EndReason, EndedSessions, HistoryFile, Holder, Journal, KeptRun, Liveness, RUNS, Record, Replay, RunDir,
+    RunDirError, RunLock, Session, UsedFilesReader, replay,
+};
+use crate::model::{Attempt, TaskId};
+use crate::observe::tell;
 use crate::runtime::clock::unix_ns;
 use crate::runtime::{Options, RunError};
 use crate::schedule::protocol::Welcome;
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
 use crate::workload::{PreparedJob, graph_of};
+
+/// Maximum number of tasks that a message lists which run again.
+const LISTED_RERUNS: usize = 5;
 
 /// A job that is ready to run, with its run directory.
 pub(super) struct PreparedRun {
@@ -76,11 +86,18 @@ impl PreparedRun {
         if let Some(listen) = &listen {
             JoinAddress::choose(listen)?;
         }
-        let dir = run_dir(options, &job)?;
+        let is_new = !options.resume && options.run_dir.is_none();
+        if let Some(earlier) =
+            (is_new && options.mention_earlier).then(|| unfinished_run(kernels, (&job, &graph, &text))).flatten()
+        {
+            let UnfinishedRun { name, complete, tasks } = earlier;
+            tell(&format!("{name} has not completed: `--resume` would save {complete} of {tasks} tasks"));
+        }
+        let (dir, resumes) = run_dir(options, &job)?;
         let lock = dir.lock()?;
         let began_unix_ns = unix_ns();
         let Opened { journal, session, kept, spent, ended } =
-            open_journal(options, kernels, &dir, &job, &graph, &text, lock.gone_predecessor())?;
+            open_journal(options, kernels, (&dir, resumes), (&job, &graph, &text), lock.gone_predecessor())?;
         let past = LoadedHistory::load(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
         let prepared = PreparedJob::new(job, Arc::new(graph));
         let base = std::env::current_dir()
@@ -109,14 +126,24 @@ fn text_of(path: &Path) -> Result<String, RunError> {
     path.to_str().map(str::to_owned).ok_or_else(refused)
 }
 
-fn run_dir(options: &Options, job: &Job) -> Result<RunDir, RunError> {
-    let runs = Path::new(RUNS);
-    let found = match (&options.run_dir, options.resume) {
-        (explicit, true) => RunDir::for_resume(runs, &job.name, explicit.as_deref()),
-        (Some(dir), false) => RunDir::create_at(dir),
-        (None, false) => RunDir::create(runs, &job.name),
+/// The run directory, and whether it has a run that is resumed.
+fn run_dir(options: &Options, job: &Job) -> Result<(RunDir, bool), RunError> {
+    let (runs, explicit) = (Path::new(RUNS), options.run_dir.as_deref());
+    if options.resume {
+        match RunDir::for_resume(runs, &job.name, explicit) {
+            Err(RunDirError::NothingToResume { .. } | RunDirError::NotARun { .. }) => {
+                if options.mention_earlier {
+                    tell(&format!("there is no earlier run of {} to resume: all of it runs", job.name));
+                }
+            }
+            found => return Ok((found?, true)),
+        }
+    }
+    let created = match explicit {
+        Some(dir) => RunDir::create_at(dir),
+        None => RunDir::create(runs, &job.name),
     };
-    Ok(found?)
+    Ok((created?, false))
 }
 
 /// The tasks that `--rerun` names.
@@ -142,18 +169,17 @@ impl Opened {
     }
 }
 
-/// A new journal, or the former one with the tasks that stay complete. `gone`: the last holder of
-/// the run's lock, if it is certainly gone.
+/// A new journal, or that of the run to be resumed with the tasks that stay complete. `gone`: the
+/// last holder of the run's lock, if it is certainly gone.
 fn open_journal(
     options: &Options,
     kernels: &Kernels,
-    dir: &RunDir,
-    job: &Job,
-    graph: &TaskGraph,
-    text: &str,
+    (dir, resumes): (&RunDir, bool),
+    (job, graph, text): (&Job, &TaskGraph, &str),
     gone: Option<&Holder>,
 ) -> Result<Opened, RunError> {
-    if !options.resume {
+    let forced = rerun(options, job)?;
+    if !resumes {
         return Ok(Opened::new(Journal::create(&dir.journal(), job.flush)?));
     }
     let (mut journal, torn) = Journal::reopen(&dir.journal(), job.flush)?;
@@ -163,6 +189,44 @@ fn open_journal(
     let replay = replay(&dir.journal())?;
     let ended = EndedSessions::of(Some(&replay), gone);
     let Some(last) = replay.last_session() else { return Ok(Opened { ended, ..Opened::new(journal) }) };
+    let Resumption { takeover, implied } = resumption(kernels, dir, &replay, (job, graph, text), Some(&forced))?;
+    if !implied.is_empty() {
+        tracing::info!("{} tasks had completed whose records the kill has cut off", implied.len());
+        journal.append(&Record::Attempts(implied))?;
+    }
+    let complete = takeover.complete();
+    tracing::info!("resuming {}: {complete} of {} tasks are complete already", dir.name(), job.task_count());
+    if let Some(reruns) = takeover.reruns(job, LISTED_RERUNS).filter(|_| options.mention_earlier) {
+        tell(&format!("run again: {reruns}"));
+    }
+    Ok(Opened {
+        session: last.began.session + 1,
+        kept: takeover.kept,
+        spent: replay.spent(),
+        ended,
+        ..Opened::new(journal)
+    })
+}
+
+/// What a resume takes over.
+struct Resumption {
+    takeover: Takeover,
+    /// Tasks that completed without a record.
+    implied: Vec<Attempt>,
+}
+
+/// Finds out what a resume takes over from a run. `forced`: the tasks that run again in any case;
+/// `None` if files are not to be looked at either.
+fn resumption(
+    kernels: &Kernels,
+    dir: &RunDir,
+    replay: &Replay,
+    (job, graph, text): (&Job, &TaskGraph, &str),
+    forced: Option<&[Range<u32>]>,
+) -> Result<Resumption, RunError> {
+    let Some(last) = replay.last_session() else {
+        return Err(RunError::Refused(format!("{} has not begun", dir.path().display())));
+    };
     if last.terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
         return Err(RunError::Refused(format!(
             "{} is a simulated run: nothing in it has really run; `phalanx simulate --resume` continues it",
@@ -186,26 +250,134 @@ fn open_journal(
     };
     let also: HashSet<TaskId> = implied.iter().map(|attempt| attempt.task).collect();
     let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
-    let forced = rerun(options, job)?;
-    let probe = FileProbe::default();
-    let is_gone = |file: PathBuf| probe.exists(&file) == Some(false);
-    let again = RerunReasons {
+    let files =
+        RunFiles { probe: FileProbe::default(), used: UsedFilesReader::new(dir), job, outputs: OnceCell::new() };
+    let looks = forced.is_some();
+    let forced = forced.unwrap_or_default();
+    let checks = RerunChecks {
         forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
-        lost: &|task| job.task(task).is_ok_and(|task| task.promised.iter().any(|file| is_gone(task.dir.join(file)))),
+        changed: &|was| replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(at, attempt)),
+        lost: &|task| if looks { files.lost(task) } else { None },
     };
-    let kept = resume::kept(&former.job, &completed, job, graph, same, &again);
-    if let Some(file) = probe.unanswered() {
+    let takeover = resume::takeover(&former.job, &completed, job, graph, same, &checks);
+    if let Some(file) = files.probe.unanswered() {
         tracing::warn!(
-            "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}: declared outputs of completed tasks are \
-             taken to be there",
+            "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}: files of completed tasks are taken to be \
+             there and unchanged",
             file.display()
         );
     }
-    if !implied.is_empty() {
-        tracing::info!("{} tasks had completed whose records the kill has cut off", implied.len());
-        journal.append(&Record::Attempts(implied))?;
+    Ok(Resumption { takeover, implied })
+}
+
+/// The files of completed tasks, compared with what they were.
+struct RunFiles<'a> {
+    probe: FileProbe,
+    used: UsedFilesReader,
+    job: &'a Job,
+    /// Hashes of the declared outputs of all tasks; made when an input is missing.
+    outputs: OnceCell<HashSet<u128>>,
+}
+
+impl RunFiles<'_> {
+    /// How the first file that differs from what an attempt has used does so.
+    fn change(&self, session: &Session, attempt: &Attempt) -> Option<String> {
+        self.used.find(session.began.session, attempt, |file| {
+            let state = file.state;
+            let change = self.probe.ask(&file.path, move |path| change_of(path, &state)).flatten()?;
+            // What a task of the job writes is looked at as its output.
+            if !file.path.exists() && !file.is_program && self.is_output(&file.path) {
+                return None;
+            }
+            let kind = if file.is_program { "program" } else { "input" };
+            let path = file.path.strip_prefix(&self.job.dir).unwrap_or(&file.path);
+            Some(format!("its {kind} {} {change}", path.display()))
+        })
     }
-    let count: u32 = kept.iter().map(|run| run.count).sum();
-    tracing::info!("resuming {}: {count} of {} tasks are complete already", dir.name(), job.task_count());
-    Ok(Opened { journal, session: began.session + 1, kept, spent: replay.spent(), ended })
+
+    /// A declared output of a task that is gone.
+    fn lost(&self, task: TaskId) -> Option<PathBuf> {
+        let Task { dir, promised, .. } = self.job.task(task).ok()?;
+        promised.into_iter().find(|file| self.probe.exists(&dir.join(file)) == Some(false))
+    }
+
+    fn is_output(&self, path: &Path) -> bool {
+        let key = |path: &Path| xxh3_128(path.as_os_str().as_encoded_bytes());
+        let outputs = self.outputs.get_or_init(|| {
+            let tasks = (0..self.job.task_count() as u32).filter_map(|task| self.job.task(TaskId(task)).ok());
+            let files = tasks.flat_map(|task| task.outputs.into_iter().map(move |(file, _)| task.dir.join(file)));
+            files.map(|file| key(&file)).collect()
+        });
+        outputs.contains(&key(path))
+    }
+}
+
+/// What `--resume` would do with a job.
+#[derive(Debug)]
+pub struct ResumePreview {
+    /// Name of the run that would be resumed.
+    pub run: String,
+    /// Number of tasks of the job.
+    pub tasks: usize,
+    /// Number of tasks that would not run again.
+    pub complete: u32,
+    /// The tasks that would run, each with one reason.
+    pub runs: Vec<(String, String)>,
+}
+
+/// Finds out what `--resume` would do, and changes nothing; `None` if there is no run to resume.
+///
+/// # Errors
+/// If the job has mistakes, or the run cannot be read.
+pub fn preview_resume(options: &Options, kernels: &Kernels) -> Result<Option<ResumePreview>, RunError> {
+    let loaded = job::load(&options.job, kernels).map_err(RunError::Job)?;
+    let graph = graph_of(&loaded).map_err(RunError::Job)?;
+    let forced = rerun(options, &loaded.job)?;
+    let dir = match RunDir::for_resume(Path::new(RUNS), &loaded.job.name, options.run_dir.as_deref()) {
+        Err(RunDirError::NothingToResume { .. } | RunDirError::NotARun { .. }) => return Ok(None),
+        found => found?,
+    };
+    let replay = replay(&dir.journal())?;
+    if replay.sessions.is_empty() {
+        return Ok(None);
+    }
+    let job = &loaded.job;
+    let found = resumption(kernels, &dir, &replay, (job, &graph, &loaded.text), Some(&forced))?;
+    let Takeover { runs, .. } = &found.takeover;
+    let named = runs.iter().map(|(task, reason)| (job.task_name(*task), reason.text(job)));
+    let complete = found.takeover.complete();
+    Ok(Some(ResumePreview { run: dir.name(), tasks: job.task_count(), complete, runs: named.collect() }))
+}
+
+/// An earlier run of a job that has ended before all of its tasks were complete.
+#[derive(Debug)]
+pub struct UnfinishedRun {
+    /// Name of the run.
+    pub name: String,
+    /// Number of tasks of the job that are complete there; at least 1.
+    pub complete: u32,
+    /// Number of tasks of the job.
+    pub tasks: usize,
+}
+
+/// The newest run of a job, if it is over, has not completed, and a resume would save tasks. Files
+/// are not looked at.
+fn unfinished_run(kernels: &Kernels, (job, graph, text): (&Job, &TaskGraph, &str)) -> Option<UnfinishedRun> {
+    let dir = RunDir::for_resume(Path::new(RUNS), &job.name, None).ok()?;
+    if dir.liveness() != Liveness::Gone {
+        return None;
+    }
+    let replay = replay(&dir.journal()).ok()?;
+    if replay.last_session()?.ended.as_ref().is_some_and(|ended| ended.reason == EndReason::Complete) {
+        return None;
+    }
+    let complete = resumption(kernels, &dir, &replay, (job, graph, text), None).ok()?.takeover.complete();
+    (complete > 0).then(|| UnfinishedRun { name: dir.name(), complete, tasks: job.task_count() })
+}
+
+/// The newest run of the job in a file, as [`unfinished_run`]. `None` also if the job has mistakes.
+pub fn find_unfinished_run(options: &Options, kernels: &Kernels) -> Option<UnfinishedRun> {
+    let loaded = job::load(&options.job, kernels).ok()?;
+    let graph = graph_of(&loaded).ok()?;
+    unfinished_run(kernels, (&loaded.job, &graph, &loaded.text))
 }

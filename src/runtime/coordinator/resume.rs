@@ -1,9 +1,9 @@
 //! Which tasks of a resumed run stay complete.
 //!
-//! A task stays complete if it completed in an earlier session, its content key has not changed,
-//! the user does not ask for it to run again, and none of its dependencies runs again for such a
-//! reason. A task whose declared output is gone runs again if a task that still has to run needs
-//! it; dependents that are complete stay so. Tasks are identified by name and index, those of a
+//! A task stays complete if it completed in an earlier session, its content key and the files that
+//! it used have not changed, the user does not ask for it to run again, and none of its
+//! dependencies runs again for such a reason. A task whose declared output is gone runs again if a
+//! task that still has to run needs it, or if no task does; dependents that are complete stay so. Tasks are identified by name and index, those of a
 //! matrix by the values along its axes: a task that moved in the file, an array that grew, or a
 //! matrix with one value more keeps its state.
 //!
@@ -11,6 +11,8 @@
 //! its dependencies. [`implied`] finds these; else they and all their dependents would run again.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use crate::graph::link::{Condition, GroupId};
 use crate::graph::{JoinRule, TaskGraph};
@@ -55,45 +57,135 @@ pub fn implied(
     missing.filter_map(|task| Some(attempt(task, by[task]?))).collect()
 }
 
-/// Why a completed task runs again although it has not changed.
-pub struct RerunReasons<'a> {
+/// What can make a completed task run again although it is defined as before. Each is asked only for
+/// tasks that would otherwise stay complete.
+pub struct RerunChecks<'a> {
     /// The user asks for it.
     pub forced: &'a dyn Fn(TaskId) -> bool,
-    /// A declared output is gone; called only for tasks that an open task needs.
-    pub lost: &'a dyn Fn(TaskId) -> bool,
+    /// How a file that it used, by its number in the old job, differs from what it was.
+    pub changed: &'a dyn Fn(TaskId) -> Option<String>,
+    /// A declared output that is gone.
+    pub lost: &'a dyn Fn(TaskId) -> Option<PathBuf>,
 }
 
-/// The tasks of `new` that stay complete, with their numbers in `old`. `completed` says which tasks
-/// of `old` are complete.
-pub fn kept(
+/// Why a task of a resumed run runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunReason {
+    /// The earlier job did not have it.
+    New,
+    /// It has not completed.
+    Open,
+    /// Its definition in the job file has changed.
+    Definition,
+    /// The user asks for it.
+    Asked,
+    /// A file that it used differs: which, and how.
+    File(Box<str>),
+    /// This declared output is gone.
+    Output(PathBuf),
+    /// This task, which it needs, runs again.
+    Needs(TaskId),
+}
+
+impl RunReason {
+    /// The reason as the end of a sentence that begins with the task.
+    pub fn text(&self, job: &Job) -> String {
+        match self {
+            RunReason::New => "is new".to_owned(),
+            RunReason::Open => "has not completed".to_owned(),
+            RunReason::Definition => "is defined differently than when it ran".to_owned(),
+            RunReason::Asked => "is named by --rerun".to_owned(),
+            RunReason::File(text) => text.to_string(),
+            RunReason::Output(file) => format!("its output {} is missing", file.display()),
+            RunReason::Needs(task) => format!("needs {}, which runs again", job.task_name(*task)),
+        }
+    }
+}
+
+/// What a resumed run takes over.
+#[derive(Debug, Default)]
+pub struct Takeover {
+    /// The tasks that stay complete.
+    pub kept: Vec<KeptRun>,
+    /// All other tasks, in ascending order, each with one reason.
+    pub runs: Vec<(TaskId, RunReason)>,
+}
+
+impl Takeover {
+    /// Number of tasks that stay complete.
+    pub fn complete(&self) -> u32 {
+        self.kept.iter().map(|run| run.count).sum()
+    }
+
+    /// The first tasks that had completed and run again for a reason of their own, with the
+    /// reasons, at most `most`, and how many others there are; `None` if there are none.
+    pub fn reruns(&self, job: &Job, most: usize) -> Option<String> {
+        let is_own = |reason: &RunReason| !matches!(reason, RunReason::New | RunReason::Open | RunReason::Needs(_));
+        let mut own = self.runs.iter().filter(|(_, reason)| is_own(reason));
+        let mut text = String::new();
+        for (task, reason) in own.by_ref().take(most) {
+            let comma = if text.is_empty() { "" } else { "; " };
+            let _ = write!(text, "{comma}{}: {}", job.task_name(*task), reason.text(job));
+        }
+        match own.count() {
+            0 => {}
+            more => text += &format!("; and {more} more (`--resume --dry-run` lists them)"),
+        }
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+/// The tasks of `new` that stay complete, with their numbers in `old`, and why others run.
+/// `completed` says which tasks of `old` are complete.
+pub fn takeover(
     old: &Job,
     completed: &dyn Fn(TaskId) -> bool,
     new: &Job,
     graph: &TaskGraph,
     same_text: bool,
-    again: &RerunReasons,
-) -> Vec<KeptRun> {
+    checks: &RerunChecks,
+) -> Takeover {
     let was = former_numbers(old, new);
     let same = |task: TaskId, was: TaskId| {
         same_text || matches!((new.content_key(task), old.content_key(was)), (Ok(now), Ok(then)) if now == then)
     };
+    let own_reason = |task: TaskId, was: Option<TaskId>| match was {
+        None => Some(RunReason::New),
+        Some(was) if !completed(was) => Some(RunReason::Open),
+        Some(_) if (checks.forced)(task) => Some(RunReason::Asked),
+        Some(was) if !same(task, was) => Some(RunReason::Definition),
+        Some(was) => (checks.changed)(was).map(|text| RunReason::File(text.into())),
+    };
     let nodes = graph.node_count();
     // `kept`: ended well and stays so. `stale`: had completed, but must run again.
     let (mut kept, mut stale) = (vec![false; nodes], vec![false; nodes]);
+    let mut reasons: Vec<Option<RunReason>> = vec![None; nodes];
     for node in graph.topological().iter() {
         let at = node as usize;
-        let fresh = !graph.predecessors(node).any(|e| stale[e.node() as usize]);
-        let needs = graph.predecessors(node).all(|e| e.on() != Condition::Ok || kept[e.node() as usize]);
+        let is_in_the_way =
+            |node: u32, on: Condition| stale[node as usize] || (on == Condition::Ok && !kept[node as usize]);
+        // The task itself, also behind a join.
+        let cause = |node: u32| match &reasons[node as usize] {
+            Some(RunReason::Needs(task)) if graph.join(node).is_some() => *task,
+            _ => TaskId(node),
+        };
+        let needed = graph.predecessors(node).find(|e| is_in_the_way(e.node(), e.on())).map(|e| cause(e.node()));
         match graph.join(node) {
             Some(rule) => {
-                kept[at] = fresh && (needs || rule == JoinRule::AnyNotOk);
+                let fresh = !graph.predecessors(node).any(|e| stale[e.node() as usize]);
+                kept[at] = fresh && (needed.is_none() || rule == JoinRule::AnyNotOk);
                 stale[at] = !fresh;
+                reasons[at] = needed.map(RunReason::Needs);
             }
             None => {
-                let done = was[at].filter(|&before| completed(before));
-                let is_wanted = (again.forced)(TaskId(node));
-                kept[at] = fresh && needs && !is_wanted && done.is_some_and(|before| same(TaskId(node), before));
-                stale[at] = done.is_some() && !kept[at];
+                // A file is read only if nothing else makes the task run.
+                let reason = match needed.filter(|_| was[at].is_some_and(completed)) {
+                    Some(needed) => Some(RunReason::Needs(needed)),
+                    None => own_reason(TaskId(node), was[at]),
+                };
+                kept[at] = reason.is_none();
+                stale[at] = reason.is_some() && was[at].is_some_and(completed);
+                reasons[at] = reason;
             }
         }
     }
@@ -103,13 +195,23 @@ pub fn kept(
         let at = node as usize;
         let is_join = |node: u32| graph.join(node).is_some();
         let is_open = |next: u32| if is_join(next) { awaited[next as usize] } else { !kept[next as usize] };
-        let is_awaited = graph.successors(node).any(|edge| is_open(edge.node()));
-        awaited[at] = is_awaited;
-        if is_awaited && !is_join(node) && kept[at] && (again.lost)(TaskId(node)) {
+        awaited[at] = graph.successors(node).any(|edge| is_open(edge.node()));
+        let is_wanted = awaited[at] || graph.successors(node).next().is_none();
+        if is_wanted
+            && !is_join(node)
+            && kept[at]
+            && let Some(file) = (checks.lost)(TaskId(node))
+        {
             kept[at] = false;
+            reasons[at] = Some(RunReason::Output(file));
         }
     }
-    runs(&kept[..graph.task_count()], &was)
+    reasons.truncate(graph.task_count());
+    let reasons = (0..).map(TaskId).zip(reasons);
+    Takeover {
+        kept: runs(&kept[..graph.task_count()], &was),
+        runs: reasons.filter_map(|(task, reason)| Some((task, reason?))).collect(),
+    }
 }
 
 /// For each task of the new job its number in the old one, if that had it.
@@ -177,17 +279,61 @@ mod tests {
         let graph = crate::workload::graph_of(&loaded).unwrap();
         let of = |completed: &[u32], lost: &[u32], forced: &[u32]| {
             let has = |list: &[u32], task: TaskId| list.contains(&task.0);
-            let again = RerunReasons { forced: &|task| has(forced, task), lost: &|task| has(lost, task) };
-            let runs = kept(&loaded.job, &|task| has(completed, task), &loaded.job, &graph, true, &again);
-            runs.iter().flat_map(|run| run.first.0..run.first.0 + run.count).collect::<Vec<_>>()
+            let checks = RerunChecks {
+                forced: &|task| has(forced, task),
+                changed: &|_| None,
+                lost: &|task| has(lost, task).then(|| "f".into()),
+            };
+            let taken = takeover(&loaded.job, &|task| has(completed, task), &loaded.job, &graph, true, &checks);
+            assert_eq!(taken.complete() as usize + taken.runs.len(), 5);
+            taken.kept.iter().flat_map(|run| run.first.0..run.first.0 + run.count).collect::<Vec<_>>()
         };
         assert_eq!(of(&[0, 1, 3], &[], &[]), [0, 1, 3]);
         assert_eq!(of(&[0, 1, 3], &[0], &[]), [1, 3], "b[1] needs it; b[0] and b[2] have had it");
         assert_eq!(of(&[0, 1, 3], &[1], &[]), [0, 3], "c needs all of b");
         assert_eq!(of(&[0, 1, 3], &[0, 1], &[]), [3]);
-        assert_eq!(of(&[0, 1, 2, 3, 4], &[0, 1, 4], &[]), [0, 1, 2, 3, 4], "nobody needs it any more");
+        assert_eq!(of(&[0, 1, 2, 3, 4], &[0, 1], &[]), [0, 1, 2, 3, 4], "nobody needs it any more");
+        assert_eq!(of(&[0, 1, 2, 3, 4], &[4], &[]), [0, 1, 2, 3], "what no task needs is a result");
+        assert_eq!(of(&[0, 1, 2, 3, 4], &[0, 1, 4], &[]), [2, 3], "to make it again takes what is gone too");
         assert_eq!(of(&[0, 1, 2, 3, 4], &[], &[2]), [0, 1, 3], "and what needs it");
         assert_eq!(of(&[0, 1, 2, 3, 4], &[], &[0]), [0; 0]);
         assert_eq!(of(&[0, 1, 2, 3, 4], &[0], &[4]), [0, 1, 2, 3], "c needs b, which is there");
+    }
+
+    #[test]
+    fn each_task_that_runs_has_a_reason() {
+        let text = "[[task]]\nname = 'a'\narray = '0-1'\ncommand = 'x'\n[[task]]\nname = 'b'\nneeds = 'a'\ncommand = 'x'\n\
+                    [[task]]\nname = 'c'\nneeds = 'b'\ncommand = 'x'\n[[task]]\nname = 'd'\ncommand = 'x'\n";
+        let parse = |text: &str| {
+            crate::job::parse(text, "j", std::path::Path::new("/"), &crate::exec::Kernels::builtin()).unwrap()
+        };
+        let old = parse(text).job;
+        let loaded = parse(
+            &(text.replace("'d'\ncommand = 'x'", "'d'\ncommand = 'y'") + "[[task]]\nname = 'e'\ncommand = 'x'\n"),
+        );
+        let graph = crate::workload::graph_of(&loaded).unwrap();
+        let checks = RerunChecks {
+            forced: &|_| false,
+            changed: &|task| (task.0 == 1).then(|| "its input f has changed".to_owned()),
+            lost: &|_| None,
+        };
+        let taken = takeover(&old, &|task| task.0 != 3, &loaded.job, &graph, false, &checks);
+        let said: Vec<String> = taken
+            .runs
+            .iter()
+            .map(|(task, reason)| format!("{} {}", loaded.job.task_name(*task), reason.text(&loaded.job)))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "a[1] its input f has changed",
+                "b needs a[1], which runs again",
+                "c has not completed",
+                "d is defined differently than when it ran",
+                "e is new",
+            ]
+        );
+        let shown = taken.reruns(&loaded.job, 1).unwrap();
+        assert_eq!(shown, "a[1]: its input f has changed; and 1 more (`--resume --dry-run` lists them)");
     }
 }
