@@ -3,7 +3,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::write::{JobFileWriter, TaskNames, protect, quote, strings};
+use super::write::{JobFileWriter, TaskNames, protect};
 use super::{ImportError, Imported, Options, plain_text};
 
 /// Descriptors for pipes: 0 to 2 are the standard streams, and shells redirect one-digit
@@ -184,27 +184,13 @@ impl DagReader {
 
     fn write(&self, task: &DagTask, document: &mut JobFileWriter) {
         document.task(&task.name);
-        if let Some(class) = &task.class {
-            document.field("class", quote(class));
-        }
-        let words: Vec<String> = task.words().iter().map(|word| protect(word, &["name"])).collect();
-        document.field("command", strings(&words));
-        if !task.parents.is_empty() {
-            let needs: Vec<&str> = task.parents.iter().map(|parent| self.tasks[*parent].name.as_str()).collect();
-            document.field("needs", strings(&needs));
-        }
-        if let Some(memory) = task.memory {
-            document.field("memory", quote(&format!("{memory}M")));
-        }
-        let numbers = [("cpus", task.cpus), ("retries", task.tries.map(|tries| tries - 1))];
-        for (key, number) in numbers {
-            if let Some(number) = number {
-                document.field(key, number.to_string());
-            }
-        }
-        if let Some(priority) = task.priority {
-            document.field("priority", priority.to_string());
-        }
+        document.optional("class", task.class.as_deref());
+        document.list("command", task.words().iter().map(|word| protect(word, &["name"])));
+        document.list("needs", task.parents.iter().map(|parent| self.tasks[*parent].name.as_str()));
+        document.optional("memory", task.memory.map(|memory| format!("{memory}M")));
+        document.optional("cpus", task.cpus.map(|cpus| cpus as i64));
+        document.optional("retries", task.tries.map(|tries| tries as i64 - 1));
+        document.optional("priority", task.priority);
     }
 }
 

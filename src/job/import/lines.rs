@@ -3,7 +3,7 @@
 //! Lines between two directives become one matrix over the lines, so a file of a million commands
 //! is one task table. disBatch directives are converted; those of other tools cause a warning.
 
-use super::write::{JobFileWriter, TaskNames, protect, quote, strings};
+use super::write::{JobFileWriter, TaskNames, protect};
 use super::{ImportError, Imported, Options, plain_text};
 
 /// Imports a list of shell commands; blank lines and comments are skipped.
@@ -209,7 +209,7 @@ impl LinesReader {
         let origin = "Imported from lines of commands. Each line is one task; `{index}` counts them from 0.";
         let mut document = JobFileWriter::new(origin, job);
         if options.bash {
-            document.field("shell", quote("bash"));
+            document.field("shell", "bash");
         }
         let mut names = TaskNames::default();
         let mut known: Vec<String> = Vec::new();
@@ -225,10 +225,7 @@ impl LinesReader {
                 true => known[*group].clone(),
                 false => format!("afterany:{}", known[*group]),
             });
-            let needs: Vec<String> = needs.collect();
-            if !needs.is_empty() {
-                document.field("needs", strings(&needs));
-            }
+            document.list("needs", needs);
             group.write(&variables, self.has_directives, job, &mut document);
         }
         Imported { toml: document.finish(), warnings: self.warnings }
@@ -257,13 +254,13 @@ impl LineGroup {
                 if asked("DISBATCH_REPEAT_INDEX") {
                     before.push_str(&number("DISBATCH_REPEAT_INDEX", "-1"));
                 }
-                document.field("command", quote(&format!("{before}{{line}}")));
+                document.field("command", format!("{before}{{line}}"));
                 document.section("[task.matrix]");
                 let entries = lines.iter().map(|(at, line)| match asked("DISBATCH_STREAM_INDEX") {
-                    true => format!("    {},\n", quote(&(number("DISBATCH_STREAM_INDEX", &at.to_string()) + line))),
-                    false => format!("    {},\n", quote(line)),
+                    true => number("DISBATCH_STREAM_INDEX", &at.to_string()) + line,
+                    false => line.clone(),
                 });
-                document.field("line", format!("[\n{}]", entries.collect::<String>()));
+                document.lines("line", entries);
             }
             LineKind::Repeat { at, command, count, start, step } => {
                 let value = match (start, step) {
@@ -274,14 +271,14 @@ impl LineGroup {
                 if asked("DISBATCH_STREAM_INDEX") {
                     before.push_str(&number("DISBATCH_STREAM_INDEX", &at.to_string()));
                 }
-                document.field("array", quote(&format!("0-{}", count - 1)));
-                document.field("command", quote(&(before + &protect(command, &["name", "index"]))));
+                document.field("array", format!("0-{}", count - 1));
+                document.field("command", before + &protect(command, &["name", "index"]));
             }
             LineKind::Engine { command, at, .. } => {
                 if asked("DISBATCH_STREAM_INDEX") {
                     before.push_str(&number("DISBATCH_STREAM_INDEX", &at.to_string()));
                 }
-                document.field("command", quote(&(before + &protect(command, &["name"]))));
+                document.field("command", before + &protect(command, &["name"]));
             }
         }
     }

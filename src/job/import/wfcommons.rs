@@ -8,8 +8,9 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
+use toml::Value;
 
-use super::write::{JobFileWriter, TaskNames, list, protect, quote, strings};
+use super::write::{JobFileWriter, TaskNames, protect, table};
 use super::{ImportError, Imported, Options, without_mark};
 
 #[derive(Deserialize)]
@@ -102,7 +103,7 @@ pub fn wfcommons(text: &str, options: &Options) -> Result<Imported, ImportError>
     let mut document = JobFileWriter::new(origin, options.name.as_deref().unwrap_or(recorded_name));
     let scale = format!("Recorded run times times {}.", options.time_scale);
     let description = instance.description.as_deref().unwrap_or("");
-    document.field("description", quote(format!("{description} {scale}").trim().replace('\0', " ").as_str()));
+    document.field("description", format!("{description} {scale}").trim().replace('\0', " "));
     let mut unrecorded = 0;
     for (at, task) in specification.tasks.iter().enumerate() {
         let run = executed.get(task.id.as_str());
@@ -221,35 +222,23 @@ impl<'a> Graph<'a> {
         // Sleeps have a resolution of microseconds, and a recorded task runs for a year at most.
         let seconds = ((recorded * options.time_scale).min(3.2e7) * 1e6).round() / 1e6;
         document.task(&self.names[at]);
-        document.field("class", quote(class_of(&task.name)));
-        document.field("kernel", quote("sleep"));
-        document.field("args", format!("{{ seconds = {seconds:?} }}"));
-        document.field("estimate", quote(&format!("{seconds}s")));
+        document.field("class", class_of(&task.name));
+        document.field("kernel", "sleep");
+        document.field("args", table([("seconds", seconds.into())]));
+        document.field("estimate", format!("{seconds}s"));
         if let Some(cores) = run.and_then(|run| run.core_count).filter(|cores| options.cpus && *cores > 1.0) {
-            document.field("cpus", format!("{:.0}", cores.min(65536.0).ceil()));
+            document.field("cpus", cores.min(65536.0).ceil() as u32);
         }
-        if !self.parents[at].is_empty() {
-            let needs: Vec<&str> = self.parents[at].iter().map(|parent| self.names[*parent].as_str()).collect();
-            document.field("needs", strings(&needs));
-        }
-        if !self.inputs[at].is_empty() {
-            let files: Vec<String> = self.inputs[at].iter().map(|file| file_name(file)).collect();
-            document.field("inputs", strings(&files));
-        }
-        if !self.outputs[at].is_empty() {
-            let files: Vec<String> = self.outputs[at].iter().map(|file| self.sized(file)).collect();
-            document.field("outputs", list(&files));
-        }
+        document.list("needs", self.parents[at].iter().map(|parent| self.names[*parent].as_str()));
+        document.list("inputs", self.inputs[at].iter().map(|file| file_name(file)));
+        document.list("outputs", self.outputs[at].iter().map(|file| self.sized(file)));
     }
 
-    fn sized(&self, file: &str) -> String {
-        let size = self.sizes.get(file).copied().filter(|size| *size >= 1.0).unwrap_or(0.0);
-        let name = quote(&file_name(file));
-        // Sizes are written as TOML integers of 63 bits.
-        match size {
-            size if size >= 1.0 => format!("{{ file = {name}, size = {:.0} }}", size.min(9e18)),
-            _ => name,
-        }
+    fn sized(&self, file: &str) -> Value {
+        // Sizes are TOML integers of 63 bits.
+        let size = self.sizes.get(file).filter(|size| **size >= 1.0).map(|size| size.min(9e18).round() as i64);
+        let name = Value::from(file_name(file));
+        size.map_or(name.clone(), |size| table([("file", name), ("size", size.into())]))
     }
 }
 

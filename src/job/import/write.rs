@@ -1,6 +1,7 @@
 //! Writes job files: multi-line lists, escaped placeholders, unique names.
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use toml::Value;
 
 use crate::job::resolve::names::make_name;
 
@@ -15,15 +16,40 @@ pub(super) struct JobFileWriter {
 impl JobFileWriter {
     /// Starts a job file with its origin and its name.
     pub(super) fn new(origin: &str, name: &str) -> JobFileWriter {
-        let name = make_name(name, "imported");
-        JobFileWriter {
-            text: format!("# {}\n\n[job]\nname = {}\n", origin.replace(char::is_control, " "), quote(&name)),
-        }
+        let mut file = JobFileWriter { text: format!("# {}\n", origin.replace(char::is_control, " ")) };
+        file.section("[job]");
+        file.field("name", make_name(name, "imported"));
+        file
     }
 
     /// Adds `key = value` to the current section.
-    pub(super) fn field(&mut self, key: &str, value: impl AsRef<str>) {
-        self.text.push_str(&format!("{key} = {}\n", value.as_ref()));
+    pub(super) fn field(&mut self, key: &str, value: impl Into<Value>) {
+        let text = match value.into() {
+            Value::Array(values) => filled(&values),
+            value => value.to_string(),
+        };
+        self.text.push_str(&format!("{key} = {text}\n"));
+    }
+
+    /// Adds `key = value` if there is a value.
+    pub(super) fn optional(&mut self, key: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.field(key, value);
+        }
+    }
+
+    /// Adds `key = [values]` if there are any.
+    pub(super) fn list<V: Into<Value>>(&mut self, key: &str, values: impl IntoIterator<Item = V>) {
+        let values: Vec<Value> = values.into_iter().map(V::into).collect();
+        if !values.is_empty() {
+            self.field(key, values);
+        }
+    }
+
+    /// Adds `key = [values]` with one value per line.
+    pub(super) fn lines(&mut self, key: &str, values: impl Iterator<Item = String>) {
+        let lines: String = values.map(|value| format!("    {},\n", Value::from(value))).collect();
+        self.text.push_str(&format!("{key} = [\n{lines}]\n"));
     }
 
     /// Starts a section.
@@ -34,7 +60,7 @@ impl JobFileWriter {
     /// Starts a task.
     pub(super) fn task(&mut self, name: &str) {
         self.section("[[task]]");
-        self.field("name", quote(name));
+        self.field("name", name);
     }
 
     pub(super) fn finish(self) -> String {
@@ -42,33 +68,29 @@ impl JobFileWriter {
     }
 }
 
-/// Formats a string as TOML.
-pub(super) fn quote(text: &str) -> String {
-    toml::Value::from(text).to_string()
-}
-
-/// Formats a list of TOML values.
-pub(super) fn list(values: &[String]) -> String {
+/// Formats a list, over several lines if it is long.
+fn filled(values: &[Value]) -> String {
+    let values: Vec<String> = values.iter().map(Value::to_string).collect();
     let length: usize = values.iter().map(|value| value.len() + 2).sum();
     if length <= MAX_LIST_WIDTH {
         return format!("[{}]", values.join(", "));
     }
-    let mut text = String::from("[\n");
-    let mut line = String::new();
+    let mut lines = vec![String::new()];
     for value in values {
-        if !line.is_empty() && line.len() + value.len() > MAX_LIST_WIDTH {
-            text.push_str(&format!("    {}\n", line.trim_end()));
-            line.clear();
+        match lines.last_mut() {
+            Some(line) if line.is_empty() || line.len() + value.len() <= MAX_LIST_WIDTH => {
+                line.push_str(&format!("{value}, "));
+            }
+            _ => lines.push(format!("{value}, ")),
         }
-        line.push_str(&format!("{value}, "));
     }
-    text.push_str(&format!("    {}\n]", line.trim_end()));
-    text
+    let lines: String = lines.iter().map(|line| format!("    {}\n", line.trim_end())).collect();
+    format!("[\n{lines}]")
 }
 
-/// Formats a list of strings.
-pub(super) fn strings<S: AsRef<str>>(texts: &[S]) -> String {
-    list(&texts.iter().map(|text| quote(text.as_ref())).collect::<Vec<_>>())
+/// An inline table.
+pub(super) fn table<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Table(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
 /// Escapes everything in a text that would be read as a placeholder for one of `words`.
@@ -146,11 +168,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quoted_text_reads_back(text in "\\PC*|[\"'\\\\\\n\\t\\r\u{1}-\u{1f}a]{0,20}") {
-            let toml = format!("x = {}\ny = {}", quote(&text), strings(&[&text, &text]));
-            let table: toml::Table = toml::from_str(&toml).unwrap();
-            prop_assert_eq!(table["x"].as_str(), Some(text.as_str()));
-            prop_assert_eq!(table["y"][1].as_str(), Some(text.as_str()));
+        fn what_is_written_reads_back(text in "\\PC*|[\"'\\\\\\n\\t\\r\u{1}-\u{1f}a]{0,20}") {
+            let mut file = JobFileWriter::new(&text, "x");
+            file.field("x", text.as_str());
+            file.list("y", vec![text.as_str(); 9]);
+            file.lines("z", [&text, &text].into_iter().cloned());
+            file.field("t", toml::Table::from_iter([(text.clone(), Value::from(text.as_str()))]));
+            let table: toml::Table = toml::from_str(&file.finish()).unwrap();
+            let job = &table["job"];
+            for value in [&job["x"], &job["y"][8], &job["z"][1], &job["t"][text.as_str()]] {
+                prop_assert_eq!(value.as_str(), Some(text.as_str()));
+            }
         }
     }
 }

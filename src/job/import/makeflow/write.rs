@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use toml::{Table, Value};
+
 use super::variables::{DEFAULT, END};
 use super::{MakeRule, MakeflowReader};
-use crate::job::import::write::{JobFileWriter, TaskNames, list, protect, quote};
+use crate::job::import::write::{JobFileWriter, TaskNames, protect, table};
 use crate::job::import::{Imported, Options};
 
 impl MakeflowReader {
@@ -23,7 +25,7 @@ impl MakeflowReader {
             document.section("[job.env]");
             for name in &shared {
                 if let Some(value) = rules.first().and_then(|rule| self.value(rule, name)) {
-                    document.field(&quote(name), quote(value));
+                    document.field(&Value::from(name.as_str()).to_string(), value);
                 }
             }
         }
@@ -33,11 +35,8 @@ impl MakeflowReader {
             document.task(&names.unique(rule.outputs.first().map_or("rule", String::as_str)));
             self.write_rule(rule, &mut document, &mut warnings);
             let env = own.iter().filter_map(|name| Some((name, self.value(rule, name)?)));
-            let env: Vec<String> =
-                env.map(|(name, value)| format!("{} = {}", quote(name), quote(&protect(value, &["name"])))).collect();
-            if !env.is_empty() {
-                document.field("env", format!("{{ {} }}", env.join(", ")));
-            }
+            let env: Table = env.map(|(name, value)| (name.to_string(), protect(value, &["name"]).into())).collect();
+            document.optional("env", Some(env).filter(|env| !env.is_empty()));
         }
         self.warnings.extend(warnings);
         Imported { toml: document.finish(), warnings: self.warnings }
@@ -51,17 +50,15 @@ impl MakeflowReader {
 
     fn write_rule(&self, rule: &MakeRule, document: &mut JobFileWriter, warnings: &mut Vec<String>) {
         if rule.category != DEFAULT {
-            document.field("class", quote(&rule.category));
+            document.field("class", rule.category.as_str());
         }
-        document.field("command", quote(&protect(&rule.command, &["name"])));
+        document.field("command", protect(&rule.command, &["name"]));
         let inputs: Vec<&String> = rule.inputs.iter().filter(|input| !rule.outputs.contains(input)).collect();
         if inputs.len() < rule.inputs.len() {
             warnings.push(format!("line {}: a file that this rule reads and writes counts as output only", rule.line));
         }
         for (key, files) in [("inputs", inputs), ("outputs", rule.outputs.iter().collect())] {
-            if !files.is_empty() {
-                document.field(key, declared(&files, &self.sizes));
-            }
+            document.list(key, files.into_iter().map(|file| declared(file, &self.sizes)));
         }
         self.write_resources(rule, document, warnings);
     }
@@ -77,22 +74,20 @@ impl MakeflowReader {
             match value.trim().parse::<u32>().ok().filter(|number| !unit.is_empty() || *number <= 1024) {
                 // No request.
                 Some(0) => {}
-                Some(number) if unit.is_empty() => document.field(key, number.to_string()),
-                Some(number) => document.field(key, quote(&format!("{number}{unit}"))),
+                Some(number) if unit.is_empty() => document.field(key, number),
+                Some(number) => document.field(key, format!("{number}{unit}")),
                 None => warnings.push(format!("line {}: {name} = {value} is left out", rule.line)),
             }
         }
     }
 }
 
-fn declared(files: &[&String], sizes: &BTreeMap<String, String>) -> String {
-    let entries = files.iter().map(|file| {
-        let name = quote(&protect(file, &["name"]));
-        // Makeflow sizes are in bytes or have a unit, as in job files.
-        match sizes.get(*file).filter(|size| crate::job::units::parse_size(size).is_ok()) {
-            Some(size) => format!("{{ file = {name}, size = {} }}", quote(size)),
-            None => name,
-        }
-    });
-    list(&entries.collect::<Vec<_>>())
+/// A file with its size, if that is known.
+fn declared(file: &str, sizes: &BTreeMap<String, String>) -> Value {
+    let name = Value::from(protect(file, &["name"]));
+    // Makeflow sizes are in bytes or have a unit, as in job files.
+    match sizes.get(file).filter(|size| crate::job::units::parse_size(size).is_ok()) {
+        Some(size) => table([("file", name), ("size", size.as_str().into())]),
+        None => name,
+    }
 }
