@@ -20,6 +20,7 @@ mod offsets;
 mod pattern;
 mod scaling;
 mod task;
+mod work;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
