@@ -248,12 +248,12 @@ pub mod packed {
 
     /// Deserializes the packed bytes.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Attempt>, D::Error> {
-        deserializer.deserialize_bytes(Unpack)
+        deserializer.deserialize_bytes(AttemptsVisitor)
     }
 
-    struct Unpack;
+    struct AttemptsVisitor;
 
-    impl Visitor<'_> for Unpack {
+    impl Visitor<'_> for AttemptsVisitor {
         type Value = Vec<Attempt>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

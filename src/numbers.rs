@@ -42,7 +42,7 @@ const REMEMBERED: u32 = 14;
 /// Error: the bytes are not a list of numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not a list of numbers: {0}")]
-pub struct DecodeError(&'static str);
+pub struct NumbersError(&'static str);
 
 /// Encodes `count` symbols and appends them to `out`.
 pub fn pack(count: usize, symbol: impl Fn(usize) -> u32, out: &mut Vec<u8>) {
@@ -107,19 +107,19 @@ fn put(mut n: u64, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// If the bytes are not a list of numbers, or a symbol does not fit in `T`.
-pub fn unpack<T: TryFrom<u32> + Copy>(mut bytes: &[u8]) -> Result<Vec<T>, DecodeError> {
+pub fn unpack<T: TryFrom<u32> + Copy>(mut bytes: &[u8]) -> Result<Vec<T>, NumbersError> {
     let count = take(&mut bytes, MOST as u64)? as usize;
     let mut out = Vec::new();
     while out.len() < count {
         let plain = take(&mut bytes, (count - out.len()) as u64)? as usize;
         if plain > bytes.len() {
-            return Err(DecodeError("cut short"));
+            return Err(NumbersError("cut short"));
         }
         make_room(&mut out, plain, count)?;
         for _ in 0..plain {
             let zigzag = take(&mut bytes, u64::from(u32::MAX))? as u32;
             let symbol = (zigzag >> 1) ^ (zigzag & 1).wrapping_neg();
-            out.push(T::try_from(symbol).map_err(|_| DecodeError("a number out of range"))?);
+            out.push(T::try_from(symbol).map_err(|_| NumbersError("a number out of range"))?);
         }
         if out.len() < count {
             let length = take(&mut bytes, (count - out.len()) as u64)? as usize;
@@ -127,12 +127,12 @@ pub fn unpack<T: TryFrom<u32> + Copy>(mut bytes: &[u8]) -> Result<Vec<T>, Decode
             copy(&mut out, length, back, count)?;
         }
     }
-    if bytes.is_empty() { Ok(out) } else { Err(DecodeError("bytes behind its end")) }
+    if bytes.is_empty() { Ok(out) } else { Err(NumbersError("bytes behind its end")) }
 }
 
-fn copy<T: Copy>(out: &mut Vec<T>, length: usize, back: usize, count: usize) -> Result<(), DecodeError> {
+fn copy<T: Copy>(out: &mut Vec<T>, length: usize, back: usize, count: usize) -> Result<(), NumbersError> {
     if length == 0 || back == 0 {
-        return Err(DecodeError("an empty copy"));
+        return Err(NumbersError("an empty copy"));
     }
     make_room(out, length, count)?;
     let (from, end) = (out.len() - back, out.len() + length);
@@ -146,26 +146,26 @@ fn copy<T: Copy>(out: &mut Vec<T>, length: usize, back: usize, count: usize) -> 
 
 /// Reserves space for `more` numbers: for the rest of the list of `count`, but at most as much as
 /// is already decoded (or `more`).
-fn make_room<T>(out: &mut Vec<T>, more: usize, count: usize) -> Result<(), DecodeError> {
+fn make_room<T>(out: &mut Vec<T>, more: usize, count: usize) -> Result<(), NumbersError> {
     if out.capacity() - out.len() >= more {
         return Ok(());
     }
     let room = (count - out.len()).min(more + out.len());
-    out.try_reserve_exact(room).map_err(|_| DecodeError("more numbers than fit into memory"))
+    out.try_reserve_exact(room).map_err(|_| NumbersError("more numbers than fit into memory"))
 }
 
 /// Decodes a number of at most `most`.
-fn take(bytes: &mut &[u8], most: u64) -> Result<u64, DecodeError> {
+fn take(bytes: &mut &[u8], most: u64) -> Result<u64, NumbersError> {
     let mut n = 0u64;
     for shift in (0..35).step_by(7) {
-        let (&byte, rest) = bytes.split_first().ok_or(DecodeError("cut short"))?;
+        let (&byte, rest) = bytes.split_first().ok_or(NumbersError("cut short"))?;
         *bytes = rest;
         n |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            return if n <= most { Ok(n) } else { Err(DecodeError("a number out of range")) };
+            return if n <= most { Ok(n) } else { Err(NumbersError("a number out of range")) };
         }
     }
-    Err(DecodeError("a number of more than 32 bits"))
+    Err(NumbersError("a number of more than 32 bits"))
 }
 
 /// Symbols to serialize with serde, computed one by one: their number, and the function.
@@ -184,8 +184,8 @@ pub struct Unpacked<T>(pub Vec<T>);
 
 impl<'de, T: TryFrom<u32> + Copy> Deserialize<'de> for Unpacked<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Unpack<T>(PhantomData<T>);
-        impl<T: TryFrom<u32> + Copy> Visitor<'_> for Unpack<T> {
+        struct NumbersVisitor<T>(PhantomData<T>);
+        impl<T: TryFrom<u32> + Copy> Visitor<'_> for NumbersVisitor<T> {
             type Value = Unpacked<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -196,7 +196,7 @@ impl<'de, T: TryFrom<u32> + Copy> Deserialize<'de> for Unpacked<T> {
                 unpack(bytes).map(Unpacked).map_err(E::custom)
             }
         }
-        deserializer.deserialize_bytes(Unpack(PhantomData))
+        deserializer.deserialize_bytes(NumbersVisitor(PhantomData))
     }
 }
 
@@ -265,7 +265,7 @@ mod tests {
         let mut bytes = Vec::new();
         put(MOST as u64, &mut bytes);
         bytes.extend([1, 2]);
-        assert_eq!(unpack::<u32>(&bytes), Err(DecodeError("cut short")));
+        assert_eq!(unpack::<u32>(&bytes), Err(NumbersError("cut short")));
         let mut out = vec![0u32; 10];
         make_room(&mut out, 5, MOST).unwrap();
         assert!(out.capacity() < 100, "room for {}", out.capacity());

@@ -11,9 +11,9 @@
 //!
 //! A child starts in a session of its own, without a terminal: a program that asks for a password
 //! or configures a terminal fails at once instead of being stopped forever. No signal is blocked
-//! (unless asked for); those that were ignored when Phalanx was started (`nohup`) stay ignored. The child has only the
-//! three standard files: an inherited MPI socket would make a lost rank seem alive. This is the
-//! only file of `exec` with `unsafe` for system calls.
+//! (unless asked for); those that were ignored when Phalanx was started (`nohup`) stay ignored. The
+//! child has only the three standard files: an inherited MPI socket would make a lost rank seem
+//! alive. This is the only file of `exec` with `unsafe` for system calls.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
