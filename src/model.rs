@@ -337,12 +337,13 @@ pub enum RankState {
 
 impl RankState {
     /// All states, in the order in which a rank passes through them.
-    pub const ALL: [RankState; 7] = [
+    pub const ALL: [RankState; 8] = [
         RankState::Requested,
         RankState::Joining,
         RankState::Active,
         RankState::Draining,
         RankState::Parked,
+        RankState::Quarantined,
         RankState::Left,
         RankState::Lost,
     ];

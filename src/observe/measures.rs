@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::jsonl::JsonLinesReader;
@@ -32,7 +33,7 @@ pub(super) struct MeasureLine {
 }
 
 /// Statistics of the values of one name. The field names are those of the HTTP API.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub(super) struct Figure {
     /// Number of values.
     pub count: u64,

@@ -9,6 +9,7 @@
 //! | minimum | the node is released | the end of the minimum charge |
 
 use rustc_hash::FxHashMap;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::job_view::SessionJob;
@@ -17,7 +18,7 @@ use crate::journal::{NodeHolding, Session};
 use crate::model::Time;
 
 /// The use of one node, in seconds of the session.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub(super) struct NodeUse {
     /// Its name.
     pub node: String,

@@ -39,6 +39,18 @@ pub enum RunState {
 }
 
 impl RunState {
+    /// All states.
+    pub const ALL: [RunState; 8] = [
+        RunState::Running,
+        RunState::Completed,
+        RunState::Failed,
+        RunState::Budget,
+        RunState::Walltime,
+        RunState::Cancelled,
+        RunState::Error,
+        RunState::Interrupted,
+    ];
+
     /// The state in capitals, e.g. `INTERRUPTED`.
     pub fn name(self) -> &'static str {
         match self {

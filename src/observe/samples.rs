@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::estimate::{Estimator, RunProgress};
@@ -20,7 +21,7 @@ use crate::scale::Forecast;
 /// Interval between samples, in the first hour and later.
 const SAMPLE_INTERVALS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 /// Progress at one time. The field names are those of the file and of the HTTP API.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     /// Seconds since the session began.
     pub t: f64,

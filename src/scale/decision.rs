@@ -1,6 +1,7 @@
 //! Decisions and the reasons for them: the record that the journal keeps, `explain` prints and the
 //! simulator replays.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::observation::{Customs, RequestId};
@@ -40,7 +41,7 @@ pub struct Decision {
 
 /// Predicted end and total cost of a session, as of one moment. Eight of ten cases lie between q10
 /// and q90.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Forecast {
     /// Seconds from the session's beginning to its end: one case in ten is sooner.
     pub finish_q10_s: f64,

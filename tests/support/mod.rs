@@ -1,16 +1,19 @@
 //! A small harness that lets integration tests read like a shell session.
 //!
-//! A test makes a [`Dir`], writes job files into it, starts the program with [`phalanx`] or [`mpirun`] and asks the [`Output`] what
-//! it expects. Every process that a test starts carries a variable with a value of its own ([`Tag`]), which its children inherit; that is how
-//! a test ends all that it started, orphans of a killed `mpirun` included, and nothing else.
+//! A test makes a [`Dir`], writes job files into it, starts the program with [`phalanx`] or
+//! [`mpirun`] and asks the [`Output`] what it expects. Every process that a test starts carries a
+//! variable with a value of its own ([`Tag`]), which its children inherit; that is how a test ends
+//! all that it started, orphans of a killed `mpirun` included, and nothing else.
 //!
-//! No test may rely on something being fast: time limits here only keep a hang from lasting for ever.
+//! No test may rely on something being fast: time limits here only keep a hang from lasting for
+//! ever.
 
 // Each test program uses only a part of the harness.
 #![allow(dead_code)]
 
 pub mod browser;
 pub mod checker;
+pub mod hook;
 pub mod slurm;
 
 use std::ffi::{OsStr, OsString};
@@ -140,7 +143,8 @@ pub struct TestCommand {
 }
 
 impl TestCommand {
-    /// Any program, run in `dir`, without what a launcher around the tests may have put into the environment.
+    /// Any program, run in `dir`, without what a launcher around the tests may have put into the
+    /// environment.
     pub fn new(program: impl AsRef<OsStr>, dir: &Path) -> TestCommand {
         let tag = Tag::new();
         let mut command = Command::new(program);
@@ -195,7 +199,8 @@ impl TestCommand {
     }
 }
 
-/// True for variables by which a launcher tells a process that it belongs to an MPI world or a Slurm step.
+/// True for variables by which a launcher tells a process that it belongs to an MPI world or a
+/// Slurm step.
 fn is_launchers(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     ["OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM", "SBATCH_"].iter().any(|prefix| name.starts_with(prefix))
@@ -238,7 +243,8 @@ impl Running {
                 ranks.push((rank.unwrap_or(0), pid));
             }
         }
-        // A child that a rank is just starting is still the rank's own image for a moment; it has the higher number.
+        // A child that a rank is just starting is still the rank's own image for a moment; it has
+        // the higher number.
         ranks.sort_unstable();
         ranks.dedup_by_key(|rank| rank.0);
         ranks.into_iter().map(|(_, pid)| pid).collect()
@@ -269,7 +275,8 @@ impl Running {
         self.text("stderr")
     }
 
-    /// Waits for its end; a command that outlasts its time, which begins now, is ended and fails the test.
+    /// Waits for its end; a command that outlasts its time, which begins now, is ended and fails
+    /// the test.
     pub fn wait(mut self) -> Output {
         self.wait_here()
     }
@@ -288,7 +295,8 @@ impl Running {
     }
 
     fn output(&self, ended: ExitStatus) -> Output {
-        // OpenMPI's launcher now and then crashes while it ends. What the run itself said counts then.
+        // OpenMPI's launcher now and then crashes while it ends. What the run itself said counts
+        // then.
         let crashed = matches!(ended.signal(), Some(libc::SIGSEGV | libc::SIGABRT | libc::SIGBUS));
         let said = if crashed { fs::read_to_string(self.files.path().join("exit")).ok() } else { None };
         let status = said.and_then(|code| Some(ExitStatus::from_raw(code.trim().parse::<i32>().ok()? << 8)));
@@ -387,7 +395,8 @@ impl Tag {
         Tag(format!("{}-{count}-{now}", std::process::id()).into())
     }
 
-    /// Kills every process that carries it, again and again until none is left: a process may fork while it is being looked for.
+    /// Kills every process that carries it, again and again until none is left: a process may fork
+    /// while it is being looked for.
     pub fn kill(&self) {
         for _ in 0..100 {
             let found = self.processes();
@@ -399,7 +408,8 @@ impl Tag {
         }
     }
 
-    /// The living processes that carry it. The environment of a zombie is empty, so it is not among them.
+    /// The living processes that carry it. The environment of a zombie is empty, so it is not among
+    /// them.
     pub fn processes(&self) -> Vec<u32> {
         let wanted = [Tag::NAME.as_bytes(), b"=", self.0.as_encoded_bytes()].concat();
         let all = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -422,7 +432,8 @@ fn environment(pid: u32, name: &str) -> Option<String> {
 /// Sends a signal; a process that has ended meanwhile is no error.
 pub fn send(pid: u32, signal: i32) {
     let pid = libc::pid_t::try_from(pid).expect("process ids are small");
-    // SAFETY: kill only passes two numbers to the system. The id is that of a process that this test started.
+    // SAFETY: kill only passes two numbers to the system. The id is that of a process that this
+    // test started.
     unsafe { libc::kill(pid, signal) };
 }
 
@@ -445,7 +456,8 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T
     }
 }
 
-/// Ports that are free now and that nobody gets by chance: they lie below those that the system hands out by itself.
+/// Ports that are free now and that nobody gets by chance: they lie below those that the system
+/// hands out by itself.
 pub fn free_ports(count: usize) -> Vec<u16> {
     // All are held until the last is chosen, so that none is chosen twice.
     let mut held: Vec<(u16, TcpListener)> = Vec::new();
@@ -456,8 +468,8 @@ pub fn free_ports(count: usize) -> Vec<u16> {
     held.iter().map(|(port, _)| *port).collect()
 }
 
-/// Says that a test is skipped, and why, where nobody can miss it: past the capture of test output, and in a list that `make test` shows at
-/// its end.
+/// Says that a test is skipped, and why, where nobody can miss it: past the capture of test output,
+/// and in a list that `make test` shows at its end.
 pub fn skip_loudly(why: &str) {
     let thread = std::thread::current();
     let line = format!("SKIPPED {}: {why}\n", thread.name().unwrap_or("a test"));

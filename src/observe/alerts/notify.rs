@@ -140,8 +140,11 @@ fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::
 }
 
 #[cfg(test)]
+#[path = "../../../tests/support/hook.rs"]
+mod hook;
+
+#[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Read};
     use std::net::TcpListener;
 
     use super::*;
@@ -198,28 +201,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let serving = std::thread::spawn(move || {
-            let mut bodies = Vec::new();
-            for status in ["204 No Content", "500 Oh"] {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let (mut head, mut length) = (String::new(), 0);
-                while reader.read_line(&mut head).unwrap() > 2 {
-                    let last = head.lines().last().unwrap().to_lowercase();
-                    length = last.strip_prefix("content-length: ").map_or(length, |n| n.parse().unwrap());
-                }
-                let mut body = vec![0; length];
-                reader.read_exact(&mut body).unwrap();
-                bodies.push((head, String::from_utf8(body).unwrap()));
-                write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
-            }
-            bodies
+            ["204 No Content", "500 Oh"].map(|status| hook::answer(listener.accept().unwrap().0, status).unwrap())
         });
         let alert = Alert { webhook: Some(format!("http://{address}/hook?x=1")), ..alert() };
         assert_eq!(told(&alert), Vec::<String>::new());
         assert!(told(&alert)[0].contains("the answer was 500"));
-        let bodies = serving.join().unwrap();
-        assert!(bodies[0].0.starts_with("POST /hook?x=1 HTTP/1.1\r\n"), "{}", bodies[0].0);
-        assert!(bodies[0].1.contains("\"alert\":\"a\""));
+        let [request, _] = serving.join().unwrap();
+        assert!(request.starts_with("POST /hook?x=1 HTTP/1.1\r\n") && request.contains("\"alert\":\"a\""), "{request}");
         // No server is listening any more.
         assert!(told(&alert)[0].contains("cannot post to http://"));
     }

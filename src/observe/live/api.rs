@@ -1,16 +1,17 @@
-//! JSON answers. The field names are those of `openapi.json` in this folder, which a test compares
-//! with a running server; published names are stable. Times are seconds since the session began.
+//! JSON answers. The comments of their types are the descriptions of the API (see `openapi`).
+//! Published names are stable. Times are seconds since the session began.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Live;
 use super::members::RankEntry;
 use crate::journal::{Level, utc};
-use crate::model::{State, Stream};
+use crate::model::{RankState, State, Stream};
 use crate::observe::failures::{OutputTail, TaskFailure, tails_of};
 use crate::observe::measures::Figure;
 use crate::observe::nodes::{NodeUse, of_session};
-use crate::observe::run_view::{node_of, run_ns};
+use crate::observe::run_view::{RunState, node_of, run_ns};
 use crate::observe::samples::Sample;
 use crate::observe::spending::Spending;
 use crate::scale::Forecast;
@@ -22,42 +23,78 @@ const DECISIONS: usize = 50;
 /// Number of latest warnings and errors listed.
 const NOTES: usize = 20;
 
-#[derive(Serialize)]
+/// The state of the run.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Run")]
 pub(super) struct RunInfo {
+    /// Name of the run, as `phalanx report` takes it.
     run: String,
+    /// Name of the job.
     job: String,
+    /// Version of Phalanx.
     phalanx: String,
+    /// State of the run.
+    #[schemars(extend("enum" = RunState::ALL.map(RunState::name)))]
     state: &'static str,
+    /// When the session began (RFC 3339, UTC).
     began: String,
+    /// 1, and one more for each resume.
     session: u32,
+    /// Seconds since then.
     elapsed_s: f64,
+    /// Estimated seconds to the end; null if unknown.
     remaining_s: Option<f64>,
+    /// Tasks of the job.
     tasks: u64,
+    /// Tasks that wait for other tasks.
     pending: u64,
+    /// Tasks that only wait for a slot.
     queued: u64,
+    /// Running tasks.
     running: u64,
+    /// Tasks that ended successfully.
     completed: u64,
+    /// Tasks that ended without success.
     failed: u64,
+    /// Tasks that will never run because a dependency did not end as required.
     skipped: u64,
+    /// Tasks that were cancelled.
     cancelled: u64,
+    /// Tasks that end per second, recently.
     tasks_per_s: f64,
+    /// Active ranks.
     ranks: usize,
+    /// Slots of the active ranks.
     slots: u64,
+    /// Slot-seconds of ended attempts.
     work_s: f64,
+    /// Share of the slot time that ended attempts used, 0 to 1.
     used: Option<f64>,
+    /// Cost of the run, as billed; null if nodes have no price.
     spent: Option<f64>,
+    /// Maximum cost of the run.
     budget: Option<f64>,
+    /// Forecast of the end of the run, while it runs and if its policy makes one.
     forecast: Option<Forecast>,
+    /// Busy share of the CPUs of rank 0's node, 0 to 1.
     node_cpu: Option<f64>,
+    /// Memory in use on that node, in bytes.
     node_memory_used: Option<u64>,
+    /// Memory of that node, in bytes.
     node_memory: Option<u64>,
+    /// The latest warnings and errors, the latest first.
     warnings: Vec<Warning>,
 }
 
-#[derive(Serialize)]
+/// A warning or an error of the run.
+#[derive(Serialize, JsonSchema)]
 struct Warning {
+    /// When it was issued.
     t: f64,
+    /// Its severity.
+    #[schemars(extend("enum" = ["warning", "error"]))]
     level: &'static str,
+    /// Its text.
     text: String,
 }
 
@@ -112,36 +149,63 @@ pub(super) fn pending(live: &Live) -> u64 {
     u64::from(live.view.subject().job.task_count()).saturating_sub(live.totals.ended() + running + queued)
 }
 
-#[derive(Serialize)]
+/// The ranks.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Ranks")]
 pub(super) struct RankList {
+    /// All current and former ranks, by number.
     ranks: Vec<RankRow>,
 }
 
-#[derive(Serialize)]
+/// One rank.
+#[derive(Serialize, JsonSchema)]
 struct RankRow {
+    /// Its number.
     rank: u32,
+    /// Name of its node.
     node: String,
+    /// Its state.
+    #[schemars(extend("enum" = RankState::ALL.map(RankState::name)))]
     state: &'static str,
+    /// Its slots.
     slots: u32,
+    /// Attempts that ended there.
     attempts: u64,
+    /// Attempts that failed there.
     failed: u64,
+    /// Slot-seconds of ended attempts.
     work_s: f64,
+    /// Share of its slot time that ended attempts used, 0 to 1.
     used: f64,
-    /// Usage of the rank and its node; `None` before its first report.
+    /// CPUs that the rank and its tasks used recently; null before its first report, and once it is
+    /// gone.
     cpus: Option<f64>,
+    /// Memory that they use, in bytes.
     memory: Option<u64>,
+    /// Bytes that they have read from disks.
     read: Option<u64>,
+    /// Bytes that they have written to disks.
     written: Option<u64>,
+    /// Busy share of the CPUs of its node, 0 to 1.
     node_cpu: Option<f64>,
+    /// Memory in use on its node, in bytes.
     node_memory_used: Option<u64>,
+    /// Memory of its node, in bytes.
     node_memory: Option<u64>,
+    /// Share of recent time in which tasks of its node waited for I/O, 0 to 1.
     io_stall: Option<f64>,
+    /// Messages that it has sent to other ranks.
     messages: Option<u64>,
+    /// Bytes in those messages.
     message_bytes: Option<u64>,
+    /// Tasks that it has stolen from other ranks.
     stolen: Option<u64>,
-    /// Usage of its GPUs; `None` without GPUs that report it.
+    /// Mean share of recent time in which its GPUs were busy, 0 to 1; null without GPUs that report
+    /// it.
     gpu_busy: Option<f64>,
+    /// Memory in use on its GPUs, in bytes.
     gpu_memory_used: Option<u64>,
+    /// Memory of its GPUs, in bytes.
     gpu_memory: Option<u64>,
 }
 
@@ -181,8 +245,10 @@ pub(super) fn ranks(live: &Live) -> RankList {
     RankList { ranks: live.members.iter().map(row).collect() }
 }
 
-#[derive(Serialize)]
+/// The nodes of the session.
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Nodes {
+    /// Each node from its grant to its end, by time.
     nodes: Vec<NodeUse>,
 }
 
@@ -192,21 +258,33 @@ pub(super) fn nodes(live: &Live) -> Nodes {
     Nodes { nodes: of_session(&live.view, live.view.session(), &work_s) }
 }
 
-#[derive(Serialize)]
+/// Scaling decisions.
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Decisions {
+    /// The latest decisions, the latest first.
     decisions: Vec<DecisionRow>,
 }
 
-#[derive(Serialize)]
+/// A scaling decision.
+#[derive(Serialize, JsonSchema)]
 struct DecisionRow {
+    /// Its number; the first is 1.
     number: u32,
+    /// When it was made.
     t: f64,
+    /// Ranks before it.
     from: u32,
+    /// Ranks once it is carried out.
     to: u32,
+    /// The policy that made it.
     policy: String,
+    /// Why it was made.
     reason: String,
+    /// What the session had cost by then.
     spent: f64,
+    /// Forecast end of the run.
     finish_s: Option<f64>,
+    /// Forecast cost of the session.
     cost: Option<f64>,
 }
 
@@ -226,34 +304,49 @@ pub(super) fn decisions(live: &Live) -> Decisions {
     Decisions { decisions: live.view.session().decisions.iter().rev().take(DECISIONS).map(row).collect() }
 }
 
-#[derive(Serialize)]
-pub(super) struct ApiValues<'a> {
-    values: Vec<ApiValue<'a>>,
+/// Values that tasks wrote.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Measures")]
+pub(super) struct ApiValues {
+    /// Statistics of the values, by name.
+    values: Vec<ApiValue>,
 }
 
-#[derive(Serialize)]
-struct ApiValue<'a> {
-    name: &'a str,
+/// Statistics of the values of one name.
+#[derive(Serialize, JsonSchema)]
+struct ApiValue {
+    /// The name.
+    name: String,
+    /// Mean of the values.
     mean: f64,
     #[serde(flatten)]
-    figure: &'a Figure,
+    figure: Figure,
 }
 
 /// Answers `/api/v1/measures`.
-pub(super) fn measures(live: &Live) -> ApiValues<'_> {
+pub(super) fn measures(live: &Live) -> ApiValues {
     ApiValues {
-        values: live.measures.iter().map(|(name, figure)| ApiValue { name, mean: figure.mean(), figure }).collect(),
+        values: live
+            .measures
+            .iter()
+            .map(|(name, figure)| ApiValue { name: name.to_owned(), mean: figure.mean(), figure: figure.clone() })
+            .collect(),
     }
 }
 
-#[derive(Serialize)]
+/// The cost of the run over time.
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Spend {
+    /// Points in time, the earliest first.
     course: Vec<Paid>,
 }
 
-#[derive(Serialize)]
+/// The cost at one time.
+#[derive(Serialize, JsonSchema)]
 struct Paid {
+    /// The time.
     t: f64,
+    /// The bill up to then.
     spent: f64,
 }
 
@@ -264,22 +357,35 @@ pub(super) fn spend(live: &Live, points: Option<usize>) -> Spend {
     Spend { course: course.map(|(t, spent)| Paid { t: t.seconds(), spent }).collect() }
 }
 
-#[derive(Serialize)]
+/// The classes of tasks.
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Classes {
+    /// Statistics of the ended attempts of each class.
     classes: Vec<ClassRow>,
 }
 
-#[derive(Serialize)]
+/// One class of tasks.
+#[derive(Serialize, JsonSchema)]
 struct ClassRow {
+    /// Its name.
     name: String,
+    /// Attempts that ended.
     attempts: u64,
+    /// Attempts that failed.
     failed: u64,
+    /// Slot-seconds of ended attempts.
     work_s: f64,
+    /// Mean run time.
     mean_s: f64,
+    /// Median run time.
     p50_s: f64,
+    /// 95th percentile of the run time.
     p95_s: f64,
+    /// 99th percentile of the run time.
     p99_s: f64,
+    /// Longest run time.
     max_s: f64,
+    /// 95th percentile of the time between ready and start.
     waited_p95_s: f64,
 }
 
@@ -300,8 +406,11 @@ pub(super) fn classes(live: &Live) -> Classes {
     Classes { classes: live.totals.classes().iter().map(row).collect() }
 }
 
-#[derive(Serialize)]
+/// The progress of the run over time.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "History")]
 pub(super) struct DecisionHistory {
+    /// Samples in the interval, the earliest first.
     samples: Vec<Sample>,
 }
 
@@ -311,29 +420,44 @@ pub(super) fn history(live: &Live, from: Option<f64>, to: Option<f64>, points: O
     DecisionHistory { samples: live.samples.between(from.unwrap_or(0.0), to.unwrap_or(f64::INFINITY), points) }
 }
 
-#[derive(Serialize)]
-pub(super) struct Failures<'a> {
-    failures: Vec<FailureRow<'a>>,
+/// Failed attempts.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Failures {
+    /// The latest failed attempts, the latest first.
+    failures: Vec<FailureRow>,
 }
 
-#[derive(Serialize)]
-struct FailureRow<'a> {
+/// One failed attempt.
+#[derive(Serialize, JsonSchema)]
+struct FailureRow {
+    /// The task.
     task: String,
+    /// How the attempt ended.
     state: &'static str,
+    /// Exit code; -n after signal n.
     exit: i32,
+    /// Number of the attempt; the first is 1.
     attempt: u16,
+    /// True if no further attempt follows.
     last: bool,
+    /// The rank that ran it.
     rank: u32,
+    /// Name of its node.
     node: String,
+    /// When it ended.
     ended_s: f64,
+    /// How long it ran.
     ran_s: f64,
-    reason: Option<&'a str>,
+    /// Why Phalanx made it fail, if it did.
+    reason: Option<String>,
+    /// The end of its standard output, if standard error is empty or both are short.
     stdout: String,
+    /// The end of its standard error.
     stderr: String,
 }
 
 /// Answers `/api/v1/failures`.
-pub(super) fn failures(live: &Live) -> Failures<'_> {
+pub(super) fn failures(live: &Live) -> Failures {
     let session = live.view.session();
     let attempts = live.totals.failures.iter().filter_map(|&index| session.attempts.get(index));
     let row = |attempt: &crate::model::Attempt| {
@@ -352,7 +476,7 @@ pub(super) fn failures(live: &Live) -> Failures<'_> {
             node: node_of(session, attempt.rank).to_owned(),
             ended_s: attempt.end.seconds(),
             ran_s: run_ns(attempt) as f64 / 1e9,
-            reason: session.reason(attempt),
+            reason: session.reason(attempt).map(str::to_owned),
             stdout: text(Stream::Out),
             stderr: text(Stream::Err),
         }

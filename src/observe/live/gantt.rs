@@ -2,6 +2,7 @@
 //! are aggregated: per row and column of time the class that used most slots, and the share of
 //! slots in use, so that the size of the answer is bounded.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Live;
@@ -16,26 +17,41 @@ const BARS: usize = 1500;
 /// Maximum number of columns.
 const COLUMNS: usize = 400;
 
-#[derive(Serialize)]
+/// What ran where in an interval of time.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Timeline")]
 pub(super) struct GanttData {
+    /// Start of the interval.
     from: f64,
+    /// End of the interval.
     to: f64,
+    /// Names of the classes.
     classes: Vec<String>,
+    /// Names of slots, ranks or groups of ranks.
     rows: Vec<String>,
-    /// Empty if `cells` aggregates the attempts.
+    /// Each attempt, if they are few.
     bars: Vec<Bar>,
+    /// Number of columns that the interval is divided into.
     columns: usize,
-    /// Row, column, class, used share of the row's slots in per cent.
+    /// If the attempts are many: row, column, the class that used most of it, and the used share of
+    /// its slots in per cent.
     cells: Vec<(usize, usize, usize, u8)>,
 }
 
-#[derive(Serialize)]
+/// One attempt; row and class are positions in the lists.
+#[derive(Serialize, JsonSchema)]
 struct Bar {
+    /// Position of its row.
     row: usize,
+    /// Position of its class.
     class: usize,
+    /// Its start.
     start: f64,
+    /// Its end.
     end: f64,
+    /// The task.
     task: String,
+    /// How it ended.
     state: &'static str,
 }
 

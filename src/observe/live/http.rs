@@ -30,15 +30,14 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use super::steer::{self, VERBS};
-use super::{Live, api, gantt, metrics};
+use super::Live;
+use super::openapi::ApiError;
+use super::routes::{JSON, Query, ROUTES, to_json};
+use super::steer::{self, CHANGES, ChangePath};
 use crate::journal::{Began, RunDir};
 use crate::observe::job_view::SessionJob;
 use crate::observe::terminal::AboveBar;
 use crate::system::strangers::Strangers;
-
-/// The OpenAPI document.
-pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// Loads the job of a session from its first record.
 type SessionReader = fn(&Began) -> Result<SessionJob, String>;
@@ -59,37 +58,6 @@ const MAX_KNOWN: usize = 32;
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Answers within this time use the same snapshot of the run.
 const SNAPSHOT_LIFETIME: Duration = Duration::from_millis(200);
-
-/// The paths that are served, with their methods.
-pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ROUTES.iter().map(|(path, _)| (*path, "get")).chain(VERBS.iter().map(|path| (*path, "post")))
-}
-
-/// The function that answers a path.
-type Endpoint = fn(&Live, &Query) -> ResponseBody;
-
-const ROUTES: [(&str, Endpoint); 12] = [
-    ("/api/v1/run", |live, _| ResponseBody::json(&api::run(live))),
-    ("/api/v1/ranks", |live, _| ResponseBody::json(&api::ranks(live))),
-    ("/api/v1/nodes", |live, _| ResponseBody::json(&api::nodes(live))),
-    ("/api/v1/classes", |live, _| ResponseBody::json(&api::classes(live))),
-    ("/api/v1/history", |live, q| {
-        ResponseBody::json(&api::history(live, q.number("from"), q.number("to"), q.number("points")))
-    }),
-    ("/api/v1/timeline", |live, q| {
-        ResponseBody::json(&gantt::timeline(live, q.number("from"), q.number("to"), q.number("columns")))
-    }),
-    ("/api/v1/decisions", |live, _| ResponseBody::json(&api::decisions(live))),
-    ("/api/v1/spend", |live, q| ResponseBody::json(&api::spend(live, q.number("points")))),
-    ("/api/v1/measures", |live, _| ResponseBody::json(&api::measures(live))),
-    ("/api/v1/failures", |live, _| ResponseBody::json(&api::failures(live))),
-    ("/api/v1/openapi.json", |_, _| ResponseBody { kind: "application/json", text: OPENAPI.to_owned(), nonce: None }),
-    ("/metrics", |live, _| ResponseBody {
-        kind: "text/plain; version=0.0.4; charset=utf-8",
-        text: metrics::text(live),
-        nonce: None,
-    }),
-];
 
 /// A bound address, before the run exists.
 pub struct Listener {
@@ -282,8 +250,8 @@ impl Drop for Asking<'_> {
 impl Handler {
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, number: u64) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
-        if let Some(verb) = VERBS.iter().find(|verb| **verb == path) {
-            return self.change(request, verb, peer, number).await;
+        if let Some(change) = CHANGES.iter().find(|change| change.path == path) {
+            return self.change(request, change, peer, number).await;
         }
         let query = Query(request.uri().query().unwrap_or_default());
         if !self.holds_token(bearer(&request).or_else(|| query.text("token"))) {
@@ -299,9 +267,16 @@ impl Handler {
                 Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, ResponseBody::error(&error.to_string())),
             };
         }
-        match ROUTES.iter().find(|(route, _)| *route == path) {
+        match ROUTES.iter().find(|route| route.path == path) {
             None => respond(StatusCode::NOT_FOUND, ResponseBody::error("no such path; see /api/v1/openapi.json")),
-            Some((_, answer)) => self.with_live(|live| answer(live, &query)),
+            Some(route) => {
+                let body = |live: &Live| ResponseBody {
+                    kind: route.media_type,
+                    text: (route.answer)(live, &query),
+                    nonce: None,
+                };
+                self.with_live(body)
+            }
         }
     }
 
@@ -309,7 +284,7 @@ impl Handler {
     async fn change(
         &self,
         request: Request<Incoming>,
-        verb: &str,
+        change: &ChangePath,
         peer: SocketAddr,
         number: u64,
     ) -> Response<Full<Bytes>> {
@@ -335,7 +310,7 @@ impl Handler {
                 return respond(StatusCode::REQUEST_TIMEOUT, ResponseBody::error("the body did not arrive in time"));
             }
         };
-        let question = match steer::question(verb, &body) {
+        let question = match (change.question)(&body) {
             Ok(question) => question,
             Err(error) => return respond(StatusCode::BAD_REQUEST, ResponseBody::error(&error)),
         };
@@ -407,19 +382,6 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
     given.len() == expected.len() && given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }
 
-/// The query string. Invalid values count as absent; every parameter has a default.
-struct Query<'a>(&'a str);
-
-impl Query<'_> {
-    fn text(&self, name: &str) -> Option<&str> {
-        self.0.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name)).map(|(_, value)| value)
-    }
-
-    fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
-        self.text(name)?.parse().ok()
-    }
-}
-
 /// The body of an answer.
 struct ResponseBody {
     kind: &'static str,
@@ -430,13 +392,11 @@ struct ResponseBody {
 
 impl ResponseBody {
     fn json(value: &impl Serialize) -> ResponseBody {
-        // Serializing these structures cannot fail.
-        let text = serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
-        ResponseBody { kind: "application/json", text, nonce: None }
+        ResponseBody { kind: JSON, text: to_json(value), nonce: None }
     }
 
     fn error(text: &str) -> ResponseBody {
-        ResponseBody::json(&serde_json::json!({ "error": text }))
+        ResponseBody::json(&ApiError { error: text.to_owned() })
     }
 
     fn page(nonce: String) -> ResponseBody {
@@ -471,13 +431,6 @@ fn respond(status: StatusCode, body: ResponseBody) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn queries_are_read_leniently() {
-        let query = Query("from=1.5&to=x&&token=abc&from=9");
-        assert_eq!((query.number("from"), query.number::<f64>("to")), (Some(1.5), None));
-        assert_eq!((query.text("token"), query.text("fro")), (Some("abc"), None));
-    }
 
     #[test]
     fn the_oldest_connection_of_a_kind_makes_room_for_the_newest() {

@@ -14,6 +14,8 @@
 //! | `metrics` | Prometheus answers |
 //! | `gantt` | what ran in an interval of time, limited to what a chart can show |
 //! | `members` | current and former ranks of the run |
+//! | `routes` | the paths that are read, with their answers |
+//! | `openapi` | the description of the API |
 //! | `http` | authentication, and dispatch of requests |
 //! | `steer` | requests that change the run |
 //! | `metric` | value of a metric by name |
@@ -25,6 +27,8 @@ mod http;
 mod members;
 mod metric;
 mod metrics;
+mod openapi;
+mod routes;
 mod steer;
 mod top;
 mod totals;
@@ -42,7 +46,7 @@ use crate::scale::Forecast;
 use members::RankEntry;
 use totals::Totals;
 
-pub use http::{Listener, OPENAPI, Serving, routes};
+pub use http::{Listener, Serving};
 pub use top::write_frame;
 pub use watcher::{Orders, Watcher};
 

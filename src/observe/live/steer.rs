@@ -8,69 +8,131 @@
 use std::path::Path;
 
 use hyper::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Question, ask_as};
 
-/// The paths of changes, all POST.
-pub(super) const VERBS: [&str; 4] = ["/api/v1/scale", "/api/v1/rebalance", "/api/v1/drain", "/api/v1/cancel"];
+/// A path that is written by POST.
+pub(super) struct ChangePath {
+    pub(super) path: &'static str,
+    pub(super) summary: &'static str,
+    /// True if an empty body is not enough.
+    pub(super) needs_body: bool,
+    /// The schema of the body.
+    pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Parses the body; the error says what is wrong with it.
+    pub(super) question: fn(&[u8]) -> Result<Question, String>,
+}
+
+impl ChangePath {
+    const fn new<T: ChangeRequest>(path: &'static str, summary: &'static str, needs_body: bool) -> ChangePath {
+        ChangePath { path, summary, needs_body, schema: T::json_schema, question: parse::<T> }
+    }
+}
+
+/// All changes.
+pub(super) const CHANGES: [ChangePath; 4] = [
+    ChangePath::new::<ScaleRequest>("/api/v1/scale", "Changes the number of ranks, as `phalanx scale`.", true),
+    ChangePath::new::<Nothing>("/api/v1/rebalance", "Rebalances the remaining work, as `phalanx rebalance`.", false),
+    ChangePath::new::<DrainRequest>("/api/v1/drain", "Drains the ranks of a node, as `phalanx drain`.", true),
+    ChangePath::new::<Cancel>(
+        "/api/v1/cancel",
+        "Ends the run, or cancels some of its tasks; completed tasks stay completed. As `phalanx cancel`.",
+        false,
+    ),
+];
 
 /// Maximum size of a body in bytes.
 pub(super) const BODY: usize = 4096;
 
 /// Result of a change.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Did {
-    /// True if the run carried it out.
+    /// True if the run carries it out.
     pub ok: bool,
-    /// What the run did, or why it did not.
+    /// What the run does, or why not.
     pub text: String,
 }
 
-#[derive(Deserialize)]
+/// A number of ranks.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ScaleRequest {
+    /// `+2` more, `-1` fewer, or `6` in total, which the policy then keeps; `auto` lets it decide
+    /// again.
+    #[schemars(extend("pattern" = "^([+-]?[0-9]+|auto)$"))]
     ranks: String,
 }
 
-#[derive(Deserialize)]
+/// Ranks to drain.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DrainRequest {
+    /// Name of a node, or number of a rank.
     what: String,
 }
 
-#[derive(Deserialize)]
+/// Tasks to cancel.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Cancel {
+    /// A task such as `tile[3]`, or all tasks of an array (`tile`); without it, the whole run ends.
     #[serde(default)]
     task: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// No arguments.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
+/// The body of a request, and the change that it requests.
+trait ChangeRequest: for<'a> Deserialize<'a> + JsonSchema {
+    /// A valid body, for an error message.
+    const EXAMPLE: &str;
+
+    fn question(self) -> Result<Question, String>;
+}
+
+impl ChangeRequest for ScaleRequest {
+    const EXAMPLE: &str = "{\"ranks\": \"+2\"}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Scale { to: self.ranks.parse()? })
+    }
+}
+
+impl ChangeRequest for DrainRequest {
+    const EXAMPLE: &str = "{\"what\": \"NODE or number of a rank\"}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Drain { what: self.what })
+    }
+}
+
+impl ChangeRequest for Nothing {
+    const EXAMPLE: &str = "{}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Rebalance)
+    }
+}
+
+impl ChangeRequest for Cancel {
+    const EXAMPLE: &str = "{} for the whole run, or {\"task\": \"tile[3]\"}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Cancel { task: self.task })
+    }
+}
+
 /// Parses a request; the error says what is wrong with its body.
-pub(super) fn question(path: &str, body: &[u8]) -> Result<Question, String> {
-    fn read<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T, String> {
-        let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-        serde_json::from_slice(body).map_err(|error| format!("invalid body ({error}); send {example}"))
-    }
-    match path {
-        "/api/v1/scale" => {
-            let ScaleRequest { ranks } = read(body, "{\"ranks\": \"+2\"}")?;
-            Ok(Question::Scale { to: ranks.parse()? })
-        }
-        "/api/v1/drain" => {
-            let DrainRequest { what } = read(body, "{\"what\": \"NODE or number of a rank\"}")?;
-            Ok(Question::Drain { what })
-        }
-        "/api/v1/rebalance" => read(body, "{}").map(|Nothing {}| Question::Rebalance),
-        _ => {
-            let Cancel { task } = read(body, "{} for the whole run, or {\"task\": \"tile[3]\"}")?;
-            Ok(Question::Cancel { task })
-        }
-    }
+fn parse<T: ChangeRequest>(body: &[u8]) -> Result<Question, String> {
+    let body: &[u8] = if body.is_empty() { b"{}" } else { body };
+    let body: T =
+        serde_json::from_slice(body).map_err(|error| format!("invalid body ({error}); send {}", T::EXAMPLE))?;
+    body.question()
 }
 
 /// Sends the request to the run on behalf of `peer`. Blocks until the answer arrives, so the server
@@ -90,17 +152,17 @@ mod tests {
 
     #[test]
     fn the_words_are_those_of_the_commands() {
-        let scale = |body: &str| question("/api/v1/scale", body.as_bytes());
+        let scale = |body: &str| parse::<ScaleRequest>(body.as_bytes());
         assert_eq!(scale("{\"ranks\": \"+2\"}"), Ok(Question::Scale { to: Ranks::More(2) }));
         assert_eq!(scale("{\"ranks\": \"6\"}"), Ok(Question::Scale { to: Ranks::To(6) }));
         for body in ["", "{}", "{\"ranks\": 2}", "{\"ranks\": \"two\"}", "{\"ranks\":\"2\",\"x\":1}", "\u{0}", "[1"] {
             assert!(scale(body).is_err(), "{body}");
         }
-        assert_eq!(question("/api/v1/drain", b"{\"what\":\"n1\"}"), Ok(Question::Drain { what: "n1".into() }));
-        assert_eq!(question("/api/v1/rebalance", b""), Ok(Question::Rebalance));
-        assert_eq!(question("/api/v1/cancel", b"{}"), Ok(Question::Cancel { task: None }));
-        assert_eq!(question("/api/v1/cancel", b"{\"task\":\"a\"}"), Ok(Question::Cancel { task: Some("a".into()) }));
+        assert_eq!(parse::<DrainRequest>(b"{\"what\":\"n1\"}"), Ok(Question::Drain { what: "n1".into() }));
+        assert_eq!(parse::<Nothing>(b""), Ok(Question::Rebalance));
+        assert_eq!(parse::<Cancel>(b"{}"), Ok(Question::Cancel { task: None }));
+        assert_eq!(parse::<Cancel>(b"{\"task\":\"a\"}"), Ok(Question::Cancel { task: Some("a".into()) }));
         // A misspelt key must not cancel the whole run instead of one task.
-        assert!(question("/api/v1/cancel", b"{\"tsk\":\"a\"}").is_err());
+        assert!(parse::<Cancel>(b"{\"tsk\":\"a\"}").is_err());
     }
 }
