@@ -1,5 +1,25 @@
 //! Formats quantities for people and words for shells.
 
+/// Formats a count with its noun: `1 rank`, `1,024 ranks`, `2 vertices`.
+pub(crate) fn counted(n: impl Into<u64>, noun: &str) -> String {
+    let n = n.into();
+    let number = indicatif::HumanCount(n);
+    match noun.strip_suffix('y') {
+        _ if n == 1 => format!("{number} {noun}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => match noun.strip_suffix("ex") {
+            Some(stem) => format!("{number} {stem}ices"),
+            None => format!("{number} {noun}s"),
+        },
+    }
+}
+
+/// Formats a count with its noun and verb: `1 rank is`, `3 ranks are`.
+pub(crate) fn counted_are(n: impl Into<u64>, noun: &str) -> String {
+    let n = n.into();
+    format!("{} {}", counted(n, noun), if n == 1 { "is" } else { "are" })
+}
+
 /// Formats seconds with about three digits: `12.3 ms`, `4.56 s`, `3 min 20 s`, `2 h 05 min`.
 pub(crate) fn seconds(s: f64) -> String {
     let whole = s.round() as u64;
@@ -27,6 +47,13 @@ pub(crate) fn shell_word(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nouns_agree_with_their_counts() {
+        let shown =
+            [counted(1u32, "rank"), counted(0u32, "rank"), counted(2000u32, "vertex"), counted(3u64, "dependency")];
+        assert_eq!(shown, ["1 rank", "0 ranks", "2,000 vertices", "3 dependencies"]);
+    }
 
     #[test]
     fn times_have_about_three_digits() {

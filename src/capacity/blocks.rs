@@ -276,7 +276,7 @@ impl Blocks {
                 (self.refusals, self.failed_starts) = (0, 0);
                 self.info(format!("{id} ({name}) takes part"));
             }
-            BlockEvent::Accepted(name) => self.info(format!("{id} is asked for as {name}")),
+            BlockEvent::Accepted(name) => self.info(format!("{id} is requested as {name}")),
             BlockEvent::Granted(_) => self.info(format!("{id} ({name}) has node {node}")),
             BlockEvent::Drain if state == State::Releasing => self.info(format!("{id} ({name}) is withdrawn")),
             BlockEvent::Drain => self.info(format!("{id} ({name}) drains")),
@@ -295,7 +295,7 @@ impl Blocks {
 
     fn pause(&mut self, why: String) {
         if self.paused.is_none() {
-            self.warn(format!("{why}: no further nodes are asked for in this run"));
+            self.warn(format!("{why}: no further nodes are requested in this run"));
             self.paused = Some(why);
         }
     }

@@ -12,7 +12,8 @@ use crate::graph::TaskGraph;
 use crate::job::units::format_duration;
 use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
-use crate::observe::{LISTED, Paint, and_more, some};
+use crate::observe::{LISTED, Paint, and_more};
+use crate::text::counted;
 use crate::workload::{estimate_ns, graph_of, requirements};
 
 /// Checks a job file: reports all mistakes at once, or a summary of its graph.
@@ -170,11 +171,11 @@ fn summary(job: &Job, graph: &TaskGraph) -> String {
     let _ = writeln!(text, "  {:<24} {:>9}", "all", graph.task_count());
     let _ = writeln!(
         text,
-        "\n  {} dependencies in {} levels; never more than {} at once, on {}",
-        graph.edge_count(),
-        shape.levels,
-        some(shape.tasks_at_once, "task"),
-        some(shape.slots_at_once, "slot")
+        "\n  {} in {}; never more than {} at once, on {}",
+        counted(graph.edge_count() as u64, "dependency"),
+        counted(shape.levels as u64, "level"),
+        counted(shape.tasks_at_once, "task"),
+        counted(shape.slots_at_once, "slot")
     );
     if shape.unknown < graph.task_count() {
         let _ = writeln!(
@@ -194,17 +195,17 @@ fn summary(job: &Job, graph: &TaskGraph) -> String {
 fn request(group: &Group) -> String {
     let mut parts = Vec::new();
     if let Some(mpi) = group.mpi {
-        parts.push(format!("{} MPI ranks", mpi.ranks));
+        parts.push(counted(mpi.ranks, "MPI rank"));
     }
-    parts.push(if group.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", group.cpus) });
+    parts.push(counted(group.cpus, "CPU"));
     parts.extend(group.memory.map(|bytes| format!("{} MiB", bytes >> 20)));
     if group.gpus > 0 {
-        parts.push(format!("{} GPU{}", group.gpus, if group.gpus == 1 { "" } else { "s" }));
+        parts.push(counted(group.gpus, "GPU"));
     }
     parts.extend(group.time.map(|time| format!("at most {}", format_duration(time))));
     parts.extend(group.limit.map(|limit| format!("{limit} at once")));
     if group.retry.count > 0 {
-        parts.push(format!("{} retries", group.retry.count));
+        parts.push(counted(group.retry.count, "retry"));
     }
     parts.join(", ")
 }

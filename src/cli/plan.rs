@@ -13,12 +13,12 @@ use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
 use crate::job::{self, Job};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
-use crate::observe::{Paint, expected_text, moment_text, some};
+use crate::observe::{Paint, expected_text, moment_text};
 use crate::runtime::{kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
 use crate::sim::plan::{Plan, PlanCandidate, PlanQuestion, Verdict, plan, ranks_between, svg};
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 use crate::workload::PreparedJob;
 
 /// Compares numbers of ranks by makespan and cost, and recommends one.
@@ -169,7 +169,7 @@ impl PlanHistory {
 
     fn text(&self, paint: Paint) -> String {
         let Some(moment) = self.moment.filter(|_| self.runs > 0) else { return String::new() };
-        let mut text = format!("history: {} of this job", some(self.runs as u64, "run"));
+        let mut text = format!("history: {} of this job", counted(self.runs as u64, "run"));
         if !self.learnt.is_empty() {
             let names = self.learnt.iter().take(6).map(|l| format!("`{}` {}", l.class, seconds(l.seconds)));
             let more = self.learnt.len().saturating_sub(6);
@@ -231,14 +231,14 @@ fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit:
     let paint = Paint::for_stream(&std::io::stdout());
     let node = &question.cluster.nodes[0];
     let mut text = format!(
-        "{}: {} tasks, work {}, critical path {}; nodes of {} slots at {} per hour, up to {} seeds each\n",
+        "{}: {}, work {}, critical path {}; nodes of {} at {} per hour, up to {} each\n",
         paint.bold(&question.prepared.job.name),
-        question.prepared.tasks(),
+        counted(question.prepared.tasks() as u64, "task"),
         seconds(planned.work_s),
         seconds(planned.critical_path_s),
-        node.slots,
+        counted(node.slots, "slot"),
         node.price,
-        planned.seeds
+        counted(planned.seeds, "seed")
     );
     text += &past.text(paint);
     let head = "  ranks    makespan   8 of 10 runs within   node-hours        cost   slots used   bound by";
@@ -278,8 +278,9 @@ fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit:
         }
         Verdict::Infeasible { why, nearest_in_time, nearest_in_cost } => writeln!(
             text,
-            "\n{} {why}\nNearest: {nearest_in_time} ranks for the deadline, {nearest_in_cost} for the budget",
-            paint.red("No number of ranks meets both deadline and budget:")
+            "\n{} {why}\nNearest: {} for the deadline, {nearest_in_cost} for the budget",
+            paint.red("No number of ranks meets both deadline and budget:"),
+            counted(*nearest_in_time, "rank")
         ),
     };
     if let Some(mix) = &planned.mix {

@@ -14,7 +14,7 @@ use crate::journal::{RUNS, RunDir};
 use crate::model::State;
 use crate::observe::{Figures, Paint, RunState, to_stdout, write_summary};
 use crate::scale::Forecast;
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 
 /// Interval between two queries of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,7 +104,8 @@ fn scaling(scaling: &Value, now: f64) -> String {
     if let Some(ranks) = scaling["held"].as_u64() {
         let _ = writeln!(
             text,
-            "  held    at {ranks} ranks by `phalanx scale`; `phalanx scale RUN auto` returns control to the policy"
+            "  held    at {} by `phalanx scale`; `phalanx scale RUN auto` returns control to the policy",
+            counted(ranks, "rank")
         );
     }
     for decision in scaling["decisions"].as_array().into_iter().flatten().take(3) {
@@ -123,8 +124,7 @@ fn health(rank: &Value) -> String {
         .unwrap_or_default();
     match number(rank, "failures") {
         0 => slow,
-        1 => format!("{slow}  1 failure"),
-        many => format!("{slow}  {many} failures"),
+        some => format!("{slow}  {}", counted(some, "failure")),
     }
 }
 

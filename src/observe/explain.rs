@@ -13,7 +13,7 @@ use crate::journal::{Session, Terms};
 use crate::model::{Rank, Time};
 use crate::scale::policy::time_weight;
 use crate::scale::{Action, Decision, Forecast};
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 
 /// A decision and the session that made it.
 type Made<'a> = (&'a Session, &'a Decision);
@@ -83,7 +83,12 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     let inputs = &decision.inputs;
     row(
         "policy",
-        format!("{}, confidence {}, target {} ranks", decision.policy, percent(decision.confidence), decision.wish),
+        format!(
+            "{}, confidence {}, target {}",
+            decision.policy,
+            percent(decision.confidence),
+            counted(decision.wish, "rank")
+        ),
     )?;
     row(
         "ranks",
@@ -180,9 +185,9 @@ fn action(decision: &Decision) -> String {
         many => format!("{} ranks", many.len()),
     };
     let what = match &decision.action {
-        Action::Grow { nodes, .. } => format!("request {nodes} more nodes"),
+        Action::Grow { nodes, .. } => format!("request {}", counted(*nodes, "more node")),
         Action::Shrink { ranks: gone } => format!("release {}", ranks(gone)),
-        Action::Cancel { requests } => format!("cancel {} requests", requests.len()),
+        Action::Cancel { requests } => format!("cancel {}", counted(requests.len() as u64, "request")),
         Action::Park { ranks: parked } => format!("park {}", ranks(parked)),
         Action::Unpark { ranks: woken } => format!("unpark {}", ranks(woken)),
         Action::StopForBudget { by } => {

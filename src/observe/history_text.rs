@@ -2,9 +2,9 @@
 //! deviates.
 
 use super::run_view::RunView;
-use super::style::some;
 use crate::journal::PastRuns;
 use crate::scale::estimate::{Anomaly, Expected, Moment, Quantity};
+use crate::text::counted;
 use crate::text::seconds;
 
 /// Maximum number of classes listed.
@@ -13,7 +13,7 @@ const MAX_CLASSES_SHOWN: usize = 4;
 /// What the run knew when it began; `None` if it was the first run of its job.
 pub(super) fn before_text(run: &RunView) -> Option<String> {
     let past = run.session().past.as_ref()?;
-    let mut text = format!("{} of this job", some(u64::from(past.runs), "run"));
+    let mut text = format!("{} of this job", counted(u64::from(past.runs), "run"));
     if !past.learnt.is_empty() {
         text += &format!("; durations learnt: {}", learnt_text(past));
     }
@@ -67,7 +67,7 @@ pub(super) fn anomaly_text(anomaly: &Anomaly) -> String {
         seconds(usual.q50),
         seconds(usual.q10),
         seconds(usual.q90),
-        some(u64::from(anomaly.runs), "run"),
+        counted(u64::from(anomaly.runs), "run"),
     )
 }
 

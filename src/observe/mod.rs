@@ -49,7 +49,7 @@ pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
 pub use samples::{RecordedSamples, Sample};
 pub use style::Paint;
-pub(crate) use style::{LISTED, and_more, bytes, some};
+pub(crate) use style::{LISTED, and_more, bytes};
 pub use summary::write_summary;
 pub(crate) use terminal::tell;
 

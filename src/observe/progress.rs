@@ -15,6 +15,7 @@ use super::style::count;
 use super::terminal::{AboveBar, set_bar};
 use crate::journal::RunDir;
 use crate::model::{Measure, Rank, Vitals};
+use crate::text::counted;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +159,7 @@ fn status(tally: &RunProgress, estimator: &Estimator, at: Duration) -> String {
         }
     }
     if tally.ranks_active > 1 {
-        let _ = write!(text, ", {} ranks", tally.ranks_active);
+        let _ = write!(text, ", {}", counted(tally.ranks_active, "rank"));
     }
     let rate = estimator.tasks_per_s();
     if rate > 0.0 {

@@ -79,12 +79,6 @@ pub(super) fn count(n: impl Into<u64>) -> String {
     indicatif::HumanCount(n.into()).to_string()
 }
 
-/// Formats a count with its unit: `1 rank`, `1,024 ranks`.
-pub(crate) fn some(n: impl Into<u64>, what: &str) -> String {
-    let n = n.into();
-    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
-}
-
 /// Formats bytes: `1.50 MiB`.
 pub(crate) fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()

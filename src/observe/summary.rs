@@ -11,10 +11,10 @@ use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunState, RunView};
 use super::skip_cause::skipped;
-use super::style::{Paint, bytes, count, percent, signal, some};
+use super::style::{Paint, bytes, count, percent, signal};
 use crate::journal::{EndReason, Level, Liveness, utc};
 use crate::model::State;
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 
 /// Maximum number of failed tasks shown with their output.
 const MAX_FAILURES_SHOWN: usize = 5;
@@ -140,8 +140,12 @@ fn time_text(figures: &Figures) -> String {
 }
 
 fn slots_text(figures: &Figures) -> String {
-    let mut text =
-        format!("{}, {}, {}", some(figures.slots, "slot"), some(figures.ranks, "rank"), some(figures.nodes, "node"));
+    let mut text = format!(
+        "{}, {}, {}",
+        counted(figures.slots, "slot"),
+        counted(figures.ranks, "rank"),
+        counted(figures.nodes, "node")
+    );
     if let Some(used) = figures.utilisation {
         text += &format!(": {} used", percent(used));
     }
@@ -165,7 +169,7 @@ fn cost_text(run: &RunView, figures: &Figures, cost: f64) -> String {
     }
     let decisions: usize = run.replay.sessions.iter().map(|session| session.decisions.len()).sum();
     if decisions > 0 {
-        text += &format!("; {decisions} decisions: phalanx explain {}", run.name());
+        text += &format!("; {}: phalanx explain {}", counted(decisions as u64, "decision"), run.name());
     }
     text
 }

@@ -23,6 +23,7 @@ use super::policy::{Policy, Target, policy_of, utilisation};
 use super::price::{Account, Alarm, NodeTypeId, Prices, paid_until};
 use crate::job::{Scaling, Trigger};
 use crate::model::{Rank, RankState, Time};
+use crate::text::{counted, counted_are};
 
 /// Up to this number of ranks, a change by one is a large change and needs no confirmation.
 const FEW_RANKS: u32 = 4;
@@ -200,7 +201,7 @@ impl Scaler {
         let reason = format!(
             "{}; but tasks are still to come for {}, and too little is known to give them back",
             wish.reason,
-            ranks(useful)
+            counted(useful, "rank")
         );
         Target { ranks: kept, reason, ..wish }
     }
@@ -231,7 +232,11 @@ impl Scaler {
             // certainly costs money, a wrong guess only a delay.
             if wish.confidence < self.scaling.confidence && target > supply {
                 let sure = wish.confidence * 100.0;
-                return stay(format!("the wish for {target} ranks is only {sure:.0} % sure: {}", wish.reason));
+                return stay(format!(
+                    "the wish for {} is only {sure:.0} % sure: {}",
+                    counted(target, "rank"),
+                    wish.reason
+                ));
             }
             if self.hesitates(supply, target) {
                 return stay(format!("a change of one waits for a second look: {}", wish.reason));
@@ -276,14 +281,14 @@ impl Scaler {
         let woken: Vec<Rank> = parked.take(more as usize).collect();
         let awake = woken.len() as u32;
         if awake > 0 {
-            let reason = format!("{} woken", some(awake, "parked rank"));
+            let reason = format!("{} woken", counted_are(awake, "parked rank"));
             plans.push(ScalingPlan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
         }
         let node_type = NodeTypeId(0);
         let until = seen.now.after(needed).after(self.scaling.interval).after(STOP_MARGIN);
         let nodes = (more - awake).min(account.affordable(node_type, until));
         if nodes > 0 {
-            let reason = format!("{} asked for", some(nodes, "more node"));
+            let reason = format!("{} requested", counted_are(nodes, "more node"));
             plans.push(ScalingPlan { action: Action::Grow { nodes, node_type }, to: supply + awake + nodes, reason });
         }
         plans
@@ -297,7 +302,7 @@ impl Scaler {
         let withdrawn = withdrawable(seen, &mut left);
         let mut to = seen.supply() - (fewer - left);
         if !withdrawn.is_empty() {
-            let reason = format!("{} withdrawn", some(withdrawn.len() as u32, "request"));
+            let reason = format!("{} withdrawn", counted_are(withdrawn.len() as u32, "request"));
             plans.push(ScalingPlan { action: Action::Cancel { requests: withdrawn }, to, reason });
         }
         let keep_paid = self.guarded();
@@ -323,12 +328,12 @@ impl Scaler {
             .collect();
         to -= gone.len() as u32;
         if !gone.is_empty() {
-            let reason = format!("{} drained, to give back what they hold", some(gone.len() as u32, "rank"));
+            let reason = format!("{} drained, to give back what they hold", counted_are(gone.len() as u32, "rank"));
             plans.push(ScalingPlan { action: Action::Shrink { ranks: gone }, to, reason });
         }
         to -= parked.len() as u32;
         if !parked.is_empty() {
-            let reason = format!("{} parked, for they cannot leave", some(parked.len() as u32, "rank"));
+            let reason = format!("{} parked, for they cannot leave", counted_are(parked.len() as u32, "rank"));
             plans.push(ScalingPlan { action: Action::Park { ranks: parked }, to, reason });
         }
         plans
@@ -382,16 +387,6 @@ impl Scaler {
 /// money runs out.
 fn stop_with_margin(account: &Account<'_>) -> Option<Time> {
     account.stop_by().map(|by| Time(by.0.saturating_sub(STOP_MARGIN.as_nanos() as u64)).max(account.now()))
-}
-
-/// A number of ranks in words: `1 rank`, `3 ranks`.
-fn ranks(count: u32) -> String {
-    if count == 1 { "1 rank".to_owned() } else { format!("{count} ranks") }
-}
-
-/// A number of things in words: `1 rank is`, `3 ranks are`.
-fn some(count: u32, thing: &str) -> String {
-    if count == 1 { format!("1 {thing} is") } else { format!("{count} {thing}s are") }
 }
 
 /// True if a supply is already within bounds; the guards apply only then.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::{SlotPlace, Topology, format_cpus};
+use crate::text::counted;
 
 /// As text for people.
 pub fn text(topology: &Topology, places: &[SlotPlace]) -> String {
@@ -23,7 +24,7 @@ pub fn json(topology: &Topology, places: &[SlotPlace]) -> Value {
 fn write_machine(out: &mut String, topology: &Topology) -> std::fmt::Result {
     let machine = &topology.machine;
     let (cpus, packages, domains) = (machine.cpus.len(), machine.packages as usize, machine.domains.len());
-    let counts = [plural(cpus, "CPU"), plural(packages, "package"), plural(domains, "domain")];
+    let counts = [counted(cpus as u64, "CPU"), counted(packages as u64, "package"), counted(domains as u64, "domain")];
     writeln!(out, "machine    {}: {}", machine.node, counts.join(", "))?;
     if !machine.real {
         writeln!(out, "           as described to hwloc (HWLOC_SYNTHETIC or HWLOC_XMLFILE), not the machine itself")?;
@@ -77,10 +78,6 @@ fn write_slots(out: &mut String, topology: &Topology, places: &[SlotPlace]) -> s
 
 fn cpus_text(cpus: &[u32]) -> String {
     format!("CPU{} {}", if cpus.len() == 1 { "" } else { "s" }, format_cpus(cpus))
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn bytes_text(bytes: u64) -> String {

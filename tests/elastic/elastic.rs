@@ -229,12 +229,12 @@ fn a_run_is_asked_scaled_drained_and_cancelled() {
     wait_for("three ranks", 120, || (count(&status(&dir), "active") == 3).then_some(()));
     phalanx(&dir).args(["status", "run"]).run().ok().says("rank 2").says("running for");
     phalanx(&dir).args(["rebalance", "run"]).run().ok().says("shared out");
-    phalanx(&dir).args(["drain", "run", "2"]).run().ok().says("1 ranks drain");
+    phalanx(&dir).args(["drain", "run", "2"]).run().ok().says("1 rank is drained");
     joined.wait_clean().ok();
     wait_for("the rank to have left", 120, || (count(&status(&dir), "left") == 1).then_some(()));
-    phalanx(&dir).args(["scale", "run", "-1"]).run().ok().says("1 of the run's own ranks are parked");
+    phalanx(&dir).args(["scale", "run", "-1"]).run().ok().says("1 own rank is parked");
     wait_for("one to be parked", 120, || (count(&status(&dir), "parked") == 1).then_some(()));
-    phalanx(&dir).args(["scale", "run", "+1"]).run().ok().says("1 parked ranks are woken");
+    phalanx(&dir).args(["scale", "run", "+1"]).run().ok().says("1 parked rank is woken");
     phalanx(&dir).args(["scale", "run", "5"]).run().code(1).says("no [capacity]");
     phalanx(&dir).args(["drain", "run", "nowhere"]).run().code(1).says("nowhere");
     phalanx(&dir).args(["drain", "run", "0"]).run().code(1).says("coordinates");
@@ -258,7 +258,7 @@ fn nodes_come_from_this_machine_and_go_again_by_hand() {
     // The last tasks hold a slot each: one is left to the node that comes last.
     let job = met_waves(3, 20, 12, 0.25) + &held(2, "needs = [\"w19\"]");
     let run = open_run(&dir, phalanx(&dir), &format!("{job}\n{}", local("", "")));
-    phalanx(&dir).args(["scale", "run", "+2"]).run().ok().says("2 nodes are asked for");
+    phalanx(&dir).args(["scale", "run", "+2"]).run().ok().says("2 nodes are requested");
     wait_for("three ranks", 120, || (count(&status(&dir), "active") == 3).then_some(()));
     [1, 2].into_iter().for_each(|rank| wait_for_work(&dir, rank));
     phalanx(&dir).args(["scale", "run", "1"]).run().ok().says("2 ranks that joined drain");
@@ -342,7 +342,7 @@ fn a_coordinator_that_does_not_work_lives_on_the_nodes_that_it_is_given() {
     assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
     release(&dir);
     let output = run.wait_clean().ok();
-    assert!(output.stderr().contains("a node is asked for"), "{output}");
+    assert!(output.stderr().contains("a node is requested"), "{output}");
     let trace = Trace::of(&dir, "run");
     assert_eq!(trace.completed().len(), 21);
     assert_eq!(ranks(&trace), HashSet::from([1, 2]));
@@ -363,7 +363,7 @@ fn tasks_that_no_rank_can_run_can_be_cancelled() {
     let path = format!("{}:{}", dir.path().join("bin").display(), std::env::var("PATH").expect("a path"));
     let run = phalanx(&dir).env("PATH", path);
     let run = run.args(["run", "job.toml", "--run-dir", "run", "--coordinator-only"]).start();
-    wait_for("a node to be asked for", 120, || {
+    wait_for("a request for a node", 120, || {
         let status = dir.has("run/control/socket").then(|| status(&dir))?;
         status["blocks"][0].is_object().then_some(())
     });
@@ -637,7 +637,7 @@ fn slots_of_an_mpi_task_are_free_when_its_leader_was_drained() {
     // They need both slots of a rank, so none of them leaves its home.
     let after = "[[task]]\nname = \"after\"\nneeds = \"gang\"\narray = \"1-8\"\ncpus = 2\ncommand = \"true\"\n";
     let (dir, run, joined) = begin_gang("gang-drained", after);
-    phalanx(&dir).args(["drain", "run", "2"]).run().ok().says("1 ranks drain");
+    phalanx(&dir).args(["drain", "run", "2"]).run().ok().says("1 rank is drained");
     release(&dir);
     joined.wait_clean().ok();
     run.wait_clean().ok();

@@ -40,16 +40,16 @@ const ROOMS: &[(&str, &[&str])] = &[
         "runtime",
         &[
             "capacity", "control", "data", "exec", "fabric", "graph", "job", "journal", "model", "numbers", "observe",
-            "pool", "scale", "schedule", "system", "topology", "workload",
+            "pool", "scale", "schedule", "system", "text", "topology", "workload",
         ],
     ),
-    ("scale", &["graph", "job", "model", "workload"]),
+    ("scale", &["graph", "job", "model", "text", "workload"]),
     ("schedule", &["graph", "job", "model", "numbers"]),
     ("sim", &["graph", "job", "journal", "model", "scale", "schedule", "svg", "text", "workload"]),
     ("svg", &[]),
     ("system", &[]),
     ("text", &[]),
-    ("topology", &[]),
+    ("topology", &["text"]),
     ("workload", &["graph", "job", "model", "schedule"]),
 ];
 

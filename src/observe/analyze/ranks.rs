@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::Finding;
 use super::facts::Case;
 use crate::observe::idle::Use;
-use crate::observe::style::{count, percent, some};
-use crate::text::seconds;
+use crate::observe::style::{count, percent};
+use crate::text::{counted, seconds};
 
 /// Finds a rank that takes longer for the same classes of tasks than the others.
 pub(super) fn slow(case: &Case<'_>) -> Option<Finding> {
@@ -107,11 +107,11 @@ pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
     let share = 1.0 - f64::from(kept) / f64::from(case.slots) * (1.0 + longer);
     let finding = Finding::new(
         "too_many_ranks",
-        format!("{} would have been enough instead of {all}", some(enough, what)),
+        format!("{} would have been enough instead of {all}", counted(enough, what)),
         format!(
             "The run would have taken {} longer with {}; the other {} used {} of the node time.",
             percent(longer),
-            some(enough, what),
+            counted(enough, what),
             all - enough,
             percent(share)
         ),

@@ -7,7 +7,7 @@ use crate::model::TaskId;
 use crate::observe::idle::Use;
 use crate::observe::style::{count, percent};
 use crate::observe::timeline::Slice;
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 
 /// Time of a slice during which slots starved, in nanoseconds.
 #[derive(Clone, Copy, Default)]
@@ -134,16 +134,16 @@ pub(super) fn serial(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     };
     let name = &case.names[worst];
     let number = worst as u32;
-    let who = if tasks == 1 { "One task".to_owned() } else { format!("{} tasks", count(tasks)) };
+    let who = counted(tasks, "task");
     Some(
         Finding::new(
             "serial_phase",
             format!("all other tasks wait while class {name} runs"),
             format!(
-                "{who} of it ran alone for a total of {}, {} of the wall time, with {} slots idle. The saving assumes that this work is spread over all slots.",
+                "{who} of it ran alone for a total of {}, {} of the wall time, with {} idle. The saving assumes that this work is spread over all slots.",
                 seconds(time as f64 / 1e9),
                 percent(time as f64 / 1e9 / case.wall_s()),
-                case.slots - 1
+                counted(case.slots - 1, "slot")
             ),
         )
         .saving(case.saving_if_ran(&spread))

@@ -4,9 +4,9 @@ use super::page::{Escaped, Html, Plot};
 use crate::observe::chain::{After, ChainLink, ChainSums};
 use crate::observe::figures::Figures;
 use crate::observe::run_view::RunView;
-use crate::observe::style::{count, percent, some};
+use crate::observe::style::{count, percent};
 use crate::observe::timeline::Timeline;
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 
 /// Maximum number of stretches in the table.
 const LISTED: usize = 40;
@@ -51,7 +51,7 @@ fn sentence(sums: &ChainSums, links: &[ChainLink], figures: &Figures) -> String 
     format!(
         "The end waited for a chain of {}: {} in tasks that followed a dependency, {} in tasks that had waited for a slot, {} between \
          tasks, {} before the first. (Upper row: what followed a dependency; lower row: what waited for its slot.){graph}",
-        some(links.len() as u64, "task"),
+        counted(links.len() as u64, "task"),
         part(sums.dependency),
         part(sums.slot),
         part(sums.gaps),
@@ -122,7 +122,7 @@ fn list(html: &mut Html, run: &RunView, timeline: &Timeline, links: &[ChainLink]
     for stretch in stretches.iter().take(LISTED) {
         let name = match stretch.count {
             1 => timeline.label(run, &timeline.slices[links[stretch.first].slice]).to_string(),
-            n => format!("{}, {} tasks", timeline.classes[stretch.class as usize], count(n as u64)),
+            n => format!("{}, {}", timeline.classes[stretch.class as usize], counted(n as u64, "task")),
         };
         let after = match stretch.after {
             After::Slot => "waited for a slot",

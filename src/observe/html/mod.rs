@@ -22,11 +22,11 @@ use super::run_view::{RunState, RunView, node_of, run_ns};
 use super::skip_cause::skipped;
 use super::spending::Spending;
 use super::steps::StepCounters;
-use super::style::{LISTED, and_more, bytes, count, outcome, percent, some, value};
+use super::style::{LISTED, and_more, bytes, count, outcome, percent, value};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 use charts::ChartLine;
 use page::{Escaped, Html};
 
@@ -109,9 +109,9 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
         "<p class=\"dim\">Job {} · began {}{resumed} · {}, {} on {}</p>\n<div class=\"tiles\">",
         Escaped(run.subject().job.name()),
         utc(sessions[0].began.unix_ns),
-        some(figures.ranks, "rank"),
-        some(figures.slots, "slot"),
-        some(figures.nodes, "node")
+        counted(figures.ranks, "rank"),
+        counted(figures.slots, "slot"),
+        counted(figures.nodes, "node")
     ));
     let mut tile = |value: String, what: &str| {
         html.add(format_args!("<div class=\"tile\"><b>{value}</b><span>{what}</span></div>"))
@@ -379,7 +379,7 @@ fn skipped_tasks(html: &mut Html, run: &RunView) {
             let ended = run.replay.latest(task).map_or("did not run", |(_, attempt)| attempt.outcome.state.name());
             format!("{} {ended}", run.subject().job.label(task))
         });
-        html.add(format_args!("<li>{} tasks because {}</li>", count(group.tasks.len() as u64), Escaped(why)));
+        html.add(format_args!("<li>{} because {}</li>", counted(group.tasks.len() as u64, "task"), Escaped(why)));
     }
     html.add("</ul>\n");
     if groups.len() > FAILURES {

@@ -11,6 +11,9 @@ use super::{Live, api, gantt, metrics, openapi};
 /// The media type of answers in JSON.
 pub(super) const JSON: &str = "application/json";
 
+/// The function that computes an answer.
+type Endpoint = Box<dyn Fn(&Live, &Query) -> String + Send + Sync>;
+
 /// A path that is read by GET.
 pub(super) struct Route {
     pub(super) path: &'static str,
@@ -21,7 +24,7 @@ pub(super) struct Route {
     /// The schema of the answer.
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Computes the answer.
-    pub(super) answer: Box<dyn Fn(&Live, &Query) -> String + Send + Sync>,
+    pub(super) answer: Endpoint,
 }
 
 /// A parameter of the query string. Every parameter has a default.

@@ -7,8 +7,8 @@ use super::members::RankEntry;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
 use crate::observe::run_view::{RunState, node_of, run_ns};
-use crate::observe::style::{LISTED, Paint, bytes, count, outcome, percent, printable, some};
-use crate::text::seconds;
+use crate::observe::style::{LISTED, Paint, bytes, count, outcome, percent, printable};
+use crate::text::{counted, seconds};
 
 /// Rows of a table if the height of the terminal is unknown.
 const ROWS: usize = 24;
@@ -120,8 +120,8 @@ fn figures(frame: &mut TopFrame, live: &Live) {
     frame.plain(&text);
     frame.plain(&format!(
         "{}, {}; ended work is {} of slot time",
-        some(live.active().count() as u64, "active rank"),
-        some(live.slots(), "slot"),
+        counted(live.active().count() as u64, "active rank"),
+        counted(live.slots(), "slot"),
         live.used().map_or_else(|| "-".to_owned(), percent)
     ));
     money(frame, live);
@@ -234,7 +234,9 @@ fn last_failures(frame: &mut TopFrame, live: &Live, rows: usize) {
 fn notes(frame: &mut TopFrame, live: &Live) {
     for decision in live.view.session().decisions.iter().rev().take(DECISIONS) {
         let (at, from, to) = (clock(decision.time.seconds()), decision.from, decision.to);
-        frame.line(&format!("{at}: {from} to {to} ranks: {}", decision.reason), |paint, text| paint.bold(text));
+        frame.line(&format!("{at}: {from} to {}: {}", counted(to, "rank"), decision.reason), |paint, text| {
+            paint.bold(text)
+        });
     }
     for note in live.view.session().notes.iter().rev().filter(|note| note.level > Level::Info).take(3) {
         frame.line(&format!("{}: {}", clock(note.time.seconds()), note.text), |paint, text| paint.yellow(text));

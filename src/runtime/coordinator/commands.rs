@@ -8,6 +8,7 @@ use crate::journal::Level;
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::coordinator::{Change, CoordinatorEvent, StopReason};
 use crate::schedule::protocol::Stop;
+use crate::text::{counted, counted_are};
 
 impl CoordinatorDriver {
     /// Answers one command.
@@ -54,7 +55,10 @@ impl CoordinatorDriver {
         // A rank that only coordinates counts, too.
         let least = 1 + self.nodes.base().iter().filter(|rank| rank.facts.slots == 0).count() as u32;
         if ranks < least {
-            let text = format!("a run keeps at least {least} ranks, one of which works; `phalanx cancel` ends it");
+            let text = format!(
+                "a run keeps at least {}, one of which works; `phalanx cancel` ends it",
+                counted(least, "rank")
+            );
             return (Answer::refused(text), Messages::new());
         }
         let (mut answer, messages) = match ranks >= present {
@@ -81,13 +85,14 @@ impl CoordinatorDriver {
         let messages = self.change(now, &woken, &Change::Recall);
         let missing = ranks - woken.len() as u32;
         let asked = self.request_nodes(now, missing, None);
-        let text = format!("{} parked ranks are woken, {asked} nodes are asked for", woken.len());
+        let woken_text = counted_are(woken.len() as u64, "parked rank");
+        let text = format!("{woken_text} woken, {} requested", counted_are(asked, "node"));
         if asked == missing {
             return (Answer::done(text), messages);
         }
         let why = match &self.provisioner {
-            None => "this job's file has no [capacity] to ask for more",
-            Some(_) => "nothing more is asked for since too much has failed (see the notes of `phalanx report`)",
+            None => "this job's file has no [capacity] to request more",
+            Some(_) => "nothing more is requested since too much has failed (see the notes of `phalanx report`)",
         };
         (Answer::refused(format!("{text}; {why}")), messages)
     }
@@ -113,9 +118,10 @@ impl CoordinatorDriver {
         let (parked, others) = self.split_refused(parked, &Change::Park);
         refusals.extend(others);
         let text = format!(
-            "{withdrawn} requests are withdrawn, {} ranks that joined drain, {} of the run's own ranks are parked",
-            drained.len(),
-            parked.len()
+            "{} withdrawn, {} drained, {} parked",
+            counted_are(withdrawn as u64, "request"),
+            counted_are(drained.len() as u64, "joined rank"),
+            counted_are(parked.len() as u64, "own rank")
         );
         match left {
             _ if !refusals.is_empty() => (Answer::refused(format!("{text}; {}", refusals.join("; "))), messages),
@@ -155,9 +161,9 @@ impl CoordinatorDriver {
         refusals.extend(others);
         let parked = match own.len() {
             0 => String::new(),
-            many => format!("; {many} ranks of the run's own world cannot leave it and are parked instead"),
+            some => format!("; {} parked, as part of the run's own world", counted_are(some as u64, "rank")),
         };
-        let text = format!("{} ranks drain{parked}", joined.len());
+        let text = format!("{} drained{parked}", counted_are(joined.len() as u64, "rank"));
         match refusals.is_empty() {
             true => (Answer::done(text), messages),
             false => (Answer::refused(format!("{text}; {}", refusals.join("; "))), messages),

@@ -32,6 +32,7 @@ use crate::runtime::RunError;
 use crate::runtime::event_wait::EventWait;
 use crate::schedule::coordinator::{Change, CoordinatorEvent};
 use crate::schedule::protocol::{Message, Welcome};
+use crate::text::counted;
 use crate::workload::placement;
 
 /// Time that a world has to arrive after it was let in.
@@ -173,7 +174,9 @@ impl JoinListener {
             Message::Hello(hello) => {
                 if let Some(arrival) = nodes.arrive(now, from, hello.slots, hello.pid) {
                     let (node, slots) = (&hello.node, hello.slots);
-                    effects.notes.push((Level::Info, format!("{from} on {node} takes part with {slots} slots")));
+                    effects
+                        .notes
+                        .push((Level::Info, format!("{from} on {node} takes part with {}", counted(slots, "slot"))));
                     effects.change(from, Change::Arrive(placement::member(hello)));
                     effects.delays.extend(arrival.delay);
                 }

@@ -26,6 +26,7 @@ use crate::runtime::clock::unix_ns;
 use crate::runtime::{Options, RunError};
 use crate::schedule::protocol::Welcome;
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
+use crate::text::counted;
 use crate::workload::{PreparedJob, graph_of};
 
 /// Maximum number of tasks that a message lists which run again.
@@ -191,7 +192,7 @@ fn open_journal(
     let Some(last) = replay.last_session() else { return Ok(Opened { ended, ..Opened::new(journal) }) };
     let Resumption { takeover, implied } = resumption(kernels, dir, &replay, (job, graph, text), Some(&forced))?;
     if !implied.is_empty() {
-        tracing::info!("{} tasks had completed whose records the kill has cut off", implied.len());
+        tracing::info!("{} had completed whose records the kill has cut off", counted(implied.len() as u64, "task"));
         journal.append(&Record::Attempts(implied))?;
     }
     let complete = takeover.complete();

@@ -69,7 +69,7 @@ impl CoordinatorDriver {
         let messages = self
             .step(now, [CoordinatorEvent::Provisioning(ProvisioningState { askable, coming: self.coming(), most })]);
         if self.coordinator.needs_node() {
-            self.recording.note(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
+            self.recording.note(now, Level::Warning, "tasks are left that no rank can run: a node is requested");
             self.request_nodes(now, 1, None);
         }
         messages

@@ -4,6 +4,7 @@ use super::{Policy, Target};
 use crate::scale::estimate::Estimates;
 use crate::scale::observation::Observation;
 use crate::scale::price::Prices;
+use crate::text::counted;
 
 /// Keeps the number of ranks of its first decision.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +43,7 @@ impl Policy for Static {
     }
 
     fn decide(&mut self, _: &Observation<'_>, _: &Estimates, _: &Prices) -> Target {
-        Target::plain(self.ranks, format!("always {} ranks", self.ranks))
+        Target::plain(self.ranks, format!("always {}", counted(self.ranks, "rank")))
     }
 
     fn guarded(&self) -> bool {

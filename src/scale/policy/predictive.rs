@@ -15,6 +15,7 @@ use crate::scale::estimate::Estimates;
 use crate::scale::forecast::{Forecaster, Outlook, Prospect, Scope};
 use crate::scale::observation::Observation;
 use crate::scale::price::Prices;
+use crate::text::counted;
 
 /// Differences below this share are no reason for a change: forecasts are not more accurate.
 const NEGLIGIBLE_GAIN: f64 = 0.02;
@@ -178,7 +179,7 @@ impl Choice<'_> {
     fn sentence(&self, best: &Prospect, stay: &Prospect, excuse: Option<&str>) -> String {
         let mut text = excuse.map_or(String::new(), |excuse| format!("{excuse}; the nearest: "));
         let told = |p: &Prospect| {
-            let ranks = if p.ranks == 1 { "1 rank ends".to_owned() } else { format!("{} ranks end", p.ranks) };
+            let ranks = format!("{} end{}", counted(p.ranks, "rank"), if p.ranks == 1 { "s" } else { "" });
             format!("{ranks} in {:.0} s (in 9 of 10 cases {:.0} s) for {:.2}", p.finish_q50, p.finish_q90, p.cost)
         };
         text.push_str(&told(best));

@@ -2,7 +2,7 @@
 
 use super::{Plan, PlanCandidate, PlanQuestion};
 use crate::svg::Picture;
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
@@ -64,8 +64,9 @@ pub fn svg(question: &PlanQuestion<'_>, plan: &Plan) -> String {
     picture.add(format_args!("<polyline points=\"{front}\" fill=\"none\" stroke=\"#2257a8\" stroke-width=\"1.5\"/>"));
     all.for_each(|candidate| point(&mut picture, &x, &y, candidate, plan.recommended));
     let title = format!(
-        "{}: cost against makespan, {} slots a rank",
-        question.prepared.job.name, question.cluster.nodes[0].slots
+        "{}: cost against makespan, {} a rank",
+        question.prepared.job.name,
+        counted(question.cluster.nodes[0].slots, "slot")
     );
     picture.text((WIDTH / 2.0, 26.0), "middle", &title);
     picture.finish()

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{PlanCandidate, PlanQuestion};
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 
 /// Whether deadline and budget can be met.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -56,11 +56,15 @@ impl Verdict {
                     seconds(deadline)
                 ),
                 Some(c) => {
-                    format!("the cheapest that keeps the deadline has {} ranks and costs {:.2}", c.ranks, c.cost_q90)
+                    format!(
+                        "the cheapest that keeps the deadline has {} and costs {:.2}",
+                        counted(c.ranks, "rank"),
+                        c.cost_q90
+                    )
                 }
                 None => format!(
-                    "the soonest end, with {} ranks, is after {}",
-                    soonest.ranks,
+                    "the soonest end, with {}, is after {}",
+                    counted(soonest.ranks, "rank"),
                     seconds(soonest.makespan_q90_s)
                 ),
             });
@@ -68,11 +72,13 @@ impl Verdict {
         if cost.budget.is_some() {
             reasons.push(match payable {
                 Some(c) => format!(
-                    "the fastest that keeps the budget has {} ranks and takes {}",
-                    c.ranks,
+                    "the fastest that keeps the budget has {} and takes {}",
+                    counted(c.ranks, "rank"),
                     seconds(c.makespan_q90_s)
                 ),
-                None => format!("the cheapest, with {} ranks, costs {:.2}", cheapest.ranks, cheapest.cost_q90),
+                None => {
+                    format!("the cheapest, with {}, costs {:.2}", counted(cheapest.ranks, "rank"), cheapest.cost_q90)
+                }
             });
         }
         if let Some(hourly) = cost.budget_per_hour {
