@@ -8,9 +8,10 @@
 //! others, `N x M` edges would be stored and counted; with a join there are `N + M`. Joins are
 //! numbered after the tasks, are never run and are not reported.
 //!
-//! Nothing here does I/O.
+//! Nothing here does I/O; `c_output` keeps METIS from doing any.
 
 pub mod ascending;
+mod c_output;
 pub mod csr;
 pub mod link;
 mod order;

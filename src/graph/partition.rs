@@ -17,6 +17,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Mutex, PoisonError};
 
+use super::c_output::discard_remarks;
 use super::csr::{Csr, PairSource};
 use super::{Order, TaskGraph};
 use crate::model::TaskId;
@@ -290,12 +291,12 @@ fn metis_bands(problem: &PartitionProblem<'_>, able: &[u32], weights: &BandWeigh
         .collect();
     let mut part = vec![0 as metis::Idx; nodes];
     let _one_at_a_time = METIS.lock().unwrap_or_else(PoisonError::into_inner);
-    metis::Graph::new(weights.bands as metis::Idx, able.len() as metis::Idx, &offsets, &neighbours)?
+    let cut = metis::Graph::new(weights.bands as metis::Idx, able.len() as metis::Idx, &offsets, &neighbours)?
         .set_vwgt(&vertex_weights)
         .set_adjwgt(&edge_weights)
         .set_tpwgts(&targets)
-        .set_option(metis::option::Seed(1))
-        .part_kway(&mut part)?;
+        .set_option(metis::option::Seed(1));
+    discard_remarks(|| cut.part_kway(&mut part))?;
     Ok(part.into_iter().map(|p| able[p as usize]).collect())
 }
 
