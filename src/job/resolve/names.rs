@@ -42,18 +42,52 @@ pub(super) fn check_dir(key: &str, dir: &At<String>, findings: &mut Findings) {
     if dir.value.is_empty() {
         findings
             .push(Diagnostic::error(format!("`{key}` is empty")).at(&dir.span).help("leave it out, or write \".\""));
-    } else if dir.value.starts_with('~') {
-        findings.push(
-            Diagnostic::error(format!("`{key}` begins with `~`, which only a shell replaces"))
-                .at(&dir.span)
-                .help("write the whole path, or a path relative to where Phalanx is started"),
-        );
+    } else {
+        check_path(key, dir, findings);
     }
+}
+
+/// Reports what only a shell replaces in a path: the name is taken as it stands.
+pub(super) fn check_path(key: &str, path: &At<String>, findings: &mut Findings) {
+    let text = path.value.as_str();
+    let finding = if text.starts_with('~') {
+        Diagnostic::error(format!("`{key}` begins with `~`, which only a shell replaces"))
+            .help("write the whole path, or a path relative to where Phalanx is started")
+    } else if has_variable(text) {
+        Diagnostic::warning(format!("`{key}` is taken as it stands: only a shell replaces `$`"))
+            .help("write the path itself, or write the file from a shell line: `command = \"... > $NAME/file\"`")
+    } else if text.contains('*') {
+        Diagnostic::warning(format!("`{key}` is taken as it stands: `*` stands for no other characters here"))
+            .help("list the files, or name a directory")
+    } else {
+        return;
+    };
+    findings.push(finding.at(&path.span));
+}
+
+/// True for `$NAME` and `${NAME}`.
+fn has_variable(text: &str) -> bool {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('$') {
+        if after.trim_start_matches('{').starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+            return true;
+        }
+        rest = after;
+    }
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_of_a_shell_are_recognised() {
+        let found = ["$HOME/x", "a/${USER}.txt", "$$_x", "${_a}"].map(has_variable);
+        assert_eq!(found, [true; 4]);
+        let others = ["a$", "cost-$5", "$", "a b", "{index}", "$%a"].map(has_variable);
+        assert_eq!(others, [false; 6]);
+    }
 
     #[test]
     fn made_names_are_usable() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::axes::resolve_axes;
 use super::drafts::{Notes, SharedTables, SourcePlace as Spot, TypedNeed};
 use super::graphs::OPERATION_KERNEL;
-use super::names::{check_dir, check_name, make_name};
+use super::names::{check_dir, check_name, check_path, make_name};
 use super::{ResolveContext, pattern};
 use crate::job::body::{Body, Extras, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings};
@@ -188,8 +188,8 @@ impl<'a> TaskResolver<'a> {
         };
         self.judge_line(&work, extras.shell.as_ref().or(self.job.shell.as_ref()));
         let env = self.variables(common.defaults.env.as_ref(), common.own.env.as_ref());
-        let inputs = self.files(own.inputs.as_ref());
-        let outputs = self.files(own.outputs.as_ref());
+        let inputs = self.files("inputs", own.inputs.as_ref());
+        let outputs = self.files("outputs", own.outputs.as_ref());
         self.check_lengths(&work, &env, extras.shell.as_ref().or(self.job.shell.as_ref()));
         let (env, extras) = (self.shared.env(env), self.shared.extras(extras));
         let family = self.space.is_indexed().then(|| Box::new(self.space.clone()));
@@ -207,6 +207,7 @@ impl<'a> TaskResolver<'a> {
                 Diagnostic::error(format!("`{key}` is empty")).at(&text.span).help("leave it out, or name a file"),
             );
         }
+        check_path(key, text, self.findings);
         if let Err(reason) = check_patterns(&text.value, self.space.is_indexed()) {
             self.findings.push(Diagnostic::error(format!("`{key}`: {reason}")).at(&text.span));
         }
@@ -235,8 +236,9 @@ impl<'a> TaskResolver<'a> {
         kept.chain(own).map(variable).collect()
     }
 
-    fn files(&mut self, files: Option<&At<FilesSpec>>) -> Box<[FileTemplate]> {
+    fn files(&mut self, key: &str, files: Option<&At<FilesSpec>>) -> Box<[FileTemplate]> {
         let Some(files) = files else { return Box::default() };
+        files.value.0.iter().for_each(|file| check_path(key, &file.name, self.findings));
         files
             .value
             .0
