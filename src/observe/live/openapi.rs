@@ -25,15 +25,19 @@ pub(super) struct ApiError {
 
 /// The description of the API, in JSON.
 pub(super) fn document() -> &'static str {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| describe().to_string());
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+        let mut description = describe();
+        join_lines(&mut description);
+        description.to_string()
+    });
     &DOCUMENT
 }
 
 fn describe() -> Value {
-    let mut settings = SchemaSettings::draft2020_12().for_serialize();
-    settings.definitions_path = "/components/schemas".into();
-    let mut answers = settings.into_generator();
-    let mut bodies = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
+    let by_name = |settings: &mut SchemaSettings| settings.definitions_path = "/components/schemas".into();
+    let mut answers = SchemaSettings::draft2020_12().for_serialize().with(by_name).into_generator();
+    let in_place = |settings: &mut SchemaSettings| settings.inline_subschemas = true;
+    let mut bodies = SchemaSettings::draft2020_12().with(in_place).into_generator();
     let error = answers.subschema_for::<ApiError>();
     let did = answers.subschema_for::<Did>();
     let mut paths = Map::new();
@@ -81,6 +85,16 @@ fn describe() -> Value {
             "schemas": answers.take_definitions(true),
         },
     })
+}
+
+/// Joins the lines of comments that are descriptions.
+fn join_lines(value: &mut Value) {
+    match value {
+        Value::Object(object) => object.values_mut().for_each(join_lines),
+        Value::Array(list) => list.iter_mut().for_each(join_lines),
+        Value::String(text) => *text = text.replace('\n', " "),
+        _ => {}
+    }
 }
 
 /// The description of a possible response.
