@@ -23,7 +23,7 @@ use crate::model::{Rank, RankState, Time};
 /// All nodes of a run, with the ranks on them.
 #[derive(Debug, Default)]
 pub struct NodeTable {
-    /// The nodes that a provider gave, or was asked for.
+    /// The nodes that a provider granted, or that were requested from it.
     pub blocks: Blocks,
     /// By number.
     ranks: Vec<NodeRank>,

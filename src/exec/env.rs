@@ -247,7 +247,7 @@ impl TaskEnv<'_> {
     }
 
     fn describe_seat(&mut self, group: &Group, seat: &ExecContext) -> Result<(), Fault> {
-        // If slots may float over more CPUs than the task asked for, the task still gets only that
+        // If slots may float over more CPUs than the task requested, the task still gets only that
         // number.
         let all = group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks);
         self.offer("PHALANX_CPUS", all)?;

@@ -120,10 +120,10 @@ fn clone(start: &mut ChildStart, pid: &AtomicI32) -> io::Result<Pid> {
         stack.resize(STACK_BYTES / size_of::<u128>(), 0);
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
         // SAFETY: the stack is this thread's alone, aligned, and grows down from the end that is
-        // passed; this thread goes on only when the child no longer uses it. `start` lives as long,
-        // and so does all that it points to. The system writes the child's number to `pid`, an
-        // aligned word that may be written through a shared reference. All signals are blocked, so
-        // no handler of this process runs in the child; the mask is restored whatever happens.
+        // passed; this thread continues only when the child no longer uses it. `start` lives as
+        // long, and so does all that it points to. The system writes the child's number to `pid`,
+        // an aligned word that may be written through a shared reference. All signals are blocked,
+        // so no handler of this process runs in the child; the mask is restored whatever happens.
         unsafe {
             let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
             libc::sigfillset(all.as_mut_ptr());

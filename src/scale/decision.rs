@@ -105,7 +105,7 @@ pub struct Inputs {
     pub active: u32,
     /// Ranks whose nodes have been granted and which are starting.
     pub joining: u32,
-    /// Nodes asked for and not granted.
+    /// Nodes requested and not granted.
     pub requested: u32,
     /// Parked ranks.
     pub parked: u32,

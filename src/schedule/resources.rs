@@ -41,7 +41,7 @@ pub enum Impossible {
     /// More CPUs than there are slots.
     #[error("needs {asked} CPUs, but this rank has {have} slots; lower `cpus` or raise --slots")]
     Cpus {
-        /// CPUs asked for.
+        /// Requested CPUs.
         asked: u32,
         /// Slots of the pool.
         have: u32,
@@ -51,7 +51,7 @@ pub enum Impossible {
         "needs {asked} bytes of memory, but this rank was granted {have}; lower `memory` or ask the launcher for more"
     )]
     Memory {
-        /// Bytes asked for.
+        /// Requested bytes.
         asked: u64,
         /// Bytes of the pool.
         have: u64,
@@ -59,7 +59,7 @@ pub enum Impossible {
     /// More GPUs than the rank has.
     #[error("needs {asked} GPUs, but this rank was granted {have}; lower `gpus` or ask the launcher for more")]
     Gpus {
-        /// GPUs asked for.
+        /// Requested GPUs.
         asked: u32,
         /// GPUs of the pool.
         have: u32,

@@ -18,7 +18,7 @@ use super::{cpulist::format_cpus, hwloc};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot bind a thread to CPUs {cpus}: {source}; it runs wherever the system puts it")]
 pub struct BindError {
-    /// The CPUs asked for, as a list like `0-3`.
+    /// The requested CPUs, as a list like `0-3`.
     pub cpus: String,
     /// The system's error.
     pub source: io::Error,

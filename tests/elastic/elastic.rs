@@ -32,7 +32,7 @@ fn meeting(ranks: u32) -> String {
     )
 }
 
-/// The same waves, which begin when so many ranks have met.
+/// The same waves, which begin when this number of ranks has met.
 fn met_waves(ranks: u32, count: u32, width: u32, seconds: f64) -> String {
     let first = "name = \"w0\"\n";
     waves(count, width, seconds).replace(first, &format!("{first}needs = [\"meet\"]\n")) + &meeting(ranks)
@@ -376,7 +376,7 @@ fn tasks_that_no_rank_can_run_can_be_cancelled() {
     run.wait_clean().code(1);
 }
 
-/// What a person asks for stays, whatever the policy thinks of it, until it may decide again.
+/// A user's number of ranks stays, whatever the policy wants, until it may decide again.
 #[test]
 fn a_policy_leaves_what_was_scaled_by_hand() {
     let dir = Dir::new("held");
@@ -623,7 +623,7 @@ fn begin_gang(name: &str, more: &str) -> (Dir, Running, Running) {
 #[test]
 fn a_run_ends_that_loses_the_leader_of_an_mpi_task_while_it_stops() {
     let (dir, run, mut joined) = begin_gang("gang-lost", "");
-    // It does not hear of the stop, so its task runs on until it is lost.
+    // It does not receive the stop, so its task runs until it is lost.
     joined.ranks().iter().for_each(|&pid| support::send(pid, libc::SIGSTOP));
     phalanx(&dir).args(["cancel", "run"]).run().ok();
     wait_for("the stop", 120, || (status(&dir)["state"] == "stopping").then_some(()));
@@ -658,7 +658,7 @@ fn stand_still(processes: &[u32]) {
 #[test]
 fn processes_that_are_stopped_and_go_on_lose_nothing() {
     let dir = Dir::new("stopped");
-    // It goes on until all have stood still.
+    // It continues until all have been paused.
     let job = met_waves(6, 4, 24, 0.2) + &held(1, "needs = [\"w3\"]");
     let run = open_run(&dir, mpirun(&dir, 2), &job);
     let joined: Vec<Running> =

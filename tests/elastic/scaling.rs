@@ -214,7 +214,7 @@ fn a_simulated_run_leaves_what_a_real_one_leaves() {
     // Nothing of it has really run.
     phalanx(&dir).args(["run", "job.toml", "--resume", "--run-dir", "again"]).run().code(2).says("simulated");
     phalanx(&dir).args(["run", "job.toml", "--resume"]).run().code(2);
-    // A budget holds in simulation too, and a larger one goes on.
+    // A budget holds in simulation too, and a larger one continues the run.
     simulate(&["--budget", "1.0", "--run-dir", "capped"]).code(3);
     let report = phalanx(&dir).args(["report", "capped", "--json"]).run().ok().json();
     assert!(report["cost"].as_f64().unwrap() <= 1.0, "{report:#}");

@@ -101,7 +101,7 @@ fn link(from: u32, to: u32, shape: LinkShape) -> Link {
     Link { from, to, shape, on: Condition::Ok, bytes: 0, span: 0..0 }
 }
 
-/// Every kind of graph of about so many tasks.
+/// Every kind of graph, of about this number of tasks.
 pub fn cases(tasks: u32) -> Vec<Case> {
     let layers = tasks / 1000;
     let each = (1..layers).map(|layer| link(layer - 1, layer, LinkShape::Each)).collect();
@@ -179,7 +179,7 @@ pub struct Figures {
     pub steps: Vec<(&'static str, Duration)>,
     /// The most that rank 0 held at a time, its own share and all frames included.
     pub rank0_peak: usize,
-    /// What rank 0 goes on holding as the coordinator.
+    /// What rank 0 keeps as the coordinator.
     pub coordinator: usize,
     pub homes: Vec<Home>,
     /// All `HandOut` frames together.
@@ -195,13 +195,13 @@ pub struct Home {
     /// The most that it held at a time while the part was unpacked and the ledger opened (for rank
     /// 0, see `rank0_peak`).
     pub peak: usize,
-    /// What it goes on holding.
+    /// What it keeps.
     pub resting: usize,
     /// Unpacking and opening.
     pub took: Duration,
 }
 
-/// The hand-out of a case to so many ranks.
+/// The hand-out of a case to this number of ranks.
 pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     let mut clock = Clock(Instant::now(), Vec::new());
     let before = heap();
@@ -235,7 +235,7 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     let held = heap();
     let member = |rank| Member { node: format!("n{rank}"), slots: 1, ..Member::default() };
     let kept = graph_bytes + (divided.home.capacity() * 4 + urgency.capacity());
-    // Homes may change while the run goes on, so rank 0 keeps what they are chosen by.
+    // Homes may change during the run, so rank 0 keeps what they are chosen by.
     let all = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(Anywhere) };
     let shape = Box::new(|_| gang::Shape { ranks: 1, cpus: 1, per_node: None });
     let coordinator = Coordinator::new(all, &|_| false, (0..ranks).map(member).collect(), None, shape);
@@ -279,7 +279,7 @@ fn at_home(frame: Vec<u8>) -> Home {
     Home { peak: peak() - before, took: begun.elapsed(), ..home }
 }
 
-/// Opens the ledger of a part that takes so many bytes.
+/// Opens the ledger of a part that takes this number of bytes.
 fn open(part: Part, part_bytes: usize) -> Home {
     let before = heap() - part_bytes;
     let ledger = DependencyCounts::new(part).expect("a sound part");

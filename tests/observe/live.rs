@@ -11,7 +11,7 @@ use crate::support::browser::{self, Browser};
 use crate::support::{Dir, Running, TestCommand, free_ports, hook, mpirun, phalanx, skip_loudly, wait_for};
 use serde_json::Value;
 
-/// Tasks that go on until a file says that they may end; one of them fails at once.
+/// Tasks that run until a file exists; one of them fails at once.
 const JOB: &str = r#"
 [job]
 name = "long"
@@ -28,7 +28,7 @@ array = "0-9"
 command = "while ! test -e end; do sleep 0.05; done"
 "#;
 
-/// A run that goes on, and where it listens.
+/// A live run, and its address.
 struct Listening {
     run: Running,
     dir: Dir,
@@ -399,7 +399,7 @@ fn a_run_is_changed_over_http_as_by_the_commands() {
     assert_eq!(post("/api/v1/cancel", "{}").0, 200);
     let Listening { run, dir, .. } = run;
     run.wait_clean().code(143);
-    // Each of them is in the journal, with who asked for it.
+    // Each of them is in the journal, with its origin.
     phalanx(&dir).args(["report", "latest", "--html", "r.html"]).run();
     let report = dir.read("r.html");
     for verb in ["scale", "rebalance", "drain", "cancel"] {
@@ -427,7 +427,7 @@ fn a_click_on_the_page_scales_the_run() {
     let run = Listening::with("click", 1, LOCAL);
     let mut browser = Browser::open(&program, &run.dir, &format!("http://{}/?token={}", run.address, run.token));
     wait_for("the page to show the run", 120, || (browser.text("#state") == "RUNNING").then_some(()));
-    // It asks first, and whoever thinks better of it has changed nothing.
+    // It asks for confirmation, and a refusal changes nothing.
     browser.click("#more");
     assert_eq!(browser.value("document.querySelector('#ask').open"), true);
     browser.click("#ask button[value=no]");
@@ -486,7 +486,7 @@ fn a_webhook_over_https_is_called_if_its_certificate_is_trusted() {
         .expect("a server");
     let hook = TcpListener::bind("localhost:0").expect("a port");
     dir.job("a.toml", &hooked(&format!("localhost:{}", hook.local_addr().expect("an address").port())));
-    // What the server hears, or why it hears nothing.
+    // What the server receives, or why it receives nothing.
     let call = |stream: TcpStream| -> std::io::Result<String> {
         let session = rustls::ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
         hook::answer(rustls::StreamOwned::new(session, stream), "200 OK")
@@ -560,7 +560,7 @@ file = "never"
     });
     dir.file("end", "");
     run.wait_clean().code(1);
-    // Told once, not every second; what never held was never told.
+    // Notified once, not every second; an alert that never held was never raised.
     let lines: Vec<Value> =
         dir.read("alerts.jsonl").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines.len(), 1);
@@ -704,7 +704,7 @@ fn the_page_shows_the_run_in_a_browser() {
     }
     // It has been answered: the notice that says otherwise was put away.
     assert!(page.contains("id=\"gone\" role=\"status\" style=\"display: none;\""), "{page}");
-    // What is outside is not asked for anything.
+    // The page loads nothing from other sites.
     assert!(!page.contains("https:"), "{page}");
     run.end();
 }

@@ -42,7 +42,7 @@ fn whole(facts: &[Fact], name: &str) -> u64 {
     }
 }
 
-/// The file that an operation writes on so many ranks: pairs of id and value.
+/// The file that an operation writes on this number of ranks: pairs of id and value.
 fn values(ranks: usize, source: &GraphSource, operation: &Operation) -> Vec<(u64, String)> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("values.txt");

@@ -71,7 +71,7 @@ fn output_is_seen_while_the_task_runs() {
 
 #[test]
 fn a_process_in_the_background_is_not_waited_for() {
-    // It holds both pipes, and goes on writing to one of them.
+    // It holds both pipes, and continues to write to one of them.
     let line = "(while :; do echo noise; done) & echo $! > pid; echo done >&2";
     let dir = tempfile::tempdir().unwrap();
     let (outcome, _, err) = once(Spec::shell(line).dir(dir.path()));
@@ -179,7 +179,7 @@ fn a_terminate_may_be_followed_by_a_kill() {
 #[test]
 fn memory_above_the_limit_is_out_of_memory() {
     // The hog is a grandchild, so its parent's size tells nothing.
-    // It keeps what it has read for as long as nobody takes it.
+    // It keeps what it has read until a reader takes it.
     let hog = "echo start; head -c 300000000 /dev/zero | tail -c 300000000 | sleep 600; echo not reached";
     let (outcome, out, err) = once(Spec::shell(hog).memory(64 << 20));
     assert_eq!(outcome.state, State::OutOfMemory, "{err}");
@@ -443,7 +443,7 @@ fn the_memory_of_a_small_command_is_its_own() {
     const MIB: u64 = 1 << 20;
     let ours = std::hint::black_box(vec![1u8; 200 << 20]);
     let told = Arc::new(Told::default());
-    // It holds its memory until nobody reads any more, long enough to be seen.
+    // It holds its memory until there is no reader, long enough to be seen.
     let large = Spec::shell("dd if=/dev/zero bs=310000000 count=1 status=none 2>/dev/null | sleep 3; true");
     let job = Job::new([Spec::command(&["sleep", "1"]), large]);
     let runner = Runner::new(Arc::new(job), Kernels::builtin(), site(), told.clone()).unwrap();

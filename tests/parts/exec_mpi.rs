@@ -25,7 +25,7 @@ fn program(dir: &Path) -> PathBuf {
     binary
 }
 
-/// Open MPI refuses to run as root unless told so; tests often do.
+/// OpenMPI refuses to run as root by default; tests often do.
 fn allow_root(mut job: Job) -> Job {
     for name in ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] {
         job.env.push((name.to_owned(), "1".to_owned()));

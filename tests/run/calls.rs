@@ -51,7 +51,7 @@ const JOB: &str = r#"
 
 const TASKS: [&str; 6] = ["plain", "own", "twice", "made", "reads", "long"];
 
-/// Half of what was asked for, without an error.
+/// Half of the requested bytes, without an error.
 const HALF: i32 = 0;
 
 /// The errors that calls of each kind can give.

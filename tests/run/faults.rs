@@ -130,7 +130,7 @@ fn signals_and_cancellation_hold_while_files_are_opened() {
 }
 
 /// Runs a line of shell where `dead-3`, `dead-4` and so on are mounts whose servers never answer:
-/// FUSE file systems that nobody serves. `None` where the system refuses such mounts.
+/// FUSE file systems without a server. `None` where the system refuses such mounts.
 fn beside_dead_mounts(dir: &Dir, count: usize, line: &str) -> Option<Output> {
     let mounts = (3..).take(count).map(|fd| {
         let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");

@@ -11,7 +11,7 @@ use crate::support::{Dir, Output, is_root, phalanx, shell, skip_loudly};
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where nobody may mount.
+    /// `None` where mounting is not allowed.
     fn mount(dir: &Dir, size: &str) -> Option<SmallDisk> {
         let place = dir.path().join("disk");
         std::fs::create_dir(&place).expect("a folder");

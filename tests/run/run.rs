@@ -348,7 +348,7 @@ fn two_runs_do_not_share_a_run_directory() {
     phalanx(&dir).args(["run", "job.toml", "--run-dir", "d"]).run().code(2);
     let second = phalanx(&dir).args(["run", "job.toml", "--run-dir", "d", "--resume"]).run().code(2);
     assert!(second.stderr().contains(&first.ranks()[0].to_string()), "the holder is not named\n{second}");
-    // A report does not disturb it, and knows that it goes on.
+    // A report does not disturb it, and shows that it is live.
     phalanx(&dir).args(["report", "d"]).run().ok().says("RUNNING");
     dir.file("go", "");
     first.wait().ok();

@@ -3,7 +3,7 @@
 
 use crate::support::{Dir, mpirun, phalanx};
 
-/// Runs a job on so many ranks (0: alone) and returns the figures of its report.
+/// Runs a job on this number of ranks (0: alone) and returns the figures of its report.
 fn run(dir: &Dir, ranks: u32, args: &[&str]) -> serde_json::Value {
     let command = if ranks == 0 { phalanx(dir) } else { mpirun(dir, ranks) };
     command.args(["run", "job.toml", "--quiet"]).args(args).run().ok();

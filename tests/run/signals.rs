@@ -15,7 +15,7 @@ array = "0-39"
 command = "echo {index} >> began; until test -e go; do sleep 0.05; done; sleep 0.2; echo {index} >> ended"
 "#;
 
-/// Two tasks that take an hour unless somebody ends them, and one that waits for them.
+/// Two tasks that take an hour unless they are ended, and one that waits for them.
 const HOURS: &str = r#"
 [[task]]
 name = "hour"
@@ -32,7 +32,7 @@ fn lines(dir: &Dir, file: &str) -> usize {
     if dir.has(file) { dir.read(file).lines().count() } else { 0 }
 }
 
-/// Starts a job on so many ranks (0: alone) and waits until tasks run.
+/// Starts a job on this number of ranks (0: alone) and waits until tasks run.
 fn begin(dir: &Dir, ranks: u32, job: &str) -> Running {
     dir.job("job.toml", job);
     let command = if ranks == 0 { phalanx(dir) } else { mpirun(dir, ranks) };
@@ -177,7 +177,7 @@ fn the_run_stops_before_its_allocation_ends() {
     phalanx(&dir).args(["report", "latest"]).run().ok().says("WALLTIME");
 }
 
-/// A kernel that never looks whether it shall end: the run cannot end in order.
+/// A kernel that never checks whether it must stop: the run cannot end in order.
 const DEAF: &str = r#"
 [[task]]
 name = "deaf"

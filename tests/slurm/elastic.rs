@@ -1,4 +1,4 @@
-//! Nodes from a real Slurm: asked for when a job is wide, given back when it is narrow, and nothing
+//! Nodes from a real Slurm: requested when a job is wide, given back when it is narrow, and nothing
 //! left behind.
 
 use std::collections::HashMap;
@@ -58,7 +58,7 @@ fn blocks_of_a_killed_run_end_by_themselves() {
     let dir = Dir::new("killed-run");
     dir.job("job.toml", &phases(400, 1));
     let run = slurm.run_here(&dir, &["run", "job.toml", "--slots", "1", "--run-dir", "run"]);
-    // One more is asked for than the cluster has.
+    // It requests one more than the cluster has.
     wait_for("blocks that work, and one that waits", 120, || {
         (running(&slurm) >= 2 && slurm.squeue().len() > 2).then_some(())
     });

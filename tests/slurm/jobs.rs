@@ -72,7 +72,7 @@ pub fn phases(wide: u32, narrow: u32) -> String {
     phased(Settings { held: false, ..HELD }, wide, narrow, 1)
 }
 
-/// Waits until so many ranks work in a wide phase that is held.
+/// Waits until this number of ranks works in a wide phase that is held.
 #[track_caller]
 pub fn widely(dir: &Dir, phase: u32, ranks: usize) {
     let file = format!("ranks-{phase}");
@@ -87,7 +87,7 @@ pub fn release(dir: &Dir, phase: &str) {
     dir.file(&format!("end-{phase}"), "");
 }
 
-/// Waits until the run in this directory, which goes on, has given back so many of its blocks.
+/// Waits until the run in this directory, which is live, has given back this number of blocks.
 #[track_caller]
 pub fn given_back(dir: &Dir, count: usize) {
     wait_for("blocks to be given back", 180, || {
@@ -116,7 +116,7 @@ pub fn running(slurm: &Slurm) -> usize {
     slurm.squeue().iter().filter(|job| job.state == "RUNNING").count()
 }
 
-/// Nodes that nobody holds.
+/// Free nodes.
 pub fn idle(slurm: &Slurm) -> usize {
     slurm.sinfo().iter().filter(|node| node.1 == "idle").count()
 }

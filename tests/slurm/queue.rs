@@ -1,5 +1,5 @@
-//! What a run has in the queue: all of it is known, nothing of it stays, and nobody else touches
-//! it.
+//! What a run has in the queue: all of it is known, nothing of it stays, and no other process
+//! touches it.
 
 use std::path::Path;
 

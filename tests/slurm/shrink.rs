@@ -164,7 +164,7 @@ fn a_budget_ends_a_run_with_blocks_under_the_cap_and_a_larger_one_goes_on() {
 fn what_a_dead_run_left_in_the_queue_is_withdrawn_by_whoever_comes() {
     let Some(slurm) = Slurm::start(1) else { return };
     let dir = Dir::new("dead");
-    // The only node is taken, so that requests wait and nobody of the run's own starts and notices.
+    // The only node is taken, so that requests wait and no process of the run starts and notices.
     let other = slurm.sbatch(&dir, ["--exclusive", "--wrap", "sleep 600"]);
     slurm.wait_running(other);
     let settings = Settings { capacity: "time = \"10m\"", ..Settings::default() };
@@ -368,7 +368,7 @@ fn a_block_that_is_not_wanted_takes_no_other_from_the_queue_of_a_run_that_lives(
     let refused = slurm.run_here(&dir, &words).wait();
     assert!(refused.exit() != 0, "{refused}");
     refused.says("not wanted");
-    // The run may have asked for more meanwhile.
+    // The run may have requested more meanwhile.
     assert!(waiting().is_superset(&before), "{before:?}: {:?}", slurm.squeue());
     run.kill_all();
 }

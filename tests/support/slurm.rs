@@ -318,7 +318,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     pub fn lose_node(&mut self, node: &str) {
         let name = format!("slurmd-{node}");
         let daemon = self.daemons.iter_mut().find(|(daemon, _)| *daemon == name).unwrap_or_else(|| panic!("no {name}"));
-        // The daemon first, so that nobody reports the end of the others.
+        // The daemon first, so that it does not report the end of the others.
         let below = descendants(daemon.1.id());
         send(daemon.1.id(), libc::SIGKILL);
         below.into_iter().for_each(|pid| send(pid, libc::SIGKILL));

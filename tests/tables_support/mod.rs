@@ -112,13 +112,13 @@ pub fn peak() -> usize {
     PEAK.load(Relaxed)
 }
 
-/// Begins to look for the peak, and to count calls, anew.
+/// Resets the peak and the count of calls.
 pub fn forget_peak() {
     PEAK.store(heap(), Relaxed);
     CALLS.store(0, Relaxed);
 }
 
-/// How often memory was asked for since then.
+/// Number of allocations since then.
 #[allow(dead_code, reason = "only the test asks for it")]
 pub fn calls() -> usize {
     CALLS.load(Relaxed)

@@ -1,6 +1,6 @@
 //! Handles commands that the user sends to the control socket of a run.
 //!
-//! Every change is written to the journal with the name of who asked for it.
+//! Every change is written to the journal with its origin.
 
 use super::driver::{CoordinatorDriver, Messages};
 use crate::control::{Answer, PendingRequest, Question, Scale};
