@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::Time;
+use crate::workload::walltime::margin_within;
 
 pub use crate::model::BlockState as State;
 
@@ -40,9 +41,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Time that a block has to end after its ranks left, before it is withdrawn.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Ranks drain during the last tenth of their block's time, within these bounds.
-const DRAIN_TIME_BOUNDS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(120)];
 
 /// A block, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,10 +147,10 @@ impl Block {
         matches!(self.state, State::Requested | State::Pending | State::Granted)
     }
 
-    /// When its ranks must begin to leave, because it will be taken away.
-    fn drain_by(&self) -> Option<Time> {
+    /// When its ranks must begin to leave, because it will be taken away. Tasks take up to `task`.
+    fn drain_by(&self, task: Option<Duration>) -> Option<Time> {
         let (from, to) = (self.granted?, self.ends?);
-        let margin = (to.since(from) / 10).clamp(DRAIN_TIME_BOUNDS[0], DRAIN_TIME_BOUNDS[1]);
+        let margin = margin_within(task, to.since(from));
         Some(Time(to.0.saturating_sub(u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX))))
     }
 }
@@ -301,8 +299,8 @@ impl Blocks {
     }
 
     /// Applies timeouts: withdraws blocks that do not join or do not end in time, and reports those
-    /// whose time is nearly up.
-    pub fn tick(&mut self, now: Time) {
+    /// whose time is nearly up where tasks take up to `task`, if that is known.
+    pub fn tick(&mut self, now: Time, task: Option<Duration>) {
         let mut slow = Vec::new();
         for block in self.table.values_mut() {
             let waited = now.since(block.since);
@@ -312,7 +310,7 @@ impl Blocks {
                     (block.state, block.since) = (State::Releasing, now);
                 }
                 State::Releasing if waited > RELEASE_TIMEOUT && !block.withdrawn => {}
-                State::Active if !block.expires && block.drain_by().is_some_and(|by| by <= now) => {
+                State::Active if !block.expires && block.drain_by(task).is_some_and(|by| by <= now) => {
                     block.expires = true;
                     self.expiring.push(block.id);
                     continue;

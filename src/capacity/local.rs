@@ -1,7 +1,8 @@
 //! Blocks without a scheduler: processes on this machine, or over `ssh` on the hosts of a hostfile.
 //!
 //! A hostfile gives as many blocks at a time as it has slots; further requests wait for a free
-//! slot. On this machine alone there is no limit, for development and for tests.
+//! slot. On this machine alone there are as many as the run asks for, for development and for tests;
+//! more than it can hold are refused if they are asked for by hand.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -19,6 +20,9 @@ const EXIT_GRACE: Duration = Duration::from_secs(5);
 
 /// Poll interval while blocks exit.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Without a hostfile this machine holds at most this number of blocks per CPU.
+const MAX_BLOCKS_PER_CPU: u32 = 8;
 
 /// Upper bound on the slots of a host.
 const MAX_HOST_SLOTS: u32 = 4096;
@@ -159,6 +163,14 @@ impl Provider for Local {
         self.start();
     }
 
+    fn most_blocks(&self) -> Option<u32> {
+        let cpus = || thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+        Some(match &self.hosts {
+            Some(hosts) => hosts.iter().map(|host| host.slots).sum(),
+            None => cpus() * MAX_BLOCKS_PER_CPU,
+        })
+    }
+
     /// It ends by itself.
     fn release(&mut self, _id: BlockId) {}
 
@@ -234,6 +246,7 @@ mod tests {
         let launch = Launch { program, contact, logs, run: "r".into(), began_unix_ns: 0 };
         let one = vec![Host { name: "localhost".into(), slots: 1 }];
         let mut local = Local::new(launch, Some(one));
+        assert_eq!(local.most_blocks(), Some(1));
         local.request(&[BlockId(1), BlockId(2), BlockId(3)], None);
         assert_eq!((local.running.len(), local.waiting.len()), (1, 2));
         local.withdraw(BlockId(3));

@@ -49,6 +49,9 @@ pub trait Provider: Send {
     /// outcome.
     fn request(&mut self, ids: &[BlockId], limit: Option<Duration>);
 
+    /// Number of blocks that it can hold at a time, if known.
+    fn most_blocks(&self) -> Option<u32>;
+
     /// Releases the node of a block whose ranks have left, as soon as its processes are gone.
     fn release(&mut self, id: BlockId);
 

@@ -14,6 +14,7 @@ use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
 use crate::observe::{LISTED, Paint, and_more};
 use crate::text::counted;
+use crate::workload::walltime::{longest_task, time_limit, time_to_run};
 use crate::workload::{estimate_ns, graph_of, requirements};
 
 /// Checks a job file: reports all mistakes at once, or a summary of its graph.
@@ -44,7 +45,9 @@ pub(super) fn check(path: &Path, json: bool) -> ExitCode {
     });
     match found {
         Ok((loaded, graph)) => {
-            let warnings = [&loaded.warnings, &loaded.missing_inputs(), &line_ends(&loaded)].map(Clone::clone);
+            let block_time = block_time(&loaded, &graph);
+            let warnings =
+                [&loaded.warnings, &loaded.missing_inputs(), &line_ends(&loaded), &block_time].map(Clone::clone);
             if json {
                 let warnings = warnings.iter().flat_map(|w| w.to_json().as_array().cloned().unwrap_or_default());
                 let mut summary = summary_json(&loaded.job, &graph);
@@ -63,6 +66,44 @@ pub(super) fn check(path: &Path, json: bool) -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// A warning if `time`, the limit that `named` sets for an allocation, leaves no time for the tasks
+/// or less than their longest chain takes.
+pub(super) fn time_warning(job: &Job, graph: &TaskGraph, time: Duration, named: &str) -> Option<Diagnostic> {
+    let task = longest_task(job);
+    let left = time_to_run(time, task);
+    let chain = Duration::from_nanos(graph.order(&|task| estimate_ns(job, task)).critical_path);
+    // Without any estimate, the chain is a guess.
+    let chain = task.map_or(Duration::ZERO, |_| chain);
+    if left > chain {
+        return None;
+    }
+    let what = match left.as_secs() {
+        0 => "leaves no time to run tasks".to_owned(),
+        seconds => format!(
+            "leaves {seconds} s to run tasks, and the longest chain of them takes {}",
+            format_duration(Duration::from_secs(chain.as_secs_f64().ceil() as u64))
+        ),
+    };
+    let enough = time_limit(chain.max(task.unwrap_or_default()), task).as_secs().div_ceil(60);
+    let kept = time - left.min(time);
+    let help = format!(
+        "{} s of it are kept to begin, and to end before the limit; ask for {enough} minutes or more (`phalanx plan` says how many)",
+        kept.as_secs()
+    );
+    Some(Diagnostic::warning(format!("{named} {what}")).help(help))
+}
+
+/// A warning if blocks are asked for with a time limit that leaves no time.
+fn block_time(loaded: &Loaded, graph: &TaskGraph) -> Diagnostics {
+    let job = &loaded.job;
+    // A block need not last for the whole chain, but for one task.
+    let leaves_none = |time: &Duration| time_to_run(*time, longest_task(job)) < longest_task(job).unwrap_or_default();
+    let named = |time: Duration| format!("`time = \"{}\"` in [capacity]", format_duration(time));
+    let found = job.capacity.time.filter(leaves_none);
+    let warning = found.and_then(|time| time_warning(job, graph, time, &named(time)));
+    loaded.report(warning.into_iter().collect())
 }
 
 /// A warning if the file has Windows line ends.

@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use crate::journal::RunDir;
 use crate::model::Rank;
 use crate::observe::logging::{self, LogFormat};
 use crate::system::file_size_limit;
@@ -156,6 +157,13 @@ fn refuse(error: impl Display) -> ExitCode {
 /// to.
 fn complain(error: impl Display) {
     let _ = writeln!(std::io::stderr(), "phalanx: {error}");
+}
+
+/// Where the address of a run's page is found, if it serves one: the page can be reached from other
+/// nodes.
+fn page_hint(dir: &RunDir) -> String {
+    let page = dir.page();
+    if page.is_file() { format!("; the address of its page is in {}", page.display()) } else { String::new() }
 }
 
 /// Prints text to standard output. A closed pipe is not an error.

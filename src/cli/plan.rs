@@ -20,6 +20,7 @@ use crate::scale::policy::time_weight;
 use crate::sim::plan::{Plan, PlanCandidate, PlanQuestion, Verdict, plan, ranks_between, svg};
 use crate::text::{counted, seconds};
 use crate::workload::PreparedJob;
+use crate::workload::walltime::{longest_task, time_limit};
 
 /// Compares numbers of ranks by makespan and cost, and recommends one.
 ///
@@ -107,7 +108,8 @@ pub(super) fn main(args: Args) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let recommended = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
-    let (job, options) = (args.job.display(), recommended.map(options));
+    let task = longest_task(&prepared.job);
+    let (job, options) = (args.job.display(), recommended.map(|candidate| options(candidate, task)));
     match args.json {
         true => {
             let line = options.map(|options| format!("sbatch {options} slurm/phalanx.sbatch {job}"));
@@ -199,9 +201,11 @@ impl PlanHistory {
     }
 }
 
-/// Options of sbatch for the candidate. The time limit is the q90 of the makespan plus a fifth.
-fn options(candidate: &PlanCandidate) -> String {
-    let minutes = (candidate.makespan_q90_s * 1.2 / 60.0).ceil().max(1.0) as u64;
+/// Options of sbatch for the candidate. The time limit is the q90 of the makespan plus a fifth, and
+/// what a batch job needs before and after that if its tasks take up to `task`.
+fn options(candidate: &PlanCandidate, task: Option<Duration>) -> String {
+    let run = Duration::try_from_secs_f64(candidate.makespan_q90_s * 1.2).unwrap_or(Duration::MAX);
+    let minutes = time_limit(run, task).as_secs_f64().div_euclid(60.0) as u64 + 1;
     let (hours, minutes) = (minutes / 60, minutes % 60);
     format!("--nodes={} --time={hours}:{minutes:02}:00", candidate.ranks)
 }
@@ -225,6 +229,19 @@ fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch:
         "sbatch": sbatch,
     });
     format!("{object:#}\n")
+}
+
+fn has_budget(question: &PlanQuestion<'_>) -> bool {
+    question.cost.budget.is_some() || question.cost.budget_per_hour.is_some()
+}
+
+/// What was asked for: `the deadline`, `the budget`, or both.
+fn wishes(question: &PlanQuestion<'_>, word: &str) -> String {
+    match (question.cost.deadline.is_some(), has_budget(question)) {
+        (true, true) => format!("the deadline {word} the budget"),
+        (true, false) => "the deadline".to_owned(),
+        (false, _) => "the budget".to_owned(),
+    }
 }
 
 fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit: Option<&str>) -> String {
@@ -258,7 +275,7 @@ fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit:
             candidate.cost,
             candidate.utilisation * 100.0,
             candidate.bound.name(),
-            if candidate.feasible { "" } else { "; misses deadline or budget" },
+            if candidate.feasible { String::new() } else { format!("; misses {}", wishes(question, "or")) },
         );
         let _ = writeln!(text, "{}", if candidate.feasible { row } else { paint.dim(row) });
     }
@@ -272,16 +289,19 @@ fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit:
             let (first, last) = (ranks.first().copied().unwrap_or(0), ranks.last().copied().unwrap_or(0));
             writeln!(
                 text,
-                "\n{} of these numbers of ranks meet deadline and budget, from {first} to {last}",
-                ranks.len()
+                "\n{} of these numbers of ranks meet {}, from {first} to {last}",
+                ranks.len(),
+                wishes(question, "and")
             )
         }
-        Verdict::Infeasible { why, nearest_in_time, nearest_in_cost } => writeln!(
-            text,
-            "\n{} {why}\nNearest: {} for the deadline, {nearest_in_cost} for the budget",
-            paint.red("No number of ranks meets both deadline and budget:"),
-            counted(*nearest_in_time, "rank")
-        ),
+        Verdict::Infeasible { why, nearest_in_time, nearest_in_cost } => {
+            let named = [(*nearest_in_time, "the deadline"), (*nearest_in_cost, "the budget")];
+            let nearest = named.into_iter().zip([question.cost.deadline.is_some(), has_budget(question)]);
+            let nearest = nearest.filter(|(_, asked)| *asked).map(|((ranks, what), _)| format!("{ranks} for {what}"));
+            let head = format!("No number of ranks meets {}:", wishes(question, "and"));
+            let nearest = nearest.collect::<Vec<_>>().join(", ");
+            writeln!(text, "\n{} {why}\nNearest number of ranks: {nearest}", paint.red(head))
+        }
     };
     if let Some(mix) = &planned.mix {
         let nodes = mix.nodes.iter().map(|&(node, count)| {

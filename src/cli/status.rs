@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{print, refuse, view};
+use super::{page_hint, print, refuse, view};
 use crate::control::{Question, ask};
 use crate::journal::{RUNS, RunDir};
 use crate::model::State;
-use crate::observe::{Figures, Paint, RunState, to_stdout, write_summary};
+use crate::observe::{Figures, Paint, RunState, Standing, to_stdout, write_summary};
 use crate::scale::Forecast;
 use crate::text::{counted, seconds};
 
@@ -48,11 +48,15 @@ pub(super) fn main(args: Args) -> ExitCode {
             // The run ended between two queries.
             Err(_) if looked > 0 => return ExitCode::SUCCESS,
             Err(error) => {
-                return over(&dir, args.json).unwrap_or_else(|| refuse(format_args!("{}: {error}", dir.name())));
+                return over(&dir, args.json)
+                    .unwrap_or_else(|| refuse(format_args!("{}: {error}{}", dir.name(), page_hint(&dir))));
             }
         };
         let status = answer.status.unwrap_or_default();
-        let text = if args.json { format!("{status}\n") } else { text(&dir.name(), &status) };
+        let text = match args.json {
+            true => format!("{status}\n"),
+            false => text(&dir.name(), &status) + &page_text(&dir),
+        };
         let printed = print(&text);
         if !args.watch || printed != ExitCode::SUCCESS {
             return printed;
@@ -60,6 +64,12 @@ pub(super) fn main(args: Args) -> ExitCode {
         std::thread::sleep(WATCH_INTERVAL);
     }
     ExitCode::SUCCESS
+}
+
+/// Where the address of the run's page is, if it serves one.
+fn page_text(dir: &RunDir) -> String {
+    let page = dir.page();
+    if page.is_file() { format!("  page    its address is in {}\n", page.display()) } else { String::new() }
 }
 
 /// Prints the status of a finished run; `None` if it is still running or cannot be read.
@@ -71,10 +81,9 @@ fn over(dir: &RunDir, as_json: bool) -> Option<ExitCode> {
     }
     let figures = Figures::of(&view);
     let count = |state: State| figures.counts.of(state);
-    let status = json!({
+    let status = Standing::of(&view, &figures).with(json!({
         "state": view.state().name().to_lowercase(),
         "time_s": figures.wall_s,
-        "exit_code": view.session().ended.as_ref().map(|ended| ended.exit_code),
         "tasks": {
             "total": figures.tasks, "completed": count(State::Completed), "failed": figures.counts.failures(),
             "skipped": count(State::Skipped), "cancelled": count(State::Cancelled), "running": 0, "ready": 0,
@@ -82,7 +91,7 @@ fn over(dir: &RunDir, as_json: bool) -> Option<ExitCode> {
         "running": [],
         "ranks": [],
         "blocks": [],
-    });
+    }));
     Some(print(&format!("{status}\n")))
 }
 

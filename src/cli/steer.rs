@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{complain, print, refuse};
+use super::{complain, page_hint, print, refuse};
 use crate::capacity::slurm::withdraw_abandoned;
 use crate::control::{Question, Scale, ask};
 use crate::journal::{Liveness, RUNS, RunDir};
@@ -17,6 +17,9 @@ pub(super) struct ScaleArgs {
     /// `+2` adds ranks, `-1` removes one, `6` sets the total, `auto` returns control to the policy.
     #[arg(allow_hyphen_values = true)]
     ranks: Scale,
+    /// Exceed the `max_ranks` of the job file. What the provider of nodes holds is never exceeded.
+    #[arg(long)]
+    force: bool,
 }
 
 /// Drains the ranks of a node or one rank: they complete their running tasks, take no further tasks
@@ -50,7 +53,7 @@ pub(super) struct CancelArgs {
 }
 
 pub(super) fn scale(args: ScaleArgs) -> ExitCode {
-    put(&args.run, &Question::Scale { to: args.ranks })
+    put(&args.run, &Question::Scale { to: args.ranks, force: args.force })
 }
 
 pub(super) fn drain(args: DrainArgs) -> ExitCode {
@@ -99,9 +102,9 @@ fn put(run: &str, question: &Question) -> ExitCode {
     match ask(dir.path(), question) {
         Ok(answer) if answer.ok => print(&format!("{}: {}\n", dir.name(), answer.text)),
         Ok(answer) => {
-            complain(format_args!("{}: {}", dir.name(), answer.text));
+            complain(format_args!("{}: refused: {}", dir.name(), answer.text));
             ExitCode::FAILURE
         }
-        Err(error) => refuse(format_args!("{}: {error}", dir.name())),
+        Err(error) => refuse(format_args!("{}: {error}{}", dir.name(), page_hint(&dir))),
     }
 }

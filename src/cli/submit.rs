@@ -3,11 +3,14 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
 use crate::job;
+use crate::job::units::{format_duration, parse_duration};
 use crate::journal::{RUNS, RunDir};
+use crate::workload::graph_of;
 
 /// The batch script, a copy of `slurm/phalanx.sbatch`.
 const SCRIPT: &str = include_str!("../../slurm/phalanx.sbatch");
@@ -58,6 +61,22 @@ impl From<Args> for Submission {
     }
 }
 
+impl Submission {
+    /// The time limit that Slurm will set, if it is known: the last one of the options, the
+    /// environment's, or that of the script.
+    fn time_limit(&self) -> Option<Duration> {
+        let of_word = |(at, word): (usize, &String)| match word.as_str() {
+            "--time" | "-t" => self.sbatch.get(at + 1).cloned(),
+            word => word.strip_prefix("--time=").or(word.strip_prefix("-t")).map(str::to_owned),
+        };
+        let given = self.sbatch.iter().enumerate().rev().find_map(of_word);
+        let given = given.or_else(|| std::env::var("SBATCH_TIMELIMIT").ok());
+        let of_script = || SCRIPT.lines().find_map(|line| line.strip_prefix("#SBATCH --time=")).map(str::to_owned);
+        // Zero is no limit.
+        parse_duration(&given.or_else(of_script)?).ok().filter(|time| !time.is_zero())
+    }
+}
+
 pub(super) fn main(args: Args) -> ExitCode {
     let wish = Submission::from(args);
     let loaded = match job::load(&wish.job, &Kernels::builtin()) {
@@ -68,6 +87,15 @@ pub(super) fn main(args: Args) -> ExitCode {
         return refuse(format_args!(
             "{own} cannot follow `--`: this command chooses the run directory and has its own --resume"
         ));
+    }
+    let graph = match graph_of(&loaded) {
+        Ok(graph) => graph,
+        Err(mistakes) => return check::refuse(&mistakes),
+    };
+    if let Some(time) = wish.time_limit() {
+        let named = format!("--time={}", format_duration(time));
+        let warning = check::time_warning(&loaded.job, &graph, time, &named);
+        warning.into_iter().for_each(|warning| check::show(&loaded.report(vec![warning])));
     }
     let name = loaded.job.name.as_str();
     if wish.dry_run {
@@ -185,6 +213,18 @@ mod tests {
         assert_eq!(line, "sbatch --parsable --nodes=4 -t 10 s job.toml --run-dir d --keep-going --slots 2");
         let wish = parsed("submit job.toml -- --slots 2");
         assert_eq!((wish.sbatch.len(), wish.run.len()), (0, 2));
+    }
+
+    #[test]
+    fn the_time_limit_is_what_slurm_will_take() {
+        let time = |line: &str| parsed(&format!("submit job.toml {line}")).time_limit().map(|time| time.as_secs());
+        assert_eq!(time("--nodes=4"), Some(3600), "the script's");
+        assert_eq!(time("--time=0:01:00"), Some(60));
+        assert_eq!(time("-t 10 --nodes 2"), Some(600));
+        assert_eq!((time("-t10"), time("--time 1-0")), (Some(600), Some(86_400)));
+        assert_eq!(time("--time=5 --time=7"), Some(420), "the last one counts");
+        assert_eq!((time("--time=UNLIMITED"), time("--time=0")), (None, None));
+        assert_eq!(time("-- --time=5"), Some(3600), "an option of the run");
     }
 
     #[test]

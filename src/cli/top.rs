@@ -1,11 +1,18 @@
 //! `phalanx top`: shows a run in the terminal, live or as it ended.
+//!
+//! Keys are read one by one and not shown, so the terminal is set up for that and set back at the
+//! end. A terminal that could not be set back would be of no use; so Ctrl-C is a key, too.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::value_parser;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::getpgrp;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::{print, refuse};
 use crate::journal::{RUNS, RunDir};
@@ -13,7 +20,8 @@ use crate::observe::live::{Live, write_frame};
 use crate::observe::{Paint, ReportError};
 use crate::runtime::subject_of;
 
-/// Shows a run in the terminal: progress, rates and forecast, ranks, classes, recent failures.
+/// Shows a run in the terminal: progress, rates and forecast, ranks, classes, recent failures. `q`
+/// ends it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
@@ -32,6 +40,9 @@ const HOME: &str = "\x1b[H";
 /// Clears the rest of the line, and the rest of the screen.
 const CLEAR_LINE: &str = "\x1b[K\n";
 const CLEAR_BELOW: &str = "\x1b[J";
+
+/// `q`, `Q`, Ctrl-C, Ctrl-D and Escape.
+const QUIT_KEYS: [u8; 5] = [b'q', b'Q', 3, 4, 27];
 
 pub(super) fn main(args: Args) -> ExitCode {
     let dir = match RunDir::find(Path::new(RUNS), &args.run) {
@@ -54,8 +65,9 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Redraws until the run ends or an interrupt arrives. The last frame stays on the screen.
+/// Redraws until the run ends or `q` is pressed. The last frame stays on the screen.
 fn follow(mut live: Live, every: Duration, paint: Paint) -> Result<(), ReportError> {
+    let keys = Keys::open();
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{HOME}{CLEAR_BELOW}").as_bytes())?;
     loop {
@@ -67,8 +79,66 @@ fn follow(mut live: Live, every: Duration, paint: Paint) -> Result<(), ReportErr
         if !live.goes_on() {
             return Ok(());
         }
-        std::thread::sleep(every);
+        if keys.ask_to_quit(every) {
+            return Ok(());
+        }
         live.refresh(&subject_of)?;
+    }
+}
+
+/// The keyboard, if standard input is a terminal in the foreground.
+struct Keys {
+    /// How the terminal was set up before.
+    before: Option<Termios>,
+}
+
+impl Keys {
+    fn open() -> Keys {
+        let input = std::io::stdin();
+        let is_ours = tcgetpgrp(&input).is_ok_and(|group| group == getpgrp());
+        let before = tcgetattr(&input).ok().filter(|_| is_ours);
+        if let Some(before) = &before {
+            let mut by_key = before.clone();
+            by_key.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+            // If that is refused, keys arrive with the end of their line.
+            let _ = tcsetattr(&input, OptionalActions::Now, &by_key);
+        }
+        Keys { before }
+    }
+
+    /// Waits for this time; true as soon as `q`, Escape or Ctrl-C is pressed, or the terminal is
+    /// gone.
+    fn ask_to_quit(&self, wait: Duration) -> bool {
+        if self.before.is_none() {
+            std::thread::sleep(wait);
+            return false;
+        }
+        let end = Instant::now() + wait;
+        loop {
+            let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).unwrap_or_default();
+            let input = std::io::stdin();
+            match poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&left)) {
+                Ok(0) => return false,
+                Err(Errno::INTR) => continue,
+                Err(_) => return true,
+                Ok(_) => {}
+            }
+            let mut typed = [0; 64];
+            match rustix::io::read(&input, &mut typed) {
+                Ok(0) => return true,
+                Ok(count) if typed[..count].iter().any(|key| QUIT_KEYS.contains(key)) => return true,
+                Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
     }
 }
 

@@ -39,6 +39,9 @@ pub enum Question {
     Scale {
         /// The requested number of ranks.
         to: Scale,
+        /// The number may exceed the job's `max_ranks`.
+        #[serde(default)]
+        force: bool,
     },
     /// Drain a node or a rank.
     Drain {
@@ -49,7 +52,8 @@ pub enum Question {
     Rebalance,
     /// Cancel the run, or only some of its tasks.
     Cancel {
-        /// A task such as `tile[3]`, or all tasks of an array (`tile`); `None`: the whole run.
+        /// A task such as `tile[3]`, several (`tile[0-9]`), or all of an array (`tile`); `None`: the
+        /// whole run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         task: Option<String>,
     },
@@ -60,10 +64,7 @@ impl std::fmt::Display for Question {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Question::Status => f.write_str("status"),
-            Question::Scale { to: Scale::More(ranks) } => write!(f, "scale +{ranks}"),
-            Question::Scale { to: Scale::Fewer(ranks) } => write!(f, "scale -{ranks}"),
-            Question::Scale { to: Scale::To(ranks) } => write!(f, "scale {ranks}"),
-            Question::Scale { to: Scale::Auto } => f.write_str("scale auto"),
+            Question::Scale { to, force } => write!(f, "scale {to}{}", if *force { " --force" } else { "" }),
             Question::Drain { what } => write!(f, "drain {what}"),
             Question::Rebalance => f.write_str("rebalance"),
             Question::Cancel { task: None } => f.write_str("cancel"),
@@ -84,6 +85,18 @@ pub enum Scale {
     To(u32),
     /// As the scaling policy decides.
     Auto,
+}
+
+impl std::fmt::Display for Scale {
+    /// As a user would type it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Scale::More(ranks) => write!(f, "+{ranks}"),
+            Scale::Fewer(ranks) => write!(f, "-{ranks}"),
+            Scale::To(ranks) => write!(f, "{ranks}"),
+            Scale::Auto => f.write_str("auto"),
+        }
+    }
 }
 
 impl FromStr for Scale {

@@ -17,11 +17,11 @@ fn a_question_is_answered_however_deep_the_directory_lies() {
     let (bell, rings) = channel();
     let server = Server::open(&run, move || bell.send(()).unwrap_or_default()).unwrap();
     assert_eq!(std::fs::metadata(folder(&run)).unwrap().permissions().mode() & 0o777, 0o700);
-    let (there, question) = (run.clone(), Question::Scale { to: Scale::More(2) });
+    let (there, question) = (run.clone(), Question::Scale { to: Scale::More(2), force: false });
     let asking = std::thread::spawn(move || ask(&there, &question));
     rings.recv_timeout(Duration::from_secs(60)).unwrap();
     let call = server.next().unwrap();
-    assert_eq!((&call.question, &call.by), (&Question::Scale { to: Scale::More(2) }, &None));
+    assert_eq!((&call.question, &call.by), (&Question::Scale { to: Scale::More(2), force: false }, &None));
     call.answer(Answer::done("well"));
     assert_eq!(asking.join().unwrap().unwrap(), Answer::done("well"));
     let there = run.clone();

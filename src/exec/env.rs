@@ -1,12 +1,12 @@
 //! The environment that a task sees.
 //!
 //! Invariant: a task never sees the variables by which our launcher placed this process in its MPI
-//! world; a task that is an MPI program would otherwise try to join that world and hang. Variables
-//! that a user set for tuning stay.
+//! world; a task that is an MPI program would otherwise try to join that world and hang. What a
+//! user set in the same families reaches the tasks of all ranks (see `user_env`).
 //!
 //! The part that all tasks share is computed once per runner; each task adds only its own
 //! variables. In order of rising priority: the environment in which Phalanx was started (filtered),
-//! the variables that Phalanx sets, the job's, the task's.
+//! what the user set for MPI, the variables that Phalanx sets, the job's, the task's.
 
 use std::ffi::{CStr, CString, OsString};
 use std::fmt::{Display, Write};
@@ -16,40 +16,10 @@ use rustc_hash::FxHashMap;
 
 use super::mark::{self, Mark};
 use super::script::LONGEST_WORD;
+use super::user_env::is_of_a_family;
 use super::{ExecContext, ExecError, Fault, RankContext};
 use crate::job::{Group, Task};
 use crate::topology::{Gpus, is_left_out_here};
-
-/// Prefixes of variables by which launchers place a process in a world.
-const LAUNCHER: [&str; 14] = [
-    "OMPI_",
-    "PMIX_",
-    "PMI_",
-    "PMI2_",
-    "PRTE_",
-    "PRRTE_",
-    "HYDRA_",
-    "HYDI_",
-    "I_MPI_HYDRA_",
-    "MPI_LOCAL",
-    "MPIR_",
-    "MPISPAWN_",
-    "MV2_COMM_",
-    "PALS_",
-];
-
-/// Variables with a launcher's prefix that do not describe a place in a world.
-const LAUNCHER_KEPT: [&str; 2] = ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"];
-
-/// Parameters of these Open MPI frameworks tune the transport of messages. Those of other
-/// frameworks may come from the launcher, which passes its findings on in the same form.
-const TUNING: [&str; 17] = [
-    "btl", "pml", "mtl", "coll", "op", "osc", "io", "fs", "fbtl", "fcoll", "sharedfp", "topo", "rcache", "mpool",
-    "opal", "oob", "mpi",
-];
-
-/// Parameters of these frameworks that the launcher sets nevertheless.
-const TUNING_BY_LAUNCHER: [&str; 2] = ["OMPI_MCA_mpi_oversubscribe", "OMPI_MCA_mpi_yield_when_idle"];
 
 /// Slurm variables that a task sees: those that identify the job. All others describe a step or the
 /// job's nodes; an `mpirun` inside a task would use them (the old name `SLURM_JOBID` included) to
@@ -110,7 +80,7 @@ const OURS: [&str; 14] = [
 /// for worlds. They must not reach a run that a task starts.
 const THIS_RUN: [&str; 2] = ["PHALANX_EXIT_FILE", "PHALANX_WORLDS"];
 
-/// True for a variable of our own environment that no task may see.
+/// True for a variable that no task takes over from the environment of its rank.
 pub(crate) fn is_hidden(name: &str) -> bool {
     if OURS.contains(&name) || THIS_RUN.contains(&name) || ["OMP_NUM_THREADS", "OMP_PLACES"].contains(&name) {
         return true;
@@ -118,12 +88,7 @@ pub(crate) fn is_hidden(name: &str) -> bool {
     if name.starts_with("SLURM_") {
         return !SLURM_KEPT.contains(&name);
     }
-    LAUNCHER.iter().any(|prefix| name.starts_with(prefix)) && !LAUNCHER_KEPT.contains(&name) && !is_tuning(name)
-}
-
-fn is_tuning(name: &str) -> bool {
-    let framework = name.strip_prefix("OMPI_MCA_").map(|p| p.split('_').next().unwrap_or(p));
-    framework.is_some_and(|f| TUNING.contains(&f)) && !TUNING_BY_LAUNCHER.contains(&name)
+    is_of_a_family(name)
 }
 
 /// One `NAME=value`, ready for the system.
@@ -158,6 +123,8 @@ pub(super) struct BaseEnv {
     allocation: Vec<(String, String)>,
     /// Names of the job's own variables.
     job: Vec<String>,
+    /// Names of what the user set for MPI.
+    users: Vec<String>,
     gpus: Gpus,
 }
 
@@ -176,6 +143,7 @@ impl BaseEnv {
             by_name: FxHashMap::default(),
             allocation: Vec::new(),
             job: names,
+            users: site.user_variables.iter().map(|(name, _)| name.clone()).collect(),
             gpus: site.gpus.clone(),
         };
         for (name, value) in vars {
@@ -187,6 +155,9 @@ impl BaseEnv {
             if !is_hidden(&text) && !is_left_out_here(&text, &value) {
                 base.set(&name, &value)?;
             }
+        }
+        for (name, value) in &site.user_variables {
+            base.set(name.as_bytes(), value.as_bytes())?;
         }
         base.set(b"PHALANX_JOB_ID", site.job_id.as_bytes())?;
         base.set(b"PHALANX_NODE", site.node.as_bytes())?;
@@ -327,12 +298,16 @@ impl TaskEnv<'_> {
         Ok(())
     }
 
-    /// Names of the variables that the job, the task and Phalanx set, which a launcher must pass to
-    /// other nodes.
+    /// Names of the variables that the user, the job, the task and Phalanx set, which a launcher
+    /// must pass to other nodes. Parameters (`..._MCA_...`) it passes by itself.
     pub(super) fn names(&self) -> impl Iterator<Item = String> {
         let own = self.own.iter().map(|e| String::from_utf8_lossy(e.name()).into_owned());
-        let job = self.base.job.iter().filter(|n| !self.own.iter().any(|e| e.name() == n.as_bytes()));
-        own.chain(job.cloned()).chain(["PHALANX_JOB_ID".to_owned()]).filter(|n| !n.starts_with("SLURM_"))
+        let is_shared = |n: &&String| !self.own.iter().any(|e| e.name() == n.as_bytes());
+        let users = self.base.users.iter().filter(|n| !n.contains("_MCA_") && !self.base.job.contains(n));
+        let base = users.chain(&self.base.job).filter(is_shared);
+        own.chain(base.cloned().collect::<Vec<_>>())
+            .chain(["PHALANX_JOB_ID".to_owned()])
+            .filter(|n| !n.starts_with("SLURM_"))
     }
 
     /// The value of a variable.
@@ -387,21 +362,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_launchers_variables_are_hidden_and_a_users_are_not() {
+    fn variables_of_launchers_and_of_enclosing_runs_are_hidden() {
         let hidden = [
             "OMPI_COMM_WORLD_RANK",
-            "OMPI_MCA_ess_base_jobid",
-            "OMPI_MCA_orte_hnp_uri",
-            "OMPI_MCA_pmix",
-            "OMPI_MCA_mpi_oversubscribe",
-            "OMPI_MCA_shmem_RUNTIME_QUERY_hint",
+            "OMPI_MCA_btl",
             "PMIX_RANK",
             "PMI_RANK",
-            "PMI2_X",
             "PRTE_X",
             "HYDRA_X",
             "MPI_LOCALRANKID",
-            "PMI_FD",
             "SLURM_JOBID",
             "SLURM_PROCID",
             "SLURM_STEP_ID",
@@ -418,9 +387,6 @@ mod tests {
         }
         let shown = [
             "PATH",
-            "OMPI_ALLOW_RUN_AS_ROOT",
-            "OMPI_MCA_btl_tcp_if_include",
-            "OMPI_MCA_pml",
             "SLURM_JOB_ID",
             "SLURM_SUBMIT_DIR",
             "SLURM_ARRAY_TASK_ID",

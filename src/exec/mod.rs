@@ -27,6 +27,7 @@
 //! | `signals` | recognising a signal to the whole node |
 //! | `oom` | recognising a kill by the system's out-of-memory killer |
 //! | `env` | the environment that a task sees |
+//! | `user_env` | what the user set for MPI programs, told apart from what a launcher set |
 //! | `mpi` | the `mpirun` line of an MPI task |
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task measures |
@@ -60,6 +61,7 @@ mod signals;
 mod spawn;
 mod supervise;
 mod used_files;
+mod user_env;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,6 +79,7 @@ pub(crate) use process::family_use;
 pub use runner::Runner;
 pub(crate) use spawn::is_ignored_from_start;
 pub(crate) use used_files::change_of;
+pub use user_env::user_variables;
 
 use crate::graph::link::GroupId;
 use crate::job::{DataGraph, FileNames, Group, Task};
@@ -132,11 +135,13 @@ pub struct RankContext {
     pub graphs: Option<PathBuf>,
     /// The command that starts MPI tasks, with optional arguments: `PHALANX_MPIRUN`, else `mpirun`.
     pub mpirun: Vec<String>,
+    /// What the user set for MPI programs where the run was started (see [`user_variables`]).
+    pub user_variables: Vec<(String, String)>,
 }
 
 impl RankContext {
-    /// Makes a context with the default grace period of 5 s, and `mpirun` from the environment
-    /// variable `PHALANX_MPIRUN` if that is set.
+    /// Makes a context with the default grace period of 5 s, `mpirun` from the environment
+    /// variable `PHALANX_MPIRUN` if that is set, and what the user of this process set for MPI.
     pub fn new(job_id: impl Into<String>, rank: Rank, node: impl Into<String>, slots: u16) -> RankContext {
         let mpirun = std::env::var("PHALANX_MPIRUN").unwrap_or_default();
         let mut mpirun: Vec<String> = mpirun.split_whitespace().map(str::to_owned).collect();
@@ -153,6 +158,7 @@ impl RankContext {
             scripts: std::env::temp_dir(),
             graphs: None,
             mpirun,
+            user_variables: user_variables(),
         }
     }
 

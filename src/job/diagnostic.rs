@@ -187,7 +187,9 @@ impl Diagnostics {
         }
         match &item.help {
             Some(help) => group = group.element(Level::HELP.message(help.as_str())),
-            None if item.spans.is_empty() => group = group.element(Level::NOTE.message(format!("in {}", self.file))),
+            None if item.spans.is_empty() && !item.message.contains(&self.file) => {
+                group = group.element(Level::NOTE.message(format!("in {}", self.file)))
+            }
             None => {}
         }
         vec![group]

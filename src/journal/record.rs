@@ -236,7 +236,8 @@ impl Ended {
         let all_ok = tally.failed + tally.cancelled == 0;
         let (reason, exit_code) = match why {
             StopReason::Complete if all_ok => (EndReason::Complete, 0),
-            StopReason::Complete | StopReason::Failures => (EndReason::Failures, 1),
+            StopReason::Complete => (EndReason::Failures, 1),
+            StopReason::Failures => (EndReason::MaxFailures, 1),
             StopReason::Broken(reason) => (EndReason::Error(reason.clone()), 1),
             StopReason::Budget => (EndReason::Budget, 3),
             StopReason::Walltime => (EndReason::Walltime, 4),
@@ -261,6 +262,8 @@ pub enum EndReason {
     Signal(i32),
     /// Phalanx itself failed.
     Error(String),
+    /// As many tasks failed as `max_failures` allows.
+    MaxFailures,
 }
 
 #[cfg(test)]

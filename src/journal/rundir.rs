@@ -172,6 +172,11 @@ impl RunDir {
         self.path.join("measures.jsonl")
     }
 
+    /// The address of its page with the token, while it serves one.
+    pub fn page(&self) -> PathBuf {
+        self.path.join("page")
+    }
+
     /// Progress over its last session (see `observe::samples`).
     pub fn samples(&self) -> PathBuf {
         self.path.join("samples.jsonl")

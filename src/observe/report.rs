@@ -13,6 +13,7 @@ use super::nodes::{NodeUse, uses};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
+use super::standing::Standing;
 use super::style::{LISTED, Paint, and_more, count, outcome, percent, value};
 use super::summary::write_summary;
 use super::timeline::Timeline;
@@ -47,12 +48,10 @@ pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
 pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     let figures = Figures::of(run);
     let measures = MeasureReader::of(&run.dir.measures());
-    let ended = run.session().ended.as_ref();
     let object = ReportJson {
-        job: run.subject().job.name(),
+        standing: Standing::of(run, &figures),
         run: run.dir.path().display().to_string(),
         state: run.state().name(),
-        exit_code: ended.map(|ended| ended.exit_code),
         began: utc(run.replay.sessions[0].began.unix_ns),
         sessions: run.replay.sessions.len(),
         phalanx: &run.session().began.phalanx,
@@ -69,8 +68,6 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         bytes_moved: figures.bytes_moved,
         billed_node_s: figures.billed_node_s,
         active_node_s: figures.active_node_s,
-        cost: figures.cost,
-        budget: figures.budget,
         decisions: run.replay.sessions.iter().flat_map(|session| &session.decisions).collect(),
         past: run.session().past.as_ref(),
         unusual: run.session().unusual.iter().collect(),
@@ -89,10 +86,10 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
 /// The object of `--json`. Its field names are stable; an unknown figure is null.
 #[derive(Serialize)]
 struct ReportJson<'a> {
-    job: &'a str,
+    #[serde(flatten)]
+    standing: Standing,
     run: String,
     state: &'static str,
-    exit_code: Option<i32>,
     began: String,
     sessions: usize,
     phalanx: &'a str,
@@ -109,10 +106,6 @@ struct ReportJson<'a> {
     bytes_moved: u64,
     billed_node_s: f64,
     active_node_s: f64,
-    /// Null if the job has no price.
-    cost: Option<f64>,
-    /// Null if the job has no budget.
-    budget: Option<f64>,
     /// Scaling decisions of all sessions; empty for a job without a policy.
     decisions: Vec<&'a Decision>,
     /// What the run learnt from earlier runs of the job; null if there were none.

@@ -198,7 +198,7 @@ impl RunView {
         match (&self.session().ended, &self.liveness) {
             (Some(ended), _) => match ended.reason {
                 EndReason::Complete => RunState::Completed,
-                EndReason::Failures => RunState::Failed,
+                EndReason::Failures | EndReason::MaxFailures => RunState::Failed,
                 EndReason::Budget => RunState::Budget,
                 EndReason::Walltime => RunState::Walltime,
                 EndReason::Signal(_) => RunState::Cancelled,

@@ -68,6 +68,7 @@ pub(super) fn explanation(run: &RunView) -> Option<String> {
     Some(match (reason, &run.liveness) {
         (Some(EndReason::Complete), _) => return None,
         (Some(EndReason::Failures), _) => "all tasks that could run have ended".to_owned(),
+        (Some(EndReason::MaxFailures), _) => "stopped because as many tasks failed as `max_failures` allows".to_owned(),
         (Some(EndReason::Budget), _) => "stopped because the budget is spent".to_owned(),
         (Some(EndReason::Walltime), _) => "stopped before the end of its allocation".to_owned(),
         (Some(EndReason::Signal(number)), _) => format!("stopped by {}", signal(number.unsigned_abs())),

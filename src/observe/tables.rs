@@ -11,15 +11,15 @@ use crate::journal::Session;
 use crate::model::Attempt;
 use crate::model::Stream;
 
-/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason` as CSV (RFC 4180
-/// without the carriage returns).
+/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session` as CSV (RFC
+/// 4180 without the carriage returns).
 ///
 /// Times are seconds since the first session began. A task that never ran has attempt 0 and no
 /// rank, node and slot; so has a task whose own end was not recorded before the run was killed, and
 /// which is known to have completed because a task that depends on it has. The reason says why
-/// Phalanx failed the attempt, where it did.
+/// Phalanx failed the attempt, where it did. Attempts of each session are numbered from 1.
 pub fn write_tasks(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
-    writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason")?;
+    writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session")?;
     for (session, subject) in run.sessions() {
         for attempt in &session.attempts {
             write_row(out, run, session, &*subject.job, attempt)?;
@@ -50,7 +50,7 @@ fn write_row(
         let ns = run.on_run_clock(session, time);
         write!(out, ",{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)?;
     }
-    writeln!(out, ",{}", cell(session.reason(attempt).unwrap_or_default()))?;
+    writeln!(out, ",{},{}", cell(session.reason(attempt).unwrap_or_default()), session.began.session)?;
     Ok(())
 }
 

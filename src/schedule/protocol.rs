@@ -363,6 +363,9 @@ pub struct Welcome {
     pub open: bool,
     /// Nothing more is started once this number of tasks has failed; `None`: no limit.
     pub max_failures: Option<u32>,
+    /// Environment variables that the user set for MPI programs: each rank passes these on to its
+    /// tasks, and none that it finds itself.
+    pub user_variables: Vec<(String, String)>,
 }
 
 /// The resources of a rank.

@@ -6,12 +6,14 @@
 //! | `prepared` | [`PreparedJob`]: job, graph, estimates, order and urgency |
 //! | `estimates` | how long each task takes, in memory for each group |
 //! | `requirements` | what a task needs of a rank |
+//! | `walltime` | the margin before the end of an allocation |
 //! | `placement` | which tasks fit on which ranks, shares of limits, homes |
 
 mod estimates;
 pub(crate) mod placement;
 mod prepared;
 pub(crate) mod requirements;
+pub(crate) mod walltime;
 
 pub use estimates::{TaskEstimates, estimate_ns};
 pub use prepared::{PreparedJob, graph_of};

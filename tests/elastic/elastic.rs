@@ -238,18 +238,83 @@ fn a_run_is_asked_scaled_drained_and_cancelled() {
     phalanx(&dir).args(["scale", "run", "5"]).run().code(1).says("no [capacity]");
     phalanx(&dir).args(["drain", "run", "nowhere"]).run().code(1).says("nowhere");
     phalanx(&dir).args(["drain", "run", "0"]).run().code(1).says("coordinates");
-    phalanx(&dir).args(["cancel", "run", "w39"]).run().ok().says("12 tasks are cancelled");
+    phalanx(&dir).args(["cancel", "run", "w39[0-9,11]"]).run().ok().says("11 tasks are cancelled");
+    phalanx(&dir).args(["cancel", "run", "w39"]).run().ok();
+    phalanx(&dir).args(["cancel", "run", "w39[5-99]"]).run().code(1).says("refused: `w39` has no such index: 12");
+    phalanx(&dir).args(["cancel", "run", "w93"]).run().code(1).says("refused: this job has no task `w93`");
     phalanx(&dir).args(["cancel", "run"]).run().ok();
     run.wait_clean().code(143);
     phalanx(&dir).args(["status", "run"]).run().ok().says("run CANCELLED");
     let over = phalanx(&dir).args(["status", "run", "--json"]).run().ok().json();
     assert_eq!((&over["state"], &over["exit_code"]), (&"cancelled".into(), &143.into()), "{over}");
+    // What programs are told under the same names, whoever tells.
+    let report = phalanx(&dir).args(["report", "run", "--json"]).run().json();
+    for name in ["run_name", "job", "run_state", "session", "exit_code", "elapsed_s", "counts", "cost", "budget"] {
+        assert!(!report[name].is_null() || ["cost", "budget"].contains(&name), "{name} is not in {report}");
+        assert_eq!(report[name], over[name], "{name}");
+    }
     phalanx(&dir).args(["report", "run"]).run().says("asked by the user: scale 5: refused");
 }
 
 /// A job with nodes from this machine.
 fn local(policy: &str, body: &str) -> String {
     format!("[capacity]\nprovider = \"local\"\n{policy}\n{body}")
+}
+
+#[test]
+fn a_number_by_hand_is_bounded_by_the_job_file_and_by_what_the_provider_holds() {
+    let dir = Dir::new("bounded");
+    let scaling = "[scaling]\npolicy = \"fixed\"\nmax_ranks = 2\n";
+    let run = open_run(&dir, phalanx(&dir), &format!("{}\n{}", held(9, ""), local(scaling, "")));
+    let scale = |words: &[&str]| phalanx(&dir).args(["scale", "run"]).args(words.to_vec()).run();
+    let ranks = || status(&dir)["ranks"].as_array().map(Vec::len);
+    for words in [&["99"], &["+98"], &["3"]] {
+        scale(words).code(1).says("refused:").says("max_ranks = 2").says("--force");
+    }
+    scale(&["9999", "--force"]).code(1).says("refused: the provider `local` cannot hold 9,998 more nodes");
+    assert_eq!(ranks(), Some(1), "a refusal changes nothing");
+    scale(&["2"]).ok();
+    wait_for("two ranks", 120, || (count(&status(&dir), "active") == 2).then_some(()));
+    scale(&["+1"]).code(1).says("refused:");
+    scale(&["+1", "--force"]).ok().says("1 node is requested");
+    wait_for("three ranks", 120, || (count(&status(&dir), "active") == 3).then_some(()));
+    release(&dir);
+    run.wait_clean().ok();
+    phalanx(&dir).args(["report", "run", "--html", "r.html"]).run();
+    assert!(dir.read("r.html").contains("scale 9999 --force: refused"));
+}
+
+#[test]
+fn what_a_user_set_for_mpi_reaches_tasks_everywhere_and_what_a_launcher_set_does_not() {
+    let dir = Dir::new("user-env");
+    // Each rank that has a task waits until both have one.
+    let meet = "env | grep -E '^(OMPI|PMIX|PMI|PRTE|HYDRA|HFI)_' | sort > env.$PHALANX_RANK; \
+                until [ $(ls env.* | wc -l) = 3 ]; do sleep 0.05; done";
+    let job = format!("[[task]]\nname = \"env\"\narray = \"0-2\"\ncommand = \"{meet}\"\n{}", local("", ""));
+    dir.job("job.toml", &job);
+    let users = [
+        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+        ("OMPI_MCA_btl_base_verbose", "0"),
+        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+        ("OMPI_UNKNOWN", "x"),
+        ("PMIX_MCA_base_verbose", "0"),
+        ("PRTE_MCA_base_verbose", "0"),
+    ];
+    let command = mpirun(&dir, 2).args(["run", "job.toml", "-q", "--slots", "1", "--run-dir", "run"]);
+    let run = users.into_iter().fold(command, |command, (name, value)| command.env(name, value)).start();
+    wait_for("the run to begin", 120, || dir.has("run/control/socket").then_some(()));
+    phalanx(&dir).args(["scale", "run", "+1"]).run().ok();
+    run.wait_clean().ok();
+    // The harness may set some of its own.
+    let said = |rank: u32| dir.read(&format!("env.{rank}"));
+    assert_eq!((said(0), said(0)), (said(1), said(2)), "all ranks agree");
+    for (name, value) in users {
+        assert!(said(2).lines().any(|line| line == format!("{name}={value}")), "{name} is not in {}", said(2));
+    }
+    for theirs in ["OMPI_COMM_WORLD", "OMPI_MCA_orte", "OMPI_MCA_ess", "PMIX_RANK", "PMIX_MCA_psec", "HFI_NO"] {
+        assert!(!said(0).contains(theirs), "{theirs} is in {}", said(0));
+    }
 }
 
 #[test]

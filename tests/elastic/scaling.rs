@@ -253,13 +253,49 @@ fn a_plan_shows_trade_offs_and_what_is_possible() {
     }
     assert!(planned["sbatch"].as_str().unwrap().starts_with("sbatch --nodes="));
     assert!(dir.read("plan.svg").ends_with("</svg>\n"));
-    plan(&["--ranks", "1..12", "--deadline", "5m"]).ok().says("no number of ranks helps");
+    plan(&["--ranks", "1..12", "--deadline", "5m"])
+        .ok()
+        .says("No number of ranks meets the deadline:")
+        .says("no number of ranks helps");
     plan(&["--ranks", "1..12", "--deadline", "30h"])
         .ok()
-        .says("meet deadline and budget")
+        .says("meet the deadline, from")
         .says("phalanx submit job.toml --nodes=");
     plan(&["--ranks", "0..3"]).code(2);
     plan(&["--budget", "-1"]).code(2);
+}
+
+#[test]
+fn the_time_that_a_plan_asks_for_has_room_for_the_margin() {
+    let dir = Dir::new("margin");
+    let job = |estimate: &str| {
+        format!("[[task]]\nname = \"t\"\narray = \"0-39\"\nestimate = \"{estimate}\"\ncommand = \"true\"\n")
+    };
+    let minutes = |estimate: &str| -> u64 {
+        dir.job("job.toml", &job(estimate));
+        let planned = phalanx(&dir).args(["plan", "job.toml", "--ranks", "1", "--json"]).run().ok().json();
+        let line = planned["sbatch"].as_str().expect("a line").to_owned();
+        let time = line.split("--time=").nth(1).and_then(|rest| rest.split(' ').next()).expect("a time").to_owned();
+        let parts: Vec<u64> = time.split(':').map(|part| part.parse().expect("a number")).collect();
+        let said = phalanx(&dir).args(["submit", "job.toml", "--dry-run", &format!("--time={time}")]).run().ok();
+        assert!(!said.stderr().contains("warning"), "the plan's own time is warned of: {said}");
+        parts[0] * 60 + parts[1]
+    };
+    // 40 s, a fifth more, 26 s to begin and to end: not one minute, and not three.
+    assert_eq!(minutes("1s"), 2);
+    // 40 minutes, a fifth more, 85 s.
+    assert!((49..=51).contains(&minutes("1m")), "{}", minutes("1m"));
+    let submit = |time: &str| phalanx(&dir).args(["submit", "job.toml", "--dry-run", time]).run().ok();
+    dir.job("job.toml", &job("1s"));
+    submit("--time=0:00:20").says("leaves no time to run tasks").says("ask for");
+    submit("-t0:01:00");
+    dir.job("job.toml", &job("5m"));
+    submit("--time=5").says("the longest chain of them takes 5m");
+    let blocks = "[capacity]\nprovider = \"slurm\"\ntime = \"2m\"\n";
+    dir.job("job.toml", &(job("5m") + blocks));
+    phalanx(&dir).args(["check", "job.toml"]).run().ok().says("`time = \"2m\"` in [capacity] leaves");
+    dir.job("job.toml", &(job("5s") + blocks));
+    assert!(!phalanx(&dir).args(["check", "job.toml"]).run().ok().stderr().contains("[capacity]"));
 }
 
 #[test]

@@ -23,6 +23,59 @@ fn completions_know_the_verbs() {
     phalanx(&dir).args(["completions", "nonsense"]).run().code(2);
 }
 
+/// The example of a module with stand-ins for the commands of Environment Modules and Lmod.
+const MODULE: &str = r#"
+foreach command {module-whatis conflict prereq} { proc $command args {} }
+proc setenv {name value} { set ::env($name) $value }
+proc prepend-path {name value} {
+    set old [expr {[info exists ::env($name)] ? $::env($name) : ""}]
+    set ::env($name) [expr {$old eq "" ? $value : "$value:$old"}]
+}
+source [lindex $argv 0]
+foreach name {PATH MANPATH XDG_DATA_DIRS} { puts "$name=$env($name)" }
+"#;
+
+#[test]
+fn the_module_hides_nothing_of_the_system() {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let Some(tclsh) = std::env::split_paths(&paths).map(|dir| dir.join("tclsh")).find(|path| path.is_file()) else {
+        return support::skip_loudly("there is no tclsh");
+    };
+    let dir = Dir::new("module");
+    dir.file("load.tcl", MODULE);
+    let file = support::repository().join("docs/modulefile");
+    let load = |before: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(&tclsh);
+        command.arg(dir.path().join("load.tcl")).arg(&file).env_clear().env("PATH", "/usr/bin:/bin");
+        let output = command.envs(before.iter().copied()).output().expect("tclsh starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for before in [&[][..], &[("MANPATH", ""), ("XDG_DATA_DIRS", "")]] {
+        let said = load(before);
+        let value = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or("");
+        assert!(value("MANPATH").ends_with(':'), "no empty element stands for the system's pages: {said}");
+        assert!(value("XDG_DATA_DIRS").ends_with("/share:/usr/local/share:/usr/share"), "{said}");
+        assert!(value("PATH").ends_with("/bin:/usr/bin:/bin"), "{said}");
+    }
+    let said = load(&[("MANPATH", "/x/man"), ("XDG_DATA_DIRS", "/x/share")]);
+    assert!(said.contains("/man:/x/man\n") && said.contains("/share:/x/share\n"), "{said}");
+}
+
+#[test]
+fn q_ends_top() {
+    let dir = Dir::new("q");
+    dir.job("long.toml", "[[task]]\nname = \"long\"\ncommand = \"until test -e end; do sleep 0.05; done\"\n");
+    let run = phalanx(&dir).args(["run", "long.toml", "-q", "--slots", "1", "--run-dir", "run"]).start();
+    support::wait_for("the run to begin", 120, || dir.has("run/control/socket").then_some(()));
+    // `script` gives it a terminal; a frame takes an hour, so only the key can end it.
+    let line = format!("printf q | script -qec \"'{}' top run --every 3600\" typescript", support::program().display());
+    TestCommand::new("bash", dir.path()).args(["-c", &line]).run().ok();
+    assert!(dir.read("typescript").contains("RUNNING"), "it shows the run before");
+    dir.file("end", "");
+    run.wait_clean().ok();
+}
+
 #[test]
 fn there_is_a_manual_page_for_each_verb() {
     let dir = Dir::new("man");

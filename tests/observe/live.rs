@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +37,19 @@ struct Listening {
     token: String,
 }
 
+/// Address and token of a run's page, from the file that is its user's alone: a log has no token.
+fn page_of(run: &Running, dir: &Dir) -> (String, String) {
+    wait_for("where the page is", 120, || run.stderr_so_far().contains("the run's page: ").then_some(()));
+    let said = run.stderr_so_far();
+    let url = dir.read("phalanx-runs/latest/page");
+    let parts = url.trim().strip_prefix("http://").and_then(|rest| rest.split_once("/?token="));
+    let (address, token) = parts.expect("an address and a token");
+    assert!(said.contains(address) && said.contains("/page") && !said.contains(token), "{said}");
+    let about = dir.path().join("phalanx-runs/latest/page").metadata().expect("the file is there");
+    assert_eq!(about.permissions().mode() & 0o777, 0o600);
+    (address.to_owned(), token.to_owned())
+}
+
 impl Listening {
     fn start(name: &str, ranks: u32) -> Listening {
         Listening::with(name, ranks, "")
@@ -47,14 +61,7 @@ impl Listening {
         dir.job("long.toml", &format!("{JOB}{more}"));
         let run =
             mpirun(&dir, ranks).args(["run", "long.toml", "-q", "--slots", "2", "--listen", "127.0.0.1:0"]).start();
-        let url = wait_for("the address of the page", 120, || {
-            let said = run.stderr_so_far();
-            let line = said.lines().find(|line| line.contains("http://"))?;
-            Some(line[line.find("http://")?..].trim().to_owned())
-        });
-        let (address, token) =
-            url.strip_prefix("http://").and_then(|rest| rest.split_once("/?token=")).expect("an address and a token");
-        let (address, token) = (address.to_owned(), token.to_owned());
+        let (address, token) = page_of(&run, &dir);
         let listening = Listening { run, dir, address, token };
         wait_for("the early tasks to end", 120, || {
             let state = listening.json("/api/v1/run");
@@ -618,11 +625,7 @@ fn every_query_of_the_dashboard_is_answered_by_prometheus() {
     let dir = Dir::new("prometheus");
     dir.job("long.toml", job);
     let run = mpirun(&dir, 2).args(["run", "long.toml", "-q", "--slots", "2", "--listen", "127.0.0.1:0"]).start();
-    let url = wait_for("the address of the page", 120, || {
-        let said = run.stderr_so_far();
-        Some(said.lines().find_map(|line| line.split_once("http://"))?.1.trim().to_owned())
-    });
-    let (target, token) = url.split_once("/?token=").expect("a token");
+    let (target, token) = page_of(&run, &dir);
     let port = format!("127.0.0.1:{}", free_ports(1)[0]);
     let config = format!(
         "global:\n  scrape_interval: 1s\nscrape_configs:\n  - job_name: phalanx\n    authorization:\n      credentials: {token}\n    \

@@ -1,6 +1,7 @@
 //! Job files from the outside: what good ones become, what bad ones are told, and that no bytes
 //! make the reader panic.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -190,9 +191,21 @@ fn indices_of_an_array_are_those_of_the_file() {
         "[[task]]\nname = 'first'\ncommand = 'true'\n[[task]]\nname = 't'\narray = '10-20:5'\ncommand = ['echo', '{index:04}', '{name}']\n",
     );
     assert_eq!(task(&job, 2).work, Work::Command(vec!["echo".into(), "0015".into(), "t".into()]));
-    assert_eq!(job.find("t[15]"), Some(2..3));
-    assert_eq!(job.find("t"), Some(1..4));
-    assert_eq!((job.find("t[16]"), job.find("u"), job.find("first[0]")), (None, None, None));
+    let one = |range: Range<u32>| Ok(vec![range]);
+    assert_eq!(job.find("t[15]"), one(2..3));
+    assert_eq!(job.find("t"), one(1..4));
+    assert_eq!(job.find("t[10,20]"), Ok(vec![1..2, 3..4]), "the forms of `needs`");
+    assert_eq!(job.find("t[10-15:5]"), one(1..3));
+    for (name, why) in [
+        ("t[16]", "no such index: 16"),
+        ("t[15-16]", "no such index: 16"),
+        ("t[x]", "indices"),
+        ("t[15", "no task `t[15`"),
+        ("u", "no task `u`"),
+        ("first[0]", "neither an array"),
+    ] {
+        assert!(job.find(name).is_err_and(|said| said.contains(why)), "{name}");
+    }
     assert_eq!((job.group_of(TaskId(0)), job.group_of(TaskId(3))), ((0, 0), (1, 2)));
     assert!(job.task(TaskId(4)).is_err());
     assert!(job.is_constant(0));
@@ -603,7 +616,7 @@ proptest! {
                 for number in [0, count / 2, count.saturating_sub(1)] {
                     let task = loaded.job.task(TaskId(number)).unwrap();
                     let name = loaded.job.task_name(task.id);
-                    prop_assert_eq!(loaded.job.find(&name), Some(number..number + 1));
+                    prop_assert_eq!(loaded.job.find(&name), Ok(Vec::from_iter(Some(number..number + 1))));
                     loaded.job.content_key(task.id).unwrap();
                 }
             }

@@ -114,7 +114,7 @@ fn a_warning_signal_stops_a_run_that_can_be_resumed() {
     dir.job("long.toml", LONG);
     let id = submit(&slurm, &dir, &["--nodes=2"], &["long.toml", "--slots", "2"]);
     wait_for("the first marks", 120, || dir.has("marks").then(|| dir.list("marks").len() > 4)?.then_some(()));
-    // Slurm tells the batch shell alone, as `--signal=B:USR1@120` does before the end of the
+    // Slurm tells the batch shell alone, as `--signal=B:USR1@120` would before the end of the
     // allocation.
     slurm.scancel(["--batch", "--signal=USR1", &id.to_string()]);
     assert_ended(&slurm.wait_job(id, 240), "FAILED", 4);
@@ -145,6 +145,45 @@ fn a_run_stops_before_the_walltime_and_resumes() {
     assert_ended(&slurm.wait_job(id, 480), "COMPLETED", 0);
     assert_eq!(latest(&dir).0, "COMPLETED");
     assert_each_step_once(&dir);
+}
+
+#[test]
+fn a_run_ends_within_the_time_that_its_plan_asks_for() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let dir = Dir::new("planned");
+    let task = "[job]\nname = \"planned\"\n[[task]]\nname = \"t\"\narray = \"0-9\"\nestimate = \"1s\"\ncommand = \"sleep 1\"\n";
+    dir.job("planned.toml", task);
+    let planned = phalanx(&dir).args(["plan", "planned.toml", "--ranks", "1", "--json"]).run().ok().json();
+    let line = planned["sbatch"].as_str().expect("a line").to_owned();
+    // A minute is shorter than the two that Slurm's warning once came before the end.
+    assert!(line.contains("--time=0:01:00"), "{line}");
+    let options: Vec<&str> = line.split(' ').filter(|word| word.starts_with("--")).collect();
+    let id = submit(&slurm, &dir, &options, &["planned.toml", "--slots", "2"]);
+    assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
+}
+
+#[test]
+fn what_a_user_set_for_mpi_reaches_tasks_on_all_nodes_under_a_policy() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let dir = Dir::new("user-env");
+    // None ends before both ranks have one.
+    let meet = "env | grep -E '^(OMPI|PMIX|PRTE)_' | sort > env.$PHALANX_RANK; until [ $(ls env.* | wc -l) = 2 ]; do sleep 0.05; done";
+    let scaling = "[scaling]\npolicy = \"hybrid\"\nmax_ranks = 2\n";
+    dir.job(
+        "users.toml",
+        &format!("[[task]]\nname = \"e\"\narray = \"0-1\"\nestimate = \"30s\"\ncommand = \"{meet}\"\n{scaling}"),
+    );
+    let export = "--export=ALL,OMPI_MCA_rmaps_base_oversubscribe=1,PMIX_MCA_base_verbose=0,OMPI_UNKNOWN=x";
+    let id = submit(&slurm, &dir, &["--nodes=2", export], &["users.toml", "--slots", "1"]);
+    assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
+    let said = dir.read("env.1");
+    assert_eq!(dir.read("env.0"), said);
+    for name in ["OMPI_MCA_rmaps_base_oversubscribe=1", "PMIX_MCA_base_verbose=0", "OMPI_UNKNOWN=x", "OMPI_MCA_btl="] {
+        assert!(said.contains(name), "{name} is not in {said}");
+    }
+    for theirs in ["OMPI_COMM_WORLD", "OMPI_MCA_plm", "OMPI_MCA_ras", "OMPI_MCA_orte", "PMIX_RANK"] {
+        assert!(!said.contains(theirs), "{theirs} is in {said}");
+    }
 }
 
 #[test]

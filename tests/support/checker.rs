@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Dir, phalanx};
 
 /// The header that `report --tasks` promises.
-pub const HEADER: &str = "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason";
+pub const HEADER: &str = "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session";
 
 /// One attempt, as a line of the report tells it. Times are nanoseconds since the run began.
 #[derive(Clone, Debug, PartialEq)]

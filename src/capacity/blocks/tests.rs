@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -44,10 +46,10 @@ fn what_waits_is_withdrawn_and_what_does_not_end_is_ended() {
     assert_eq!(blocks.take_orders(), [ProviderOrder::Withdraw(waiting)]);
     let stuck = blocks.request(Time(0)).unwrap();
     all(&mut blocks, stuck, &[accepted(), granted(), BlockEvent::Joined, BlockEvent::Left]);
-    blocks.tick(Time(5_000_000_000));
+    blocks.tick(Time(5_000_000_000), None);
     assert_eq!(blocks.take_orders(), [ProviderOrder::Release(stuck)]);
-    blocks.tick(Time(60_000_000_000));
-    blocks.tick(Time(61_000_000_000));
+    blocks.tick(Time(60_000_000_000), None);
+    blocks.tick(Time(61_000_000_000), None);
     assert_eq!(blocks.take_orders(), [ProviderOrder::Withdraw(stuck)], "told once");
 }
 
@@ -111,10 +113,22 @@ fn a_block_whose_time_is_nearly_up_is_named_once() {
     let id = blocks.request(Time(0)).unwrap();
     let grant = NodeGrant { node: "n1".into(), since: Some(second(0)), ends: Some(second(600)), anchor: false };
     all(&mut blocks, id, &[accepted(), BlockEvent::Granted(grant), BlockEvent::Joined]);
-    blocks.tick(second(539));
+    blocks.tick(second(539), None);
     assert!(blocks.take_expiring().is_empty());
-    blocks.tick(second(541));
-    blocks.tick(second(542));
+    blocks.tick(second(541), None);
+    blocks.tick(second(542), None);
+    assert_eq!(blocks.take_expiring(), [id]);
+}
+
+#[test]
+fn short_tasks_need_less_time_before_the_end_of_their_block() {
+    let mut blocks = Blocks::default();
+    let id = blocks.request(Time(0)).unwrap();
+    let grant = NodeGrant { node: "n1".into(), since: Some(second(0)), ends: Some(second(600)), anchor: false };
+    all(&mut blocks, id, &[accepted(), BlockEvent::Granted(grant), BlockEvent::Joined]);
+    blocks.tick(second(587), Some(Duration::from_secs(2)));
+    assert!(blocks.take_expiring().is_empty());
+    blocks.tick(second(588), Some(Duration::from_secs(2)));
     assert_eq!(blocks.take_expiring(), [id]);
 }
 

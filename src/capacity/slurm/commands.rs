@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::super::provider::{alone, alone_but};
 use crate::job::units::{compress_hosts, expand_hosts};
+use crate::job::{Capacity, ProviderKind};
 use crate::system::bounded_command;
 
 /// Upper bound of one command. Slurm's own time limits end most of them sooner.
@@ -156,6 +157,17 @@ impl SlurmCommands {
         Ok(ours.flat_map(|(_, nodes)| expand_hosts(nodes.trim()).unwrap_or_default()).collect())
     }
 
+    /// Number of nodes of the partition that requests go to; `None` if it is not known.
+    pub(super) fn nodes_for(&self, capacity: &Capacity) -> Option<u32> {
+        let elsewhere = ["-p", "--partition", "-M", "--clusters"];
+        let goes_elsewhere = |word: &String| elsewhere.iter().any(|option| word.starts_with(option));
+        if capacity.provider != ProviderKind::Slurm || capacity.extra.iter().any(goes_elsewhere) {
+            return None;
+        }
+        let said = self.output(command("sinfo", None).args(["--noheader", "--all", "--format=%P|%D"])).ok()?;
+        nodes_of_partition(&said, capacity.partition.as_deref())
+    }
+
     /// Submits a job.
     pub(super) fn submit(&self, job: &SbatchArgs<'_>) -> Result<JobId, String> {
         let mut command = Command::new("sbatch");
@@ -222,6 +234,17 @@ impl SlurmCommands {
         let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
         Err(if said.is_empty() { format!("{name} failed ({})", output.status) } else { said })
     }
+}
+
+/// Sums up the lines `PARTITION|NODES` of a partition. That of requests that name none has a star.
+fn nodes_of_partition(said: &str, partition: Option<&str>) -> Option<u32> {
+    let lines = said.lines().filter_map(|line| line.trim().split_once('|'));
+    let wanted = lines.filter(|(name, _)| match partition {
+        Some(partition) => name.trim_end_matches('*') == partition,
+        None => name.ends_with('*'),
+    });
+    let nodes: u32 = wanted.filter_map(|(_, nodes)| nodes.trim().parse::<u32>().ok()).sum();
+    (nodes > 0).then_some(nodes)
 }
 
 /// Selects all jobs, including ended ones and those of hidden partitions.
@@ -292,6 +315,15 @@ mod tests {
         assert!(job.nodes.is_empty() && !job.has_nodes() && !job.is_over());
         assert!(Queued::parse("19|DEADLINE|1|1||DeadLine").unwrap().is_over());
         assert_eq!(Queued::parse(""), None);
+    }
+
+    #[test]
+    fn the_nodes_of_a_partition_are_those_of_all_its_states() {
+        let said = "all*|3\nall*|1\nbig|64\n";
+        assert_eq!(nodes_of_partition(said, None), Some(4));
+        assert_eq!(nodes_of_partition(said, Some("big")), Some(64));
+        assert_eq!(nodes_of_partition(said, Some("all")), Some(4));
+        assert_eq!(nodes_of_partition(said, Some("none")), None, "which is not known to be small");
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod shrink;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,8 @@ pub struct Slurm {
     events: Receiver<(BlockId, BlockEvent)>,
     manager: Option<JoinHandle<()>>,
     commands: SlurmCommands,
+    /// Number of nodes that jobs may get, once Slurm has said so.
+    nodes: Arc<OnceLock<u32>>,
 }
 
 impl Slurm {
@@ -72,9 +75,18 @@ impl Slurm {
         names.sessions.push(SessionJobs::new(&launch.run, launch.began_unix_ns));
         names.write()?;
         let ((requests, receiver), (sender, events)) = (channel(), channel());
+        let nodes = Arc::new(OnceLock::new());
+        let (ask, told) = (commands.clone(), Arc::clone(&nodes));
+        let asked = capacity.clone();
         let manager = SlurmManager::new(launch, capacity, allocation, names, commands.clone(), sender);
-        let manager = thread::Builder::new().name("slurm".into()).spawn(move || manager.run(&receiver))?;
-        Ok(Slurm { requests, events, manager: Some(manager), commands })
+        let manager = thread::Builder::new().name("slurm".into()).spawn(move || {
+            // Without an answer the number stays unknown.
+            if let Some(nodes) = ask.nodes_for(&asked) {
+                let _ = told.set(nodes);
+            }
+            manager.run(&receiver);
+        })?;
+        Ok(Slurm { requests, events, manager: Some(manager), commands, nodes })
     }
 
     /// Starts the world of a block on a node that the run has from the start.
@@ -91,6 +103,10 @@ impl Slurm {
 impl Provider for Slurm {
     fn request(&mut self, ids: &[BlockId], limit: Option<Duration>) {
         self.send(ManagerRequest::Nodes(ids.to_vec(), limit));
+    }
+
+    fn most_blocks(&self) -> Option<u32> {
+        self.nodes.get().copied()
     }
 
     fn release(&mut self, id: BlockId) {

@@ -3,13 +3,15 @@
 //! Any process that can read the file can join the run and start programs as its owner. Only the
 //! owner may therefore read it, and a file that others could have read or written is rejected.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::system::private_file;
 
 /// Name of the file in the run directory.
 pub const FILE: &str = "contact";
@@ -114,16 +116,7 @@ impl Contact {
         let Contact { run, addresses, secret } = self;
         let written = ContactText { run: run.clone(), addresses: addresses.clone(), secret: secret.to_hex() };
         let text = serde_json::to_string(&written).map_err(io::Error::other).map_err(io("write"))?;
-        // Written under another name and then renamed: no reader sees half a file, and its
-        // permissions are right from the start.
-        let new = path.with_extension("new");
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("replace")(error)),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(io("create"))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write"))?;
-        fs::rename(&new, path).map_err(io("write"))
+        private_file::write(path, &text).map_err(io("write"))
     }
 
     /// Reads the file after checking that only its owner can read or write it.

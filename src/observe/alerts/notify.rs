@@ -13,7 +13,7 @@ use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::watch::Told;
-use crate::exec::is_hidden_from_tasks;
+use crate::exec::{is_hidden_from_tasks, user_variables};
 use crate::job::Alert;
 use crate::system::bounded_command;
 
@@ -66,7 +66,7 @@ pub(crate) fn tell(alert: &Alert, told: &Told, telling: &Telling<'_>) -> Vec<Str
     if let Some(webhook) = &alert.webhook
         && let Err(error) = post(webhook, &line)
     {
-        trouble(format!("cannot post to {webhook}"), error);
+        trouble(format!("cannot post to {}", without_secret(webhook)), error);
     }
     if let Some(words) = &alert.command
         && let Err(error) = run(words, told, telling, &line)
@@ -74,6 +74,14 @@ pub(crate) fn tell(alert: &Alert, told: &Told, telling: &Telling<'_>) -> Vec<Str
         trouble(format!("command {:?}", words.first().map_or("", String::as_str)), error);
     }
     troubles
+}
+
+/// An address without its path, query and user, which may hold the key to it.
+fn without_secret(webhook: &str) -> String {
+    let (scheme, rest) = webhook.split_once("://").unwrap_or(("", webhook));
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}/...")
 }
 
 fn append(path: &std::path::Path, line: &str) -> io::Result<()> {
@@ -125,6 +133,7 @@ fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::
     for (name, _) in hidden {
         command.env_remove(name);
     }
+    command.envs(user_variables());
     command.env("PHALANX_ALERT", telling.alert).env("PHALANX_ALERT_METRIC", telling.metric);
     command.env("PHALANX_ALERT_VALUE", told.value.to_string()).env("PHALANX_ALERT_TEXT", telling.text);
     command.env("PHALANX_RUN_DIR", &telling.run_dir);

@@ -14,6 +14,7 @@ use crate::observe::nodes::{NodeUse, of_session};
 use crate::observe::run_view::{RunState, node_of, run_ns};
 use crate::observe::samples::Sample;
 use crate::observe::spending::Spending;
+use crate::observe::standing::{Standing, TaskCounts};
 use crate::scale::Forecast;
 
 /// Maximum number of points of a history.
@@ -27,10 +28,10 @@ const NOTES: usize = 20;
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Run")]
 pub(super) struct RunInfo {
+    #[serde(flatten)]
+    standing: Standing,
     /// Name of the run, as `phalanx report` takes it.
     run: String,
-    /// Name of the job.
-    job: String,
     /// Version of Phalanx.
     phalanx: String,
     /// State of the run.
@@ -38,10 +39,6 @@ pub(super) struct RunInfo {
     state: &'static str,
     /// When the session began (RFC 3339, UTC).
     began: String,
-    /// 1, and one more for each resume.
-    session: u32,
-    /// Seconds since then.
-    elapsed_s: f64,
     /// Estimated seconds to the end; null if unknown.
     remaining_s: Option<f64>,
     /// Tasks of the job.
@@ -72,8 +69,6 @@ pub(super) struct RunInfo {
     used: Option<f64>,
     /// Cost of the run, as billed; null if nodes have no price.
     spent: Option<f64>,
-    /// Maximum cost of the run.
-    budget: Option<f64>,
     /// Forecast of the end of the run, while it runs and if its policy makes one.
     forecast: Option<Forecast>,
     /// Busy share of the CPUs of rank 0's node, 0 to 1.
@@ -103,16 +98,35 @@ pub(super) fn run(live: &Live) -> RunInfo {
     let (session, totals) = (live.view.session(), &live.totals);
     let tasks = u64::from(live.view.subject().job.task_count());
     let (running, queued) = live.running_and_queued();
+    let spent = live.spending.as_ref().map(Spending::spent);
+    let standing = Standing {
+        run_name: live.view.name(),
+        job: live.view.subject().job.name().to_owned(),
+        run_state: live.view.state().name(),
+        session: session.began.session,
+        exit_code: session.ended.as_ref().map(|ended| ended.exit_code),
+        elapsed_s: live.elapsed_s(),
+        counts: TaskCounts {
+            total: tasks,
+            pending: pending(live),
+            ready: queued,
+            running,
+            completed: totals.of(State::Completed),
+            failed: totals.failed(),
+            skipped: totals.of(State::Skipped),
+            cancelled: totals.of(State::Cancelled),
+        },
+        cost: spent,
+        budget: live.spending.as_ref().and_then(|spending| spending.budget),
+    };
     let sample = live.samples.last().filter(|sample| sample.node_memory > 0);
     let grave = session.notes.iter().rev().filter(|note| note.level > Level::Info).take(NOTES);
     RunInfo {
+        standing,
         run: live.view.name(),
-        job: live.view.subject().job.name().to_owned(),
         phalanx: session.began.phalanx.clone(),
         state: live.view.state().name(),
         began: utc(session.began.unix_ns),
-        session: session.began.session,
-        elapsed_s: live.elapsed_s(),
         remaining_s: live.remaining_s(),
         tasks,
         pending: pending(live),
@@ -127,8 +141,7 @@ pub(super) fn run(live: &Live) -> RunInfo {
         slots: live.slots(),
         work_s: totals.work_s(),
         used: live.used(),
-        spent: live.spending.as_ref().map(Spending::spent),
-        budget: live.spending.as_ref().and_then(|spending| spending.budget),
+        spent,
         forecast: live.forecast(),
         node_cpu: sample.map(|sample| sample.node_cpu),
         node_memory_used: sample.map(|sample| sample.node_memory_used),

@@ -1,7 +1,8 @@
 //! The HTTP server of a run, on its own thread: authentication and dispatch of requests.
 //!
-//! - Every request needs the token of the run, which is generated per run and printed once. The
-//!   user chooses the address; there is no default, so nothing listens unless asked to.
+//! - Every request needs the token of the run, which is generated per session and kept in a file of
+//!   the run directory that only its owner can read. It is printed to a terminal, never to a log.
+//!   The user chooses the address; there is no default, so nothing listens unless asked to.
 //! - Requests are limited in size of head and body, time to arrive, and duration of the connection.
 //! - Every connection is accepted at once. At most 64 are kept that have not shown the token (one
 //!   more closes the oldest of the address with most of them), and 32 that have (one more closes
@@ -13,8 +14,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -38,6 +40,7 @@ use crate::journal::{Began, RunDir};
 use crate::observe::job_view::SessionJob;
 use crate::observe::terminal::AboveBar;
 use crate::system::strangers::Strangers;
+use crate::system::{launcher, private_file};
 
 /// Loads the job of a session from its first record.
 type SessionReader = fn(&Began) -> Result<SessionJob, String>;
@@ -70,6 +73,8 @@ pub struct Listener {
 pub struct Serving {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// The file with the address.
+    page: PathBuf,
 }
 
 impl Listener {
@@ -83,13 +88,16 @@ impl Listener {
         Ok(Listener { bound: listener.local_addr()?, listener, token: secret()? })
     }
 
-    /// Starts to serve a run and prints the URL of the page. `read` loads the job of a session.
+    /// Starts to serve a run, writes the URL of the page to a file of the run directory and says
+    /// where. `read` loads the job of a session.
     ///
     /// # Errors
-    /// If the thread cannot be created.
+    /// If the thread or the file cannot be created.
     pub fn serve(self, dir: &RunDir, read: SessionReader) -> io::Result<Serving> {
         let Listener { listener, bound, token } = self;
         let url = format!("http://{bound}/?token={token}");
+        let page = dir.page();
+        private_file::write(&page, &format!("{url}\n"))?;
         let (stop, stopped) = oneshot::channel();
         let dir = dir.clone();
         let serve = move || match runtime(listener, &dir, read, token, stopped) {
@@ -97,12 +105,15 @@ impl Listener {
             Err(error) => tracing::error!("the live page has ended: {error}"),
         };
         let thread = std::thread::Builder::new().name("phalanx-listen".to_owned()).spawn(serve)?;
-        // If standard error is closed, the URL is lost.
-        let _ = writeln!(AboveBar, "phalanx: the run's page: {url}");
+        // Others may read a log, so the token stands only where the user alone sees it.
+        let is_seen = io::stderr().is_terminal() || launcher::prints_to_terminal();
+        let shown = if is_seen { url } else { format!("http://{bound}/ with the token in {}", page.display()) };
+        // If standard error is closed, the file still tells.
+        let _ = writeln!(AboveBar, "phalanx: the run's page: {shown}");
         if !bound.ip().is_loopback() {
             tracing::warn!("{bound} is reachable from other machines, and the connection is not encrypted");
         }
-        Ok(Serving { stop: Some(stop), thread: Some(thread) })
+        Ok(Serving { stop: Some(stop), thread: Some(thread), page })
     }
 }
 
@@ -115,6 +126,8 @@ impl Drop for Serving {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        // It may have been removed with the run directory.
+        let _ = std::fs::remove_file(&self.page);
     }
 }
 

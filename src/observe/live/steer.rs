@@ -63,6 +63,9 @@ struct ScaleRequest {
     /// again.
     #[schemars(extend("pattern" = "^([+-]?[0-9]+|auto)$"))]
     ranks: String,
+    /// Exceed the `max_ranks` of the job file. What the provider of nodes holds is never exceeded.
+    #[serde(default)]
+    force: bool,
 }
 
 /// Ranks to drain.
@@ -99,7 +102,7 @@ impl ChangeRequest for ScaleRequest {
     const EXAMPLE: &str = "{\"ranks\": \"+2\"}";
 
     fn question(self) -> Result<Question, String> {
-        Ok(Question::Scale { to: self.ranks.parse()? })
+        Ok(Question::Scale { to: self.ranks.parse()?, force: self.force })
     }
 }
 
@@ -153,8 +156,9 @@ mod tests {
     #[test]
     fn the_words_are_those_of_the_commands() {
         let scale = |body: &str| parse::<ScaleRequest>(body.as_bytes());
-        assert_eq!(scale("{\"ranks\": \"+2\"}"), Ok(Question::Scale { to: Ranks::More(2) }));
-        assert_eq!(scale("{\"ranks\": \"6\"}"), Ok(Question::Scale { to: Ranks::To(6) }));
+        assert_eq!(scale("{\"ranks\": \"+2\"}"), Ok(Question::Scale { to: Ranks::More(2), force: false }));
+        let forced = "{\"ranks\": \"6\", \"force\": true}";
+        assert_eq!(scale(forced), Ok(Question::Scale { to: Ranks::To(6), force: true }));
         for body in ["", "{}", "{\"ranks\": 2}", "{\"ranks\": \"two\"}", "{\"ranks\":\"2\",\"x\":1}", "\u{0}", "[1"] {
             assert!(scale(body).is_err(), "{body}");
         }

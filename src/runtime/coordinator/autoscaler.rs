@@ -211,6 +211,11 @@ impl Autoscaler {
         self.decides
     }
 
+    /// Cost of this session, as of the last decision.
+    pub(super) fn spent(&self) -> Option<f64> {
+        self.spent
+    }
+
     /// The last decisions, for a status request.
     pub(super) fn status(&self) -> Value {
         let decision = |decision: &Decision| {

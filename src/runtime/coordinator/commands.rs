@@ -17,7 +17,7 @@ impl CoordinatorDriver {
         let (answer, messages) = match &question {
             Question::Status => (self.status(now), Messages::new()),
             _ if self.finished.is_some() => (Answer::refused("the run is ending"), Messages::new()),
-            Question::Scale { to } => self.scale(now, *to),
+            Question::Scale { to, force } => self.scale(now, *to, *force),
             Question::Drain { what } => self.drain(now, what),
             Question::Rebalance => {
                 (Answer::done("the remaining work is shared out evenly"), self.step(now, [CoordinatorEvent::Rebalance]))
@@ -43,7 +43,7 @@ impl CoordinatorDriver {
         all.filter(|&rank| self.coordinator.standing(rank).is_some_and(&which)).collect()
     }
 
-    fn scale(&mut self, now: Time, to: Scale) -> (Answer, Messages) {
+    fn scale(&mut self, now: Time, to: Scale, force: bool) -> (Answer, Messages) {
         let active = self.ranks_in(|s| matches!(s, RankState::Joining | RankState::Active)).len() as u32;
         let present = active + self.coming();
         let ranks = match to {
@@ -52,12 +52,21 @@ impl CoordinatorDriver {
             Scale::Fewer(fewer) => present.saturating_sub(fewer),
             Scale::Auto => return (self.let_policy_decide(), Messages::new()),
         };
-        // A rank that only coordinates counts, too.
-        let least = 1 + self.nodes.base().iter().filter(|rank| rank.facts.slots == 0).count() as u32;
+        // Ranks that only coordinate count, too.
+        let idle = self.nodes.base().iter().filter(|rank| rank.facts.slots == 0).count() as u32;
+        let least = 1 + idle;
         if ranks < least {
             let text = format!(
                 "a run keeps at least {}, one of which works; `phalanx cancel` ends it",
                 counted(least, "rank")
+            );
+            return (Answer::refused(text), Messages::new());
+        }
+        let bound = self.job.scaling.as_ref().map(|scaling| scaling.max_ranks);
+        if let Some(bound) = bound.filter(|bound| !force && ranks > present && ranks > bound.saturating_add(idle)) {
+            let text = format!(
+                "{ranks} ranks are more than the job file allows (`max_ranks = {bound}` in [scaling]); \
+                 `--force` (over HTTP `\"force\": true`) goes beyond it"
             );
             return (Answer::refused(text), Messages::new());
         }
@@ -82,19 +91,39 @@ impl CoordinatorDriver {
         let mut woken = self.ranks_in(|state| state == RankState::Parked);
         woken.extend(self.ranks_in(|state| state == RankState::Quarantined));
         woken.truncate(ranks as usize);
-        let messages = self.change(now, &woken, &Change::Recall);
         let missing = ranks - woken.len() as u32;
+        if let Some(why) = self.refuses_nodes(missing) {
+            let most = woken.len() as u32 + self.room();
+            let possible = if most == 0 { "no more".to_owned() } else { format!("at most {most} more") };
+            return (Answer::refused(format!("{why}; {possible} can be had now")), Messages::new());
+        }
+        let messages = self.change(now, &woken, &Change::Recall);
         let asked = self.request_nodes(now, missing, None);
         let woken_text = counted_are(woken.len() as u64, "parked rank");
-        let text = format!("{woken_text} woken, {} requested", counted_are(asked, "node"));
-        if asked == missing {
-            return (Answer::done(text), messages);
+        (Answer::done(format!("{woken_text} woken, {} requested", counted_are(asked, "node"))), messages)
+    }
+
+    /// Number of further nodes that can be requested.
+    fn room(&self) -> u32 {
+        let Some(provisioner) = &self.provisioner else { return 0 };
+        match self.nodes.blocks.paused() {
+            Some(_) => 0,
+            None => provisioner.room(&self.nodes.blocks).unwrap_or(u32::MAX),
         }
-        let why = match &self.provisioner {
-            None => "this job's file has no [capacity] to request more",
-            Some(_) => "nothing more is requested since too much has failed (see the notes of `phalanx report`)",
+    }
+
+    /// Why this number of nodes cannot be requested, if it cannot, and what helps.
+    fn refuses_nodes(&self, nodes: u32) -> Option<String> {
+        if nodes <= self.room() {
+            return None;
+        }
+        let Some(provisioner) = &self.provisioner else {
+            return Some("the run has no other ranks, and its job file has no [capacity] to request more nodes".into());
         };
-        (Answer::refused(format!("{text}; {why}")), messages)
+        Some(match self.nodes.blocks.paused() {
+            Some(why) => format!("no further nodes are requested in this run: {why} (see `phalanx report`); resume it"),
+            None => format!("{} cannot hold {}", provisioner.name(), counted(nodes, "more node")),
+        })
     }
 
     fn shrink(&mut self, now: Time, ranks: u32) -> (Answer, Messages) {
@@ -123,16 +152,11 @@ impl CoordinatorDriver {
             counted_are(drained.len() as u64, "joined rank"),
             counted_are(parked.len() as u64, "own rank")
         );
-        match left {
-            _ if !refusals.is_empty() => (Answer::refused(format!("{text}; {}", refusals.join("; "))), messages),
-            0 => (Answer::done(text), messages),
-            _ => (
-                Answer::refused(format!(
-                    "{text}; {left} fewer is not possible: rank 0 stays, and worlds go as a whole"
-                )),
-                messages,
-            ),
+        if left > 0 {
+            refusals.push(format!("{left} of {ranks} stay: rank 0 coordinates, and worlds go as a whole"));
         }
+        let changed = withdrawn + drained.len() + parked.len() > 0;
+        (answer(text, changed, &refusals), messages)
     }
 
     fn drain(&mut self, now: Time, what: &str) -> (Answer, Messages) {
@@ -163,11 +187,9 @@ impl CoordinatorDriver {
             0 => String::new(),
             some => format!("; {} parked, as part of the run's own world", counted_are(some as u64, "rank")),
         };
+        let changed = joined.len() + own.len() > 0;
         let text = format!("{} drained{parked}", counted_are(joined.len() as u64, "rank"));
-        match refusals.is_empty() {
-            true => (Answer::done(text), messages),
-            false => (Answer::refused(format!("{text}; {}", refusals.join("; "))), messages),
-        }
+        (answer(text, changed, &refusals), messages)
     }
 
     /// Splits ranks that were asked to change into those that do, and the reasons of the others.
@@ -197,5 +219,16 @@ impl CoordinatorDriver {
             many => format!("{many} tasks are cancelled, with what needs them"),
         };
         (Answer::done(text), messages)
+    }
+}
+
+/// The answer to a change that is done as far as `refusals` allow. A refusal comes first, so that
+/// no text about the rest is taken for success.
+fn answer(done: String, changed: bool, refusals: &[String]) -> Answer {
+    let why = refusals.join("; ");
+    match (refusals.is_empty(), changed) {
+        (true, _) => Answer::done(done),
+        (false, true) => Answer::refused(format!("only a part is done: {why} ({done})")),
+        (false, false) => Answer::refused(why),
     }
 }

@@ -16,11 +16,12 @@ use crate::capacity::NodeTable;
 use crate::control::Server;
 use crate::job::Job;
 use crate::journal::{EndReason, Ended, JournalError, Level, Record};
-use crate::model::{Rank, Time};
+use crate::model::{Rank, State, Time};
 use crate::observe::RunProgress;
 use crate::scale::Forecast;
 use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEvent, ProvisioningState, StopReason};
 use crate::schedule::protocol::{Message, Stop};
+use crate::workload::walltime::LongestTask;
 
 /// Interval of the driver's periodic work: progress, journal, nodes, decisions, commands, limits.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
@@ -28,13 +29,26 @@ const TICK_INTERVAL: Duration = Duration::from_millis(100);
 /// Messages to be sent.
 pub(super) type Messages = Vec<(Rank, Message)>;
 
+/// Which session of which run this is.
+pub(super) struct SessionIdentity {
+    /// Name of the run.
+    pub(super) name: String,
+    /// Number of the session, from 1.
+    pub(super) session: u32,
+    /// What earlier sessions cost.
+    pub(super) earlier_cost: f64,
+}
+
 /// Drives the coordinator of a run.
 pub(crate) struct CoordinatorDriver {
+    pub(super) identity: SessionIdentity,
     pub(super) coordinator: Coordinator,
     pub(super) job: Arc<Job>,
     pub(super) nodes: NodeTable,
     pub(super) recording: Recording,
     pub(super) limits: Limits,
+    /// How long tasks take.
+    longest: LongestTask,
     /// Decides about ranks and spending, or forecasts the end, if the job asks for either.
     pub(super) autoscaler: Option<Autoscaler>,
     /// Lets ranks in, if any can join.
@@ -51,6 +65,7 @@ pub(crate) struct CoordinatorDriver {
 impl CoordinatorDriver {
     /// The driver of a run that has not begun; nobody can join it.
     pub(super) fn new(
+        identity: SessionIdentity,
         coordinator: Coordinator,
         job: Arc<Job>,
         nodes: NodeTable,
@@ -59,6 +74,8 @@ impl CoordinatorDriver {
         server: Option<Server>,
     ) -> CoordinatorDriver {
         CoordinatorDriver {
+            longest: LongestTask::of(&job),
+            identity,
             coordinator,
             job,
             nodes,
@@ -142,11 +159,18 @@ impl CoordinatorDriver {
         while let Some(call) = self.server.as_ref().and_then(Server::next) {
             messages.extend(self.answer(now, call));
         }
-        if let Some(how) = self.limits.walltime_due() {
+        let task = self.longest_task(now);
+        if let Some(how) = self.limits.walltime_due(task) {
             self.recording.note(now, Level::Warning, "the allocation ends soon: no further task is started");
             messages.extend(self.stop(now, how, StopReason::Walltime));
         }
         messages
+    }
+
+    /// How long tasks take at most, those that run now included; `None` if nothing is known.
+    pub(super) fn longest_task(&self, now: Time) -> Option<Duration> {
+        let running = self.coordinator.running().map(|(_, started)| now.since(started.start));
+        self.longest.with(running.max().unwrap_or_default())
     }
 
     /// Delivers events to the coordinator and carries out its actions.
@@ -177,6 +201,9 @@ impl CoordinatorDriver {
                     self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.attempts_ended(&attempts));
                     for attempt in attempts.iter().filter(|attempt| attempt.attempt > 0) {
                         let (took, state) = (attempt.end.since(attempt.start), attempt.outcome.state);
+                        if state == State::Completed {
+                            self.longest.observe(took);
+                        }
                         self.nodes.attempt_ended(attempt.rank, took, state.is_failure());
                     }
                     self.recording.attempts_ended(attempts);

@@ -245,6 +245,7 @@ mod tests {
             masks: Vec::new(),
             open: true,
             max_failures: None,
+            user_variables: Vec::new(),
         };
         let wait = Arc::new(EventWait::new().unwrap());
         let (listener, _) = JoinListener::open(&Listen::On("127.0.0.1".into()), welcome, wait).unwrap();

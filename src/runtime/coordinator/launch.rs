@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use super::autoscaler::Autoscaler;
-use super::driver::CoordinatorDriver;
+use super::driver::{CoordinatorDriver, SessionIdentity};
 use super::join_listener::JoinListener;
 use super::prepare::PreparedRun;
 use super::pricing;
@@ -151,7 +151,9 @@ fn prepare(
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let (watcher, alerts) = watch(&dir, &job, options)?.unzip();
     let recording = Recording::new(journal, progress, history, alerts, (Arc::clone(&job), estimates), &coordinator);
-    let mut driver = CoordinatorDriver::new(coordinator, Arc::clone(&job), nodes, recording, autoscaler, server);
+    let identity = SessionIdentity { name: welcome.run_name.clone(), session: welcome.session, earlier_cost: spent };
+    let mut driver =
+        CoordinatorDriver::new(identity, coordinator, Arc::clone(&job), nodes, recording, autoscaler, server);
     if let Some((listener, provisioner)) = joining {
         driver = driver.with_joining(listener, provisioner);
     }

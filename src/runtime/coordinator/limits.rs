@@ -50,14 +50,15 @@ impl Limits {
         Limits { walltime, launched, interrupts: 0, escalation: None, is_spent: false }
     }
 
-    /// How long tasks may still be started, if the end of the allocation is known.
-    pub(super) fn time_left(&self) -> Option<Duration> {
-        self.walltime.as_ref().map(Walltime::left)
+    /// How long tasks that take up to `task` may still be started, if the end of the allocation is
+    /// known.
+    pub(super) fn time_left(&self, task: Option<Duration>) -> Option<Duration> {
+        self.walltime.as_ref().map(|walltime| walltime.left(task))
     }
 
     /// The stop that the end of the allocation asks for now; each is returned once.
-    pub(super) fn walltime_due(&mut self) -> Option<Stop> {
-        self.walltime.as_mut().and_then(Walltime::due)
+    pub(super) fn walltime_due(&mut self, task: Option<Duration>) -> Option<Stop> {
+        self.walltime.as_mut().and_then(|walltime| walltime.due(task))
     }
 
     /// Nothing may run beyond `by`.

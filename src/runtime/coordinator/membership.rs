@@ -19,8 +19,9 @@ impl CoordinatorDriver {
         let Some(listener) = &mut self.listener else { return Messages::new() };
         let effects = listener.poll(now, &mut self.nodes, open);
         let mut messages = self.apply(now, effects);
+        let task = self.longest_task(now);
         if let Some(provisioner) = &mut self.provisioner {
-            let notes = provisioner.poll(now, &mut self.nodes.blocks);
+            let notes = provisioner.poll(now, &mut self.nodes.blocks, task);
             notes.into_iter().for_each(|(level, text)| self.recording.note(now, level, &text));
         }
         messages.extend(self.drain_expiring(now));

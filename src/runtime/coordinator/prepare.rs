@@ -13,7 +13,7 @@ use super::join_address::JoinAddress;
 use super::provisioner::{self, listen_on};
 use super::resume::{self, RerunChecks, Takeover};
 use super::run_history::LoadedHistory;
-use crate::exec::{Kernels, change_of};
+use crate::exec::{Kernels, change_of, user_variables};
 use crate::graph::TaskGraph;
 use crate::job::{self, Job, Task};
 use crate::journal::{
@@ -116,6 +116,7 @@ impl PreparedRun {
             slots: options.slots,
             masks: Vec::new(),
             open: listen.is_some(),
+            user_variables: user_variables(),
         };
         Ok(PreparedRun { prepared, dir, lock, journal, kept, welcome, spent, ended, past })
     }

@@ -96,8 +96,7 @@ impl Provisioner {
 
     /// Requests nodes, which are needed for at most `limit`; returns the number of requests.
     pub(super) fn request(&mut self, now: Time, blocks: &mut Blocks, nodes: u32, limit: Option<Duration>) -> u32 {
-        let held = blocks.iter().filter(|block| block.state == State::Held && block.own).count();
-        let most = if self.kind == ProviderKind::None { held } else { nodes as usize };
+        let most = if self.kind == ProviderKind::None { held(blocks) } else { nodes as usize };
         let ids: Vec<BlockId> = (0..nodes).take(most).map_while(|_| blocks.request(now)).collect();
         if !ids.is_empty() {
             self.provider.request(&ids, limit);
@@ -105,17 +104,36 @@ impl Provisioner {
         ids.len() as u32
     }
 
+    /// Number of further nodes that the provider can hold; `None` if it is not known.
+    pub(super) fn room(&self, blocks: &Blocks) -> Option<u32> {
+        if self.kind == ProviderKind::None {
+            return Some(held(blocks) as u32);
+        }
+        let taken = blocks.iter().filter(|block| !block.state.is_over()).count() as u32;
+        self.provider.most_blocks().map(|most| most.saturating_sub(taken))
+    }
+
+    /// The name of the provider, for messages.
+    pub(super) fn name(&self) -> &'static str {
+        match self.kind {
+            ProviderKind::None => "the allocation",
+            ProviderKind::Local => "the provider `local`",
+            ProviderKind::Slurm => "the provider `slurm`",
+        }
+    }
+
     /// True if a node may still come.
     pub(super) fn may_provide(&self, blocks: &Blocks) -> bool {
         blocks.paused().is_none() && (self.kind != ProviderKind::None || blocks.coming().next().is_some())
     }
 
-    /// Takes the events of the provider, and puts the resulting orders to it.
-    pub(super) fn poll(&mut self, now: Time, blocks: &mut Blocks) -> Vec<(Level, String)> {
+    /// Takes the events of the provider, and puts the resulting orders to it. Tasks take up to
+    /// `task`, if that is known.
+    pub(super) fn poll(&mut self, now: Time, blocks: &mut Blocks, task: Option<Duration>) -> Vec<(Level, String)> {
         for (id, event) in self.provider.poll() {
             blocks.step(now, id, event);
         }
-        blocks.tick(now);
+        blocks.tick(now, task);
         self.execute_orders(blocks);
         let note = |note| match note {
             BlockNote::Info(text) => (Level::Info, text),
@@ -138,6 +156,11 @@ impl Provisioner {
     pub(super) fn close(&mut self, now: Time, blocks: &mut Blocks) -> Vec<(Level, String)> {
         blocks.withdraw_waiting(now, usize::MAX);
         self.provider.close();
-        self.poll(now, blocks)
+        self.poll(now, blocks, None)
     }
+}
+
+/// Number of nodes of the run's own allocation that are billed without a world.
+fn held(blocks: &Blocks) -> usize {
+    blocks.iter().filter(|block| block.state == State::Held && block.own).count()
 }

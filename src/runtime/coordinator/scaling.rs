@@ -55,7 +55,7 @@ impl CoordinatorDriver {
     /// Requests nodes, which are needed for about `needed_for` if that is known; returns the number
     /// of requests.
     pub(super) fn request_nodes(&mut self, now: Time, nodes: u32, needed_for: Option<Duration>) -> u32 {
-        let limit = needed_for.into_iter().chain(self.limits.time_left()).min();
+        let limit = needed_for.into_iter().chain(self.limits.time_left(self.longest_task(now))).min();
         let Some(provisioner) = &mut self.provisioner else { return 0 };
         provisioner.request(now, &mut self.nodes.blocks, nodes, limit)
     }

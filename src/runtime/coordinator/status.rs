@@ -7,6 +7,7 @@ use super::driver::CoordinatorDriver;
 use crate::capacity::Block;
 use crate::control::Answer;
 use crate::model::{Rank, RankState, Time};
+use crate::observe::{RunState, Standing, TaskCounts};
 use crate::schedule::protocol::Started;
 
 /// Number of running tasks in an answer; those that have been running longest are shown.
@@ -23,7 +24,22 @@ impl CoordinatorDriver {
             None if self.coordinator.is_stopping() => "stopping",
             None => "running",
         };
-        let status = json!({
+        let [total, ready, running, completed, failed, skipped, cancelled] =
+            [tally.total, tally.ready, tally.running, tally.completed, tally.failed, tally.skipped, tally.cancelled]
+                .map(u64::from);
+        let counts = TaskCounts { total, ready, running, completed, failed, skipped, cancelled, pending: 0 };
+        let standing = Standing {
+            run_name: self.identity.name.clone(),
+            job: self.job.name.clone(),
+            run_state: RunState::Running.name(),
+            session: self.identity.session,
+            exit_code: None,
+            elapsed_s: now.seconds(),
+            counts: counts.with_pending(),
+            cost: self.autoscaler.as_ref().and_then(|it| it.spent()).map(|spent| self.identity.earlier_cost + spent),
+            budget: self.job.cost.budget,
+        };
+        let status = standing.with(json!({
             "state": text,
             "time_s": now.seconds(),
             "epoch": self.coordinator.epoch(),
@@ -37,7 +53,7 @@ impl CoordinatorDriver {
             "ranks": ranks,
             "blocks": blocks,
             "paused": self.nodes.blocks.paused(),
-        });
+        }));
         Answer { status: Some(status), ..Answer::done(text) }
     }
 

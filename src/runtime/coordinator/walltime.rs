@@ -4,14 +4,20 @@ use std::time::Duration;
 
 use crate::runtime::clock::unix_ns;
 use crate::schedule::protocol::Stop;
+use crate::workload::walltime::{margin_within, termination};
 
 /// When to stop starting tasks, and when to terminate running ones, so that the run ends in order
 /// before its allocation does.
 #[derive(Clone, Copy, Debug)]
 pub struct Walltime {
-    drain_at: u64,
-    terminate_at: u64,
+    end_ns: u64,
+    /// Length of the allocation from the start of this process.
+    length: Duration,
     returned: Option<Stop>,
+}
+
+fn before(end_ns: u64, margin: Duration) -> u64 {
+    end_ns.saturating_sub(margin.as_nanos() as u64)
 }
 
 impl Walltime {
@@ -24,33 +30,25 @@ impl Walltime {
         Some(Walltime::ending_at(end.saturating_mul(1_000_000_000), unix_ns()))
     }
 
-    /// An allocation with this end. The margin is a tenth of the remaining time, between 10 s and
-    /// 2 min: no task starts in it, and running tasks are terminated in its last third.
     fn ending_at(end_ns: u64, now_ns: u64) -> Walltime {
-        let second = 1_000_000_000;
-        let margin = (end_ns.saturating_sub(now_ns) / 10).clamp(10 * second, 120 * second);
-        let terminate = (margin / 3).max(8 * second);
-        Walltime {
-            drain_at: end_ns.saturating_sub(margin),
-            terminate_at: end_ns.saturating_sub(terminate),
-            returned: None,
-        }
+        Walltime { end_ns, length: Duration::from_nanos(end_ns.saturating_sub(now_ns)), returned: None }
     }
 
-    /// Time in which tasks may still start.
-    pub fn left(&self) -> Duration {
-        Duration::from_nanos(self.drain_at.saturating_sub(unix_ns()))
+    /// Time in which tasks that take up to `task` may still start.
+    pub fn left(&self, task: Option<Duration>) -> Duration {
+        Duration::from_nanos(before(self.end_ns, margin_within(task, self.length)).saturating_sub(unix_ns()))
     }
 
-    /// The stop that is due now; each is returned once.
-    pub fn due(&mut self) -> Option<Stop> {
-        self.due_at(unix_ns())
+    /// The stop that is due now where tasks take up to `task`; each is returned once.
+    pub fn due(&mut self, task: Option<Duration>) -> Option<Stop> {
+        self.due_at(unix_ns(), task)
     }
 
-    fn due_at(&mut self, now_ns: u64) -> Option<Stop> {
+    fn due_at(&mut self, now_ns: u64, task: Option<Duration>) -> Option<Stop> {
+        let margin = margin_within(task, self.length);
         let how = match now_ns {
-            now if now >= self.terminate_at => Stop::Terminate,
-            now if now >= self.drain_at => Stop::Drain,
+            now if now >= before(self.end_ns, termination(margin)) => Stop::Terminate,
+            now if now >= before(self.end_ns, margin) => Stop::Drain,
             _ => return None,
         };
         if self.returned.is_some_and(|returned| returned >= how) {
@@ -68,20 +66,21 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     #[test]
-    fn a_long_allocation_keeps_two_minutes() {
+    fn an_unknown_job_keeps_two_minutes_of_a_long_allocation() {
         let mut walltime = Walltime::ending_at(36_000 * S, 0);
-        assert_eq!(walltime.due_at(35_879 * S), None);
-        assert_eq!(walltime.due_at(35_880 * S), Some(Stop::Drain));
-        assert_eq!(walltime.due_at(35_881 * S), None, "returned once");
-        assert_eq!(walltime.due_at(35_960 * S), Some(Stop::Terminate));
-        assert_eq!(walltime.due_at(36_001 * S), None);
+        assert_eq!(walltime.due_at(35_879 * S, None), None);
+        assert_eq!(walltime.due_at(35_880 * S, None), Some(Stop::Drain));
+        assert_eq!(walltime.due_at(35_881 * S, None), None, "returned once");
+        assert_eq!(walltime.due_at(35_960 * S, None), Some(Stop::Terminate));
+        assert_eq!(walltime.due_at(36_001 * S, None), None);
     }
 
     #[test]
-    fn a_short_one_keeps_ten_seconds_and_time_to_kill() {
-        let mut walltime = Walltime::ending_at(60 * S, 0);
-        assert_eq!(walltime.due_at(49 * S), None);
-        assert_eq!(walltime.due_at(50 * S), Some(Stop::Drain));
-        assert_eq!(walltime.due_at(52 * S), Some(Stop::Terminate));
+    fn a_job_of_seconds_keeps_seconds_and_time_to_kill() {
+        let task = Some(Duration::from_secs(1));
+        let mut walltime = Walltime::ending_at(36_000 * S, 0);
+        assert_eq!(walltime.due_at(35_988 * S, task), None);
+        assert_eq!(walltime.due_at(35_989 * S, task), Some(Stop::Drain));
+        assert_eq!(walltime.due_at(35_992 * S, task), Some(Stop::Terminate));
     }
 }

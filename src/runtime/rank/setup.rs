@@ -84,7 +84,8 @@ impl RankSetup {
         let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
         let site = RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), slots.max(1) as u16);
         let graphs = Some(dir.path().join("graphs"));
-        let site = RankContext { gpus, scripts: dir.path().to_owned(), graphs, ..site };
+        let user_variables = welcome.user_variables.clone();
+        let site = RankContext { gpus, scripts: dir.path().to_owned(), graphs, user_variables, ..site };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let telemetry = Arc::new(TelemetryBuffer::default());
         let output = TaskOutput { files, telemetry: Arc::clone(&telemetry) };
