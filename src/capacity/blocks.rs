@@ -11,7 +11,7 @@
 //! | active | is drained | draining | the coordinator drains its ranks |
 //! | active | its time is nearly up | active | reported once, so that its ranks drain |
 //! | granted, active, draining | its ranks are gone | releasing | the provider releases it, and withdraws it after a timeout |
-//! | releasing | cannot be released | held | the bill goes on; no other node of its job is released |
+//! | releasing | cannot be released | held | the bill continues; no other node of its job is released |
 //! | releasing, held | ends | released | the bill ends |
 //! | requested, pending, granted | ends | failed | three in a row pause the provider |
 //! | active, draining | ends | released | |

@@ -63,13 +63,13 @@ pub fn hosts(path: &Path) -> Result<Vec<Host>, String> {
 fn host(line: &str) -> Result<Host, String> {
     let mut words = line.split_whitespace();
     let name = words.next().unwrap_or_default().to_owned();
-    // A name that looks like an option would be one to ssh.
+    // ssh would take a name with a leading dash for an option.
     if name.starts_with('-') || name.contains('=') {
         return Err(format!("`{line}` does not begin with the name of a host"));
     }
     let mut slots = 1;
     for word in words {
-        // Other words mean something to mpirun alone.
+        // Other words concern mpirun only.
         if let Some(number) = word.strip_prefix("slots=") {
             let counted = number.parse().ok().filter(|count| (1..=MAX_HOST_SLOTS).contains(count));
             slots = counted.ok_or_else(|| format!("`{word}` is not a number of slots from 1 to {MAX_HOST_SLOTS}"))?;
@@ -176,7 +176,7 @@ impl Provider for Local {
 
     fn withdraw(&mut self, id: BlockId) {
         if let Some(running) = self.running.get_mut(&id) {
-            // One that has ended is what is wanted.
+            // It may have ended already.
             let _ = running.child.kill();
         }
         if let Some(at) = self.waiting.iter().position(|&waiting| waiting == id) {

@@ -1,7 +1,7 @@
-//! Nodes that a run requests and releases while it goes on.
+//! Nodes that a run requests and releases while it runs.
 //!
 //! A *block* is one node with one world on it, which joins the run over the bridge. Each block
-//! comes and goes alone, even if it shares a job of the scheduler with others.
+//! arrives and leaves alone, even if it shares a job of the scheduler with others.
 //!
 //! | file | one idea |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | `slurm/` | further jobs, and the nodes of the job that the run was started in |
 //!
 //! No block outlives its run: its process exits within seconds when the link to the coordinator
-//! ends, and one that starts after the end of the run finds nobody to join and exits at once.
+//! ends, and one that starts after the end of the run finds no run to join and exits at once.
 
 pub mod blocks;
 pub mod local;

@@ -2,13 +2,13 @@
 //!
 //! A *world* is a group of ranks that started together. The base world is there from the start and
 //! may span nodes. Every other world joins later, on one node: for a block that the run requested,
-//! or by hand without a block. World and block are joined once, when the world is let in.
+//! or by hand without a block. World and block are joined once, when the world is admitted.
 //!
 //! | a joining rank is | event | next | effect |
 //! |---|---|---|---|
 //! | expected | links under its number | linked | |
-//! | linked | all of its world have told where they are | welcomed | |
-//! | expected to welcomed | tells what it has | present | the first of a world: its block has joined |
+//! | linked | all of its world have sent their places | welcomed | |
+//! | expected to welcomed | sends its resources | present | the first of a world: its block has joined |
 //! | expected to welcomed | does not arrive in time | gone | |
 //! | any | its link ends | gone, with those of its world that never linked | the last of a world: its block has left |
 //!
@@ -35,7 +35,7 @@ pub struct NodeTable {
     by_block: BTreeMap<BlockId, usize>,
 }
 
-/// What a rank tells about itself.
+/// What a rank reports about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RankFacts {
     /// Its node.
@@ -49,7 +49,7 @@ pub struct RankFacts {
 /// A rank of the run.
 #[derive(Debug)]
 pub struct NodeRank {
-    /// What it told about itself; slots and process are 0 until it is present.
+    /// What it reported about itself; slots and process are 0 until it is present.
     pub facts: RankFacts,
     /// Time that its slots spent in tasks.
     pub busy: Duration,
@@ -64,7 +64,7 @@ pub struct NodeRank {
     reported: Option<RankState>,
 }
 
-/// How far a rank has come; ordered.
+/// Progress of a rank towards taking part; ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Presence {
     Expected,
@@ -87,7 +87,7 @@ pub struct JoinedWorld {
     pub drained_at: Option<Rank>,
     /// One of its ranks took part.
     has_joined: bool,
-    /// When it was let in.
+    /// When it was admitted.
     since: Time,
     /// When its last rank went.
     gone: Option<Time>,
@@ -103,7 +103,7 @@ impl JoinedWorld {
 /// A rank began to take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// How long its node took to come, if the run requested it and this is its first rank.
+    /// How long its node took to arrive, if the run requested it and this is its first rank.
     pub delay: Option<Duration>,
 }
 
@@ -166,7 +166,7 @@ impl NodeTable {
     }
 
     /// True if a block whose ranks are parked can be released: alone, or together with all blocks
-    /// of its job, of which none is of use.
+    /// of its job, if none of them is needed.
     pub fn may_release(&self, block: BlockId, is_parked: &dyn Fn(Rank) -> bool) -> bool {
         let Some(block) = self.blocks.get(block) else { return false };
         let mut mates = self.blocks.iter().filter(|other| other.name == block.name && !other.state.is_over());
@@ -180,7 +180,7 @@ impl NodeTable {
         self.world_of(rank).map(|world| world.ranks().collect()).unwrap_or_default()
     }
 
-    /// Lets a world in and gives it numbers; returns the first. The block must be known.
+    /// Admits a world and assigns its rank numbers; returns the first. The block must be known.
     pub fn add_world(&mut self, now: Time, size: u32, block: Option<BlockId>, node: &str) -> Rank {
         let (first, at) = (self.next_rank(), self.worlds.len());
         let world = JoinedWorld { first, size, block, drained_at: None, has_joined: false, since: now, gone: None };
@@ -199,7 +199,7 @@ impl NodeTable {
         self.advance(rank, Presence::Expected, Presence::Linked)
     }
 
-    /// A rank was told what the run is. False if it is not linked, or was told already.
+    /// A rank was sent the facts of the run. False if it is not linked, or was sent them before.
     pub fn welcome(&mut self, rank: Rank) -> bool {
         self.advance(rank, Presence::Linked, Presence::Welcomed)
     }
@@ -219,7 +219,7 @@ impl NodeTable {
         self.rank(rank).is_some_and(|entry| entry.presence == Presence::Gone)
     }
 
-    /// A rank tells what it has: it takes part from now on. `None` if it does so already, or is
+    /// A rank reports its resources: it takes part from now on. `None` if it does so already, or is
     /// gone.
     pub fn arrive(&mut self, now: Time, rank: Rank, slots: u32, pid: u32) -> Option<Arrival> {
         let entry = self.ranks.get_mut(rank.index()).filter(|entry| entry.presence < Presence::Present)?;
@@ -228,7 +228,7 @@ impl NodeTable {
         let is_first = !std::mem::replace(&mut world.has_joined, true);
         let Some(id) = world.block.filter(|_| is_first) else { return Some(Arrival { delay: None }) };
         self.blocks.step(now, id, BlockEvent::Joined);
-        // How fast nodes come that were there from the start says nothing about requested ones.
+        // The delay of nodes that the run had from the start says nothing about requested ones.
         let requested = self.blocks.get(id).filter(|block| !block.own);
         Some(Arrival { delay: requested.map(|block| now.since(block.asked)) })
     }
@@ -246,7 +246,7 @@ impl NodeTable {
         lost
     }
 
-    /// Gives up ranks that did not arrive within `limit` of being let in; returns them.
+    /// Gives up ranks that did not arrive within `limit` of their admission; returns them.
     pub fn give_up(&mut self, now: Time, limit: Duration) -> Vec<Rank> {
         let late = self.worlds.iter().filter(|world| world.gone.is_none() && now.since(world.since) > limit);
         let missing = |rank: &Rank| self.ranks[rank.index()].presence < Presence::Present;
@@ -284,8 +284,9 @@ impl NodeTable {
         }
     }
 
-    /// Since when the node of a world is billed, and until when if the bill has ended: the
-    /// provider's word for a block, else the time from the first link to the end of the last.
+    /// Since when the node of a world is billed, and until when if the bill has ended: as
+    /// reported by the provider for a block, else the time from the first link to the end of the
+    /// last.
     fn billed(&self, world: &JoinedWorld) -> (Time, Option<Time>) {
         match world.block.and_then(|id| self.blocks.get(id)) {
             Some(block) => (block.granted.unwrap_or(world.since), block.ended),

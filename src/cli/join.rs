@@ -7,7 +7,7 @@ use clap::value_parser;
 
 use super::complain;
 use crate::exec::Kernels;
-use crate::runtime::{JoinOptions, go_on_without_terminal, join_run};
+use crate::runtime::{JoinOptions, detach_from_terminal, join_run};
 
 /// Adds ranks to a running run: this process, or all ranks started by mpirun.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    go_on_without_terminal();
+    detach_from_terminal();
     let options = JoinOptions { contact: args.contact, slots: args.slots, block: args.block, siblings: args.siblings };
     match join_run(&options, Kernels::builtin()) {
         Ok(finished) => ExitCode::from(u8::try_from(finished.exit_code).unwrap_or(1)),

@@ -13,7 +13,7 @@ use crate::job::{self, PolicyKind, ProviderKind};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
 use crate::runtime::{
-    self, Finished, Options, ResumePreview, RunError, UnfinishedRun, find_unfinished_run, go_on_without_terminal,
+    self, Finished, Options, ResumePreview, RunError, UnfinishedRun, detach_from_terminal, find_unfinished_run,
     preview_resume,
 };
 
@@ -110,7 +110,7 @@ pub(super) fn main(args: Args) -> ExitCode {
             Answer::Cancel => return refuse("nothing was started"),
         }
     }
-    go_on_without_terminal();
+    detach_from_terminal();
     let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
     let code = exit_code(&result);
     ExitCode::from(u8::try_from(code).unwrap_or(1))

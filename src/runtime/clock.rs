@@ -31,7 +31,7 @@ impl Clock {
         (1..OFFSET_READINGS).map(read).fold(first, |best, next| if next.0 < best.0 { next } else { best }).1
     }
 
-    /// The time since the run began.
+    /// Time since the run began.
     #[inline]
     pub fn now(&self) -> Time {
         Time(self.offset + self.start.elapsed().as_nanos() as u64)

@@ -10,7 +10,7 @@ use crate::fabric::bridge::join::JoinError;
 use crate::job::Diagnostics;
 use crate::journal::{JournalError, RunDirError};
 
-/// Why a run cannot begin or go on.
+/// Why a run cannot start or continue.
 #[derive(Debug, Error)]
 pub enum RunError {
     /// The job file has mistakes.
@@ -57,7 +57,7 @@ pub enum RunError {
     /// A signal came before anything was started.
     #[error("stopped by signal {0} before any task was started")]
     Interrupted(i32),
-    /// This rank could not go on.
+    /// This rank had to stop.
     #[error("{0}")]
     Broken(String),
     /// The coordinator of the run that this rank joined is gone.

@@ -58,7 +58,7 @@ struct Signals {
     repeats: Repeats,
 }
 
-/// Counts the signals that ask a run to end.
+/// Counts the signals that request the end of a run.
 #[derive(Default)]
 struct Repeats {
     interrupts: u32,
@@ -271,7 +271,7 @@ fn readable(fd: i32) -> libc::pollfd {
 /// Keeps the terminal from stopping this process, which would handle no signal while it is stopped.
 /// From now on it may write to the terminal in the background too, and reading from it fails. Call
 /// it before any other thread runs.
-pub(crate) fn go_on_without_terminal() {
+pub(crate) fn detach_from_terminal() {
     let set = signal_set([libc::SIGTTOU, libc::SIGTTIN]);
     // SAFETY: the set is initialised; the previous mask is not asked for. It cannot fail.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };

@@ -1,5 +1,5 @@
-//! The job as each part of the program wants to see it: implementations of the small traits that
-//! these parts declare.
+//! Adapters of the job: it implements the small traits that other parts declare for what they need
+//! to know of a task.
 
 use std::time::Duration;
 

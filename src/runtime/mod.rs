@@ -6,10 +6,10 @@
 //! | `rank` | what every rank does: its slots, its engine, its main thread |
 //! | `world` | ranks meet, are dismissed and leave together; several runs on one world; joining |
 //! | `clock`, `event_wait` | the run's time; where the main thread waits, and signals |
-//! | `job_adapters`, `job_from_session` | the job as each part of the program wants to see it |
-//! | `options`, `error` | what a person asks a run for; why it could not begin or go on |
+//! | `job_adapters`, `job_from_session` | adapters from the job to the traits of other parts |
+//! | `options`, `error` | what a user asks of a run; why a run cannot start or continue |
 //!
-//! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
+//! [`run`] runs one job; [`World`] runs several on the same ranks.
 
 mod clock;
 mod coordinator;
@@ -37,12 +37,12 @@ pub use coordinator::{
     BLOCKS, ResumePreview, UnfinishedRun, find_unfinished_run, kind_of, preview_resume, recall, resume,
 };
 pub use error::RunError;
-pub(crate) use event_wait::go_on_without_terminal;
+pub(crate) use event_wait::detach_from_terminal;
 pub use job_from_session::{job_of, subject_of};
 pub use options::Options;
 pub use world::{JoinOptions, World, join_run};
 
-/// How a run ended, for who started it.
+/// How a run ended, for its caller.
 #[derive(Debug)]
 pub struct Finished {
     /// Phalanx's exit code (see the README).
@@ -51,29 +51,29 @@ pub struct Finished {
     pub run_dir: Option<PathBuf>,
 }
 
-/// How long frames may take to leave when the run is over.
+/// Maximum time for sending the last frames when the run is over.
 const MAX_CLOSE_WAIT: Duration = Duration::from_secs(30);
 
 /// Runs a job on all ranks of the world that this process was started in, or alone. Every rank
 /// calls it, with the same kernels.
 ///
-/// `tell` is called once with what will be returned, before this rank leaves the world: leaving
-/// waits for all others, and whoever started the run should hear of an error before that.
+/// `notify` is called once with the future return value, before this rank leaves the world: leaving
+/// waits for all other ranks, and the user should see an error before that.
 ///
 /// # Errors
 /// If the run could not begin. Failures of tasks are no errors: see [`Finished::exit_code`].
 pub fn run(
     options: &Options,
     kernels: Kernels,
-    tell: impl FnOnce(&Result<Finished, RunError>),
+    notify: impl FnOnce(&Result<Finished, RunError>),
 ) -> Result<Finished, RunError> {
-    // Kept until the fabric is gone: what hangs in its end can still be interrupted.
+    // Kept until the fabric is gone, so that signals interrupt a fabric that hangs at its end.
     let (wake, mut fabric) = join()?;
-    let tell = |result: &Result<Finished, RunError>| {
-        tell(result);
+    let notify = |result: &Result<Finished, RunError>| {
+        notify(result);
         wake.leave();
     };
-    run_on(&mut fabric, options, kernels, Arc::clone(&wake), tell)
+    run_on(&mut fabric, options, kernels, Arc::clone(&wake), notify)
 }
 
 /// Joins the other ranks, if a launcher started any.
@@ -85,7 +85,7 @@ fn join() -> Result<(Arc<EventWait>, Box<dyn Fabric>), RunError> {
     Ok((wake, fabric))
 }
 
-/// From here on signals wait until they are asked for.
+/// From here on signals are blocked and wait to be read.
 fn listen() -> Result<Arc<EventWait>, RunError> {
     let wake = EventWait::new().map_err(|source| RunError::System { what: "set up signals", source })?;
     Ok(Arc::new(wake))
@@ -106,14 +106,14 @@ fn run_on(
     options: &Options,
     kernels: Kernels,
     wake: Arc<EventWait>,
-    tell: impl FnOnce(&Result<Finished, RunError>),
+    notify: impl FnOnce(&Result<Finished, RunError>),
 ) -> Result<Finished, RunError> {
     wake.begin(fabric.me() != Rank::ZERO);
     let result = match fabric.me() {
         Rank::ZERO => coordinator::launch::run(fabric, options, kernels, wake),
         _ => worker_main::run(fabric, None, kernels, wake, false),
     };
-    tell(&result);
+    notify(&result);
     if let Err(RunError::Missing { .. }) = result {
         fabric.abandon();
     }

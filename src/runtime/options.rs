@@ -24,7 +24,7 @@ pub struct Options {
     pub coordinator_only: bool,
     /// Start no further task after this number of failures; overrides the job file.
     pub max_failures: Option<u32>,
-    /// Continue whatever fails; overrides the job file.
+    /// Continue however many tasks fail; overrides the job file.
     pub keep_going: bool,
     /// Where rank 0 listens for ranks that join (`HOST` or `HOST:PORT`); `None`: as the job says.
     pub join_on: Option<String>,

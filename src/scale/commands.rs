@@ -1,5 +1,5 @@
-//! What follows from the decisions of one moment: the commands that the driver carries out, and what
-//! it records.
+//! What follows from the decisions of one moment: the commands that the driver carries out, and
+//! what it records.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ pub(crate) struct ScalingStep {
 }
 
 impl ScalingStep {
-    /// Adds what a decision asks for.
+    /// Adds the commands and warnings of a decision.
     pub(super) fn add(&mut self, decision: &Decision, can: NodeChanges) {
         self.spent = Some(decision.inputs.spent);
         match &decision.action {
@@ -108,8 +108,8 @@ impl ScalingStep {
     }
 }
 
-/// Twice the q90 of the remaining time: nodes that are requested for less come sooner. A forecast
-/// without confidence limits nothing, for a task longer than its block would never end.
+/// Twice the q90 of the remaining time: nodes that are requested for a shorter time arrive sooner.
+/// A forecast without confidence limits nothing, for a task longer than its block would never end.
 fn needed_for(decision: &Decision) -> Option<Duration> {
     let forecast = decision.forecast.filter(|_| decision.confidence >= MIN_LIMIT_CONFIDENCE)?;
     let left = forecast.finish_q90_s - decision.time.seconds();

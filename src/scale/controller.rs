@@ -277,7 +277,7 @@ impl ScalingController {
 
     /// Forecasts the end of the run: reuses the forecast of this moment's decision or, if its
     /// policy makes none, forecasts with the present ranks.
-    pub(crate) fn foresee(
+    pub(crate) fn forecast_end(
         &mut self,
         now: Time,
         ranks: &[RankView],
@@ -290,7 +290,7 @@ impl ScalingController {
         let (counts, samples) = (self.counts(), Samples::default());
         let (remaining, custom) = (&self.work, &self.custom);
         let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
-        self.forecaster.foresee(&seen, &self.estimates, &self.prices)
+        self.forecaster.forecast_end(&seen, &self.estimates, &self.prices)
     }
 
     /// True if a decision differs from the one before: any change, and of decisions to stay the

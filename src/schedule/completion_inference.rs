@@ -3,8 +3,8 @@
 //!
 //! A rank may be lost after others have counted an end that it never reported. Such a count is
 //! evidence. So is every task that has begun, since all its predecessors must have ended as its
-//! edges require. Without this inference a completed task could run again beside its own
-//! successors.
+//! edges require. Without this inference a completed task could run again at the same time as its
+//! own successors.
 //!
 //! One case stays undecided for a while: a task that needs another to fail (`afternotok`) has
 //! begun, and the other was on a lost rank together with its own predecessors. It has ended, but

@@ -64,7 +64,7 @@ pub struct Coordinator {
     finals: Vec<Option<State>>,
     /// Tasks that were complete when the session began; empty if there were none.
     done_before: Vec<bool>,
-    /// How each node ended, where known. Its home knows it too, or has been sent it.
+    /// How each node ended, where known. Its home has counted it too, or will receive it.
     ends: Vec<Option<End>>,
     /// Ranks without tasks whose completions have been sent to every rank that needs them.
     evacuated: FxHashSet<Rank>,

@@ -149,9 +149,9 @@ impl<'a> PartBuilder<'a> {
         self.graph.successors(node).filter(|e| (self.ended)(e.node()).is_none())
     }
 
-    /// Calls `tell` for each rank, other than the node's home, that needs a node: each once,
+    /// Calls `visit` for each rank, other than the node's home, that needs a node: each once,
     /// ascending.
-    fn each_other(&self, node: u32, seen: &mut Seen, mut tell: impl FnMut(u32)) {
+    fn each_other(&self, node: u32, seen: &mut Seen, mut visit: impl FnMut(u32)) {
         let own = self.home[node as usize];
         seen.found.clear();
         for rank in self.open_successors(node).map(|e| self.home[e.node() as usize]).filter(|&rank| rank != own) {
@@ -161,7 +161,7 @@ impl<'a> PartBuilder<'a> {
             }
         }
         seen.found.sort_unstable();
-        seen.found.iter().for_each(|&rank| tell(rank));
+        seen.found.iter().for_each(|&rank| visit(rank));
     }
 
     /// From each node to the other ranks that need it.

@@ -12,8 +12,8 @@
 //! | parked, draining, quarantined | is recalled | active |
 //! | draining | is empty | left |
 //!
-//! A rank that left or was lost never returns under its number: if it reconnects, it is told to
-//! leave, and joins under a new number.
+//! A rank that left or was lost never returns under its number: if it reconnects, it is ordered
+//! to leave, and joins under a new number.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

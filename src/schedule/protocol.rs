@@ -208,7 +208,7 @@ pub enum Message {
         reason: String,
     },
     /// Coordinator to rank, when the job's `max_failures` is near: the number of failed tasks that
-    /// other ranks ran. Together with its own failures the rank knows when to start nothing more.
+    /// other ranks ran. With its own failures added, the rank decides when to start nothing more.
     FailedElsewhere {
         /// Number of failed tasks.
         tasks: u32,
@@ -250,7 +250,7 @@ impl Message {
     }
 }
 
-/// The tasks at home on a rank from an epoch on, and what it must know about them.
+/// The tasks at home on a rank from an epoch on, and the facts about them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HandOut {
     /// The epoch that begins; 0 is the start of the run.
@@ -274,7 +274,7 @@ pub struct HandOut {
     pub leave: bool,
     /// Tasks at home there that another rank keeps: they are on lease.
     pub out: Vec<TaskId>,
-    /// Tasks at home there with unsuccessful attempts that the receiver does not know of.
+    /// Tasks at home there with unsuccessful attempts that are new to the receiver.
     pub tried: Vec<Tried>,
     /// Tasks kept by the receiver whose home is another rank, with that rank.
     pub leases: Vec<(TaskId, Rank)>,
@@ -302,7 +302,7 @@ impl HandOut {
 pub struct Amendment {
     /// Nodes whose home is another rank from now on.
     pub gone: Ascending,
-    /// Ends that the receiver may not know.
+    /// Ends that may be new to the receiver.
     pub ended: Vec<(u32, End)>,
     /// Nodes at home there, each with a further rank that needs it from now on; ascending.
     pub needed: Vec<(u32, u32)>,
@@ -319,7 +319,7 @@ pub struct Tried {
     pub lost: u16,
     /// Rank of the last one.
     pub rank: Rank,
-    /// When the last attempt ended by itself; zero if none did.
+    /// When the last attempt ended without an intervention; zero if none did.
     pub end: Time,
 }
 
@@ -334,7 +334,7 @@ pub struct Started {
     pub start: Time,
 }
 
-/// What a rank must know of the run before it can take tasks.
+/// The facts about the run that a rank needs before it takes tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The job file.

@@ -211,7 +211,7 @@ pub fn compare_balance(field: &Comparison<'_>, ranks: u32) -> Result<Vec<Balance
     }
     for (name, strategy) in Strategy::ALL {
         let dealt = deal(field, ranks, strategy);
-        rows.push(balance_row(field, ranks, name, Homes::Dealt(&dealt))?);
+        rows.push(balance_row(field, ranks, name, Homes::Assigned(&dealt))?);
     }
     Ok(rows)
 }

@@ -1,6 +1,10 @@
 //! The simulated provider: node requests that wait, are granted or fail, and the bill of every
 //! node.
 //!
+//! The node table of a real run (`capacity/nodes`) would not serve here: a simulated request is for
+//! many nodes at once and may be granted in part, nodes have types, and bills that have ended are
+//! summed once and not at each decision, since a simulated run may have a hundred thousand nodes.
+//!
 //! A node hosts one rank and has the rank's number. It is billed from its grant until it is given
 //! back, its loss is noticed, or the run ends.
 

@@ -23,25 +23,25 @@ use crate::job::values::{DurationSpec, MemorySpec};
 use crate::job::{Diagnostic, Diagnostics};
 
 section! {
-    /// A cluster, as `phalanx simulate` and `phalanx plan` imagine it
+    /// The cluster of `phalanx simulate` and `phalanx plan`
     ClusterSpec {
-        /// What the cluster is called
+        /// Name of the cluster
         name: String = "the name of the file without its ending",
-        /// The kinds of nodes, one table each; a run grows by the first kind
+        /// Node types, one table each; a run requests nodes of the first one
         node: Tables<NodeSpec> = required,
-        /// How long messages travel
+        /// Delays of messages between ranks
         network: NetworkSpec,
-        /// What goes wrong
+        /// Failures of nodes, ranks and tasks, and slow nodes
         faults: FaultsSpec,
-        /// How tasks deviate from their estimates
+        /// Deviation of durations from the estimates
         tasks: TasksSpec,
     }
 }
 
 section! {
-    /// A kind of node
+    /// A node type
     NodeSpec {
-        /// Name of the kind; nodes are numbered behind it
+        /// Name of the node type; the name of a node is this name and a number
         name: String = "node",
         /// CPUs for tasks
         slots: Whole<1, 4096> = required,
@@ -49,22 +49,22 @@ section! {
         memory: MemorySpec = "more than any task asks for",
         /// GPUs for tasks
         gpus: Whole<0, 1024> = "0",
-        /// A task takes its duration divided by this
+        /// Speed; the duration of a task is divided by it
         speed: Positive = "1.0",
-        /// What an hour costs, in any currency
+        /// Price per hour, in any currency
         price: NonNegative = "1.0",
-        /// A started piece of this length is charged whole, such as "1m" or "1h"
+        /// Billing unit, such as "1m" or "1h"; each started unit is charged in full
         billing: DurationSpec = "\"1s\"",
-        /// The least that is charged for a node
+        /// Minimum time that is charged for a node
         minimum: DurationSpec = "\"0s\"",
-        /// At most so many at once
+        /// Maximum number of nodes at once
         limit: Whole<1, 1_000_000> = "1000000",
-        /// So many of the ranks with which a run begins are on nodes of this kind
+        /// Number of ranks on nodes of this type at the start of a run
         first: Whole<0, 100_000> = "0",
-        /// From a request to its grant: a duration, { uniform = ["30s", "90s"] }, { median = "60s",
-        /// sigma = 0.5 } or a list of measured ones
+        /// Time from a request to its grant: a duration, { uniform = ["30s", "90s"] },
+        /// { median = "60s", sigma = 0.5 } or a list of measured durations
         delay: Distribution = "\"0s\"",
-        /// From the grant to the first task; written like `delay`
+        /// Time from the grant to the first task; same format as `delay`
         startup: Distribution = "\"0s\"",
         /// Share of requests that fail, 0 to 1
         failure: Share = "0.0",
@@ -72,27 +72,27 @@ section! {
 }
 
 section! {
-    /// How long messages travel
+    /// Delays of messages between ranks
     NetworkSpec {
-        /// The least that a message takes
+        /// Minimum delay of a message
         latency: DurationSpec = "\"20us\"",
-        /// Up to so much more, equally likely
+        /// Maximum further delay, uniformly distributed
         jitter: DurationSpec = "\"0s\"",
     }
 }
 
 section! {
-    /// What goes wrong
+    /// Failures of nodes, ranks and tasks, and slow nodes
     FaultsSpec {
-        /// Nodes that go down, per node and hour
+        /// Failures per node and hour
         node_loss: NonNegative = "0.0",
-        /// Ranks that die alone, per rank and hour
+        /// Failures of a rank without its node, per rank and hour
         rank_loss: NonNegative = "0.0",
-        /// How long after it happened a loss is noticed
+        /// Time until a loss is detected
         notice: DurationSpec = "\"10s\"",
         /// Share of nodes that are slow, 0 to 1
         slow: Share = "0.0",
-        /// How many times as long a task takes on a slow node
+        /// Factor by which tasks take longer on a slow node
         slow_factor: Positive = "2.0",
         /// Share of attempts at tasks that fail, 0 to 1
         task: Share = "0.0",
@@ -100,14 +100,14 @@ section! {
 }
 
 section! {
-    /// How tasks deviate from their estimates
+    /// Deviation of durations from the estimates
     TasksSpec {
         /// Spread of durations around the estimate: standard deviation of the logarithm, so 0.1 is
         /// about 10 %
         spread: NonNegative = "0.1",
-        /// What starting a command takes in addition to its duration
+        /// Time to start a command, in addition to its duration
         spawn: DurationSpec = "\"1ms\"",
-        /// The spread of single classes of tasks
+        /// The spread of individual task classes
         class: Tables<ClassSpec>,
     }
 }
@@ -209,9 +209,9 @@ impl Read for Share {
 section! {
     /// A distribution of times
     DrawSpec {
-        /// The least and the most, equally likely in between
+        /// Minimum and maximum of a uniform distribution
         uniform: Times,
-        /// Half of the times lie below this
+        /// Median of a lognormal distribution
         median: DurationSpec,
         /// Standard deviation of the logarithm
         sigma: NonNegative,
@@ -338,7 +338,7 @@ impl ClusterSpec {
     }
 }
 
-/// Reports two kinds of nodes with the same name, which a report could not tell apart.
+/// Reports two node types with the same name: reports could not distinguish them.
 fn check_names(nodes: &[At<NodeSpec>], findings: &mut Findings) {
     for (i, node) in nodes.iter().enumerate() {
         let name = |node: &At<NodeSpec>| node.value.name.as_ref().map(|n| n.value.clone());

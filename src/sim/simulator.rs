@@ -206,7 +206,7 @@ impl<'a> Simulator<'a> {
         placement::check(&prepared.job, &members)?;
         let rules = prepared.placement_rules(&members);
         let mut partition = match homes {
-            Some(Homes::Dealt(dealt)) => prepared.with_homes(setup::dealt_homes(prepared, dealt), &members),
+            Some(Homes::Assigned(dealt)) => prepared.with_homes(setup::assigned_homes(prepared, dealt), &members),
             Some(Homes::Known(homes)) => prepared.with_homes(homes.to_vec(), &members),
             Some(Homes::Method(method)) => prepared.divide(&members, &rules, Some(method)),
             None => prepared.divide(&members, &rules, None),

@@ -31,7 +31,7 @@ fn cluster(text: &str) -> Cluster {
     Cluster::parse(text, "c.toml").unwrap_or_else(|e| panic!("{}\n{text}", e.render(false)))
 }
 
-const NOBODY: Before<'static> = Before { done: &|_| false, spent: 0.0 };
+const NO_EARLIER_SESSION: Before<'static> = Before { done: &|_| false, spent: 0.0 };
 
 /// A job of a few groups with every kind of dependency.
 fn random_job(rng: &mut Rng, plain: bool) -> String {
@@ -179,7 +179,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
             ranks,
             homes: None,
             seed,
-            before: NOBODY,
+            before: NO_EARLIER_SESSION,
             floor: None,
         };
         let mut records: Vec<Record> = Vec::new();
@@ -220,7 +220,7 @@ fn a_run_repeats_itself_exactly() {
                 ranks: Some(2),
                 homes: None,
                 seed,
-                before: NOBODY,
+                before: NO_EARLIER_SESSION,
                 floor: None,
             };
             let outcome = simulation.run(&mut records).ok();
@@ -255,7 +255,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
             ranks: None,
             homes: None,
             seed,
-            before: NOBODY,
+            before: NO_EARLIER_SESSION,
             floor: None,
         };
         // The minimum cost of the first nodes, and the longest task on each of them, are
@@ -329,7 +329,7 @@ fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
                     ranks: Some(candidate.ranks),
                     homes: None,
                     seed: 1_000_000 + seed * 100 + other,
-                    before: NOBODY,
+                    before: NO_EARLIER_SESSION,
                     floor: None,
                 };
                 let took = simulation.run(&mut Forget).unwrap().makespan_s();
@@ -374,7 +374,7 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
             ranks,
             homes: None,
             seed,
-            before: NOBODY,
+            before: NO_EARLIER_SESSION,
             floor: None,
         };
         let outcome = simulation.run(&mut Forget).unwrap();

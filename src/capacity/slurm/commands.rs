@@ -19,7 +19,7 @@ use crate::system::bounded_command;
 /// Upper bound of one command. Slurm's own time limits end most of them sooner.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Variables of the user that choose nodes and who pays; the others could make a submission wait,
+/// Variables of the user that choose nodes and account; the others could make a submission wait,
 /// print something else, or be an array.
 const SUBMISSION: [&str; 11] = [
     "SLURM_CLUSTERS",
@@ -138,7 +138,7 @@ impl SlurmCommands {
         Ok(said.lines().filter_map(Queued::parse).collect())
     }
 
-    /// One job; `None` if Slurm says that it knows no such job (any more).
+    /// One job; `None` if Slurm has no such job (any more).
     pub(super) fn job(&self, job: &JobId) -> Result<Option<Queued>, String> {
         let list = ["--jobs", &job.number, COLUMNS];
         match self.output(command("squeue", job.cluster.as_deref()).args(LIST).args(list)) {
@@ -184,7 +184,7 @@ impl SlurmCommands {
     pub(super) fn keep_nodes(&self, job: &JobId, nodes: &[String], dir: &Path) -> Result<(), String> {
         let result = self.update(job, &format!("NodeList={}", compress_hosts(nodes)), Some(dir));
         for shell in ["sh", "csh"] {
-            // A script with which a shell of the job would learn its new size; nobody needs it, and
+            // A script that tells a shell of the job its new size; it is not needed, and
             // mostly there is none.
             let _ = std::fs::remove_file(dir.join(format!("slurm_job_{}_resize.{shell}", job.number)));
         }

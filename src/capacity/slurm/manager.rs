@@ -42,7 +42,7 @@ const QUEUE_LEASE: Duration = Duration::from_secs(600);
 /// Renewal interval of the lease.
 const QUEUE_LEASE_RENEWAL: Duration = Duration::from_secs(200);
 
-/// What the run asks of the manager.
+/// A request of the run to the manager.
 pub(super) enum ManagerRequest {
     /// Blocks to request, needed at most this long.
     Nodes(Vec<BlockId>, Option<Duration>),
@@ -93,7 +93,7 @@ impl SlurmJob {
 
     /// The job was granted its nodes: assigns them to the blocks in order.
     fn on_start(&mut self, queued: &Queued, launch: &Launch) -> Vec<(BlockId, BlockEvent)> {
-        // Slurm may say that it runs a moment before it says where.
+        // Slurm may report a job as running shortly before it reports its nodes.
         if queued.nodes.len() < self.nodes.len() || std::mem::replace(&mut self.running, true) {
             return Vec::new();
         }
@@ -391,7 +391,7 @@ impl SlurmManager {
             let found = match queue.iter().find(|queued| queued.is(&job.id)) {
                 Some(queued) => Some(queued.clone()),
                 None if job.taken.elapsed() < SUBMIT_VISIBILITY_DELAY && !job.running => continue,
-                // Somebody may have renamed it, so it is looked up by number.
+                // It may have been renamed, so it is queried by number.
                 None => match self.slurm.job(&job.id) {
                     Ok(found) => found,
                     Err(why) => {

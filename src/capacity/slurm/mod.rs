@@ -138,7 +138,7 @@ impl Drop for Slurm {
     }
 }
 
-/// For a block that found nobody to join: if its session is over, those of its jobs that still wait
+/// For a block that found no run to join: if its session is over, those of its jobs that still wait
 /// in the queue shall not come.
 pub fn withdraw_siblings(name: &str, ended: &EndedSessions) {
     let jobs = SessionJobs::named(name);
@@ -149,11 +149,11 @@ pub fn withdraw_siblings(name: &str, ended: &EndedSessions) {
     }
 }
 
-/// Ends the jobs that sessions which are over may have left, by what stands in the folder of the
-/// run's block logs. Returns their names.
+/// Ends jobs that sessions which are over may have left, according to the files in the folder of
+/// the run's block logs. Returns their names.
 ///
 /// # Errors
-/// If Slurm refuses, or a session may go on.
+/// If Slurm refuses, or a session may still run.
 pub fn withdraw_abandoned(logs: &Path, ended: &EndedSessions) -> Result<Vec<String>, String> {
     let file = logs.join(NAME_FILE);
     let told = |error: std::io::Error| format!("{}: {error}", file.display());

@@ -116,7 +116,7 @@ mod tests {
         file.write().unwrap();
         let mut again = NamesFile::read(path.clone()).unwrap();
         assert_eq!(again.sessions, file.sessions);
-        // Nothing is asked of Slurm for a session that may go on.
+        // Slurm is not queried for a session that may still run.
         let (gone, left) = again.withdraw(&SlurmCommands::default(), &EndedSessions::default());
         assert!(gone.is_empty() && left[0].contains("scancel --name phalanx-a-b-1-1388"), "{left:?}");
         assert_eq!(again.sessions, file.sessions);

@@ -5,7 +5,7 @@
 //! confirms which nodes the job has; the block ends.
 //!
 //! Slurm may refuse (`disable_job_shrink`) or fail for the moment. The job then keeps the node and
-//! the bill goes on, which is reported once; the release is retried at intervals. Without
+//! the bill continues, which is reported once; the release is retried at intervals. Without
 //! accounting Slurm shrinks a job only once, so nodes whose worlds leave together are released
 //! together.
 
@@ -130,7 +130,8 @@ impl SlurmJob {
         self.own || self.nodes.iter().any(|node| matches!(node.phase, NodePhase::Wanted))
     }
 
-    /// The nodes to release. The node of a gained job's batch script goes last, with the job.
+    /// The nodes to release. The node of a gained job's batch script is released last, with the
+    /// job.
     fn leaving(&self) -> impl Iterator<Item = &JobNode> {
         let anchor = usize::from(!self.own);
         self.nodes.iter().skip(anchor).filter(|node| node.is_leaving())

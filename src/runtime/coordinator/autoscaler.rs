@@ -1,7 +1,7 @@
 //! Shows the scaling controller the state of a real run.
 //!
-//! The state follows from what rank 0 knows anyway: ended attempts, how busy each rank is, and
-//! which tasks have been running for a second.
+//! The state follows from data that rank 0 has in any case: ended attempts, how busy each rank is,
+//! and which tasks have been running for a second.
 //!
 //! Ranks of the base world cannot leave it. Those that are not needed are parked: they hold no task
 //! and sleep, and their nodes are billed. Nodes that joined are given back, and further ones are
@@ -50,7 +50,7 @@ pub(super) struct Autoscaler {
     decides: bool,
     /// When the run ends, as of the last decision.
     pub(super) forecast: Option<Forecast>,
-    /// The last decisions that said something new, the latest first.
+    /// The last recorded decisions, the latest first.
     latest: VecDeque<Decision>,
     /// Cost of the run, as of the last decision.
     spent: Option<f64>,
@@ -68,7 +68,7 @@ fn can_forecast(job: &Job) -> bool {
 
 impl Autoscaler {
     /// The autoscaler of a run with a policy or a budget, or whose end can be forecast; else
-    /// `None`. `done` tells which tasks are complete, `spent` what earlier sessions cost.
+    /// `None`. `done`: which tasks are complete; `spent`: the cost of earlier sessions.
     pub(super) fn new(
         prepared: &PreparedJob,
         ranks: &[RankInfo],
@@ -79,7 +79,7 @@ impl Autoscaler {
         let (job, graph) = (&prepared.job, &prepared.graph);
         let fixed = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
         let mut scaling = job.scaling.clone().unwrap_or_else(fixed);
-        // Ranks that only coordinate come on top of those that a job asks for.
+        // Ranks that only coordinate are additional to those that a job requests.
         let idle = ranks.iter().filter(|info| info.slots == 0).count() as u32;
         scaling.max_ranks = scaling.max_ranks.saturating_add(idle);
         scaling.min_ranks = scaling.min_ranks.max(u32::from(idle > 0)).saturating_add(idle);
@@ -190,7 +190,7 @@ impl Autoscaler {
             true => self.controller.decide(now, &views, &requests, settled, can),
             false => ScalingStep::default(),
         };
-        self.forecast = self.controller.foresee(now, &views, &requests, settled);
+        self.forecast = self.controller.forecast_end(now, &views, &requests, settled);
         self.spent = step.spent.or(self.spent);
         for decision in &step.decisions {
             self.latest.truncate(MAX_SHOWN_DECISIONS - 1);

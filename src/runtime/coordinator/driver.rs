@@ -51,7 +51,7 @@ pub(crate) struct CoordinatorDriver {
     longest: LongestTask,
     /// Decides about ranks and spending, or forecasts the end, if the job asks for either.
     pub(super) autoscaler: Option<Autoscaler>,
-    /// Lets ranks in, if any can join.
+    /// Admits ranks, if any can join.
     pub(super) listener: Option<JoinListener>,
     /// Requests further nodes, if there is a provider.
     pub(super) provisioner: Option<Provisioner>,
@@ -63,7 +63,7 @@ pub(crate) struct CoordinatorDriver {
 }
 
 impl CoordinatorDriver {
-    /// The driver of a run that has not begun; nobody can join it.
+    /// The driver of a run that has not started; no rank can join it.
     pub(super) fn new(
         identity: SessionIdentity,
         coordinator: Coordinator,
@@ -217,7 +217,7 @@ impl CoordinatorDriver {
         messages
     }
 
-    /// Stops the run once its journal has failed: to go on would only waste the allocation.
+    /// Stops the run once its journal has failed: continuing would only waste the allocation.
     fn check_journal(&mut self, now: Time) -> Messages {
         match self.recording.check() {
             Some(error) => self.stop(now, Stop::Terminate, StopReason::Broken(error)),
@@ -244,7 +244,7 @@ impl CoordinatorDriver {
     /// # Errors
     /// The first failure of the journal in the whole run.
     pub(super) fn close(mut self, now: Time) -> Result<(), JournalError> {
-        // The last news of the links tell which ranks have gone.
+        // The last events of the links show which ranks have left.
         self.poll_nodes(now);
         if let Some(provisioner) = &mut self.provisioner {
             let notes = provisioner.close(now, &mut self.nodes.blocks);

@@ -1,16 +1,16 @@
-//! Lets ranks into a run that is under way, and notices when one is gone.
+//! Admits ranks to a run that is under way, and detects when one is gone.
 //!
 //! | a world that joins | event | effect |
 //! |---|---|---|
-//! | asks | its first rank knocks | its ranks get numbers and are *requested* |
-//! | is welcomed | all its ranks have told where they are, or are gone | each that is there is sent the run's facts |
-//! | arrives | a rank tells what it has | the rank *arrives* and receives tasks with the next epoch |
+//! | requests admission | its first rank sends a request | its ranks get numbers and are *requested* |
+//! | is welcomed | all its ranks have sent their places, or are gone | each that is present is sent the run's facts |
+//! | arrives | a rank sends its resources | the rank *arrives* and receives tasks with the next epoch |
 //! | loses ranks | a link ends | the rank is *lost*, and so are those of its world that never linked |
 //! | is late | ranks do not arrive in time | they are *lost* |
 //!
 //! The end of a link means nothing for a rank that has left in order. The coordinator handles the
-//! tasks that a lost rank was running. The listener makes no decisions: it turns news of the bridge
-//! into changes of the node table and events for the coordinator.
+//! tasks that a lost rank was running. The listener makes no decisions: it turns events of the
+//! bridge into changes of the node table and events for the coordinator.
 //!
 //! Ranks that join share the CPUs of a node within their own world only. Whoever starts two worlds
 //! on one node has divided its CPUs already.
@@ -35,7 +35,7 @@ use crate::schedule::protocol::{Message, Welcome};
 use crate::text::counted;
 use crate::workload::placement;
 
-/// Time that a world has to arrive after it was let in.
+/// Time that a world has to arrive after it was admitted.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Upper bound on the ranks of one world.
@@ -57,7 +57,7 @@ struct Place {
     mask: Vec<u32>,
 }
 
-/// What follows from news of the bridge, or from a message of a rank that joins.
+/// The effects of an event of the bridge, or from a message of a rank that joins.
 #[derive(Default)]
 pub(super) struct JoinEffects {
     /// For the coordinator, in this order.
@@ -98,8 +98,8 @@ impl JoinListener {
         Ok((JoinListener { hub, news, welcome, contact: path, places: HashMap::new() }, outer))
     }
 
-    /// Handles all news of the bridge, and gives up ranks that are late. Nobody is let in unless
-    /// the run is `open`, and no block unless it is still expected.
+    /// Handles all events of the bridge, and gives up ranks that are late. No rank is admitted
+    /// unless the run is `open`, and no block unless it is still expected.
     pub(super) fn poll(&mut self, now: Time, nodes: &mut NodeTable, open: bool) -> JoinEffects {
         let mut effects = JoinEffects::default();
         while let Ok(news) = self.news.try_recv() {
@@ -181,7 +181,7 @@ impl JoinListener {
                     effects.delays.extend(arrival.delay);
                 }
             }
-            // The others can go on without it.
+            // The others can continue without it.
             Message::Broken { reason } => {
                 effects.notes.push((Level::Error, format!("{from} cannot take part: {reason}")));
                 self.lose(now, from, reason, nodes, &mut effects);
@@ -196,7 +196,7 @@ impl JoinListener {
         Some(effects)
     }
 
-    /// Welcomes the ranks of a world, once: when all of them have told where they are, or are gone.
+    /// Welcomes the ranks of a world, once: when all of them have sent their places, or are gone.
     fn welcome_world(&mut self, rank: Rank, nodes: &mut NodeTable, effects: &mut JoinEffects) {
         let mates = nodes.mates(rank);
         if !mates.iter().all(|&mate| self.places.contains_key(&mate) || nodes.is_gone(mate)) {
@@ -252,7 +252,7 @@ mod tests {
         (listener, NodeTable::new([RankFacts::default()]))
     }
 
-    /// Polls until this many events have come.
+    /// Polls until this many events have arrived.
     fn poll(listener: &mut JoinListener, nodes: &mut NodeTable, events: usize) -> JoinEffects {
         let (mut all, until) = (JoinEffects::default(), Instant::now() + Duration::from_secs(60));
         while all.events.len() < events {

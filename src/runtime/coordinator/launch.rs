@@ -185,7 +185,7 @@ fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
     }
 }
 
-/// Opens the run's control socket. A run without it goes on, but takes no commands.
+/// Opens the run's control socket. A run without it continues, but takes no commands.
 fn control_socket(run_dir: &str, wake: &Arc<EventWait>) -> Option<Server> {
     let wake = Arc::clone(wake);
     let opened = Server::open(run_dir.as_ref(), move || wake.notify());
@@ -194,8 +194,8 @@ fn control_socket(run_dir: &str, wake: &Arc<EventWait>) -> Option<Server> {
         .ok()
 }
 
-/// The handshake with the other ranks of the world: they tell where they are, receive the run's
-/// facts, and tell what they have.
+/// The handshake with the other ranks of the world: they send their places, receive the run's
+/// facts, and send their resources.
 fn handshake(
     fabric: &mut dyn Fabric,
     wake: &EventWait,
@@ -250,7 +250,7 @@ fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -
         let (limits, active) = (tasks.advice.shares(Rank(rank as u32)), Ranks::first(ranks as u32));
         let hand_out = HandOut { part, limits, active, ..HandOut::default() };
         match hand_out.oversize(numbers::MOST) {
-            // A single rank sends its part to nobody.
+            // A single rank sends no parts.
             Some(size) if ranks > 1 => Err(RunError::Refused(format!(
                 "rank {rank} would be at home to more than a message holds ({size} tasks or dependencies): start more ranks"
             ))),
@@ -270,7 +270,7 @@ fn coordinator(job: &Arc<Job>, tasks: Tasks, members: Vec<Member>, done: &Done) 
     Coordinator::new(tasks, &|task| done.has(task.0), members, job.max_failures, shape)
 }
 
-/// The ranks as the journal knows them.
+/// The ranks as the journal records them.
 fn infos(hellos: &[Hello]) -> Vec<RankInfo> {
     let info =
         |(rank, hello): (u32, &Hello)| RankInfo { rank, node: hello.node.clone(), slots: hello.slots, pid: hello.pid };

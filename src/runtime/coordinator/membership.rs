@@ -1,8 +1,8 @@
-//! Ranks and nodes that come and go: keeps coordinator, node table and provider consistent.
+//! Ranks and nodes that join and leave: keeps coordinator, node table and provider consistent.
 //!
 //! The listener reports links, the provisioner reports nodes, and the coordinator knows which ranks
 //! have tasks. Nothing here needs a policy: a node that is about to be taken away, or on which
-//! tasks keep failing, is of no use.
+//! tasks keep failing, cannot be used.
 
 use super::driver::{CoordinatorDriver, Messages};
 use super::join_listener::JoinEffects;
@@ -13,7 +13,7 @@ use crate::scale::NodeTypeId;
 use crate::schedule::coordinator::{Change, CoordinatorEvent};
 
 impl CoordinatorDriver {
-    /// Handles ranks and nodes that have come or gone.
+    /// Handles ranks and nodes that have joined or left.
     pub(super) fn poll_nodes(&mut self, now: Time) -> Messages {
         let open = self.finished.is_none() && !self.coordinator.is_stopping();
         let Some(listener) = &mut self.listener else { return Messages::new() };
@@ -33,7 +33,7 @@ impl CoordinatorDriver {
         messages
     }
 
-    /// Applies what follows from news of ranks that join.
+    /// Applies the effects of events of joining ranks.
     pub(super) fn apply(&mut self, now: Time, effects: JoinEffects) -> Messages {
         for (level, text) in &effects.notes {
             self.recording.note(now, *level, text);
@@ -53,7 +53,7 @@ impl CoordinatorDriver {
         let expiring = self.nodes.blocks.take_expiring();
         let next = self.coordinator.next_rank();
         let is_parked = |rank: Rank| self.coordinator.standing(rank) == Some(RankState::Parked);
-        // A rank that no other could replace is drained again when another one has come.
+        // A rank that no other could replace is drained again when another one has joined.
         let drains_again = |world: &JoinedWorld| {
             world.drained_at.is_some_and(|at| at < next)
                 && world.ranks().any(|rank| self.coordinator.standing(rank) == Some(RankState::Active))
@@ -102,20 +102,20 @@ impl CoordinatorDriver {
         self.step(now, ranks.iter().map(|&rank| CoordinatorEvent::Change { rank, change: change.clone() }))
     }
 
-    /// Delivers an event to a block that its provider does not know of.
+    /// Delivers an event to a block that does not come from its provider.
     pub(super) fn step_block(&mut self, now: Time, id: BlockId, event: BlockEvent) {
         self.nodes.blocks.step(now, id, event);
         self.execute_orders();
     }
 
-    /// Puts the orders of blocks to the provider.
+    /// Passes the orders of blocks to the provider.
     pub(super) fn execute_orders(&mut self) {
         if let Some(provisioner) = &mut self.provisioner {
             provisioner.execute_orders(&mut self.nodes.blocks);
         }
     }
 
-    /// Records what has changed about blocks.
+    /// Records the changes of blocks.
     pub(super) fn record_blocks(&mut self, now: Time) {
         for id in self.nodes.blocks.take_changed() {
             let Some(block) = self.nodes.blocks.get(id) else { continue };
@@ -135,7 +135,7 @@ impl CoordinatorDriver {
         }
     }
 
-    /// Records of those of these ranks whose state has changed.
+    /// Returns a record for each of these ranks whose state has changed.
     pub(super) fn rank_changes(&mut self, now: Time, ranks: impl Iterator<Item = Rank>) -> Vec<Record> {
         let changes = self.nodes.state_changes(ranks, |rank| self.coordinator.standing(rank));
         let record = |(rank, state): (Rank, RankState)| {

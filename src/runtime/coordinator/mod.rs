@@ -7,7 +7,7 @@
 //! | drive | `driver` | delivers messages, timers and signals to the coordinator, carries out its actions |
 //! | | `recording` | journal, progress, history |
 //! | | `limits`, `walltime` | signals, budget and the end of the allocation |
-//! | nodes | `join_listener`, `join_address` | lets ranks in, notices lost ones |
+//! | nodes | `join_listener`, `join_address` | admits ranks, detects lost ones |
 //! | | `provisioner` | requests and releases nodes |
 //! | | `membership` | keeps coordinator, node table and provider consistent |
 //! | scale | `autoscaler`, `scaling` | shows the run to the scaling controller, carries out its decisions |

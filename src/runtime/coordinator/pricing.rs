@@ -1,4 +1,4 @@
-//! The prices and terms on which a real run goes.
+//! The prices and terms of a real run.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ pub(super) fn terms(job: &Job, ranks: &[RankInfo]) -> Option<Terms> {
     })
 }
 
-/// The price list. Without a provider the nodes of these ranks are all that there can be.
+/// The price list. Without a provider the run has only the nodes of these ranks.
 pub(super) fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     let nodes: BTreeSet<&str> = ranks.iter().map(|info| info.node.as_str()).collect();
     let slots = ranks.iter().map(|info| info.slots).max().filter(|slots| *slots > 0).unwrap_or(1);

@@ -56,7 +56,7 @@ impl Recording {
         self.journal.append(record);
     }
 
-    /// Tells the user and the journal.
+    /// Notifies the user, and writes to the journal.
     pub(super) fn note(&self, now: Time, level: Level, text: &str) {
         match level {
             Level::Info => tracing::info!("{text}"),

@@ -1,11 +1,11 @@
 //! Which tasks of a resumed run stay complete.
 //!
 //! A task stays complete if it completed in an earlier session, its content key and the files that
-//! it used have not changed, the user does not ask for it to run again, and none of its
+//! it used have not changed, the user does not request that it runs again, and none of its
 //! dependencies runs again for such a reason. A task whose declared output is gone runs again if a
-//! task that still has to run needs it, or if no task does; dependents that are complete stay so. Tasks are identified by name and index, those of a
-//! matrix by the values along its axes: a task that moved in the file, an array that grew, or a
-//! matrix with one value more keeps its state.
+//! task that still has to run needs it, or if no task does; dependents that are complete stay so.
+//! Tasks are identified by name and index, those of a matrix by the values along its axes: a task
+//! that moved in the file, an array that grew, or a matrix with one value more keeps its state.
 //!
 //! Ranks report ends independently, so a killed run may have recorded that a task completed but not
 //! its dependencies. [`implied`] finds these; else they and all their dependents would run again.
@@ -60,7 +60,7 @@ pub fn implied(
 /// What can make a completed task run again although it is defined as before. Each is asked only for
 /// tasks that would otherwise stay complete.
 pub struct RerunChecks<'a> {
-    /// The user asks for it.
+    /// The user requests it.
     pub forced: &'a dyn Fn(TaskId) -> bool,
     /// How a file that it used, by its number in the old job, differs from what it was.
     pub changed: &'a dyn Fn(TaskId) -> Option<String>,

@@ -147,7 +147,7 @@ impl HistoryRecorder {
         self.lessons.arrived(kind_of(&self.job), delay);
     }
 
-    /// Adds the run to the history and returns what is unusual about it. `complete`: all of its
+    /// Adds the run to the history and returns the anomalies of it. `complete`: all of its
     /// tasks completed.
     pub(super) fn close(&mut self, now: Time, complete: bool) -> Vec<Anomaly> {
         let whole = self.run.whole && complete;

@@ -60,7 +60,7 @@ impl CoordinatorDriver {
         provisioner.request(now, &mut self.nodes.blocks, nodes, limit)
     }
 
-    /// Tasks that no present rank can run wait as long as a node may come. One is requested at
+    /// Tasks that no present rank can run wait as long as a node may arrive. One is requested at
     /// once; that needs no policy.
     pub(super) fn provide_for_waiting_tasks(&mut self, now: Time) -> Messages {
         let Some(provisioner) = &self.provisioner else { return Messages::new() };

@@ -2,7 +2,7 @@
 //! wait for nor a message that brings work waits for a thread to wake up.
 //!
 //! A thread that finds the engine free uses it. One that finds it taken leaves a request, and the
-//! thread that has the engine serves it before that thread goes on. So no slot blocks here.
+//! thread that has the engine serves it before that thread continues. So no slot blocks here.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -39,7 +39,7 @@ impl EngineLock {
         }
     }
 
-    /// As [`EngineLock::drive`], but does nothing at all if another thread has the engine.
+    /// As [`EngineLock::drive`], but does nothing if another thread has the engine.
     pub(super) fn try_drive(&self, use_engine: &mut impl FnMut(&mut Engine, OutboxScope)) {
         while let Some(engine) = self.try_lock() {
             self.serve(engine, use_engine);

@@ -46,9 +46,9 @@ pub(super) enum OutboxScope {
 /// What the slot that drives an exchange does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotPhase {
-    /// It has more tasks to run, and comes back soon.
+    /// It has more tasks to run, and will poll again soon.
     Busy,
-    /// It has none and looks for work.
+    /// It has none and polls for work.
     Starving,
 }
 
@@ -77,7 +77,7 @@ pub(in crate::runtime) struct Engine {
     slot_drives: u64,
     /// The last receive returned a frame, so more may wait.
     has_more: bool,
-    /// Why this rank cannot go on.
+    /// Why this rank must stop.
     broken: Option<String>,
     /// Rank 0 cannot be reached any more.
     orphaned: bool,
@@ -134,7 +134,7 @@ impl Engine {
         self.over
     }
 
-    /// Why this rank cannot go on, if it cannot.
+    /// Why this rank must stop, if it must.
     pub(in crate::runtime) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
     }
@@ -146,7 +146,7 @@ impl Engine {
     }
 
     /// Handles a signal. Launchers pass signals on to every rank, and rank 0 handles them for all
-    /// of them. A rank that joined asks to be drained; at the second signal it leaves at once.
+    /// of them. A rank that joined requests to be drained; at the second signal it leaves at once.
     pub(super) fn handle_signal(&mut self, signal: i32) {
         self.shared.runner.signalled(signal);
         if let Some(coordinator) = &mut self.coordinator {
@@ -217,7 +217,7 @@ impl Engine {
     }
 
     /// Polls for a slot without work, which sleeps afterwards unless it is `patient`. True if the
-    /// slot should look for work again.
+    /// slot should poll for work again.
     pub(super) fn poll_from_slot(&mut self, patient: bool) -> bool {
         self.slot_drives += 1;
         if !patient {
@@ -236,24 +236,24 @@ impl Engine {
         self.slot_drives += 1;
         let busy = phase == SlotPhase::Busy;
         let moved = match drain {
-            // Or this rank would go on stealing although it works again.
+            // Otherwise this rank would continue to steal although it has work again.
             _ if busy && self.worker.load().idle > 0 => self.poll_load(),
             OutboxScope::All => self.drain_outboxes(),
             OutboxScope::Own => self.drain_outbox(slot.index()),
         };
-        let mut was_fed = false;
+        let mut has_received_work = false;
         for _ in 0..MAX_FRAMES_PER_POLL {
             let Some(from) = self.receive_frame() else { break };
             if self.count(slot) {
-                was_fed = true;
-                // A busy slot comes back soon.
+                has_received_work = true;
+                // A busy slot polls again soon.
                 if busy { break } else { continue }
             }
             // Other frames may ask how busy this rank is.
             self.poll_load();
             self.process_frame(from);
         }
-        if was_fed && !busy {
+        if has_received_work && !busy {
             let load = self.worker.load();
             let load = Load { idle: load.idle.saturating_sub(1), running: load.running + 1, ..load };
             self.step(WorkerEvent::Load(load));
@@ -262,7 +262,7 @@ impl Engine {
         if (moved || self.has_more) && self.is_alone() {
             self.wake_main_thread(MAX_TIMER_DELAY);
         }
-        was_fed
+        has_received_work
     }
 
     /// Counts the completions in the received frame. False if it is another frame.
@@ -343,7 +343,7 @@ impl Engine {
     /// Drains the outboxes, then passes on the load as it was *before* that: a slot that counts as
     /// idle has reported all that it did.
     fn poll_load(&mut self) -> bool {
-        if self.shared.take_was_fed() {
+        if self.shared.take_received_work() {
             // The slot was not idle all the time since the last load.
             let load = self.worker.load();
             self.step(WorkerEvent::Load(Load { idle: 0, ..load }));

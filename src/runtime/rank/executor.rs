@@ -110,11 +110,11 @@ impl Executor {
         let start = state.timer.begin(&shared.clock, lease.ready);
         let outcome = self.execute(lease.task, lease.attempt, slot);
         lock(&shared.leases).try_remove(item.task as usize);
-        self.hand_in(lease, outcome, start, slot);
+        self.leave_to_engine(lease, outcome, start, slot);
     }
 
     /// Leaves an attempt to the engine that the slot cannot count by itself.
-    fn hand_in(&self, lease: Lease, outcome: Outcome, start: Time, slot: &mut Slot<'_>) {
+    fn leave_to_engine(&self, lease: Lease, outcome: Outcome, start: Time, slot: &mut Slot<'_>) {
         let shared = &*self.shared;
         let state = &shared.slots[slot.index()];
         let end = state.timer.read(&shared.clock).max(start);
@@ -167,7 +167,7 @@ impl Workload for Executor {
         let outcome = self.execute(lease.task, lease.attempt, slot);
         match outcome.ok() {
             true => self.complete(ledger, item, lease, start, slot),
-            false => self.hand_in(lease, outcome, start, slot),
+            false => self.leave_to_engine(lease, outcome, start, slot),
         }
     }
 
@@ -184,7 +184,7 @@ impl Workload for Executor {
         state.starving_calls.store(calls, Relaxed);
         if patient && shared.lane.is_some() {
             if shared.receive_intra_node(slot) {
-                shared.was_fed.store(true, Relaxed);
+                shared.has_received_work.store(true, Relaxed);
                 return true;
             }
             if !calls.is_multiple_of(STARVING_CALLS_PER_EXCHANGE) {

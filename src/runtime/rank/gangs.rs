@@ -1,6 +1,6 @@
 //! Slots that this rank sets aside for MPI tasks over several ranks, and the tasks that it leads.
 //!
-//! The coordinator asks for slots. The pool sets them aside when they are free and reports them.
+//! The coordinator requests slots. The pool sets them aside when they are free and reports them.
 //! The rank that leads then runs the task's `mpirun` in a thread of its own, while the slots that
 //! it holds sleep. However the task ends, its slots are freed once.
 

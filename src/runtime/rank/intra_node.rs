@@ -63,7 +63,7 @@ impl Shared {
         slot: &mut Slot<'_>,
         lane: &mut OpenLane<'_>,
     ) -> bool {
-        let mut was_fed = false;
+        let mut has_received_work = false;
         for _ in 0..MAX_FRAMES_PER_CALL {
             if !lane.receive(epoch, &mut outbox.frame) {
                 break;
@@ -74,10 +74,10 @@ impl Shared {
             for (node, end) in ended {
                 current.ledger.import(node, end, now, &mut outbox.effects);
             }
-            was_fed |= !outbox.effects.ready.is_empty();
+            has_received_work |= !outbox.effects.ready.is_empty();
             self.release(current, &mut outbox.effects.ready, Some(slot), &mut outbox.special);
         }
-        was_fed
+        has_received_work
     }
 }
 

@@ -1,4 +1,4 @@
-//! Items of the pool, and the leases that they stand for.
+//! Items of the pool, and the leases that they represent.
 //!
 //! An item is too small for a lease. A first attempt at a task at home is the task's number in the
 //! ledger that the item's tag names (`ledger_epochs`); every other attempt is the number of an
@@ -16,7 +16,7 @@ use crate::schedule::protocol::{Lease, is_among};
 use crate::schedule::resources::Needs;
 use crate::workload::requirements;
 
-/// The tag of an item that stands for an entry of `Shared::leases`; all other tags name ledgers.
+/// The tag of an item that represents an entry of `Shared::leases`; all other tags name ledgers.
 pub(super) const LEASE_TAG: u8 = u8::MAX;
 
 impl Shared {
@@ -113,7 +113,7 @@ impl Shared {
         requirements::needs(&self.job, task, &limits)
     }
 
-    /// The task that an item stands for.
+    /// The task that an item represents.
     pub(super) fn task_of(&self, item: Item) -> Option<TaskId> {
         match item.tag {
             LEASE_TAG => lock(&self.leases).get(item.task as usize).map(|lease| lease.task),
@@ -121,7 +121,7 @@ impl Shared {
         }
     }
 
-    /// The lease that an item stands for; removes its entry, so this succeeds once for each item.
+    /// The lease that an item represents; removes its entry, so this succeeds once for each item.
     pub(super) fn take_lease(&self, item: Item) -> Option<Lease> {
         match item.tag {
             LEASE_TAG => lock(&self.leases).try_remove(item.task as usize),

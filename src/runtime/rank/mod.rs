@@ -9,7 +9,7 @@
 //! | `driving` | the lock of the engine, which slots use without ever waiting for it |
 //! | `executor` | what a slot does between two tasks: run, count, pass on |
 //! | `shared` | what slots and engine share |
-//! | `leases` | items of the pool, and the leases that they stand for |
+//! | `leases` | items of the pool, and the leases that they represent |
 //! | `intra_node` | completions between ranks of one node, without the engine |
 //! | `gangs` | slots set aside for MPI tasks over several ranks |
 //! | `outbox` | the state of one slot, and what it leaves for the engine |

@@ -19,7 +19,7 @@ pub(super) struct SlotState {
     pub(super) last_exchange_ns: AtomicU64,
     /// Tasks that have completed since the slot last polled the rings of its node.
     completed: AtomicU32,
-    /// Number of times that the slot was asked to look for work since it last ran any.
+    /// Number of times that the slot was asked to poll for work since it last ran a task.
     pub(super) starving_calls: AtomicU32,
 }
 

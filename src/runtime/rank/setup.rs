@@ -104,7 +104,7 @@ impl RankSetup {
             slots: (0..=slots).map(|_| CachePadded::default()).collect(),
             lane: fabric.near(),
             epoch: AtomicU32::new(0),
-            was_fed: AtomicBool::new(false),
+            has_received_work: AtomicBool::new(false),
             leases: Mutex::default(),
             constrained_waiting: AtomicU32::new(0),
             gangs: HeldGangs::default(),

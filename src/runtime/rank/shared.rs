@@ -2,7 +2,7 @@
 //!
 //! Slots use it between two tasks without the engine; the engine carries out the worker's decisions
 //! through it. Whatever crosses from one to the other goes through the outboxes of the slots and
-//! the pool. It knows neither the engine nor the executor.
+//! the pool. It refers neither to the engine nor to the executor.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -48,7 +48,7 @@ pub(in crate::runtime) struct Shared {
     /// The epoch of the current ledger.
     pub(super) epoch: AtomicU32,
     /// A starving slot has received work since the engine last checked.
-    pub(super) was_fed: AtomicBool,
+    pub(super) has_received_work: AtomicBool,
     /// The leases that wait or run here, by the number that their item carries.
     pub(super) leases: Mutex<Slab<Lease>>,
     /// Number of constrained items that wait in the pool. No other rank can have them.
@@ -110,8 +110,8 @@ impl Shared {
     }
 
     /// True if a starving slot has received work since the last call.
-    pub(super) fn take_was_fed(&self) -> bool {
-        self.was_fed.load(Relaxed) && self.was_fed.swap(false, Relaxed)
+    pub(super) fn take_received_work(&self) -> bool {
+        self.has_received_work.load(Relaxed) && self.has_received_work.swap(false, Relaxed)
     }
 
     /// True if nothing can run here until the pool is resumed. Read it before the outboxes.

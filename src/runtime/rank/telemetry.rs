@@ -2,7 +2,7 @@
 //! and what the rank and its node use.
 //!
 //! Slots and the resource monitor fill the buffer. The engine empties it at each poll and before
-//! each report, so rank 0 has a task's values before it learns of the task's end. While the buffer
+//! each report, so rank 0 has a task's values before it receives the task's end. While the buffer
 //! is empty that costs one load of a flag.
 
 use std::io;

@@ -21,7 +21,7 @@ use crate::topology::Topology;
 /// How long a rank whose coordinator is gone may take to end its tasks before its process exits.
 const ORPHAN_EXIT_DELAY: Duration = Duration::from_secs(3);
 
-/// Takes part in a run as a worker. `slots` overrides the number of slots that rank 0 asks for;
+/// Takes part in a run as a worker. `slots` overrides the number of slots that rank 0 requests;
 /// a `guest` has joined a run under way.
 pub(in crate::runtime) fn run(
     fabric: &mut Box<dyn Fabric>,

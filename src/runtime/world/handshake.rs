@@ -72,7 +72,7 @@ fn pause(wake: &EventWait) -> Result<(), RunError> {
     }
 }
 
-/// Tells all other ranks that there is no run.
+/// Notifies all other ranks that there is no run.
 pub(crate) fn dismiss(fabric: &mut dyn Fabric) {
     for rank in 1..fabric.size() {
         if let Err(error) = send(fabric, Rank(rank), &Message::Finish) {

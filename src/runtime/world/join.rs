@@ -1,6 +1,6 @@
 //! A world that joins a run under way: this process, or all ranks of the `mpirun` that started it.
 //!
-//! Its first rank asks to be let in and tells the others their numbers; then each opens a link of
+//! Its first rank requests admission and sends the others their numbers; then each opens a link of
 //! its own and works like any other rank. When the coordinator is gone, running tasks are ended and
 //! the process exits within seconds.
 
@@ -24,7 +24,7 @@ use crate::runtime::rank::worker_main;
 use crate::runtime::{Finished, MAX_CLOSE_WAIT, RunError, listen};
 use crate::system::open_files;
 
-/// Time that the other ranks of a world wait for the first to be let in, which may try for a
+/// Time that the other ranks of a world wait until the first is admitted, which may retry for a
 /// minute.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -38,16 +38,16 @@ pub struct JoinOptions {
     pub contact: PathBuf,
     /// Slots of each rank; `None`: as the run's own ranks.
     pub slots: Option<u32>,
-    /// The block that this world is part of, if the run asked for it.
+    /// The block that this world is part of, if the run requested it.
     pub block: Option<u64>,
-    /// The name of all jobs that the run has in Slurm's queue, if this is one of them.
+    /// Name of the run's jobs in the queue of Slurm, if this world is one of them.
     pub siblings: Option<String>,
 }
 
 /// Joins a run, takes part in it, and leaves when it is over or when the run sends this rank away.
 ///
 /// # Errors
-/// If the run cannot be joined, or ended without a word.
+/// If the run cannot be joined, or its link ended without a message.
 pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
     let result = take_part(options, kernels);
     if let (Err(_), Some(name)) = (&result, &options.siblings) {
@@ -87,11 +87,11 @@ fn enter(
         Rank::ZERO => Ask::World { ranks: size, block: options.block, node: node() },
         _ => Ask::Rank { rank: await_first(world.as_mut())? + place.0 },
     };
-    let entered = knock(options, &ask, wake);
+    let entered = request_admission(options, &ask, wake);
     if place == Rank::ZERO {
         let word = entered.as_ref().map_or(Vec::new(), |(first, _)| first.0.to_le_bytes().to_vec());
         for rank in 1..size {
-            // A frame without a number means that the world was not let in.
+            // A frame without a number means that the world was not admitted.
             world.send(Rank(rank), &mut [&[1], word.as_slice()].concat())?;
         }
     }
@@ -105,9 +105,9 @@ fn enter(
     Ok(Box::new(RoutedFabric::new(world, Rank(me.0 - place.0), Some(Box::new(link)))))
 }
 
-/// Asks to be let in, and retries while that may help. Each attempt reads the contact file, which
+/// Requests admission, and retries while that may help. Each attempt reads the contact file, which
 /// is removed when the run ends and changes when it is resumed.
-fn knock(options: &JoinOptions, ask: &Ask, wake: &Arc<EventWait>) -> Result<(Rank, Joined), RunError> {
+fn request_admission(options: &JoinOptions, ask: &Ask, wake: &Arc<EventWait>) -> Result<(Rank, Joined), RunError> {
     let mut pauses = Pauses::begin();
     loop {
         let contact = Contact::read(&options.contact)?;
@@ -147,7 +147,7 @@ fn await_first(world: &mut dyn Fabric) -> Result<u32, RunError> {
     Err(RunError::Missing { ranks: vec![0], seconds: ADMISSION_TIMEOUT.as_secs() })
 }
 
-/// This node's name, as the run will know it.
+/// This node's name within the run.
 fn node() -> String {
     std::env::var("SLURMD_NODENAME")
         .ok()

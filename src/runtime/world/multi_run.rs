@@ -78,14 +78,14 @@ impl World {
         Ok(self.fabric.send(to, &mut words)?)
     }
 
-    /// Waits for a message of another rank; returns the sender and the message. Rank 0 gives up
-    /// after a signal or some minutes; the other ranks wait without a limit.
+    /// Waits for a message of another rank; returns the sender and the message. Rank 0 returns an
+    /// error after a signal or a timeout of minutes; the other ranks wait without a limit.
     ///
     /// A rank that begins the next run sends frames of it at once. So a rank that waits for
     /// messages of several others must keep them from running until it has received all.
     ///
     /// # Errors
-    /// If rank 0 gives up, or no message can come any more.
+    /// If the wait of rank 0 ends without a message, or no message can arrive any more.
     pub fn hear(&mut self) -> Result<(Rank, Vec<u8>), RunError> {
         let (leads, end) = (self.rank() == Rank::ZERO, Instant::now() + HANDSHAKE_TIMEOUT);
         loop {
@@ -179,7 +179,7 @@ mod tests {
     use crate::fabric::local;
     use crate::observe::progress::Mode;
 
-    /// One rank: three runs, and words between them.
+    /// One rank: three runs, and messages between them.
     fn rank(end: LocalFabric, dir: &std::path::Path) -> Vec<i32> {
         let mut world = World::in_thread(end).unwrap();
         let (me, size) = (world.rank(), world.size());
@@ -195,7 +195,7 @@ mod tests {
                 let mut from: Vec<u32> = (1..size).map(|_| world.hear().unwrap().0.0).collect();
                 from.sort_unstable();
                 assert_eq!(from, [1, 2]);
-                // Who is told that all have been heard may begin the next run.
+                // A rank starts the next run once rank 0 has received all messages.
                 (1..size).for_each(|rank| world.tell(Rank(rank), vec![round]).unwrap());
             } else {
                 assert_eq!(world.hear().unwrap(), (Rank::ZERO, vec![round]));
@@ -217,7 +217,7 @@ mod tests {
             let ranks: Vec<_> = local::world(3).into_iter().map(|end| scope.spawn(|| rank(end, dir.path()))).collect();
             ranks.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        // Rank 0 says why; the others were only told that there is nothing to do.
+        // Rank 0 returns the reason; the others only received that there is no run.
         assert_eq!(codes, [[0, 2, 0], [0, 0, 0], [0, 0, 0]]);
     }
 }

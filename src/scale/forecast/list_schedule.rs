@@ -279,8 +279,8 @@ impl Here {
     /// Slots of the ranks here that the tasks run on.
     fn slots(&mut self, running: &RunningTasks) -> u32 {
         let (here, all) = self.busy;
-        match running.seat {
-            Some(seat) if seat >= here => 0,
+        match running.busy_slot {
+            Some(busy_slot) if busy_slot >= here => 0,
             None if running.tasks > 1 && all > 0 => {
                 self.sum += u64::from(running.slots) * u64::from(here);
                 let slots = self.sum / u64::from(all);

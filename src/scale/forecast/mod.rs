@@ -128,7 +128,7 @@ impl Forecaster {
     }
 
     /// Predicts end and cost of the run if the number of ranks stays as it is.
-    pub fn foresee(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Option<Forecast> {
+    pub fn forecast_end(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Option<Forecast> {
         let supply = seen.supply().max(1);
         let scope = Scope { min_ranks: supply, max_ranks: supply, interval: 0.0 };
         let outlook = self.look(seen, estimates, prices, &scope);

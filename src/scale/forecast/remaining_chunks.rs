@@ -31,7 +31,7 @@ pub(super) struct RunningTasks {
     pub rest: f64,
     /// Which of the busy slots a single task is on, counted in the order in which ranks are used;
     /// `None`: on one of the first rank. Several tasks are spread over the busy slots.
-    pub seat: Option<u32>,
+    pub busy_slot: Option<u32>,
 }
 
 /// The remaining work, chunk by chunk.
@@ -216,7 +216,7 @@ impl RemainingChunks {
             let seconds = rest * f64::from(their_slots);
             self.work += seconds;
             self.doubtful_work += seconds * table.doubt;
-            let running = RunningTasks { chunk: batch.chunk, tasks: these, slots: their_slots, rest, seat: None };
+            let running = RunningTasks { chunk: batch.chunk, tasks: these, slots: their_slots, rest, busy_slot: None };
             self.tasks_running.push(running);
         }
     }
@@ -316,10 +316,10 @@ impl Strata {
     }
 }
 
-/// A step near the golden section that visits each of `seats` seats once.
-pub(super) fn stride(seats: usize) -> usize {
-    let coprime = |step: &usize| gcd(*step, seats) == 1;
-    (seats * 5 / 8..=seats).find(|step| *step > 0 && coprime(step)).unwrap_or(1)
+/// A step near the golden section that visits each of `busy_slots` slots once.
+pub(super) fn stride(busy_slots: usize) -> usize {
+    let coprime = |step: &usize| gcd(*step, busy_slots) == 1;
+    (busy_slots * 5 / 8..=busy_slots).find(|step| *step > 0 && coprime(step)).unwrap_or(1)
 }
 
 fn gcd(a: usize, b: usize) -> usize {

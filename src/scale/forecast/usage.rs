@@ -14,17 +14,17 @@ use super::remaining_chunks::{RunningTasks, stride};
 /// distribution of the ends is known.
 pub(super) fn deal(running: &mut [RunningTasks], holders: &mut Holders, leaving: &mut Holders) {
     let here = holders.busy();
-    let seats = u64::from(here + leaving.busy());
-    let step = stride(seats as usize) as u64;
+    let busy_slots = u64::from(here + leaving.busy());
+    let step = stride(busy_slots as usize) as u64;
     let is_known = running.iter().all(|task| task.tasks == 1);
     let mut given = 0u64;
     for task in running.iter_mut().filter(|_| is_known) {
         // Tasks beyond the reported busy slots run on the first rank.
-        task.seat = (given < seats).then(|| (given * step % seats) as u32);
+        task.busy_slot = (given < busy_slots).then(|| (given * step % busy_slots) as u32);
         given += u64::from(task.slots);
-        match task.seat {
-            Some(seat) if seat >= here => leaving.occupy(Some(seat - here), task.rest),
-            seat => holders.occupy(seat, task.rest),
+        match task.busy_slot {
+            Some(busy_slot) if busy_slot >= here => leaving.occupy(Some(busy_slot - here), task.rest),
+            busy_slot => holders.occupy(busy_slot, task.rest),
         }
     }
     if !is_known || holders.is_grouped() || leaving.is_grouped() {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn running(tasks: u32, rest: f64) -> RunningTasks {
-        RunningTasks { chunk: 0, tasks, slots: tasks, rest, seat: None }
+        RunningTasks { chunk: 0, tasks, slots: tasks, rest, busy_slot: None }
     }
 
     #[test]
@@ -167,13 +167,14 @@ mod tests {
         let (mut holders, mut leaving) = (ranks(&[3, 0, 2]), ranks(&[4]));
         let mut tasks: Vec<RunningTasks> = (1..=9).map(|k| running(1, f64::from(k))).collect();
         deal(&mut tasks, &mut holders, &mut leaving);
-        let of = |seats: std::ops::Range<u32>| {
-            let there = tasks.iter().filter(|task| task.seat.is_some_and(|seat| seats.contains(&seat)));
+        let of = |busy_slots: std::ops::Range<u32>| {
+            let there =
+                tasks.iter().filter(|task| task.busy_slot.is_some_and(|busy_slot| busy_slots.contains(&busy_slot)));
             (there.clone().count(), there.map(|task| task.rest).fold(0.0, f64::max))
         };
-        for (seats, group) in [0..3, 3..3, 3..5, 5..9].into_iter().zip(holders.groups().chain(leaving.groups())) {
-            let (count, last) = of(seats.clone());
-            assert_eq!((count, last), (seats.len(), group.until[0]));
+        for (busy_slots, group) in [0..3, 3..3, 3..5, 5..9].into_iter().zip(holders.groups().chain(leaving.groups())) {
+            let (count, last) = of(busy_slots.clone());
+            assert_eq!((count, last), (busy_slots.len(), group.until[0]));
             assert_eq!(group.until[0], group.until[QUANTILES - 1]);
         }
     }

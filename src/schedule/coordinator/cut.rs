@@ -1,5 +1,5 @@
-//! What all acknowledgements of a change together say: which tasks have ended, which ranks keep open
-//! ones, and which attempts were lost.
+//! What all acknowledgements of a change together say: which tasks have ended, which ranks keep
+//! open ones, and which attempts were lost.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ pub(super) struct Cut {
     pub(super) kept: FxHashMap<TaskId, Rank>,
     /// Open tasks that have begun.
     pub(super) begun: FxHashSet<u32>,
-    /// Nodes that have ended, which the ranks concerned may not know.
+    /// Nodes that have ended, of which the ranks concerned may not have been notified.
     pub(super) newly_known: Vec<u32>,
-    /// Tasks with attempts that their homes may not know.
+    /// Tasks with attempts of which their homes may not have been notified.
     pub(super) retried: FxHashSet<TaskId>,
 }
 

@@ -26,7 +26,7 @@ struct PartHandover {
 }
 
 impl Coordinator {
-    /// Sends each rank what it must know of the new homes. If a message would be too long, all
+    /// Sends each rank its changes of the new homes. If a message would be too long, all
     /// homes stay as they were `before`; then returns the rank and the length of its longest list.
     pub(super) fn hand_over(
         &mut self,

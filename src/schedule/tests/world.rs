@@ -21,10 +21,10 @@ use crate::schedule::protocol::{HandOut, Message, Started};
 use crate::schedule::ranks::Ranks;
 use crate::schedule::worker::{self, Facts, Pace, Worker};
 
-/// How it is with a rank's process.
+/// The state of a rank's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
-    /// Lives, and is a member as far as anybody knows.
+    /// Lives, and is a member.
     Alive,
     /// Was killed.
     Dead,
@@ -34,7 +34,7 @@ pub(super) enum Life {
     Left,
 }
 
-/// After so long a rank notices that rank 0 is silent.
+/// Time after which a rank detects that rank 0 is silent.
 const LINK_TIMEOUT_NS: u64 = 300_000;
 
 /// What ran where and when.
@@ -85,7 +85,7 @@ pub(super) struct World {
     emptied: BTreeMap<Rank, u64>,
     /// Isolated ranks, which neither receive nor send: since when, and until when.
     cut: BTreeMap<Rank, (u64, u64)>,
-    /// The next thief dies, and that is noticed so much later.
+    /// The next thief dies, and the loss is detected after this time.
     thief_dies: Option<u64>,
     pub(super) dead_thieves: u32,
     delay: u64,

@@ -81,12 +81,12 @@ impl Worker {
     }
 }
 
-/// Sorts ends by receiver, and calls `tell` for each message with its receiver and its content.
-pub fn each_destination(exports: &mut [(Rank, u32, End)], mut tell: impl FnMut(Rank, &[(Rank, u32, End)])) {
+/// Sorts ends by receiver, and calls `send` for each message with its receiver and its content.
+pub fn each_destination(exports: &mut [(Rank, u32, End)], mut send: impl FnMut(Rank, &[(Rank, u32, End)])) {
     if exports.len() > 1 {
         exports.sort_by_key(|export| export.0);
     }
     for run in exports.chunk_by(|a, b| a.0 == b.0) {
-        run.chunks(MAX_ENDS_PER_MESSAGE).for_each(|batch| tell(run[0].0, batch));
+        run.chunks(MAX_ENDS_PER_MESSAGE).for_each(|batch| send(run[0].0, batch));
     }
 }

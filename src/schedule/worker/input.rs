@@ -60,7 +60,7 @@ pub enum WorkerEvent {
         /// The leases that the pool gave up.
         leases: Vec<Lease>,
     },
-    /// The answer to [`WorkerAction::Freeze`]. All completions that slots counted by themselves were
+    /// The answer to [`WorkerAction::Freeze`]. All completions that slots counted were
     /// reported in earlier events.
     Frozen {
         /// Tasks taken out of the pool.

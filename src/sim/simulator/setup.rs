@@ -89,7 +89,7 @@ pub enum Homes<'a> {
     /// By the graph.
     Method(Method),
     /// Explicitly: the rank of each task. Joins are at home with the first task that they wait for.
-    Dealt(&'a [u32]),
+    Assigned(&'a [u32]),
     /// As [`Simulator::homes`](super::Simulator::homes) chose them before.
     Known(&'a [u32]),
 }
@@ -106,7 +106,7 @@ pub struct ScalingSetup {
 
 /// The homes of all nodes, given those of the tasks; a join is at home with the first task that it
 /// waits for.
-pub(super) fn dealt_homes(prepared: &PreparedJob, dealt: &[u32]) -> Vec<u32> {
+pub(super) fn assigned_homes(prepared: &PreparedJob, dealt: &[u32]) -> Vec<u32> {
     let graph = &prepared.graph;
     let mut homes = dealt.to_vec();
     homes.resize(graph.node_count(), 0);

@@ -106,7 +106,7 @@ impl Engine {
         }
     }
 
-    /// This rank cannot go on: notifies rank 0, which stops the run.
+    /// This rank must stop: notifies rank 0, which stops the run.
     pub(super) fn fail(&mut self, reason: String) {
         if self.broken.is_some() {
             return;

@@ -146,8 +146,8 @@ impl Holders {
 
     /// Records a task that ends after `rest` seconds on a busy slot, counted in order of use, or on
     /// the first rank.
-    pub fn occupy(&mut self, seat: Option<u32>, rest: f64) {
-        let at = seat.map_or(0, |seat| self.upto.partition_point(|upto| upto.busy <= seat));
+    pub fn occupy(&mut self, busy_slot: Option<u32>, rest: f64) {
+        let at = busy_slot.map_or(0, |busy_slot| self.upto.partition_point(|upto| upto.busy <= busy_slot));
         if let Some(group) = self.groups.get_mut(at) {
             group.until.iter_mut().for_each(|until| *until = until.max(rest));
         }

@@ -35,7 +35,7 @@ impl RemainingChunks {
                 let rest = table.belief.rest(now.since(since).as_secs_f64() / size, share) * size;
                 self.running[chunk] += 1;
                 let (chunk, slots) = (chunk as u32, task.slots.max(1));
-                self.tasks_running.push(RunningTasks { chunk, tasks: 1, slots, rest, seat: None });
+                self.tasks_running.push(RunningTasks { chunk, tasks: 1, slots, rest, busy_slot: None });
                 self.work += rest * f64::from(slots);
                 self.doubtful_work += rest * table.doubt * f64::from(slots);
                 return;

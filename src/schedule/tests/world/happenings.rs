@@ -13,7 +13,7 @@ use crate::schedule::worker;
 pub(in crate::schedule::tests) enum Happening {
     /// The run is stopped.
     Stop(Stop),
-    /// A process dies; it is noticed so much later.
+    /// A process dies; its loss is detected after this time.
     Kill(Rank, u64),
     /// The detector takes it for dead.
     Suspect(Rank),
@@ -23,18 +23,18 @@ pub(in crate::schedule::tests) enum Happening {
     Join(u32, bool),
     /// It arrives now.
     Arrive(Rank, u32),
-    /// A wish.
+    /// A change of a rank is requested.
     Request(Rank, Change),
     /// A rebalance.
     Rebalance,
-    /// Nothing goes between rank 0 and a rank for so long; after a while the rank notices.
+    /// No messages pass between rank 0 and a rank for this time; the rank detects it after a while.
     CutOff(Rank, u64),
     /// It notices the silence of rank 0, or its end.
     LinkChanged(Rank, bool),
     /// A task is not wanted any more.
     Cancel(u32),
-    /// The next rank that returns a task which completed on lease dies before it reports it; that
-    /// is noticed so much later.
+    /// The next rank that returns a task which completed on lease dies before it reports it; the
+    /// loss is detected after this time.
     KillThief(u64),
 }
 
@@ -96,8 +96,8 @@ impl World {
         }
     }
 
-    /// A process dies: what it runs is gone, and of what it sent to each rank the last messages may
-    /// be.
+    /// A process dies: its running attempts are lost, and of its messages to each rank the last
+    /// ones may be.
     ///
     /// A rank that leaves joined later, so that all that it sends passes through rank 0: what it
     /// sent before an `Emptied` that arrives, to whomever, arrives too.

@@ -200,8 +200,7 @@ impl World {
             self.pools[rank].idle -= 1;
             self.begin(rank, item, events);
         }
-        // Outboxes are flushed late as long as another completion will flush them
-        // later.
+        // While other tasks run, an outbox may be flushed with a later completion.
         if self.pools[rank].running == 0 || self.rng.bool() {
             self.flush(rank, events);
         }
