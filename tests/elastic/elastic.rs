@@ -326,7 +326,7 @@ fn nodes_come_from_this_machine_and_go_again_by_hand() {
     phalanx(&dir).args(["scale", "run", "+2"]).run().ok().says("2 nodes are requested");
     wait_for("three ranks", 120, || (count(&status(&dir), "active") == 3).then_some(()));
     [1, 2].into_iter().for_each(|rank| wait_for_work(&dir, rank));
-    phalanx(&dir).args(["scale", "run", "1"]).run().ok().says("2 ranks that joined drain");
+    phalanx(&dir).args(["scale", "run", "1"]).run().ok().says("2 joined ranks are drained");
     let blocks = wait_for("both blocks to be given back", 120, || {
         let blocks = status(&dir)["blocks"].clone();
         let released = blocks.as_array()?.iter().filter(|block| block["state"] == "released").count();
@@ -387,7 +387,7 @@ fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
     assert!(html.contains("Where the time of nodes went") && html.contains("<td>block 1</td>"));
 }
 
-/// On a login node the run's own process may not work: nodes are asked for at once, and again when
+/// On a login node the run's own process may not work: nodes are requested at once, and again when
 /// the only one dies.
 #[test]
 fn a_coordinator_that_does_not_work_lives_on_the_nodes_that_it_is_given() {
