@@ -16,6 +16,7 @@ mod new;
 mod plan;
 mod report;
 mod run;
+mod runs;
 mod schema;
 mod simulate;
 mod status;
@@ -81,6 +82,8 @@ enum Verb {
     Cancel(steer::CancelArgs),
     Top(top::Args),
     Report(report::Args),
+    Runs(runs::ListArgs),
+    Clean(runs::CleanArgs),
     Explain(explain::Args),
     Analyze(analyze::Args),
     Trace(trace::Args),
@@ -128,6 +131,8 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::Cancel(args) => steer::cancel(args),
         Verb::Top(args) => top::main(args),
         Verb::Report(args) => report::main(args),
+        Verb::Runs(args) => runs::list(args),
+        Verb::Clean(args) => runs::clean(args),
         Verb::Analyze(args) => analyze::main(args),
         Verb::Trace(args) => trace::main(args),
         Verb::Import(args) => import::main(args),

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use super::{complain, print, refuse};
 use crate::journal::RunDir;
 use crate::observe::html::html;
-use crate::observe::report::{write_failed, write_joblog, write_json, write_report, write_task, write_tasks};
+use crate::observe::report::{
+    write_failed, write_joblog, write_json, write_report, write_task, write_tasks, write_values,
+};
 use crate::observe::{Paint, RunView, to_stdout, write_summary};
 
 /// Shows a run: its summary, also written as an HTML page (report.html in the run directory), or
@@ -28,6 +30,10 @@ pub(super) struct Args {
     /// Print every attempt as CSV.
     #[arg(long, visible_alias = "csv", group = "view")]
     tasks: bool,
+    /// Print what tasks wrote to $PHALANX_METRICS as CSV, a row per task with its index and axis
+    /// values.
+    #[arg(long, group = "view")]
+    values: bool,
     /// Print a job log in the format of GNU parallel.
     #[arg(long, group = "view")]
     joblog: bool,
@@ -47,10 +53,11 @@ pub(super) fn main(args: Args) -> ExitCode {
         None if args.failed => write_failed(out, &view, paint),
         None if args.json => write_json(out, &view),
         None if args.tasks => write_tasks(out, &view),
+        None if args.values => write_values(out, &view),
         None if args.joblog => write_joblog(out, &view),
         None => write_report(out, &view, paint),
     });
-    let is_summary = args.task.is_none() && !(args.failed || args.json || args.tasks || args.joblog);
+    let is_summary = args.task.is_none() && !(args.failed || args.json || args.tasks || args.values || args.joblog);
     if printed.is_ok()
         && is_summary
         && let Err(error) = write_page(&view, args.html.as_deref())

@@ -138,6 +138,13 @@ impl Job {
         own.former(old_body).into_iter().map(|element| element.map(|element| TaskId(first + element))).collect()
     }
 
+    /// The values of a task along the axes of its matrix, with the names of the axes.
+    pub fn axis_values(&self, task: TaskId) -> Vec<(&str, String)> {
+        let Some((_, body, number)) = self.element(task) else { return Vec::new() };
+        let names = body.space().axis_names().into_iter().enumerate();
+        names.map(|(axis, name)| (name, body.space().value(axis, number).to_string())).collect()
+    }
+
     /// Estimated duration of a task, if the job file gives one.
     pub fn estimate(&self, task: TaskId) -> Option<Duration> {
         let (group, body, number) = self.element(task)?;

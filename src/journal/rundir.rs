@@ -100,6 +100,14 @@ impl RunDir {
         Err(RunDirError::NotFound { wanted: wanted.to_owned(), runs: runs.to_owned(), known: listed(runs)? })
     }
 
+    /// All runs under `runs`, most recently written first. Links to directories elsewhere do not
+    /// count.
+    pub fn all(runs: &Path) -> Result<Vec<RunDir>, RunDirError> {
+        let dirs = by_age(runs)?.into_iter().map(|name| runs.join(name));
+        let own = dirs.filter(|dir| fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir()));
+        Ok(own.filter_map(|dir| RunDir::open(&dir).ok()).collect())
+    }
+
     /// Finds the run that `--resume` continues: `explicit` if given, else the newest run of `job`
     /// that has a journal.
     pub fn for_resume(runs: &Path, job: &str, explicit: Option<&Path>) -> Result<RunDir, RunDirError> {
@@ -141,6 +149,27 @@ impl RunDir {
             }
             _ => {}
         }
+        self.renew_latest()
+    }
+
+    /// Deletes the run with all that its directory holds. A run that is live, or of which it is
+    /// not known, stays.
+    ///
+    /// # Errors
+    /// If the run is live, or something cannot be removed.
+    pub fn delete(&self) -> Result<(), RunDirError> {
+        let lock = self.lock()?;
+        let journal = self.journal();
+        // Without it nobody continues the run. Network file systems keep a directory with an open
+        // file, so the lock is released before the rest goes.
+        fs::remove_file(&journal).map_err(RunDirError::io("remove", &journal))?;
+        drop(lock);
+        fs::remove_dir_all(&self.path).map_err(RunDirError::io("remove", &self.path))?;
+        self.renew_latest()
+    }
+
+    /// Points `latest` to another run if it points to this one, which is gone.
+    fn renew_latest(&self) -> Result<(), RunDirError> {
         let Some(runs) = self.path.parent() else { return Ok(()) };
         let latest = runs.join(LATEST);
         if latest.read_link().is_ok_and(|to| Some(to.as_os_str()) == self.path.file_name()) {

@@ -34,6 +34,11 @@ pub trait JobView {
         None
     }
 
+    /// The values of a task along the axes of its matrix, with the names of the axes.
+    fn axis_values(&self, _: TaskId) -> Vec<(&str, String)> {
+        Vec::new()
+    }
+
     /// The full description of a task, if it can be expanded.
     fn describe(&self, task: TaskId) -> Option<Task>;
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,18 @@ impl Figure {
     pub fn mean(&self) -> f64 {
         self.sum / self.count.max(1) as f64
     }
+}
+
+/// Values by session, task and attempt; of each name the last.
+pub(super) type ValuesByAttempt = FxHashMap<(u32, u32, u16), BTreeMap<String, f64>>;
+
+/// Reads the values of each attempt.
+pub(super) fn by_attempt(path: &Path) -> ValuesByAttempt {
+    let mut values = ValuesByAttempt::default();
+    JsonLinesReader::default().read_on(path, &mut values, ValuesByAttempt::clear, |values, line: MeasureLine| {
+        values.entry((line.session, line.task, line.attempt)).or_default().insert(line.name, line.value);
+    });
+    values
 }
 
 /// The part of the file that was read.

@@ -24,7 +24,7 @@ use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
 use crate::text::seconds;
 
-pub use super::tables::{write_joblog, write_tasks};
+pub use super::tables::{write_joblog, write_tasks, write_values};
 
 /// Number of slowest tasks listed.
 const MAX_SLOWEST_SHOWN: usize = 10;
@@ -366,7 +366,12 @@ fn class_row(class: &ClassLatency, all_work: f64) -> Vec<String> {
 }
 
 /// Writes a table; the first column is left-aligned, the others right-aligned.
-fn write_columns(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>], paint: Paint) -> Result<(), ReportError> {
+pub(super) fn write_columns(
+    out: &mut dyn Write,
+    head: &[&str],
+    rows: &[Vec<String>],
+    paint: Paint,
+) -> Result<(), ReportError> {
     // A class name may contain line breaks, which would break the table.
     let one_line = |cell: &String| cell.replace(['\n', '\r'], " ");
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();

@@ -1,15 +1,16 @@
 //! Tables with one line per attempt, written while they are read, in constant memory.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use super::job_view::JobView;
+use super::measures::by_attempt;
 use super::print::ReportError;
 use super::report::command;
 use super::run_view::{RunView, node_of, run_ns};
 use crate::journal::Session;
-use crate::model::Attempt;
-use crate::model::Stream;
+use crate::model::{Attempt, Stream, TaskId};
 
 /// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session` as CSV (RFC
 /// 4180 without the carriage returns).
@@ -51,6 +52,50 @@ fn write_row(
         write!(out, ",{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)?;
     }
     writeln!(out, ",{},{}", cell(session.reason(attempt).unwrap_or_default()), session.began.session)?;
+    Ok(())
+}
+
+/// Writes what tasks measured as CSV: a row per task that wrote values to `$PHALANX_METRICS`, with
+/// its name, its index, its values along the axes of all matrices, and a column per name of a
+/// value. A name that is also an axis gets the prefix `metric.`. The values are those of the last
+/// attempt.
+pub fn write_values(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
+    let mut measured = by_attempt(&run.dir.measures());
+    let job = &*run.subject().job;
+    let latest = run.replay.all_latest().filter_map(|(task, session, attempt)| {
+        let place = (session.began.session, attempt.task.0, attempt.attempt);
+        Some((task, measured.remove(&place)?))
+    });
+    let rows: BTreeMap<TaskId, BTreeMap<String, f64>> = latest.collect();
+    let mut axes: Vec<&str> = Vec::new();
+    for (axis, _) in rows.keys().flat_map(|task| job.axis_values(*task)) {
+        if !axes.contains(&axis) {
+            axes.push(axis);
+        }
+    }
+    let names: BTreeSet<&str> = rows.values().flat_map(|values| values.keys().map(String::as_str)).collect();
+    write!(out, "name,index")?;
+    axes.iter().try_for_each(|axis| write!(out, ",{}", cell(axis)))?;
+    for name in &names {
+        let prefix = if axes.contains(name) || ["name", "index"].contains(name) { "metric." } else { "" };
+        write!(out, ",{prefix}{}", cell(name))?;
+    }
+    writeln!(out)?;
+    for (task, values) in &rows {
+        let label = job.label(*task);
+        let index = label.index.map_or(String::new(), |index| index.to_string());
+        write!(out, "{},{index}", cell(label.name))?;
+        let own = job.axis_values(*task);
+        for axis in &axes {
+            let value = own.iter().find(|(name, _)| name == axis).map_or("", |(_, value)| value);
+            write!(out, ",{}", cell(value))?;
+        }
+        for name in &names {
+            let value = values.get(*name).map_or(String::new(), |value| value.to_string());
+            write!(out, ",{value}")?;
+        }
+        writeln!(out)?;
+    }
     Ok(())
 }
 

@@ -83,6 +83,10 @@ impl JobView for Job {
         Some(self)
     }
 
+    fn axis_values(&self, task: TaskId) -> Vec<(&str, String)> {
+        Job::axis_values(self, task)
+    }
+
     fn describe(&self, task: TaskId) -> Option<Task> {
         Job::task(self, task).ok()
     }

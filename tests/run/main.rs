@@ -12,6 +12,7 @@ mod mpi;
 mod new;
 mod resume;
 mod run;
+mod runs;
 mod scale;
 mod signals;
 #[path = "../support/mod.rs"]
