@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::{complain, print, refuse};
 use crate::job::units::parse_duration;
 use crate::journal::RUNS;
-use crate::observe::{Paint, disk_space, list_runs, old_runs, some, to_stdout, write_runs, write_runs_json};
+use crate::observe::{Paint, disk_space, list_runs, old_runs, to_stdout, write_runs, write_runs_json};
+use crate::text::counted;
 
 /// Without options, runs are kept for this long after they were last written.
 const DEFAULT_AGE: Duration = Duration::from_secs(30 * 86_400);
@@ -70,7 +71,7 @@ pub(super) fn clean(args: CleanArgs) -> ExitCode {
     if let Err(error) = to_stdout(|out| write_runs(out, &runs, Paint::for_stream(&io::stdout()))) {
         return refuse(error);
     }
-    let what = format!("{} with {}", some(runs.len() as u64, "run"), disk_space(&runs));
+    let what = format!("{} with {}", counted(runs.len() as u64, "run"), disk_space(&runs));
     if !args.yes && !is_confirmed(&what) {
         return print("nothing was deleted (`--yes` deletes without asking)\n");
     }
