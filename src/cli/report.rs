@@ -9,7 +9,8 @@ use crate::observe::html::html;
 use crate::observe::report::{
     write_failed, write_joblog, write_json, write_report, write_task, write_tasks, write_values,
 };
-use crate::observe::{Paint, RunView, to_stdout, write_summary};
+use crate::observe::{Paint, RunState, RunView, follow_task, to_stdout, write_summary};
+use crate::runtime::subject_of;
 
 /// Shows a run: its summary, also written as an HTML page (report.html in the run directory), or
 /// one of the views below.
@@ -18,9 +19,12 @@ pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]
     run: String,
-    /// Show one task: attempts, times, output.
+    /// Show one task: attempts, times, output; of a running task what it has printed so far.
     #[arg(long, value_name = "NAME", group = "view")]
     task: Option<String>,
+    /// With --task: print what the task prints, from its beginning to its end.
+    #[arg(long, requires = "task")]
+    follow: bool,
     /// Show the failed tasks with the end of their standard error.
     #[arg(long, group = "view")]
     failed: bool,
@@ -48,6 +52,9 @@ pub(super) fn main(args: Args) -> ExitCode {
         Err(error) => return refuse(error),
     };
     let paint = Paint::for_stream(&std::io::stdout());
+    if let Some(name) = args.task.as_ref().filter(|_| args.follow && view.state() == RunState::Running) {
+        return follow(view, name);
+    }
     let printed = to_stdout(|out| match &args.task {
         Some(name) => write_task(out, &view, name, paint),
         None if args.failed => write_failed(out, &view, paint),
@@ -65,6 +72,15 @@ pub(super) fn main(args: Args) -> ExitCode {
         return refuse(error);
     }
     match printed {
+        Err(error) => refuse(error),
+        Ok(()) => super::view::end(&view),
+    }
+}
+
+/// Prints what a task prints until it has ended.
+fn follow(mut view: RunView, task: &str) -> ExitCode {
+    let followed = to_stdout(|out| follow_task(out, &mut std::io::stderr(), &mut view, &subject_of, task));
+    match followed {
         Err(error) => refuse(error),
         Ok(()) => super::view::end(&view),
     }

@@ -27,7 +27,7 @@ pub use frame::Tail;
 pub use history::HistoryFile;
 pub use holding::{Holding, NodeHolding};
 pub use lock::{Holder, Liveness, RunLock};
-pub use output::{OutputError, OutputReader, OutputWriter, UsedFilesReader, last_lines};
+pub use output::{OutputError, OutputFollower, OutputReader, OutputWriter, UsedFilesReader, last_lines};
 pub use record::{
     Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, Level, Note, PastRuns, RankChange, RankInfo, Record,
     Simulated, Terms,

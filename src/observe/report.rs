@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::failures::{TaskFailure, failures, own_file, write_failure};
 use super::figures::{Figures, StateCounts};
 use super::latency::{ClassLatency, classes};
+use super::live_output::write_so_far;
 use super::measures::{Figure, MeasureReader};
 use super::nodes::{NodeUse, uses};
 use super::print::ReportError;
@@ -205,7 +206,7 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
     for stream in [Stream::Out, Stream::Err] {
         write_stream(out, run, task, &attempts, stream, paint)?;
     }
-    Ok(())
+    write_so_far(out, run, task, paint)
 }
 
 /// Attempts at the task with this name in all sessions, which may number the task differently.

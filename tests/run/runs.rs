@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Dir, phalanx, wait_for};
+use crate::support::{Dir, mpirun, phalanx, wait_for};
 
 /// Makes the journal of a run look old.
 fn age(dir: &Dir, run: &str, days: u64) {
@@ -95,4 +95,38 @@ fn values_of_tasks_are_a_table_with_their_axes() {
             "sum,,,,,,,2.5",
         ]
     );
+}
+
+#[test]
+fn output_of_a_running_task_can_be_read_and_followed() {
+    let dir = Dir::new("follow");
+    dir.job(
+        "talk.toml",
+        "[[task]]\nname = 'talk'\nmatrix = { who = ['ann', 'bob'] }\n\
+         command = 'echo {who} begins; echo {who} worries >&2; touch begun-{who}; while ! test -e go; do sleep 0.05; done; \
+         echo {who} ends'\n[[task]]\nname = 'last'\nneeds = 'talk'\ncommand = 'true'\n",
+    );
+    let run = mpirun(&dir, 2).args(["run", "talk.toml", "--slots", "1"]).start();
+    wait_for("both", 120, || (dir.has("begun-ann") && dir.has("begun-bob")).then_some(()));
+    let follower = phalanx(&dir).args(["report", "talk", "--task", "talk[bob]", "--follow"]).start();
+    wait_for("what was printed so far", 120, || follower.stdout_so_far().contains("bob begins").then_some(()));
+    for who in ["ann", "bob"] {
+        wait_for("a report with what was printed so far", 120, || {
+            let shown = phalanx(&dir).args(["report", "talk", "--task", &format!("talk[{who}]")]).run().ok();
+            let has = |text: &str| shown.stdout().contains(&text.replace("WHO", who));
+            let texts = ["RUNNING, on ", "standard output so far\nWHO begins", "standard error so far\nWHO worries"];
+            texts.into_iter().all(has).then_some(())
+        });
+    }
+    phalanx(&dir).args(["report", "talk", "--task", "talk", "--follow"]).run().code(2).says("is 2 tasks; follow one");
+    dir.file("go", "");
+    let followed = follower.wait().ok();
+    assert_eq!(followed.stdout(), "bob begins\nbob ends\n");
+    assert!(
+        followed.stderr().contains("bob worries") && followed.stderr().contains("talk[1]: COMPLETED"),
+        "{followed}"
+    );
+    run.wait().ok();
+    let shown = phalanx(&dir).args(["report", "talk", "--task", "talk[bob]", "--follow"]).run().ok().says("bob ends");
+    assert!(!shown.stdout().contains("so far"), "{shown}");
 }

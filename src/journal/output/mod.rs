@@ -16,12 +16,14 @@
 //! after a kill, finds only complete chunks. Places that were reserved and never written are
 //! entries of zeros, which readers skip.
 
+mod follow;
 mod held;
 mod index;
 mod reader;
 mod used_files;
 mod writer;
 
+pub use follow::OutputFollower;
 pub use reader::{OutputReader, last_lines};
 pub use used_files::UsedFilesReader;
 pub use writer::OutputWriter;
