@@ -8,7 +8,7 @@
 //!   is an unlikely cause: the difference of the two means must exceed [`MIN_DEVIATION_SE`]
 //!   standard errors (Welch's statistic).
 //! - It is *sick* if all its attempts at the last [`SICK_STREAK`] tasks failed, while the others
-//!   complete most tasks of those classes. Tasks that fail everywhere make no rank sick, nor does
+//!   complete most tasks of those classes. Others that completed none bear no witness. Tasks that fail everywhere make no rank sick, nor does
 //!   one bad task that is retried repeatedly. A rank that completed most such tasks before must
 //!   fail [`LONG_STREAK`] of them: it may have got the bad tasks of an array.
 //!
@@ -207,11 +207,21 @@ impl Health {
         let Some(chart) = self.ranks.get(rank.index()) else { return false };
         let only_here = |(_, class): &(TaskId, u32)| {
             let own = chart.classes.get(class).copied().unwrap_or_default();
-            let others = self.classes.get(class).map(|all| all.without(&own)).unwrap_or_default();
+            let others = self.others(rank, *class);
             let did_well = own.completed > own.failed && chart.streak.len() < LONG_STREAK;
             others.completed >= MIN_COMPLETIONS_ELSEWHERE && others.completed > others.failed && !did_well
         };
         chart.streak.len() >= SICK_STREAK && chart.streak.iter().all(only_here)
+    }
+
+    /// The record of a class on the other ranks that completed any of its tasks. One that completed
+    /// none may be as sick, and its failures, which come fast, would outweigh what others complete.
+    fn others(&self, rank: Rank, class: u32) -> ClassRecord {
+        let mut sum = ClassRecord::default();
+        let others = self.ranks.iter().enumerate().filter(|(at, _)| *at != rank.index());
+        let records = others.filter_map(|(_, chart)| chart.classes.get(&class));
+        records.filter(|record| record.completed > 0).for_each(|record| sum.add(record));
+        sum
     }
 
     /// Slowdown of a rank relative to the others, if it is significant and large.
@@ -323,6 +333,25 @@ mod tests {
         }
         let found: Vec<u32> = (0..40).filter(|&rank| examine(&mut health, rank).is_some()).collect();
         assert!(found.len() <= 1, "{found:?}");
+    }
+
+    #[test]
+    fn three_of_four_ranks_are_sick_if_the_fourth_completes_its_tasks() {
+        let mut health = Health::default();
+        let some = |rank: u32, tasks: Range<u32>, state| -> Vec<Attempt> {
+            tasks.map(|k| attempt(k, rank, 5, state)).collect()
+        };
+        // They fail fast: far more attempts have failed than the healthy rank could complete.
+        (1..4).for_each(|rank| observe(&mut health, &some(rank, rank * 20..rank * 20 + 20, State::Failed)));
+        assert!((1..4).all(|rank| examine(&mut health, rank).is_none()), "they may fail everywhere");
+        observe(&mut health, &some(0, 0..3, State::Completed));
+        assert!((1..4).all(|rank| examine(&mut health, rank) == Some(HealthFinding::Sick)));
+        assert_eq!(examine(&mut health, 0), None);
+        // Most tasks of an array fail, wherever they run.
+        let mut health = Health::default();
+        (0..4).for_each(|rank| observe(&mut health, &some(rank, rank * 2..rank * 2 + 2, State::Completed)));
+        (0..4).for_each(|rank| observe(&mut health, &some(rank, 20 + rank * 10..30 + rank * 10, State::Failed)));
+        assert!((0..4).all(|rank| examine(&mut health, rank).is_none()));
     }
 
     #[test]

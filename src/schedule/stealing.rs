@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::action::WorkerAction;
 use super::protocol::{Load, Message};
 use super::ranks::Ranks;
-use crate::model::{Attempt, Rank, Time};
+use crate::model::{Attempt, Rank, State, TaskId, Time};
 
 /// Number of ranks asked per round; each of them remembers the thief.
 const ROUND_SIZE: usize = 8;
@@ -37,6 +37,16 @@ pub(super) const MAX_PAUSE_DOUBLINGS: u32 = 3;
 
 /// Upper limit on tasks per message, below the eager limit of common transports.
 const MAX_TASKS_PER_MESSAGE: u32 = 128;
+
+/// After this number of failed tasks in a row a rank steals less: it may be the cause, and would
+/// otherwise fail the tasks of all others while these run one each.
+const FAILURES_IN_ROW: u32 = 3;
+
+/// Such a rank steals nothing for this long, and four times as long after each further failure.
+const WARY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Number of times that the pause grows.
+const WARY_DOUBLINGS: u32 = 3;
 
 /// The stealing state of one rank: as thief (rounds, lifelines) and as victim (ranks that wait for
 /// work).
@@ -65,6 +75,11 @@ pub(super) struct WorkStealer {
     waiting_thieves: VecDeque<(Rank, u32)>,
     /// True while the pool has been asked to give up tasks.
     giving: bool,
+    /// Number of tasks in a row that failed here, the last of them, and until when this rank steals
+    /// nothing because of that.
+    failed_in_row: u32,
+    last_failed: Option<TaskId>,
+    wary_until: Time,
     /// Usual duration of tasks here; `None` until the first has ended.
     usual_ns: Option<u64>,
     random: u64,
@@ -86,6 +101,9 @@ impl WorkStealer {
             failed_rounds: 0,
             waiting_thieves: VecDeque::new(),
             giving: false,
+            failed_in_row: 0,
+            last_failed: None,
+            wary_until: Time::ZERO,
             usual_ns: None,
             random: 0x9E37_79B9_7F4A_7C15 ^ u64::from(me.0),
         }
@@ -118,7 +136,7 @@ impl WorkStealer {
     pub(super) fn next_try(&self, load: Load) -> Option<Time> {
         let starving = load.idle > 0 && load.ready == 0 && self.others() > 0;
         let waits_until = self.since.map_or(Time::ZERO, |since| since.after(self.own_work_wait()));
-        (starving && self.asked.is_none()).then_some(self.not_before.max(waits_until))
+        (starving && self.asked.is_none()).then_some(self.not_before.max(self.wary_until).max(waits_until))
     }
 
     fn own_work_wait(&self) -> Duration {
@@ -150,7 +168,7 @@ impl WorkStealer {
     }
 
     fn ask(&mut self, now: Time, load: Load, actions: &mut Vec<WorkerAction>) {
-        if self.asked.is_some() || now < self.not_before || self.others() == 0 {
+        if self.asked.is_some() || now < self.not_before.max(self.wary_until) || self.others() == 0 {
             return;
         }
         if self.round.is_empty() {
@@ -234,6 +252,20 @@ impl WorkStealer {
     /// other ranks' work.
     pub(super) fn note_end(&mut self, attempt: &Attempt, ran_foreign_task: bool) {
         self.ran_foreign_task = ran_foreign_task;
+        match attempt.outcome.state {
+            State::Completed => self.failed_in_row = 0,
+            state if state.is_failure() && self.last_failed != Some(attempt.task) => {
+                self.last_failed = Some(attempt.task);
+                self.failed_in_row += 1;
+                if let Some(more) = self.failed_in_row.checked_sub(FAILURES_IN_ROW) {
+                    self.wary_until = attempt.end.after(WARY_PAUSE * (1 << (2 * more.min(WARY_DOUBLINGS))));
+                }
+            }
+            _ => {}
+        }
+        if self.failed_in_row == 0 {
+            self.wary_until = Time::ZERO;
+        }
         let ns = attempt.end.0.saturating_sub(attempt.start.0);
         self.usual_ns = Some(self.usual_ns.map_or(ns, |usual| usual - usual / 8 + ns / 8));
     }
@@ -269,5 +301,43 @@ impl WorkStealer {
             }
         }
         picked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Outcome;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn attempt(task: u32, end: u64, state: State) -> Attempt {
+        let (time, outcome) = (Time(end), Outcome { state, exit: 0 });
+        let (start, rank) = (Time(end - 1_000_000), Rank(1));
+        Attempt { task: TaskId(task), attempt: 1, outcome, last: true, rank, slot: 0, ready: start, start, end: time }
+    }
+
+    /// When rank 1 of two, which is idle, asks the other for work.
+    fn asks_at(stealer: &WorkStealer) -> u64 {
+        stealer.next_try(Load { idle: 2, ..Load::default() }).expect("it starves").0
+    }
+
+    #[test]
+    fn a_rank_whose_tasks_fail_in_a_row_takes_few_tasks_of_others() {
+        let mut stealer = WorkStealer::new(Rank(1), Duration::from_millis(50));
+        stealer.meet(1, Ranks::first(2));
+        (0..2).for_each(|task| stealer.note_end(&attempt(task, SECOND, State::Failed), true));
+        (0..9).for_each(|_| stealer.note_end(&attempt(1, SECOND, State::Failed), true));
+        assert!(asks_at(&stealer) <= SECOND, "one bad task that is retried is no sign");
+        // Each task that it gets fails at once: in ten minutes it fails few of them.
+        let (mut now, mut taken) = (SECOND, 2);
+        while now < 600 * SECOND {
+            taken += 1;
+            stealer.note_end(&attempt(taken, now, State::Failed), true);
+            now = asks_at(&stealer).max(now + 1_000_000);
+        }
+        assert!((8..20).contains(&taken), "{taken} tasks failed");
+        stealer.note_end(&attempt(1000, now, State::Completed), true);
+        assert!(asks_at(&stealer) <= now, "it has recovered");
     }
 }
