@@ -48,7 +48,7 @@ struct Hashes(Mutex<FxHashMap<PathBuf, FileState>>);
 /// The state of a file without its hash; `None` for what is no regular file.
 fn plain_state(meta: &Metadata) -> Option<FileState> {
     let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
-    meta.is_file().then(|| FileState { size: meta.len(), mtime_ns, hash: None })
+    meta.is_file().then_some(FileState { size: meta.len(), mtime_ns, hash: None })
 }
 
 /// The hash of a file's content, if it is small.

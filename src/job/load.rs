@@ -5,12 +5,11 @@
 //! [`Loaded::missing_inputs`].
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::bounded_read::{is_stdin, read_bounded};
 use super::diagnostic::Findings;
 use super::dialect::Sh;
 use super::document::{Document, TABLES};
@@ -21,9 +20,6 @@ use super::spec::{Common, homes_of, read_file};
 use super::value_files::ValueFiles;
 use super::{Diagnostic, Diagnostics, Job};
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
-
-/// Maximum size of a job file in bytes. A larger one is not a job file, or should use arrays.
-const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Information about kernels that job files need; the kernel registry implements it.
 pub trait KernelCheck {
@@ -95,11 +91,6 @@ impl Loaded {
     }
 }
 
-/// True for `-`, which denotes standard input.
-fn is_stdin(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
 /// Reads a job file; `-` reads standard input. Relative directories in it start from the current
 /// directory.
 ///
@@ -119,19 +110,6 @@ pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostic
         }
         Err(error) => Err(not_utf8(&file, &error)),
     }
-}
-
-pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
-    let file: Box<dyn std::io::Read> = match is_stdin(path) {
-        true => Box::new(std::io::stdin()),
-        false => Box::new(File::open(path).map_err(|error| error.to_string())?),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("it is larger than {} MiB; describe many tasks as an `array`", MAX_FILE_BYTES >> 20));
-    }
-    Ok(bytes)
 }
 
 pub(crate) fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagnostics {

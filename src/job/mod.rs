@@ -10,6 +10,7 @@
 
 pub mod alert;
 mod body;
+pub(crate) mod bounded_read;
 mod capacity;
 pub(crate) mod diagnostic;
 pub(crate) mod dialect;

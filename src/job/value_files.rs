@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::load::read_bounded;
+use super::bounded_read::read_bounded;
 use super::scalar::{Scalar, axis_name_mistake};
 use super::units::shorten;
 

@@ -119,7 +119,7 @@ pub fn write_runs(out: &mut dyn Write, runs: &[ListedRun], paint: Paint) -> Resu
     }
     let row = |run: &ListedRun| {
         let began = run.began.as_deref().unwrap_or("-").replace('T', " ").trim_end_matches('Z').to_owned();
-        let numbers = [run.tasks, run.completed, run.failed].map(|n| count(n));
+        let numbers = [run.tasks, run.completed, run.failed].map(count);
         [vec![run.run.clone(), run.job.clone(), run.state.to_owned(), began], numbers.to_vec()].concat()
     };
     let rows: Vec<Vec<String>> = runs.iter().map(row).collect();

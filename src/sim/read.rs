@@ -13,9 +13,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::cluster::{Cluster, Faults, Network, NodeKind, TaskSpread};
 use super::random::Distribution;
+use crate::job::bounded_read::read_bounded;
 use crate::job::diagnostic::Findings;
 use crate::job::document::syntax_error;
-use crate::job::load::{not_utf8, read_bounded, with_syntax_errors};
+use crate::job::load::{not_utf8, with_syntax_errors};
 use crate::job::read::{
     At, Field, Read, Section, Tables, TomlNode, Whole, check_keys, float, integer, mismatch, section,
 };
