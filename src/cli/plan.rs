@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::value_parser;
@@ -13,11 +14,12 @@ use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
 use crate::job::{self, Job};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
+use crate::observe::analyze::line_of;
 use crate::observe::{Paint, expected_text, moment_text};
 use crate::runtime::{kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
-use crate::sim::plan::{Plan, PlanCandidate, PlanQuestion, Verdict, plan, ranks_between, svg};
+use crate::sim::plan::{Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, plan, ranks_between, svg};
 use crate::text::{counted, seconds};
 use crate::workload::PreparedJob;
 use crate::workload::walltime::{longest_task, time_limit};
@@ -68,7 +70,9 @@ fn range(text: &str) -> Result<(u32, u32), String> {
 
 pub(super) fn main(args: Args) -> ExitCode {
     let mut past = PlanHistory::default();
+    let mut job_text = Arc::from("");
     let prepared = job::load(&args.job, &Kernels::builtin()).and_then(|mut loaded| {
+        job_text = Arc::clone(&loaded.text);
         past = PlanHistory::of(args.history.as_deref(), &mut loaded.job);
         PreparedJob::of(loaded)
     });
@@ -118,7 +122,11 @@ pub(super) fn main(args: Args) -> ExitCode {
         // The verb submits the same script, from any directory.
         false => {
             let line = options.map(|options| format!("phalanx submit {job} {options}"));
-            print(&text(&question, &planned, &past, line.as_deref()))
+            let place = |table, key: &str| match line_of(&job_text, table, key) {
+                Some(line) => format!("{job}:{line}"),
+                None => job.to_string(),
+            };
+            print(&text(&question, &planned, &past, &place, line.as_deref()))
         }
     }
 }
@@ -201,16 +209,28 @@ impl PlanHistory {
     }
 }
 
-/// Options of sbatch for the candidate. The time limit is the q90 of the makespan plus a fifth, and
-/// what a batch job needs before and after that if its tasks take up to `task`.
-fn options(candidate: &PlanCandidate, task: Option<Duration>) -> String {
+/// The time limit to ask for, in minutes: the q90 of the makespan plus a fifth, and what a batch job
+/// needs before and after that if its tasks take up to `task`.
+fn limit_minutes(candidate: &PlanCandidate, task: Option<Duration>) -> u64 {
     let run = Duration::try_from_secs_f64(candidate.makespan_q90_s * 1.2).unwrap_or(Duration::MAX);
-    let minutes = time_limit(run, task).as_secs_f64().div_euclid(60.0) as u64 + 1;
+    time_limit(run, task).as_secs_f64().div_euclid(60.0) as u64 + 1
+}
+
+/// Node-hours that a candidate uses at most: all its nodes until the time limit.
+fn node_hours(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> f64 {
+    let minutes = limit_minutes(candidate, longest_task(&question.prepared.job));
+    f64::from(candidate.ranks) * minutes as f64 / 60.0
+}
+
+/// Options of sbatch for the candidate.
+fn options(candidate: &PlanCandidate, task: Option<Duration>) -> String {
+    let minutes = limit_minutes(candidate, task);
     let (hours, minutes) = (minutes / 60, minutes % 60);
     format!("--nodes={} --time={hours}:{minutes:02}:00", candidate.ranks)
 }
 
 fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch: Option<&str>) -> String {
+    let chosen = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
     let object = serde_json::json!({
         "job": question.prepared.job.name,
         "tasks": question.prepared.tasks(),
@@ -225,7 +245,9 @@ fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch:
         "candidates": planned.candidates,
         "recommended": planned.recommended,
         "mix": planned.mix,
+        "levers": planned.levers,
         "wishes": planned.verdict,
+        "node_hours": chosen.map(|chosen| node_hours(question, chosen)),
         "sbatch": sbatch,
     });
     format!("{object:#}\n")
@@ -244,7 +266,13 @@ fn wishes(question: &PlanQuestion<'_>, word: &str) -> String {
     }
 }
 
-fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit: Option<&str>) -> String {
+fn text(
+    question: &PlanQuestion<'_>,
+    planned: &Plan,
+    past: &PlanHistory,
+    place: &dyn Fn(usize, &str) -> String,
+    submit: Option<&str>,
+) -> String {
     let paint = Paint::for_stream(&std::io::stdout());
     let node = &question.cluster.nodes[0];
     let mut text = format!(
@@ -303,6 +331,7 @@ fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit:
             writeln!(text, "\n{} {why}\nNearest number of ranks: {nearest}", paint.red(head))
         }
     };
+    text += &levers(planned, place);
     if let Some(mix) = &planned.mix {
         let nodes = mix.nodes.iter().map(|&(node, count)| {
             let name = question.cluster.nodes.get(node.0 as usize).map_or("?", |node| node.name.as_str());
@@ -313,6 +342,42 @@ fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit:
     }
     if let Some(line) = submit {
         let _ = writeln!(text, "\n{} {line}", paint.bold("To submit:"));
+        if let Some(chosen) = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended) {
+            let nodes = counted(chosen.ranks, "node");
+            let (hours, expected) = (node_hours(question, chosen), chosen.billed_node_s / 3600.0);
+            let _ = writeln!(
+                text,
+                "Node-hours to ask for: {hours:.3} ({nodes} until the time limit); the run is expected to use {expected:.3}"
+            );
+        }
+    }
+    text
+}
+
+/// The changes of the job file that would shorten the run. `place` is that of a key of a table.
+fn levers(planned: &Plan, place: &dyn Fn(usize, &str) -> String) -> String {
+    const MAX_NAMED: usize = 5;
+    let chosen = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
+    let Some(chosen) = chosen.or(planned.candidates.last()).filter(|_| !planned.levers.is_empty()) else {
+        return String::new();
+    };
+    let mut text =
+        format!("\nChanges of the job file that shorten this, simulated with {}:\n", counted(chosen.ranks, "rank"));
+    for Lever { change, makespan_q50_s } in &planned.levers {
+        let what = match change {
+            LeverChange::NoLimit { table, task, limit } => {
+                format!("{}: {task} without its limit of %{limit}", place(*table, "array"))
+            }
+            LeverChange::Priorities { tables } => {
+                let named = tables.iter().take(MAX_NAMED).map(|(table, task, priority)| {
+                    format!("{}: priority = {priority} for {task}", place(*table, "priority"))
+                });
+                let more = if tables.len() > MAX_NAMED { ", and so on for later stages" } else { "" };
+                named.collect::<Vec<_>>().join(", ") + more
+            }
+        };
+        let (with, without) = (seconds(*makespan_q50_s), seconds(chosen.makespan_q50_s));
+        let _ = writeln!(text, "  {what}: {with} instead of {without}");
     }
     text
 }

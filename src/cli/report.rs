@@ -7,7 +7,8 @@ use super::{complain, print, refuse};
 use crate::journal::RunDir;
 use crate::observe::html::html;
 use crate::observe::report::{
-    write_failed, write_joblog, write_json, write_report, write_task, write_tasks, write_values,
+    write_failed, write_failed_json, write_joblog, write_json, write_report, write_task, write_task_json, write_tasks,
+    write_values,
 };
 use crate::observe::{Paint, RunState, RunView, follow_task, to_stdout, write_summary};
 use crate::runtime::subject_of;
@@ -28,8 +29,8 @@ pub(super) struct Args {
     /// Show the failed tasks with the end of their standard error.
     #[arg(long, group = "view")]
     failed: bool,
-    /// Print one JSON object.
-    #[arg(long, group = "view")]
+    /// Print one JSON object; also with --task and --failed.
+    #[arg(long, conflicts_with_all = ["tasks", "joblog", "values", "follow"])]
     json: bool,
     /// Print every attempt as CSV.
     #[arg(long, visible_alias = "csv", group = "view")]
@@ -42,7 +43,7 @@ pub(super) struct Args {
     #[arg(long, group = "view")]
     joblog: bool,
     /// Write the HTML page to this file [default: report.html in the run directory].
-    #[arg(long, value_name = "FILE", conflicts_with = "view")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["view", "json"])]
     html: Option<PathBuf>,
 }
 
@@ -56,7 +57,9 @@ pub(super) fn main(args: Args) -> ExitCode {
         return follow(view, name);
     }
     let printed = to_stdout(|out| match &args.task {
+        Some(name) if args.json => write_task_json(out, &view, name),
         Some(name) => write_task(out, &view, name, paint),
+        None if args.failed && args.json => write_failed_json(out, &view),
         None if args.failed => write_failed(out, &view, paint),
         None if args.json => write_json(out, &view),
         None if args.tasks => write_tasks(out, &view),
@@ -103,12 +106,13 @@ fn write_page(view: &RunView, asked: Option<&Path>) -> Result<(), String> {
     Ok(())
 }
 
-/// Prints the closing summary of a run.
-pub(super) fn summarize(dir: &Path) {
+/// Prints the closing summary of a run, or its JSON object.
+pub(super) fn summarize(dir: &Path, json: bool) {
     let printed = RunDir::open(dir).map_err(|error| error.to_string()).and_then(|dir| {
         let view = super::view::load(&dir).map_err(|error| error.to_string())?;
         let paint = Paint::for_stream(&std::io::stdout());
-        to_stdout(|out| write_summary(out, &view, paint)).map_err(|error| error.to_string())
+        to_stdout(|out| if json { write_json(out, &view) } else { write_summary(out, &view, paint) })
+            .map_err(|error| error.to_string())
     });
     if let Err(error) = printed {
         complain(error);

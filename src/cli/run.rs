@@ -197,7 +197,7 @@ fn tell(result: &Result<Finished, RunError>, quiet: bool) {
         complain(format_args!("cannot write {}: {error}", file.display()));
     }
     match result {
-        Ok(Finished { run_dir: Some(dir), .. }) if !quiet => report::summarize(dir),
+        Ok(Finished { run_dir: Some(dir), .. }) if !quiet => report::summarize(dir, false),
         Ok(_) => {}
         Err(RunError::Job(diagnostics)) => super::check::show(diagnostics),
         Err(error) => complain(error),

@@ -12,7 +12,7 @@ use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Cost, Scaling, Trigger};
 use crate::scale::policy::policy_names;
-use crate::sim::compare::{Comparison, balance_table, compare, compare_balance, table};
+use crate::sim::compare::{Comparison, LEGEND, balance_table, compare, compare_balance, table};
 use crate::sim::{Cluster, RecordRequest, Rehearsed, rehearse};
 use crate::workload::PreparedJob;
 
@@ -67,6 +67,10 @@ pub(super) struct Args {
     /// Print no summary.
     #[arg(short, long)]
     quiet: bool,
+    /// Print one JSON object: the figures of the run as `report --json` has them, or the rows of a
+    /// comparison.
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
@@ -150,7 +154,7 @@ impl Set<'_> {
 
     fn tell(&self, rehearsed: &Rehearsed, took: Duration) -> ExitCode {
         if !self.args.quiet {
-            report::summarize(&rehearsed.dir);
+            report::summarize(&rehearsed.dir, self.args.json);
             let events = rehearsed.outcome.ended.events;
             let rate = events as f64 / took.as_secs_f64().max(1e-9);
             complain(format_args!("{events} events in {:.2} s, {rate:.0} per second", took.as_secs_f64()));
@@ -171,13 +175,15 @@ impl Set<'_> {
             _ => named,
         };
         match compare(&self.field(), &policies) {
-            Ok(rows) => print(&table(&rows)),
+            Ok(rows) if self.args.json => print(&format!("{:#}\n", serde_json::json!({ "policies": rows }))),
+            Ok(rows) => print(&format!("{}\n{LEGEND}", table(&rows))),
             Err(error) => refuse(error),
         }
     }
 
     fn compare_balance(&self) -> ExitCode {
         match compare_balance(&self.field(), self.args.ranks.unwrap_or(self.scaling.max_ranks)) {
+            Ok(rows) if self.args.json => print(&format!("{:#}\n", serde_json::json!({ "strategies": rows }))),
             Ok(rows) => print(&balance_table(&rows)),
             Err(error) => refuse(error),
         }

@@ -10,6 +10,7 @@ use crate::exec::Kernels;
 use crate::job;
 use crate::job::units::{format_duration, parse_duration};
 use crate::journal::{RUNS, RunDir};
+use crate::text::shell_word;
 use crate::workload::graph_of;
 
 /// The batch script, a copy of `slurm/phalanx.sbatch`.
@@ -123,6 +124,7 @@ fn command(wish: &Submission, script: &Path, dir: &Path) -> Command {
         command.arg("--resume");
     }
     command.args(&wish.run);
+    command.env("PHALANX_CONTINUE", continuation(wish));
     if std::env::var_os("PHALANX_BIN").is_none()
         && let Ok(program) = std::env::current_exe()
     {
@@ -132,9 +134,21 @@ fn command(wish: &Submission, script: &Path, dir: &Path) -> Command {
     command
 }
 
+/// The command that continues the run, for a shell in the same directory.
+fn continuation(wish: &Submission) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "phalanx".to_owned());
+    let mut words = vec![program, "submit".to_owned(), "--resume".to_owned(), wish.job.to_string_lossy().into_owned()];
+    words.extend(wish.sbatch.iter().cloned());
+    if !wish.run.is_empty() {
+        words.push("--".to_owned());
+        words.extend(wish.run.iter().cloned());
+    }
+    words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
+}
+
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words.map(|word| shell_word(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
 fn submit(wish: &Submission, dir: RunDir) -> ExitCode {
@@ -211,6 +225,7 @@ mod tests {
         assert_eq!(wish.run, ["--keep-going", "--slots", "2"]);
         let line = shown(&command(&wish, Path::new("s"), Path::new("d")));
         assert_eq!(line, "sbatch --parsable --nodes=4 -t 10 s job.toml --run-dir d --keep-going --slots 2");
+        assert!(continuation(&wish).ends_with(" submit --resume job.toml --nodes=4 -t 10 -- --keep-going --slots 2"));
         let wish = parsed("submit job.toml -- --slots 2");
         assert_eq!((wish.sbatch.len(), wish.run.len()), (0, 2));
     }

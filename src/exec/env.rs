@@ -78,7 +78,7 @@ const OURS: [&str; 14] = [
 
 /// Variables that a batch script sets for this run: the file for its exit code, and that nodes wait
 /// for worlds. They must not reach a run that a task starts.
-const THIS_RUN: [&str; 2] = ["PHALANX_EXIT_FILE", "PHALANX_WORLDS"];
+const THIS_RUN: [&str; 3] = ["PHALANX_CONTINUE", "PHALANX_EXIT_FILE", "PHALANX_WORLDS"];
 
 /// True for a variable that no task takes over from the environment of its rank.
 pub(crate) fn is_hidden(name: &str) -> bool {

@@ -178,6 +178,24 @@ fn each_node(line: &str, wanted: &dyn Fn(Node<'_>) -> bool, show: &mut dyn FnMut
     }
 }
 
+/// True if a byte of a line stands in single quotes, a here-document, an expansion or a comment.
+pub(crate) fn is_quoted(line: &str, at: usize) -> bool {
+    const QUOTES: [&str; 8] = [
+        "raw_string",
+        "ansi_c_string",
+        "heredoc_body",
+        "heredoc_content",
+        "comment",
+        "expansion",
+        "regex",
+        "arithmetic_expansion",
+    ];
+    let mut is_quoted = false;
+    let holds = |node: Node<'_>| node.byte_range().contains(&at);
+    each_node(line, &holds, &mut |node| is_quoted |= holds(node) && QUOTES.contains(&node.kind()));
+    is_quoted
+}
+
 /// The shell options that a prologue sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PrologueOptions {

@@ -30,6 +30,7 @@ mod schema;
 mod selector;
 mod space;
 mod spec;
+mod synonyms;
 mod template;
 pub mod units;
 mod value_files;

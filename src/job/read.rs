@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Findings, closest, suggest};
+use super::synonyms;
 
 /// A TOML value with its place.
 pub(crate) type TomlNode<'i> = Spanned<DeValue<'i>>;
@@ -155,7 +156,9 @@ pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], f
     for key in table.keys().filter(|key| !is_known(key.get_ref())) {
         let names: Vec<&str> = fields.iter().flat_map(|f| f.iter()).map(|f| f.name).collect();
         let name = super::units::shorten(key.get_ref());
-        let help = elsewhere(&name, &names, findings).unwrap_or_else(|| suggest(&name, &names, "keys here"));
+        let help = by_meaning(&name, &names, findings)
+            .or_else(|| elsewhere(&name, &names, findings))
+            .unwrap_or_else(|| suggest(&name, &names, "keys here"));
         findings.push(Diagnostic::error(format!("unknown key `{name}` in `{what}`")).at(&key.span()).help(help));
     }
 }
@@ -175,6 +178,24 @@ pub(crate) fn check_required(what: &str, node: &TomlNode<'_>, fields: &[Field], 
 /// A documentation comment as one line.
 fn one_line(doc: &str) -> String {
     doc.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The key that means the same as a word of another system.
+fn by_meaning(name: &str, names: &[&str], findings: &Findings) -> Option<String> {
+    if let Some((key, example)) = synonyms::meaning(name, names) {
+        let write = if example.is_empty() { String::new() } else { format!(" Write {example}") };
+        return Some(format!("did you mean `{key}`?{write}"));
+    }
+    if closest(name, names.iter().copied()).is_some() {
+        return None;
+    }
+    let (key, example) = synonyms::meanings(name)?;
+    let homes = findings.homes_of(key);
+    let write = if example.is_empty() { String::new() } else { format!(": write {example}") };
+    match key == name {
+        true => Some(format!("write {example}")),
+        false => (!homes.is_empty()).then(|| format!("`{key}` means this, in {}{write}", homes.join(" or "))),
+    }
 }
 
 /// The section of a key that is valid elsewhere.

@@ -5,16 +5,18 @@
 //!
 //! - `{word}` is replaced if `word` is `name`, the task's own axis, or `index` in an array or
 //!   matrix. A whole number may be padded with zeros: `{index:03}`.
-//! - `{{word}}` around such a word stands for `{word}` itself.
+//! - `{{word}}` stands for `{word}` itself.
 //! - `${word}` is the shell's and stays.
-//! - Every other brace stays as it is.
+//! - Every other brace stays as it is, and any that stands in quotes or a here-document of the shell
+//!   unless its word is one of those above.
 //!
 //! A word that is similar to an axis is almost surely a typo. It is reported as an error, or in a
-//! shell line as a warning.
+//! shell line as a warning. Any other word that nothing fills is warned of.
 
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Findings, closest};
+use super::dialect;
 use super::read::Span;
 use super::scalar::{Scalar, is_identifier};
 use super::selector::quoted;
@@ -197,12 +199,12 @@ impl Compiler<'_> {
             literal.push_str(&self.source[at..open]);
             let shell = self.source[..open].ends_with('$');
             if let Some((word, end)) = braced(self.source, open, "{{", "}}").filter(|_| !shell)
-                && self.known(split_width(word).0).is_some()
+                && (self.known(split_width(word).0).is_some() || !self.is_program_text(open))
             {
                 literal.push_str(&format!("{{{word}}}"));
                 at = end;
             } else if let Some((word, end)) = braced(self.source, open, "{", "}").filter(|_| !shell)
-                && let Some(value) = self.value(word)
+                && let Some(value) = self.value(word, open)
             {
                 if !literal.is_empty() {
                     pieces.push(TemplatePart::Text(std::mem::take(&mut literal).into()));
@@ -232,10 +234,10 @@ impl Compiler<'_> {
         }
     }
 
-    fn value(&mut self, braces: &str) -> Option<TemplatePart> {
+    fn value(&mut self, braces: &str, at: usize) -> Option<TemplatePart> {
         let (word, width) = split_width(braces);
         let Some(what) = self.known(word) else {
-            self.note_near_miss(word);
+            self.note_unknown(word, at);
             return None;
         };
         let whole = match what {
@@ -253,27 +255,42 @@ impl Compiler<'_> {
         Some(TemplatePart::Value { what, width })
     }
 
-    fn note_near_miss(&mut self, word: &str) {
-        let span = self.span;
-        if !self.space.is_indexed() {
-            if word == "index" {
-                self.findings.push(
-                    Diagnostic::warning(
-                        "`{index}` is left as it is, because this task is neither an array nor a matrix",
-                    )
-                    .at(span)
-                    .help("give the task an `array`, such as `array = \"0-9\"`"),
-                );
-            }
-            return;
-        }
+    /// Reports a word in braces that is no placeholder of the task.
+    fn note_unknown(&mut self, word: &str, at: usize) {
         let words = self.space.axis_names().into_iter().chain(["index"]);
-        let Some(meant) = closest(word, words) else { return };
-        let diagnostic = match self.place {
-            StringKind::Plain => Diagnostic::error(format!("unknown placeholder `{{{word}}}`")),
-            StringKind::Shell => Diagnostic::warning(format!("`{{{word}}}` is left to the shell as it is")),
+        let meant = closest(word, words).filter(|_| self.space.is_indexed());
+        let (diagnostic, help) = match meant {
+            Some(meant) => {
+                let diagnostic = match self.place {
+                    StringKind::Plain => Diagnostic::error(format!("unknown placeholder `{{{word}}}`")),
+                    StringKind::Shell => Diagnostic::warning(format!("`{{{word}}}` is left to the shell as it is")),
+                };
+                (diagnostic, format!("did you mean `{{{meant}}}`?"))
+            }
+            None if word == "index" => (
+                Diagnostic::warning("`{index}` is left as it is, because this task is neither an array nor a matrix"),
+                "give the task an `array`, such as `array = \"0-9\"`".to_owned(),
+            ),
+            None if self.is_program_text(at) => return,
+            None => (
+                Diagnostic::warning(format!("`{{{word}}}` is left as it is, because this task has no axis `{word}`")),
+                format!(
+                    "give it one, as in `matrix = {{ {word} = [\"a\", \"b\"] }}`; if the text is meant, write `{{{{{word}}}}}`"
+                ),
+            ),
         };
-        self.findings.push(diagnostic.at(span).help(format!("did you mean `{{{meant}}}`?")));
+        self.findings.push(diagnostic.at(self.span).help(help));
+    }
+
+    /// True if a brace of the string belongs to a program, such as awk or Python, and not to us.
+    fn is_program_text(&self, at: usize) -> bool {
+        match self.place {
+            StringKind::Shell => dialect::is_quoted(self.source, at),
+            StringKind::Plain => {
+                let is_of_code = |c: char| c.is_whitespace() || "\"'`();$<>|&".contains(c);
+                self.source.contains(is_of_code) || ["{print}", "{next}", "{exit}"].contains(&self.source)
+            }
+        }
     }
 }
 
@@ -322,7 +339,9 @@ mod tests {
             ("${index} $index", "${index} $index"),
             ("awk '{print $1}' {}", "awk '{print $1}' {}"),
             ("{\"a\":{\"b\":{index}}}", "{\"a\":{\"b\":8}}"),
-            ("{banana} {{x}} {", "{banana} {{x}} {"),
+            ("{a,b} {} {1} {.} {-1}", "{a,b} {} {1} {.} {-1}"),
+            ("echo {banana} {{x}} {", "echo {banana} {{x}} {"),
+            ("{{x}}", "{x}"),
             ("{index", "{index"),
             ("é{index}é", "é8é"),
         ] {
@@ -333,7 +352,7 @@ mod tests {
     #[test]
     fn axes_have_their_typed_form() {
         assert_eq!(fill("{alpha} {index}", &sweep(), 1).0, "1e-9 1");
-        assert_eq!(fill("{alpha}", &Space::One, 0), ("{alpha}".into(), 0));
+        assert_eq!(fill("{alpha}", &Space::One, 0), ("{alpha}".into(), 1));
     }
 
     #[test]
@@ -341,5 +360,24 @@ mod tests {
         assert_eq!(fill("{alhpa}", &sweep(), 0).1, 1);
         assert_eq!(fill("{alpha:03}", &sweep(), 0).1, 1);
         assert_eq!(fill("{index}", &Space::One, 0).1, 1);
+    }
+
+    #[test]
+    fn words_that_nothing_fills_are_noted_unless_they_belong_to_a_program() {
+        let noted = |line: &str| {
+            let mut findings = Findings::default();
+            let template = compile((line, &(0..1)), StringKind::Shell, &Space::One, &mut findings);
+            (template.fill(Element { name: "t", space: &Space::One, number: 0 }), findings.finish().len())
+        };
+        let stays = |line: &str, notes: usize| assert_eq!(noted(line), (line.to_owned(), notes), "{line}");
+        stays("align {sample}.fq > out/{lane}.bam", 2);
+        stays("echo \"{sample}\"", 1);
+        stays("echo ${sample} ${a:-{b}} {a,b} {1..3} {} $((1+{2}))", 0);
+        stays("awk '{print}' f | awk '{print $1}' | jq '{id}'", 0);
+        stays("curl -d '{\"a\":{\"b\":1}}' x", 0);
+        stays("python3 - <<'EOF'\nprint(f\"{x}\")\nEOF\n", 0);
+        stays("f() { true; }; { f; }", 0);
+        stays("awk '{{x}}' # {x}", 0);
+        assert_eq!(noted("echo {{sample}}"), ("echo {sample}".to_owned(), 0));
     }
 }

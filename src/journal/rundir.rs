@@ -32,6 +32,8 @@ use super::replay::replay;
 /// Directory that holds the run directories, under the current one.
 pub const RUNS: &str = "phalanx-runs";
 
+/// The command that continues a run of a batch job.
+const CONTINUATION: &str = "continue";
 const JOURNAL: &str = "journal";
 const LATEST: &str = "latest";
 
@@ -220,6 +222,26 @@ impl RunDir {
     pub fn write_job(&self, text: &str) -> Result<(), RunDirError> {
         let path = self.job_file();
         fs::write(&path, text).map_err(RunDirError::io("write", &path))
+    }
+
+    /// Keeps the command that continues a run of a batch job: where it is read, the run's own
+    /// command would run on the wrong machine. `None` if the run's own command continues it.
+    pub fn write_continuation(&self, line: Option<&str>) -> Result<(), RunDirError> {
+        let path = self.path.join(CONTINUATION);
+        match line {
+            Some(line) => fs::write(&path, line).map_err(RunDirError::io("write", &path)),
+            None => match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(RunDirError::io("remove", &path)(error))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The command that continues a run of a batch job.
+    pub fn continuation(&self) -> Option<String> {
+        fs::read_to_string(self.path.join(CONTINUATION)).ok()
     }
 
     /// Takes the lock, which only one process holds at a time.

@@ -83,13 +83,13 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     let inputs = &decision.inputs;
     row(
         "policy",
-        format!(
-            "{}, confidence {}, target {}",
-            decision.policy,
-            percent(decision.confidence),
-            counted(decision.wish, "rank")
-        ),
+        match decision.confidence {
+            // Rules do not doubt.
+            1.0.. => format!("{}, target {}", decision.policy, counted(decision.wish, "rank")),
+            sure => format!("{}, target {}, {} sure", decision.policy, counted(decision.wish, "rank"), percent(sure)),
+        },
     )?;
+    row("to change", what_would_change(decision).to_owned())?;
     row(
         "ranks",
         format!(
@@ -187,7 +187,7 @@ fn action(decision: &Decision) -> String {
     let what = match &decision.action {
         Action::Grow { nodes, .. } => format!("request {}", counted(*nodes, "more node")),
         Action::Shrink { ranks: gone } => format!("release {}", ranks(gone)),
-        Action::Cancel { requests } => format!("cancel {}", counted(requests.len() as u64, "request")),
+        Action::Cancel { requests } => format!("cancel requests for {}", counted(requests.len() as u32, "node")),
         Action::Park { ranks: parked } => format!("park {}", ranks(parked)),
         Action::Unpark { ranks: woken } => format!("unpark {}", ranks(woken)),
         Action::StopForBudget { by } => {
@@ -196,6 +196,20 @@ fn action(decision: &Decision) -> String {
         Action::Stay => return format!("stay at {}", decision.from),
     };
     format!("{what} ({} -> {})", decision.from, decision.to)
+}
+
+/// What would have made the decision another one.
+fn what_would_change(decision: &Decision) -> &'static str {
+    match &decision.action {
+        Action::StopForBudget { .. } => "a larger `budget` in [cost]",
+        Action::Stay if decision.wish != decision.from => {
+            "`min_ranks`, `max_ranks` or a lower `confidence` in [scaling], or an `estimate` for each task"
+        }
+        _ if decision.candidates.is_empty() => "the rules of [scaling], or its `min_ranks` and `max_ranks`",
+        _ => {
+            "another `intent` in [scaling] (how much cost an earlier end is worth), or a `deadline` or `budget` in [cost]"
+        }
+    }
 }
 
 fn effect_text(decision: &Decision) -> Option<String> {

@@ -54,7 +54,8 @@ pub(super) fn write_failure(
     if let Some(reason) = session.reason(attempt) {
         writeln!(out, "    {} {}", paint.yellow("reason:"), printable(reason.as_bytes()))?;
     }
-    for tail in tails_of(run, failure)? {
+    let tails = tails_of(run, failure)?;
+    for tail in &tails {
         if let Some(heading) = tail.heading() {
             writeln!(out, "    {}", paint.dim(heading))?;
         }
@@ -62,7 +63,55 @@ pub(super) fn write_failure(
             writeln!(out, "    {} {}", paint.dim("|"), printable(line))?;
         }
     }
+    let mut text: String = tails.iter().map(OutputTail::text).collect();
+    text.extend(session.reason(attempt));
+    if let Some(recipe) = recipe(attempt.outcome.exit, &text) {
+        writeln!(out, "    {} {recipe}", paint.yellow("hint:"))?;
+    }
     Ok(())
+}
+
+/// What helps with a message that meets people whose commands need bash, modules, conda or
+/// containers; all of it is in docs/recipes.md.
+pub(super) fn recipe(exit: i32, text: &str) -> Option<&'static str> {
+    const RECIPES: [(&[&str], &str); 4] = [
+        (
+            &["module: not found", "module: command not found", "ml: not found", "ml: command not found"],
+            "`module` is a function of login shells, see Modules in docs/recipes.md",
+        ),
+        (
+            &["conda init", "mamba shell init", "conda: not found", "conda: command not found", "mamba: not found"],
+            "`conda activate` needs conda's own lines of shell, see Conda in docs/recipes.md",
+        ),
+        (
+            &[
+                "source: not found",
+                "[[: not found",
+                "Bad substitution",
+                "Illegal option -o pipefail",
+                "Syntax error: \"(\"",
+            ],
+            "this is bash, and `sh` is another shell here, see Bash in docs/recipes.md",
+        ),
+        (
+            &[
+                "apptainer: not found",
+                "singularity: not found",
+                "docker: not found",
+                "podman: not found",
+                "docker daemon",
+            ],
+            "see Containers in docs/recipes.md",
+        ),
+    ];
+    let known = RECIPES.iter().find(|(messages, _)| messages.iter().any(|message| text.contains(message)));
+    match known {
+        Some((_, recipe)) => Some(recipe),
+        None if exit == 127 && text.contains("not found") => Some(
+            "a program of the command is not on the PATH of the node, see Programs that are not found in docs/recipes.md",
+        ),
+        None => None,
+    }
 }
 
 /// The end of an output stream of a failed task.
@@ -70,7 +119,7 @@ pub(super) struct OutputTail {
     pub(super) stream: Stream,
     text: Vec<u8>,
     /// The file of the stream, if the job file redirects it.
-    own: Option<PathBuf>,
+    pub(super) own: Option<PathBuf>,
 }
 
 impl OutputTail {
@@ -154,4 +203,24 @@ fn tail_of_file(path: &Path) -> Vec<u8> {
         Ok::<_, std::io::Error>(last_lines(&bytes, TAIL_LINES).to_vec())
     };
     read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_meet_people_name_their_recipe() {
+        for (text, page) in [
+            ("sh: 1: module: not found", "Modules"),
+            ("CondaError: Run 'conda init' before 'conda activate'", "Conda"),
+            ("sh: 1: source: not found", "Bash"),
+            ("/bin/sh: 3: Syntax error: \"(\" unexpected", "Bash"),
+            ("sh: 1: apptainer: not found", "Containers"),
+            ("sh: 1: samtools: not found", "Programs"),
+        ] {
+            assert!(recipe(127, text).is_some_and(|recipe| recipe.contains(page)), "{text}");
+        }
+        assert_eq!((recipe(1, "file not found"), recipe(127, "")), (None, None));
+    }
 }

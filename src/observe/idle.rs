@@ -53,6 +53,11 @@ impl Use {
         Use::Closing,
     ];
 
+    /// True if no attempt uses the slot.
+    pub fn is_idle(self) -> bool {
+        !matches!(self, Use::Work | Use::Wasted)
+    }
+
     /// Name for people.
     pub fn name(self) -> &'static str {
         match self {

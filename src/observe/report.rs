@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::failures::{TaskFailure, failures, own_file, write_failure};
+use super::failures::{OutputTail, TaskFailure, failures, own_file, tails_of, write_failure};
 use super::figures::{Figures, StateCounts};
 use super::latency::{ClassLatency, classes};
 use super::live_output::write_so_far;
@@ -69,6 +70,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         bytes_moved: figures.bytes_moved,
         billed_node_s: figures.billed_node_s,
         active_node_s: figures.active_node_s,
+        node_hours: figures.billed_node_s / 3600.0,
         decisions: run.replay.sessions.iter().flat_map(|session| &session.decisions).collect(),
         past: run.session().past.as_ref(),
         unusual: run.session().unusual.iter().collect(),
@@ -107,6 +109,8 @@ struct ReportJson<'a> {
     bytes_moved: u64,
     billed_node_s: f64,
     active_node_s: f64,
+    /// Node-hours billed.
+    node_hours: f64,
     /// Scaling decisions of all sessions; empty for a job without a policy.
     decisions: Vec<&'a Decision>,
     /// What the run learnt from earlier runs of the job; null if there were none.
@@ -157,6 +161,84 @@ pub fn write_failed(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
         write_failure(out, run, failure, paint)?;
     }
     Ok(())
+}
+
+/// Writes all failed tasks as one JSON object, each with the end of its output.
+pub fn write_failed_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
+    #[derive(Serialize)]
+    struct FailedWithOutput<'a> {
+        #[serde(flatten)]
+        failed: Failed<'a>,
+        node: &'a str,
+        ran_s: f64,
+        output: Vec<OutputJson>,
+    }
+    #[derive(Serialize)]
+    struct OutputJson {
+        stream: &'static str,
+        /// The file of the stream, if the job file redirects it.
+        file: Option<PathBuf>,
+        text: String,
+    }
+    let output = |tail: OutputTail| OutputJson { stream: stream_name(tail.stream), text: tail.text(), file: tail.own };
+    let failures = failures(run);
+    let each = failures.iter().map(|failure| {
+        Ok(FailedWithOutput {
+            failed: failed(run, failure),
+            node: node_of(failure.session, failure.attempt.rank),
+            ran_s: run_ns(failure.attempt) as f64 / 1e9,
+            output: tails_of(run, failure)?.into_iter().map(output).collect(),
+        })
+    });
+    let each: Vec<FailedWithOutput<'_>> = each.collect::<Result<_, ReportError>>()?;
+    write_object(out, &serde_json::json!({ "run": run.dir.path(), "failures": each }))
+}
+
+/// Writes the tasks of a name as one JSON object: what they run and their attempts.
+pub fn write_task_json(out: &mut dyn Write, run: &RunView, wanted: &str) -> Result<(), ReportError> {
+    let job = &run.subject().job;
+    let tasks = job.find(wanted).map_err(ReportError::NoSuchTask)?;
+    let attempt = |(session, attempt): &(&Session, &Attempt)| {
+        let clock = |time| run.on_run_clock(session, time) as f64 / 1e9;
+        serde_json::json!({
+            "session": session.began.session,
+            "attempt": attempt.attempt,
+            "state": attempt.outcome.state.name(),
+            "exit": attempt.outcome.exit,
+            "node": node_of(session, attempt.rank),
+            "rank": attempt.rank.0,
+            "slot": attempt.slot,
+            "ready_s": clock(attempt.ready),
+            "start_s": clock(attempt.start),
+            "end_s": clock(attempt.end),
+            "reason": session.reason(attempt),
+        })
+    };
+    let each = tasks.iter().map(|&task| {
+        let label = job.label(task).to_string();
+        let state = run.replay.latest(task).map_or("PENDING", |(_, attempt)| attempt.outcome.state.name());
+        let described = job.describe(task);
+        serde_json::json!({
+            "task": &label,
+            "state": state,
+            "command": described.as_ref().map(|task| command(&task.work)),
+            "dir": described.map(|task| task.dir),
+            "attempts": attempts_of(run, &label).iter().map(attempt).collect::<Vec<_>>(),
+        })
+    });
+    write_object(out, &serde_json::json!({ "run": run.dir.path(), "tasks": each.collect::<Vec<_>>() }))
+}
+
+fn write_object(out: &mut dyn Write, object: &serde_json::Value) -> Result<(), ReportError> {
+    serde_json::to_writer_pretty(&mut *out, object).map_err(ReportError::Json)?;
+    Ok(writeln!(out)?)
+}
+
+fn stream_name(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Out => "stdout",
+        Stream::Err => "stderr",
+    }
 }
 
 /// Writes one task: its attempts in all sessions, and its output. For an array, one line per task.

@@ -12,6 +12,11 @@ pub(super) fn command(run: &RunView) -> Option<String> {
         return None;
     }
     let began = &run.session().began;
+    let here = std::env::current_dir().is_ok_and(|dir| dir == began.dir);
+    let cd = if here { String::new() } else { format!("cd {} && ", shell_word(&began.dir.to_string_lossy())) };
+    if let Some(line) = run.dir.continuation() {
+        return Some(cd + line.trim());
+    }
     let mut words = Vec::new();
     let simulated = run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some());
     if began.ranks.len() > 1 && !simulated {
@@ -26,9 +31,10 @@ pub(super) fn command(run: &RunView) -> Option<String> {
     if !named("--run-dir") && !would_be_found(run) {
         words.extend(["--run-dir".to_owned(), shell_word(&run.dir.path().to_string_lossy())]);
     }
-    let here = std::env::current_dir().is_ok_and(|dir| dir == began.dir);
-    let cd = if here { String::new() } else { format!("cd {} && ", shell_word(&began.dir.to_string_lossy())) };
-    Some(cd + &words.join(" "))
+    // A job that was read from standard input is kept in the run directory.
+    let is_piped = began.command.iter().any(|word| word == "-");
+    let input = is_piped.then(|| format!(" < {}", shell_word(&run.dir.job_file().to_string_lossy())));
+    Some(cd + &words.join(" ") + &input.unwrap_or_default())
 }
 
 /// True if `--resume` without `--run-dir`, in the original directory, finds this run.

@@ -93,6 +93,7 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     row("tasks", tasks_text(figures, paint))?;
     row("time", time_text(figures))?;
     row("slots", slots_text(figures))?;
+    row("nodes", node_hours_text(figures))?;
     if let Some(cost) = figures.cost {
         row("cost", cost_text(run, figures, cost))?;
     }
@@ -156,14 +157,16 @@ fn slots_text(figures: &Figures) -> String {
     text
 }
 
-fn cost_text(run: &RunView, figures: &Figures, cost: f64) -> String {
+fn node_hours_text(figures: &Figures) -> String {
     let hours = |seconds: f64| seconds / 3600.0;
+    format!("{:.3} node-hours billed, {:.3} active", hours(figures.billed_node_s), hours(figures.active_node_s))
+}
+
+fn cost_text(run: &RunView, figures: &Figures, cost: f64) -> String {
     let mut text = format!("{cost:.4}");
     if let Some(budget) = figures.budget {
         text += &format!(" of {budget:.4}");
     }
-    text +=
-        &format!(", {:.3} node-hours billed, {:.3} active", hours(figures.billed_node_s), hours(figures.active_node_s));
     let completed = figures.counts.of(State::Completed);
     if completed > 0 {
         text += &format!(", {:.6} a task", cost / f64::from(completed));

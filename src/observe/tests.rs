@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::report::{write_failed, write_joblog, write_json, write_report, write_task, write_tasks};
+use super::report::{
+    write_failed, write_failed_json, write_joblog, write_json, write_report, write_task, write_task_json, write_tasks,
+};
 use super::*;
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
@@ -214,6 +216,7 @@ fn a_failed_run_says_what_failed_what_was_skipped_and_how_to_go_on() {
             "6: 3 completed, 1 failed, 2 skipped",
             "wall 10.0 s, critical path 4.00 s, work 14.0 s over all slots",
             "4 slots, 2 ranks, 2 nodes: 35 % used, balance 0.88",
+            "0.006 node-hours billed",
             "n2 is slow",
             "tile[2]: FAILED, exit 3, attempt 2, on n1 after 3.00 s",
             "    | trouble 10\n",
@@ -226,6 +229,12 @@ fn a_failed_run_says_what_failed_what_was_skipped_and_how_to_go_on() {
     assert!(!report.contains("trouble 9\n") && !report.contains("--run-dir"), "{report}");
     let failed = text(|out| write_failed(out, &view, Paint::OFF));
     has(&failed, &["tile[2]: FAILED", "| trouble 19"]);
+    let failed: serde_json::Value = serde_json::from_str(&text(|out| write_failed_json(out, &view))).unwrap();
+    let failed = &failed["failures"][0];
+    assert_eq!((&failed["task"], &failed["exit"], &failed["node"]), (&"tile[2]".into(), &3.into(), &"n1".into()));
+    assert!(failed["output"][0]["text"].as_str().unwrap().contains("trouble 19"), "{failed}");
+    let task: serde_json::Value = serde_json::from_str(&text(|out| write_task_json(out, &view, "tile[2]"))).unwrap();
+    assert_eq!(task["tasks"][0]["attempts"][1]["state"], "FAILED", "{task}");
 }
 
 #[test]
@@ -248,6 +257,7 @@ fn json_has_the_published_names() {
         "bytes_moved",
         "billed_node_s",
         "active_node_s",
+        "node_hours",
         "cost",
         "budget",
         "decisions",

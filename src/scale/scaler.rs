@@ -232,9 +232,9 @@ impl Scaler {
             // certainly costs money, a wrong guess only a delay.
             if wish.confidence < self.scaling.confidence && target > supply {
                 let sure = wish.confidence * 100.0;
+                let needed = self.scaling.confidence * 100.0;
                 return stay(format!(
-                    "the wish for {} is only {sure:.0} % sure: {}",
-                    counted(target, "rank"),
+                    "{target} ranks would be better, but that is {sure:.0} % sure, less than the {needed:.0} % of `confidence`: {}",
                     wish.reason
                 ));
             }
@@ -302,7 +302,7 @@ impl Scaler {
         let withdrawn = withdrawable(seen, &mut left);
         let mut to = seen.supply() - (fewer - left);
         if !withdrawn.is_empty() {
-            let reason = format!("{} withdrawn", counted_are(withdrawn.len() as u32, "request"));
+            let reason = format!("{} that had not come", counted(withdrawn.len() as u32, "node"));
             plans.push(ScalingPlan { action: Action::Cancel { requests: withdrawn }, to, reason });
         }
         let keep_paid = self.guarded();

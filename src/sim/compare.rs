@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use super::cluster::Cluster;
 use super::simulation::{Before, Simulation, SimulationError, SimulationOutcome};
@@ -35,7 +36,7 @@ pub struct Comparison<'a> {
 }
 
 /// The mean results of a policy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// Its name.
     pub policy: String,
@@ -147,6 +148,16 @@ fn mark_front(rows: &mut [Row]) {
     rows.iter_mut().zip(front).for_each(|(row, front)| row.front = front);
 }
 
+/// What the columns of [`table`] mean, for those whose heads do not say it.
+pub const LEGEND: &str = "\
+/ critical path: makespan over the longest chain of tasks; 1 is the least possible.
+/ lower bound: cost over that of the work alone, on the cheapest nodes and without idle time.
+missing/idle %: nodes that ready tasks lacked, and nodes without tasks, on average over the run; 100 % is the maximum of ranks.
+time missing/idle %: the share of the run in which nodes were missing, and in which some were idle.
+instability %: the share of seconds in which the number of nodes rose more than the demand for them.
+front: * if no other policy is both faster and cheaper.
+";
+
 /// The rows as a table in Markdown, which reads well in a terminal too.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::from(
@@ -180,7 +191,7 @@ pub fn table(rows: &[Row]) -> String {
 }
 
 /// The results of one strategy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BalanceRow {
     /// Its name.
     pub name: String,

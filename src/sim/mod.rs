@@ -13,12 +13,14 @@
 //! | `simulation` | one run under a policy, and its results |
 //! | `recorded_run` | the same with a run directory, as a real run leaves it |
 //! | `rerun` | repeats a run that has ended, with some property changed |
+//! | `later_first` | priorities that make later stages start first |
 //! | `compare`, `plan` | many runs: comparison of policies, and ranks against makespan and cost |
 
 mod cluster;
 pub mod compare;
 mod event_queue;
 mod fates;
+pub mod later_first;
 mod network;
 pub mod plan;
 mod pool;

@@ -8,6 +8,7 @@
 //! For large jobs only some numbers are simulated, and results between them are interpolated where
 //! that is accurate (`refine`).
 
+mod levers;
 mod picture;
 mod refine;
 mod wishes;
@@ -22,6 +23,7 @@ use crate::job::Cost;
 use crate::scale::price::{CapacityNeed, Mix, cheapest_mix};
 use crate::workload::PreparedJob;
 
+pub use levers::{Lever, LeverChange};
 pub use picture::svg;
 pub use wishes::Verdict;
 
@@ -34,6 +36,10 @@ const SEEDS: (u64, u64) = (5, 41);
 /// Ratio of makespan and bound above which neither the chain nor the slots alone explain the
 /// makespan.
 const MAX_RATIO_EXPLAINED: f64 = 1.15;
+
+/// Ratio of makespans with and without limits of arrays, for one seed, above which the limits count
+/// as the cause.
+const MIN_RATIO_LIMITED: f64 = 1.05;
 
 /// The input of a plan.
 #[derive(Clone, Copy)]
@@ -60,14 +66,18 @@ pub enum Bound {
     CriticalPath,
     /// The slots: more ranks help.
     Slots,
+    /// The limit of an array: more ranks do not help.
+    Limit,
     /// The shape of the graph: the order of its wide and narrow parts.
     Shape,
 }
 
 impl Bound {
-    /// The limit, given the times of the longest chain and of the work on all slots.
-    fn of(makespan: f64, chain: f64, slots: f64) -> Bound {
+    /// The limit, given the times of the longest chain and of the work on all slots, and whether
+    /// the limits of arrays make the run longer.
+    fn of(makespan: f64, chain: f64, slots: f64, is_limited: bool) -> Bound {
         match makespan {
+            _ if is_limited => Bound::Limit,
             makespan if makespan > MAX_RATIO_EXPLAINED * chain.max(slots) => Bound::Shape,
             _ if chain > slots => Bound::CriticalPath,
             _ => Bound::Slots,
@@ -79,6 +89,7 @@ impl Bound {
         match self {
             Bound::CriticalPath => "critical path",
             Bound::Slots => "slots",
+            Bound::Limit => "limit of an array",
             Bound::Shape => "shape of the graph",
         }
     }
@@ -123,6 +134,9 @@ pub struct Plan {
     /// The cheapest nodes with as many slots for the same time, if there are several types of nodes
     /// and these cost less than those of the first type.
     pub mix: Option<Mix>,
+    /// Changes of the job file that shorten the run on the recommended number of ranks, largest
+    /// saving first.
+    pub levers: Vec<Lever>,
     /// Whether deadline and budget can be met.
     pub verdict: Verdict,
     /// Seconds of the longest chain of tasks.
@@ -159,8 +173,10 @@ pub fn plan(question: &PlanQuestion<'_>) -> Result<Plan, SimulationError> {
     let mean = |of: fn(&Floor) -> f64| simulations.floors.iter().map(of).sum::<f64>() / seeds as f64;
     let critical_path_s = mean(|floor| floor.critical_path_s);
     let recommended = wishes::best(question, &candidates);
+    let chosen = candidates.iter().find(|c| Some(c.ranks) == recommended);
     Ok(Plan {
-        mix: candidates.iter().find(|c| Some(c.ranks) == recommended).and_then(|c| mix(question, c)),
+        mix: chosen.and_then(|c| mix(question, c)),
+        levers: chosen.or(candidates.last()).map(|c| levers::levers(question, c)).unwrap_or_default(),
         recommended,
         verdict: Verdict::of(question, &candidates, critical_path_s),
         candidates,
@@ -170,7 +186,12 @@ pub fn plan(question: &PlanQuestion<'_>) -> Result<Plan, SimulationError> {
     })
 }
 
-fn candidate(question: &PlanQuestion<'_>, ranks: u32, outcomes: &[SimulationOutcome]) -> PlanCandidate {
+fn candidate(
+    question: &PlanQuestion<'_>,
+    ranks: u32,
+    outcomes: &[SimulationOutcome],
+    is_limited: bool,
+) -> PlanCandidate {
     let quantile = |of: &dyn Fn(&SimulationOutcome) -> f64, q: f64| {
         let mut values: Vec<f64> = outcomes.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
@@ -193,7 +214,7 @@ fn candidate(question: &PlanQuestion<'_>, ranks: u32, outcomes: &[SimulationOutc
         cost: quantile(&|o| o.bill, 0.5),
         cost_q90,
         utilisation: quantile(&|o| o.utilisation, 0.5),
-        bound: Bound::of(makespan_q50_s, chain, slots),
+        bound: Bound::of(makespan_q50_s, chain, slots, is_limited),
         pareto: false,
         feasible: keeps(question, makespan_q90_s, cost_q90, ranks),
         simulated: true,

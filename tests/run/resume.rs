@@ -524,3 +524,58 @@ fn an_earlier_run_is_mentioned_and_asked_about() {
     let (out, _) = run(&dir, job, &[]);
     assert!(!out.ok().stderr().contains("would save"));
 }
+
+/// A task that fails until there is a file `mended`, and then writes `done`.
+const MENDABLE: &str = "[[task]]\nname = \"t\"\ncommand = \"test -e mended && echo x >> done\"\n";
+
+/// The line that an output tells to paste.
+fn to_continue(out: &Output) -> String {
+    let line = out.stdout().lines().find_map(|line| line.strip_prefix("To continue: "));
+    line.unwrap_or_else(|| panic!("no line to continue with in: {}", out.stdout())).to_owned()
+}
+
+#[test]
+fn the_line_to_continue_with_works_when_it_is_pasted() {
+    let dir = Dir::new("paste it");
+    dir.job("it's a job.toml", MENDABLE);
+    let place = |name: &str| dir.path().join(name);
+    // From the directory of the run, with one rank and with two, with options, and with a run directory elsewhere.
+    let elsewhere = place("other place/run 1").to_string_lossy().into_owned();
+    let piped = format!("{} run - --slots 1 < \"it's a job.toml\"", crate::support::program().display());
+    let runs: Vec<Box<dyn Fn() -> Output>> = vec![
+        Box::new(|| phalanx(&dir).args(["run", "it's a job.toml", "--slots", "1"]).run()),
+        Box::new(|| mpirun(&dir, 2).args(["run", "it's a job.toml"]).run()),
+        Box::new(|| phalanx(&dir).args(["run", "it's a job.toml", "--run-dir", &elsewhere]).run()),
+        Box::new(|| crate::support::shell(&dir, &piped).run()),
+    ];
+    let home = Dir::new("home");
+    for run in runs {
+        let line = to_continue(&run().code(1));
+        assert!(!line.starts_with("cd "), "it is read where it is to be run: {line}");
+        // The report shows the line for any other directory.
+        let folder = dir.path().join("phalanx-runs");
+        let latest = if line.contains("other place") { place("other place/run 1") } else { folder.join("latest") };
+        let far = to_continue(&phalanx(&home).args(["report".as_ref(), latest.as_os_str()]).run().ok());
+        assert!(far.starts_with("cd "), "{far}");
+        dir.file("mended", "");
+        crate::support::shell(&home, &far).run().ok();
+        assert_eq!(lines(&dir, "done"), ["x"]);
+        // There is nothing left to do for the line of the log.
+        crate::support::shell(&dir, &line).run().ok();
+        assert_eq!(lines(&dir, "done"), ["x"]);
+        std::fs::remove_file(place("mended")).unwrap();
+        std::fs::remove_file(place("done")).unwrap();
+    }
+}
+
+#[test]
+fn a_batch_job_says_what_continues_it_from_a_login_node() {
+    let dir = Dir::new("batch");
+    dir.job("job.toml", MENDABLE);
+    let line = "phalanx submit --resume job.toml --nodes=2";
+    let out = phalanx(&dir).args(["run", "job.toml"]).env("PHALANX_CONTINUE", line).run().code(1);
+    assert_eq!(to_continue(&out), line);
+    // A session in a terminal is continued there.
+    let out = phalanx(&dir).args(["run", "job.toml", "--resume"]).run().code(1);
+    assert!(to_continue(&out).ends_with("run job.toml --resume"), "{}", out.stdout());
+}

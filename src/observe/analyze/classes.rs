@@ -261,10 +261,12 @@ pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
     }
     let found = case.by_work().into_iter().filter_map(|number| {
         let (table, group) = case.group_of_class(number)?;
-        // Memory or GPUs may hold them back as well, so the effect of the limit alone is unknown.
-        let most = group.limit.filter(|_| group.gpus == 0 && group.memory.is_none())?;
-        let unlimited = |job: &mut Job| job.groups[table].limit = None;
-        let slots = case.slots / group.cpus.max(1);
+        // Memory may hold them back as well; the effect of GPUs is unknown.
+        let (most, room) = (group.limit?, case.room_for(group).filter(|room| Some(*room) > group.limit)?);
+        let lifted = |job: &mut Job| job.groups[table].limit = Some(room);
+        let old = format!("%{most}\"");
+        let line = case.line(table, "array").filter(|line| line.contains(&old));
+        let line = line.map_or_else(|| format!("array = \"...%{room}\""), |line| line.replace(&old, &format!("%{room}\"")));
         Some(
             Finding::new(
                 "array_limit",
@@ -275,9 +277,9 @@ pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
                     percent(case.share_of(Use::Limit))
                 ),
             )
-            .saving(case.saving_if_asked(&unlimited))
+            .saving(case.saving_if_asked(&lifted))
             .of_class(number)
-            .change(case.advice(number, "array", format!("array = \"...%{slots}\"   # instead of %{most}, if the protected resource can take it"))),
+            .change(case.advice(number, "array", format!("{line}   # instead of %{most}, if the protected resource can take it"))),
         )
     });
     found.take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))

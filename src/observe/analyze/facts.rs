@@ -15,6 +15,7 @@ use crate::observe::latency::{ClassLatency, classes};
 use crate::observe::run_view::{RunView, node_of};
 use crate::observe::steps::Steps;
 use crate::observe::timeline::{Slice, Timeline};
+use crate::observe::vitals;
 
 /// Maximum number of classes examined. A job may have one class per task, and each examination
 /// reads all attempts.
@@ -216,14 +217,48 @@ impl<'a> Case<'a> {
 
     /// A recommendation for the table of a class, at the line of a key.
     pub fn advice(&self, class: u32, key: &str, text: String) -> Option<Recommendation> {
-        let (group, facts) = self.group_of_class(class)?;
+        let (group, _) = self.group_of_class(class)?;
+        Some(Recommendation { place: self.place(group, key), text })
+    }
+
+    /// The place of a key of a job-file table, or of the table if it has no such key.
+    pub fn place(&self, group: usize, key: &str) -> String {
         let began = &self.run.session().began;
-        let file = began.job_path.display();
-        let place = match line_of(&began.job_text, group, key) {
-            Some(line) => format!("{file}:{line}, task \"{}\"", facts.name),
-            None => format!("{file}, task \"{}\"", facts.name),
-        };
-        Some(Recommendation { place, text })
+        let (file, name) = (began.job_path.display(), &self.job.groups[group].name);
+        match line_of(&began.job_text, group, key) {
+            Some(line) => format!("{file}:{line}, task \"{name}\""),
+            None => format!("{file}, task \"{name}\""),
+        }
+    }
+
+    /// The line of a key of a job-file table, as typed.
+    pub fn line(&self, group: usize, key: &str) -> Option<&str> {
+        let text = &self.run.session().began.job_text;
+        let line = text.lines().nth(line_of(text, group, key)? - 1)?.trim();
+        line.starts_with(key).then_some(line)
+    }
+
+    /// Number of tasks of a group that slots and memory can hold at once; `None` if unknown.
+    pub fn room_for(&self, group: &Group) -> Option<u32> {
+        let slots = group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)).max(1);
+        let by_slots = self.slots / slots;
+        let Some(memory) = group.memory else { return (group.gpus == 0).then_some(by_slots) };
+        let mut nodes: HashMap<&str, u64> = HashMap::new();
+        let looks = vitals::all(&self.run.dir.vitals());
+        for look in &looks {
+            let most = nodes.entry(self.node(look.rank)).or_default();
+            *most = (*most).max(look.vitals.node_memory);
+        }
+        let by_memory: u64 = nodes.values().map(|most| most / memory.max(1)).sum();
+        (group.gpus == 0 && by_memory > 0).then(|| by_slots.min(u32::try_from(by_memory).unwrap_or(u32::MAX)))
+    }
+
+    /// Idle time by cause, as shares of the slot time, largest first; without those below 1 %.
+    pub fn idle(&self) -> Vec<(Use, f64)> {
+        let causes = Use::ALL.into_iter().filter(|of| of.is_idle()).map(|of| (of, self.share_of(of)));
+        let mut causes: Vec<(Use, f64)> = causes.filter(|(_, share)| *share >= 0.01).collect();
+        causes.sort_by(|a, b| b.1.total_cmp(&a.1));
+        causes
     }
 
     /// A recommendation for the command that starts the run.

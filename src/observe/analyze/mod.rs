@@ -13,10 +13,12 @@
 //! | `classes` | durations, requests and limits of classes of tasks |
 //! | `structure` | the shape of the graph: serial phases, critical path, barriers, tails |
 //! | `pressure` | waiting for I/O, lack of memory |
+//! | `order` | which ready tasks start first |
 //! | `ranks` | slow ranks, too many ranks, start-up, hand-over |
 
 mod classes;
 mod facts;
+mod order;
 mod place;
 mod pressure;
 mod ranks;
@@ -27,11 +29,13 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::idle::Use;
 use super::print::ReportError;
 use super::run_view::RunView;
 use super::style::{Paint, percent};
 use crate::text::seconds;
 use facts::Case;
+pub(crate) use place::line_of;
 
 /// One cause that bounded a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -91,13 +95,70 @@ impl Finding {
     }
 }
 
-/// The findings about a run: first by wall time saved, then those that only save node time. Empty
-/// if nothing stands out, no task ran, or the job is unknown.
+/// What bounded a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Analysis {
+    /// First by wall time saved, then those that only save node time. Empty if nothing stands out.
+    pub findings: Vec<Finding>,
+    /// Idle time by cause, largest first.
+    pub idle: Vec<IdleCause>,
+}
+
+/// A cause of idle time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IdleCause {
+    /// Its name, e.g. `limit`; stable, because it is published.
+    pub cause: &'static str,
+    /// Its description.
+    #[serde(skip)]
+    pub text: &'static str,
+    /// Its share of the slot time.
+    pub share: f64,
+}
+
+/// Idle time that is mentioned, as a share of the slot time.
+const MIN_IDLE: f64 = 0.1;
+
+impl Analysis {
+    fn of(case: &Case<'_>) -> Analysis {
+        let text = |of: Use| of.name().trim_start_matches("idle: ");
+        let cause = |(of, share): (Use, f64)| IdleCause { cause: of.key(), text: text(of), share };
+        Analysis { findings: worthwhile(case), idle: case.idle().into_iter().map(cause).collect() }
+    }
+
+    fn idle_share(&self) -> f64 {
+        self.idle.iter().map(|cause| cause.share).sum()
+    }
+
+    /// Introduces the findings, or says why there are none.
+    pub fn opening(&self) -> &'static str {
+        match self.findings.len() {
+            0 if self.idle_share() >= MIN_IDLE => "No single change that was simulated makes it much shorter.",
+            0 => {
+                "Nothing stands out: slots were busy nearly all the time, and no known change would make the run much shorter."
+            }
+            1 => "One thing bounded it:",
+            _ => "What bounded it, by estimated saving (savings do not add up):",
+        }
+    }
+
+    /// Where idle time went, if it is a tenth of the slot time or more.
+    pub fn idle_text(&self) -> Option<String> {
+        let causes: Vec<String> = self.idle.iter().map(|of| format!("{} {}", of.text, percent(of.share))).collect();
+        let idle = self.idle_share();
+        (idle >= MIN_IDLE).then(|| format!("Slots were idle {} of the time: {}.", percent(idle), causes.join(", ")))
+    }
+}
+
+/// Analyzes a run; empty if no task ran or the job is unknown.
 ///
 /// # Errors
 /// If the run cannot be simulated, so that savings are unknown.
-pub fn findings(run: &RunView) -> Result<Vec<Finding>, ReportError> {
-    Case::of(run).transpose().map(|case| case.as_ref().map(worthwhile).unwrap_or_default()).map_err(ReportError::Again)
+pub fn analysis(run: &RunView) -> Result<Analysis, ReportError> {
+    Case::of(run)
+        .transpose()
+        .map(|case| case.as_ref().map(Analysis::of).unwrap_or_default())
+        .map_err(ReportError::Again)
 }
 
 fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
@@ -110,6 +171,7 @@ fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
     all.extend(classes::limited(case));
     all.extend(pressure::io_wait(case));
     all.extend(pressure::memory(case));
+    all.extend(order::later_stages(case));
     all.extend(classes::heavy(case));
     all.extend(classes::uneven(case));
     all.extend(classes::wasted(case));
@@ -127,11 +189,17 @@ fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
     without_repetitions(all)
 }
 
-/// Keeps only the finding with the largest saving per class.
+/// Keeps only the finding with the largest saving per class and per change.
 fn without_repetitions(all: Vec<Finding>) -> Vec<Finding> {
     let mut kept: Vec<Finding> = Vec::new();
     for finding in all {
-        let told = finding.class.is_some() && kept.iter().any(|other| other.class == finding.class);
+        let is_same = |other: &Finding| {
+            let change = |finding: &Finding| finding.change.clone().map(|change| change.place);
+            let both_order = |a: &Finding, b: &Finding| a.kind == "priority" && b.kind == "tail";
+            (finding.class.is_some() && other.class == finding.class)
+                || ((both_order(&finding, other) || both_order(other, &finding)) && change(&finding) == change(other))
+        };
+        let told = kept.iter().any(is_same);
         if !told {
             kept.push(finding);
         }
@@ -148,9 +216,9 @@ pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Resul
         writeln!(out, "{}: no task ended in the last session, so there is nothing to analyze", run.name())?;
         return Ok(());
     };
-    let (wall, found) = (case.wall_s(), worthwhile(&case));
-    writeln!(out, "{} took {}. {}", paint.bold(run.name()), seconds(wall), opening(found.len()))?;
-    for (i, finding) in found.iter().enumerate() {
+    let analysis = Analysis::of(&case);
+    writeln!(out, "{} took {}. {}", paint.bold(run.name()), seconds(case.wall_s()), analysis.opening())?;
+    for (i, finding) in analysis.findings.iter().enumerate() {
         writeln!(
             out,
             "\n{}. {}  {}",
@@ -164,6 +232,9 @@ pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Resul
             text.lines().try_for_each(|line| writeln!(out, "       {line}"))?;
         }
     }
+    if let Some(idle) = analysis.idle_text() {
+        writeln!(out, "\n{idle}")?;
+    }
     Ok(())
 }
 
@@ -171,16 +242,6 @@ pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Resul
 pub(super) fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
-}
-
-fn opening(findings: usize) -> &'static str {
-    match findings {
-        0 => {
-            "Nothing stands out: slots were busy nearly all the time, and no known change would make the run much shorter."
-        }
-        1 => "One thing bounded it:",
-        _ => "What bounded it, by estimated saving (savings do not add up):",
-    }
 }
 
 /// Writes the findings as one JSON object.
@@ -192,13 +253,14 @@ pub fn write_analysis_json(out: &mut dyn Write, run: &RunView) -> Result<(), Rep
     struct AnalysisJson {
         run: String,
         wall_s: Option<f64>,
-        findings: Vec<Finding>,
+        #[serde(flatten)]
+        analysis: Analysis,
     }
     let case = Case::of(run).transpose().map_err(ReportError::Again)?;
     let object = AnalysisJson {
         run: run.name(),
         wall_s: case.as_ref().map(Case::wall_s),
-        findings: case.as_ref().map(worthwhile).unwrap_or_default(),
+        analysis: case.as_ref().map(Analysis::of).unwrap_or_default(),
     };
     serde_json::to_writer_pretty(&mut *out, &object).map_err(ReportError::Json)?;
     writeln!(out)?;

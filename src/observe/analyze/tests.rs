@@ -61,6 +61,9 @@ struct Execution<'a> {
     /// Times at which slots become free, with rank and slot number.
     free: BinaryHeap<Reverse<(u64, u32, u16)>>,
     ready: BinaryHeap<Reverse<(u64, u32)>>,
+    /// Ready tasks whose array is at its limit, and the number of each group's tasks under way.
+    held: Vec<Reverse<(u64, u32)>>,
+    under_way: Vec<u32>,
     attempts: Vec<Attempt>,
 }
 
@@ -76,6 +79,10 @@ impl Execution<'_> {
             if arrives && (node as usize) < graph.task_count() {
                 self.ready.push(Reverse((at, node)));
             } else {
+                if (node as usize) < graph.task_count() {
+                    let group = self.group(node);
+                    self.under_way[group] -= 1;
+                }
                 for edge in graph.successors(node) {
                     missing[edge.node() as usize] -= 1;
                     if missing[edge.node() as usize] == 0 {
@@ -83,17 +90,29 @@ impl Execution<'_> {
                     }
                 }
             }
-            self.start(&mut events);
+            self.start(at, &mut events);
         }
         self.attempts
     }
 
-    fn start(&mut self, events: &mut BinaryHeap<Reverse<(u64, u32, bool)>>) {
+    fn group(&self, task: u32) -> usize {
+        self.subject.job.whole().unwrap().group_of(TaskId(task)).0 as usize
+    }
+
+    fn start(&mut self, now: u64, events: &mut BinaryHeap<Reverse<(u64, u32, bool)>>) {
+        self.ready.extend(self.held.drain(..));
         while let (Some(&Reverse((ready, task))), Some(&Reverse((free, rank, slot)))) =
             (self.ready.peek(), self.free.peek())
         {
-            let start = free.max(ready);
+            let start = free.max(ready).max(now);
             self.ready.pop();
+            let group = self.group(task);
+            let limit = self.subject.job.whole().unwrap().groups[group].limit;
+            if limit.is_some_and(|limit| self.under_way[group] >= limit) {
+                self.held.push(Reverse((ready, task)));
+                continue;
+            }
+            self.under_way[group] += 1;
             self.free.pop();
             let label = self.subject.job.label(TaskId(task));
             let index = label.index.unwrap_or(0) as u32;
@@ -123,6 +142,10 @@ impl Execution<'_> {
 
 impl Plant<'_> {
     fn findings(&self) -> Vec<Finding> {
+        self.analysis().findings
+    }
+
+    fn analysis(&self) -> Analysis {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::create(dir.path(), "planted").unwrap();
         let began = Began {
@@ -142,8 +165,15 @@ impl Plant<'_> {
         let places =
             (0..self.ranks).flat_map(|rank| (0..self.slots.min(self.at_once)).map(move |slot| (rank, slot as u16)));
         let free = places.map(|(rank, slot)| Reverse((self.start_up, rank, slot))).collect();
-        let execution =
-            Execution { plant: self, subject: &subject, free, ready: BinaryHeap::new(), attempts: Vec::new() };
+        let execution = Execution {
+            plant: self,
+            subject: &subject,
+            free,
+            ready: BinaryHeap::new(),
+            held: Vec::new(),
+            under_way: vec![0; 100],
+            attempts: Vec::new(),
+        };
         let attempts = execution.run();
         let end = attempts.iter().map(|attempt| attempt.end).max().unwrap();
         if let Some(used) = self.used {
@@ -160,7 +190,7 @@ impl Plant<'_> {
         for record in [Record::Began(began), Record::Attempts(attempts), Record::Ended(ended)] {
             journal.append(&record).unwrap();
         }
-        findings(&RunView::load(&run, &subject_of).unwrap()).unwrap()
+        analysis(&RunView::load(&run, &subject_of).unwrap()).unwrap()
     }
 
     #[track_caller]
@@ -331,4 +361,37 @@ fn phases_that_leave_slots_empty_are_named_with_what_spreading_them_saves() {
     let finding = findings.iter().find(|finding| finding.kind == "dependencies").expect("a barrier");
     assert!(finding.evidence.contains("class wide"), "{}", finding.evidence);
     assert!((finding.saves_s - 1.0).abs() < 0.1, "{}", finding.saves_s);
+}
+
+/// A wide first stage, and a second whose limit leaves slots idle once the first is done.
+const STAGED: &str = "[[task]]\nname = \"prep\"\narray = \"0-39\"\nkernel = \"busy\"\n\n\
+    [[task]]\nname = \"solve\"\narray = \"0-39%2\"\nneeds = [\"prep[{index}]\"]\nkernel = \"busy\"\n";
+
+#[test]
+fn later_stages_that_wait_for_earlier_ones_are_to_start_first() {
+    let takes = |name: &str, _: u32, _: u32| if name == "prep" { 400 * MS } else { 100 * MS };
+    let plant = Plant { job: STAGED, ranks: 1, slots: 8, takes: &takes, ..Plant::default() };
+    let analysis = plant.analysis();
+    let kinds: Vec<_> = analysis.findings.iter().map(|finding| finding.kind).collect();
+    let finding =
+        analysis.findings.iter().find(|finding| finding.kind == "priority").unwrap_or_else(|| panic!("{kinds:?}"));
+    let change = finding.change.as_ref().unwrap();
+    assert!(change.place.contains("planted.toml:6") && change.text.starts_with("priority = 1"), "{change:?}");
+    // Two seconds of the first stage, and two of the second at its limit: side by side less than 3.
+    assert!((1.0..1.6).contains(&finding.saves_s), "{finding:?}");
+    let finding = analysis.findings.iter().find(|finding| finding.kind == "array_limit").unwrap();
+    let change = finding.change.as_ref().unwrap();
+    assert!(change.place.contains("planted.toml:8") && change.text.starts_with("array = \"0-39%8\""), "{change:?}");
+    assert!(analysis.idle_text().unwrap().contains("limit of an array"), "{:?}", analysis.idle);
+}
+
+#[test]
+fn idle_time_is_accounted_for_where_no_change_helps() {
+    // Nine tasks on eight slots.
+    let job = "[[task]]\nname = \"work\"\narray = \"0-8\"\ncommand = \"true\"\ngpus = 1\n";
+    let plant = Plant { job, slots: 8, at_once: 2, takes: &|_, _, _| 100 * MS, ..Plant::default() };
+    let analysis = plant.analysis();
+    assert!(!analysis.opening().contains("Nothing stands out"));
+    let (text, share) = (analysis.idle_text().unwrap(), analysis.idle.iter().map(|cause| cause.share).sum::<f64>());
+    assert!(share > 0.5 && text.starts_with("Slots were idle "), "{text}");
 }

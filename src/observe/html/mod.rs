@@ -8,7 +8,7 @@ mod gantt;
 mod nodes;
 mod page;
 
-use super::analyze::{Finding, capital, findings};
+use super::analyze::{Analysis, analysis, capital};
 use super::chain::chain as chain_of;
 use super::failures::{TaskFailure, failures, tails_of};
 use super::figures::Figures;
@@ -55,7 +55,7 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
     head(&mut html, run);
     summary(&mut html, run, &figures);
     if !timeline.slices.is_empty() {
-        bounded_by(&mut html, findings(run));
+        bounded_by(&mut html, analysis(run));
         html.add("<h2>Tasks</h2>\n");
         key(&mut html, &by_work);
         gantt::gantt(&mut html, run, &timeline, &colours);
@@ -136,6 +136,7 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
     if figures.bytes_moved > 0 {
         tile(bytes(figures.bytes_moved), "moved between ranks");
     }
+    tile(format!("{:.3}", figures.billed_node_s / 3600.0), "node-hours");
     if let Some(cost) = figures.cost {
         tile(format!("{cost:.2}"), "cost, as billed");
     }
@@ -147,18 +148,21 @@ fn rate(per_s: f64) -> String {
     if per_s < 100.0 { format!("{per_s:.1}") } else { count(per_s as u64) }
 }
 
-fn bounded_by(html: &mut Html, findings: Result<Vec<Finding>, ReportError>) {
+fn bounded_by(html: &mut Html, analysis: Result<Analysis, ReportError>) {
     html.add("<h2>What bounded this run</h2>\n");
-    let findings = match findings {
-        Ok(findings) => findings,
+    let analysis = match analysis {
+        Ok(analysis) => analysis,
         Err(error) => return html.add(format_args!("<p>Unknown: {}</p>\n", Escaped(error))),
     };
-    if findings.is_empty() {
-        html.add("<p>Nothing stands out: slots were busy nearly all the time.</p>\n");
+    if let Some(idle) = analysis.idle_text() {
+        html.add(format_args!("<p>{}</p>\n", Escaped(idle)));
+    }
+    if analysis.findings.is_empty() {
+        html.add(format_args!("<p>{}</p>\n", Escaped(analysis.opening())));
         return;
     }
     html.add("<ol class=\"findings\">");
-    for finding in findings {
+    for finding in analysis.findings {
         html.add(format_args!(
             "<li><b>{}</b> <span class=\"dim\">({})</span><br>{}",
             Escaped(capital(&finding.title)),

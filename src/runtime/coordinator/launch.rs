@@ -295,6 +295,9 @@ fn watch(dir: &RunDir, job: &Job, options: &Options) -> Result<Option<(Watcher, 
         .map_err(|source| RunError::System { what: "start a thread for alerts", source })
 }
 
+/// Environment variable by which a batch script passes the command that continues the run.
+const CONTINUE: &str = "PHALANX_CONTINUE";
+
 /// Writes the job, the ranks and the graph to the journal.
 fn record_beginning(start: &mut PreparedRun, ranks: &[RankInfo], divided: &Partition) -> Result<(), RunError> {
     let terms = pricing::terms(&start.prepared.job, ranks);
@@ -310,6 +313,7 @@ fn record_beginning(start: &mut PreparedRun, ranks: &[RankInfo], divided: &Parti
         kept: start.kept.clone(),
     };
     start.dir.write_job(&start.welcome.job_text)?;
+    start.dir.write_continuation(std::env::var(CONTINUE).ok().as_deref())?;
     start.journal.append(&Record::Began(began))?;
     let PreparedJob { graph, order, .. } = &start.prepared;
     start.journal.append(&Record::Graph(GraphFacts {

@@ -184,11 +184,14 @@ impl Choice<'_> {
         };
         text.push_str(&told(best));
         if stay.ranks != best.ranks {
-            text.push_str(&format!(", {}", told(stay)));
+            let (sooner, dearer) = (stay.finish_q50 - best.finish_q50, best.cost - stay.cost);
+            let time = format!("{:.0} s {}", sooner.abs(), if sooner < 0.0 { "later" } else { "sooner" });
+            let money = format!("{:.2} {}", dearer.abs(), if dearer < 0.0 { "cheaper" } else { "dearer" });
+            text.push_str(&format!(", which is {time} and {money} than now: {}", told(stay)));
         }
         if best.wanted < best.ranks {
             text.push_str(&format!(
-                "; of them {} have work within the {:.0} s that a gap may last",
+                "; {} of them can be given work within the next {:.0} s, the others later",
                 best.wanted, self.outlook.gap
             ));
         }
@@ -249,8 +252,9 @@ impl Policy for Hybrid {
         if wish.confidence < self.confidence {
             let ranks = i64::from(supply).saturating_add(verdict.change).clamp(0, i64::from(u32::MAX)) as u32;
             let reason = format!(
-                "the forecast is only {:.0} % sure, so rules decide: {}",
+                "the forecast is {:.0} % sure, less than the {:.0} % of `confidence`, so rules decide: {}",
                 wish.confidence * 100.0,
+                self.confidence * 100.0,
                 verdict.reason
             );
             let confidence = if ranks < supply { wish.confidence } else { 1.0 };

@@ -7,13 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Bound, PlanCandidate, PlanQuestion, candidate, keeps};
+use super::{Bound, MIN_RATIO_LIMITED, PlanCandidate, PlanQuestion, candidate, keeps};
 use crate::job::{Cost, Scaling};
 use crate::sim::simulation::{Before, Floor, Simulation, SimulationError, SimulationOutcome};
 use crate::sim::simulator::{Forget, Homes, Simulator};
+use crate::workload::PreparedJob;
 
 /// Maximum difference, as a share, between a simulated and an interpolated result: about the
 /// variation between seeds.
@@ -28,6 +30,8 @@ const MIN_SEEDS: usize = 3;
 /// The simulations behind a plan.
 pub(super) struct Simulations<'a> {
     question: &'a PlanQuestion<'a>,
+    /// The job without limits of arrays, if it has any.
+    unlimited: Option<PreparedJob>,
     scaling: Scaling,
     cost: Cost,
     /// For each seed, the lower bounds.
@@ -48,7 +52,8 @@ impl<'a> Simulations<'a> {
         // Without a cap: a plan shows what a run would cost, and the verdict evaluates it.
         let cost = Cost { budget: None, budget_per_hour: None, deadline: None, ..question.cost.clone() };
         let (chain_s, work_s) = (mean(|floor| floor.critical_path_s), mean(|floor| floor.work_s));
-        Simulations { question, scaling: Scaling::default(), cost, floors, is_large, chain_s, work_s }
+        let unlimited = prepared.job.groups.iter().any(|group| group.limit.is_some()).then(|| unlimited(prepared));
+        Simulations { question, unlimited, scaling: Scaling::default(), cost, floors, is_large, chain_s, work_s }
     }
 
     /// One candidate for each number of ranks, ascending: all simulated, or some interpolated.
@@ -92,22 +97,32 @@ impl<'a> Simulations<'a> {
         let few = if self.is_large { MIN_SEEDS.min(all) } else { all };
         let trials = |of: &[usize], seeds: Range<usize>| -> Result<Vec<(usize, SimulationOutcome)>, SimulationError> {
             let pairs: Vec<(usize, usize)> = of.iter().flat_map(|&k| seeds.clone().map(move |n| (k, n))).collect();
-            pairs.into_par_iter().map(|(k, n)| Ok((k, self.run(ranks[numbers[k]], &homes[k], n)?))).collect()
+            pairs.into_par_iter().map(|(k, n)| Ok((k, self.run(prepared, ranks[numbers[k]], &homes[k], n)?))).collect()
         };
         let mut outcomes: Vec<Vec<SimulationOutcome>> = vec![Vec::new(); numbers.len()];
         let everything: Vec<usize> = (0..numbers.len()).collect();
         trials(&everything, 0..few)?.into_iter().for_each(|(k, outcome)| outcomes[k].push(outcome));
         let apart: Vec<usize> = everything.into_iter().filter(|&k| !agree(&outcomes[k])).collect();
         trials(&apart, few..all)?.into_iter().for_each(|(k, outcome)| outcomes[k].push(outcome));
-        for (&at, outcomes) in numbers.iter().zip(&outcomes) {
-            known.insert(at, candidate(self.question, ranks[at], outcomes));
+        for (k, (&at, outcomes)) in numbers.iter().zip(&outcomes).enumerate() {
+            let unlimited =
+                self.unlimited.as_ref().map(|prepared| self.run(prepared, ranks[at], &homes[k], 0)).transpose()?;
+            let ratio = |unlimited: SimulationOutcome| outcomes[0].makespan_s() / unlimited.makespan_s().max(1e-9);
+            let is_limited = unlimited.is_some_and(|unlimited| ratio(unlimited) > MIN_RATIO_LIMITED);
+            known.insert(at, candidate(self.question, ranks[at], outcomes, is_limited));
         }
         Ok(())
     }
 
     /// One run on `ranks` ranks, with the `n`-th seed.
-    fn run(&self, ranks: u32, homes: &[u32], n: usize) -> Result<SimulationOutcome, SimulationError> {
-        let PlanQuestion { prepared, cluster, seed, .. } = *self.question;
+    fn run(
+        &self,
+        prepared: &PreparedJob,
+        ranks: u32,
+        homes: &[u32],
+        n: usize,
+    ) -> Result<SimulationOutcome, SimulationError> {
+        let PlanQuestion { cluster, seed, .. } = *self.question;
         let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
         let (ranks, homes, seed) = (Some(ranks), Some(Homes::Known(homes)), seed.wrapping_add(n as u64));
         let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
@@ -164,12 +179,19 @@ impl<'a> Simulations<'a> {
             cost: bill(|c| c.cost),
             cost_q90,
             utilisation: mix(&|c| c.utilisation),
-            bound: Bound::of(makespan_q50_s, chain, slots),
+            bound: Bound::of(makespan_q50_s, chain, slots, low.bound == Bound::Limit),
             pareto: false,
             feasible: keeps(self.question, makespan_q90_s, cost_q90, ranks),
             simulated: false,
         }
     }
+}
+
+/// The job without limits of arrays.
+fn unlimited(prepared: &PreparedJob) -> PreparedJob {
+    let mut job = (*prepared.job).clone();
+    job.groups.iter_mut().for_each(|group| group.limit = None);
+    PreparedJob::new(job, Arc::clone(&prepared.graph))
 }
 
 /// True if makespans and bills differ so little that further seeds would add nothing.

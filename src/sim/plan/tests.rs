@@ -156,3 +156,28 @@ fn what_is_interpolated_is_what_would_have_been_simulated() {
         assert!(text != bag || simulated < ranks.len(), "{simulated} of {}", ranks.len());
     }
 }
+
+#[test]
+fn limits_and_priorities_are_changes_with_a_simulated_saving() {
+    let text = "[[task]]\nname = \"prep\"\narray = \"0-39\"\nkernel = \"noop\"\nestimate = \"400s\"\n\n\
+        [[task]]\nname = \"solve\"\narray = \"0-39%2\"\nneeds = [\"prep[{index}]\"]\nkernel = \"noop\"\nestimate = \"100s\"\n";
+    let prepared = prepared(text);
+    let cluster = Cluster::of_job(&Cost::default(), 8);
+    let cost = Cost::default();
+    let question =
+        PlanQuestion { prepared: &prepared, cluster: &cluster, cost: &cost, ranks: &[1], seed: 1, time_weight: 0.5 };
+    let plan = plan(&question).unwrap();
+    assert_eq!(plan.candidates[0].bound, Bound::Limit);
+    let priority = plan.levers.iter().find(|lever| matches!(lever.change, LeverChange::Priorities { .. })).unwrap();
+    let LeverChange::Priorities { tables } = &priority.change else { unreachable!() };
+    assert_eq!(tables[..], [(1, "solve".to_owned(), 1)]);
+    let limit = plan.levers.iter().find(|lever| matches!(lever.change, LeverChange::NoLimit { .. })).unwrap();
+    let planned = plan.candidates[0].makespan_q50_s;
+    for lever in [priority, limit] {
+        assert!(lever.makespan_q50_s < 0.8 * planned, "{lever:?} {planned}");
+    }
+    // Nothing is claimed for a job whose slots are busy.
+    let bag = bag();
+    let plan = super::plan(&PlanQuestion { prepared: &bag, ..question }).unwrap();
+    assert_eq!(plan.levers, Vec::new());
+}
