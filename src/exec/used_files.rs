@@ -160,7 +160,7 @@ mod tests {
         let named = |line: &str| programs(&Work::Shell(line.to_owned()));
         assert_eq!(named("python3 tools/align.py --x=a/b in.fq"), [Path::new("tools/align.py"), Path::new("a/b")]);
         assert_eq!(named("bash step.sh 'x' && ./run>out.txt; /usr/bin/env X"), ["step.sh", "./run"].map(Path::new));
-        assert_eq!(named("echo $HOME/x.sh -o/x \"*.sh\" ~/y.sh"), [Path::new(""); 0]);
+        assert!(named("echo $HOME/x.sh -o/x \"*.sh\" ~/y.sh").is_empty());
         let words = ["./a b", "/bin/sh", "x.R"].map(str::to_owned).to_vec();
         assert_eq!(programs(&Work::Command(words)), ["./a b", "x.R"].map(Path::new));
     }

@@ -163,8 +163,8 @@ impl Trace {
 #[track_caller]
 fn row(line: &str) -> Row {
     let cells = cells(line);
-    let [name, index, attempt, state, exit, rank, node, slot, ready, start, end, reason] = &cells[..] else {
-        panic!("this line has not 12 cells: {line}");
+    let [name, index, attempt, state, exit, rank, node, slot, ready, start, end, reason, _session] = &cells[..] else {
+        panic!("this line has not 13 cells: {line}");
     };
     let number = |text: &String| text.parse::<u32>().unwrap_or_else(|e| panic!("{text:?}: {e} in {line}"));
     let optional = |text: &String| (!text.is_empty()).then(|| number(text));
