@@ -116,7 +116,7 @@ impl Job {
         let (group, space) = (&self.groups[at], self.bodies[at].space());
         let first = group.first.0;
         let Some(bracket) = bracket else { return Ok(std::iter::once(first..first + group.count).collect()) };
-        let elements = space.select(bracket).map_err(|reason| format!("`{plain}` has no such element: {reason}"))?;
+        let elements = space.select(bracket).map_err(|reason| format!("`{plain}` {reason}"))?;
         let mut ranges: Vec<Range<u32>> = Vec::new();
         for task in elements.into_iter().map(|element| first + element) {
             match ranges.last_mut() {

@@ -258,26 +258,27 @@ impl Space {
     /// or values along the axes of a matrix.
     ///
     /// # Errors
-    /// Why it stands for none.
+    /// Why it stands for none, as a sentence without its subject, the family.
     pub(crate) fn select(&self, text: &str) -> Result<Vec<u32>, String> {
         if !self.is_indexed() {
-            return Err("it is a single task".to_owned());
+            return Err("is neither an array nor a matrix, so it has no elements".to_owned());
         }
         match (IndexSet::parse(text), Selector::new(self)) {
-            (Ok(set), _) if set.len() > self.len() => {
-                Err(format!("its indices are {}", shorten(&self.indices().to_string())))
-            }
             (Ok(set), selector) => {
                 let element = |index| {
                     let by_value = selector.as_ref().map_or("", |_| "; for a value write AXIS=VALUE");
-                    let indices = self.indices().to_string();
-                    let missing = || format!("its indices are {}{by_value}", shorten(&indices));
+                    let missing = || {
+                        let indices = self.indices().to_string();
+                        format!("has no such index: {index} (its indices are {}{by_value})", shorten(&indices))
+                    };
                     self.element(index).ok_or_else(missing)
                 };
                 set.iter().map(element).collect()
             }
-            (Err(_), Some(selector)) => selector.elements(text),
-            (Err(error), None) => Err(error.to_string()),
+            (Err(_), Some(selector)) => {
+                selector.elements(text).map_err(|reason| format!("has no such element: {reason}"))
+            }
+            (Err(error), None) => Err(format!("is an array, so its elements are named by indices: {error}")),
         }
     }
 

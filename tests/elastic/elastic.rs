@@ -241,7 +241,7 @@ fn a_run_is_asked_scaled_drained_and_cancelled() {
     phalanx(&dir).args(["cancel", "run", "w39[0-9,11]"]).run().ok().says("11 tasks are cancelled");
     phalanx(&dir).args(["cancel", "run", "w39"]).run().ok();
     phalanx(&dir).args(["cancel", "run", "w39[5-99]"]).run().code(1).says("refused: `w39` has no such index: 12");
-    phalanx(&dir).args(["cancel", "run", "w93"]).run().code(1).says("refused: this job has no task `w93`");
+    phalanx(&dir).args(["cancel", "run", "w93"]).run().code(1).says("refused: the job has no task `w93`");
     phalanx(&dir).args(["cancel", "run"]).run().ok();
     run.wait_clean().code(143);
     phalanx(&dir).args(["status", "run"]).run().ok().says("run CANCELLED");

@@ -336,7 +336,8 @@ fn run_directories_are_numbered_or_named() {
     run(&dir, job, &["--run-dir", "deep/mine"]).ok();
     phalanx(&dir).args(["report", "deep/mine", "--task", "a"]).run().ok().says("mine");
     run(&dir, job, &["--run-dir", "deep/mine"]).code(2).says("already holds a run");
-    run(&dir, job, &["--run-dir", "nothing-here", "--resume"]).code(2).says("nothing-here");
+    run(&dir, job, &["--run-dir", "not-yet", "--resume"]).ok().says("there is no earlier run of j to resume");
+    assert!(dir.has("not-yet/journal"));
 }
 
 #[test]
