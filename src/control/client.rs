@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -12,6 +12,12 @@ use super::{Answer, Asked, MAX_LINE_BYTES, Question, SOCKET, folder};
 
 /// Timeout for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a process that was killed may go on listening.
+const MAX_DYING: Duration = Duration::from_secs(5);
+
+/// Interval at which a question is repeated to a run that seems to die.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why a run did not answer.
 #[derive(Debug, Error)]
@@ -42,8 +48,37 @@ pub fn ask_as(by: &str, run: &Path, question: &Question) -> Result<Answer, Contr
     put(run, &Asked { by: Some(by.to_owned()), question })
 }
 
+/// Sends a question. A run that dies resets the connection or closes it without an answer; then the
+/// question is repeated until nobody listens any more, which says that the run has ended.
 fn put(run: &Path, asked: &Asked<&Question>) -> Result<Answer, ControlError> {
-    let silent = |error: &dyn std::fmt::Display| ControlError::Silent(error.to_string());
+    let begun = Instant::now();
+    loop {
+        match put_once(run, asked) {
+            Err(error) if error.is_cut_off() && begun.elapsed() < MAX_DYING => std::thread::sleep(RETRY_INTERVAL),
+            Err(Refused::Unreachable(error)) => return Err(ControlError::Unreachable(error)),
+            Err(Refused::Silent(error)) => return Err(ControlError::Silent(error.to_string())),
+            Ok(answer) => return Ok(answer),
+        }
+    }
+}
+
+/// Why one attempt failed.
+enum Refused {
+    /// Nobody listens.
+    Unreachable(io::Error),
+    /// There is no valid answer.
+    Silent(io::Error),
+}
+
+impl Refused {
+    /// True if the other side ended the connection.
+    fn is_cut_off(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(self, Refused::Silent(error) if [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&error.kind()))
+    }
+}
+
+fn put_once(run: &Path, asked: &Asked<&Question>) -> Result<Answer, Refused> {
     let connect = |path: &Path| {
         loop {
             match UnixStream::connect(path.join(SOCKET)) {
@@ -52,15 +87,16 @@ fn put(run: &Path, asked: &Asked<&Question>) -> Result<Answer, ControlError> {
             }
         }
     };
-    let mut stream = through(&folder(run), connect).map_err(ControlError::Unreachable)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(|error| silent(&error))?;
-    let mut line = serde_json::to_string(asked).map_err(|error| silent(&error))?;
+    let mut stream = through(&folder(run), connect).map_err(Refused::Unreachable)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(Refused::Silent)?;
+    let mut line = serde_json::to_string(asked).map_err(|error| Refused::Silent(error.into()))?;
     line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(|error| silent(&error))?;
+    stream.write_all(line.as_bytes()).map_err(Refused::Silent)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(MAX_LINE_BYTES)).read_line(&mut answer).map_err(|error| silent(&error))?;
+    BufReader::new(stream.take(MAX_LINE_BYTES)).read_line(&mut answer).map_err(Refused::Silent)?;
     if answer.is_empty() {
-        return Err(ControlError::Silent("it ended before it answered".into()));
+        let ended = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it answered");
+        return Err(Refused::Silent(ended));
     }
-    serde_json::from_str(&answer).map_err(|error| silent(&error))
+    serde_json::from_str(&answer).map_err(|error| Refused::Silent(error.into()))
 }

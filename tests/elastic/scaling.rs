@@ -213,7 +213,6 @@ fn a_simulated_run_leaves_what_a_real_one_leaves() {
     assert!(csv("latest") == csv("again") && csv("again") != csv("other"));
     // Nothing of it has really run.
     phalanx(&dir).args(["run", "job.toml", "--resume", "--run-dir", "again"]).run().code(2).says("simulated");
-    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().code(2);
     // A budget holds in simulation too, and a larger one continues the run.
     simulate(&["--budget", "1.0", "--run-dir", "capped"]).code(3);
     let report = phalanx(&dir).args(["report", "capped", "--json"]).run().ok().json();
@@ -232,7 +231,7 @@ fn policies_and_ways_to_deal_are_compared_in_tables() {
         phalanx(&dir).args(args).args(more.to_vec()).run()
     };
     let table = simulate(&["--policy", "hybrid,static-16,hpa", "--compare"]).ok();
-    assert_eq!(table.stdout().lines().count(), 2 + 3, "{table}");
+    assert_eq!(table.stdout().lines().filter(|line| line.starts_with('|')).count(), 2 + 3, "{table}");
     simulate(&["--compare-balance"]).ok().says("| round_robin |").says("| predictive |");
     simulate(&["--policy", "hibrid"]).code(2).says("there is no policy `hibrid`");
     assert!(!dir.has("phalanx-runs/phases-simulated-1/journal"), "a refused run leaves nothing behind");
