@@ -377,7 +377,8 @@ fn unfinished_run(kernels: &Kernels, (job, graph, text): (&Job, &TaskGraph, &str
     (complete > 0).then(|| UnfinishedRun { name: dir.name(), complete, tasks: job.task_count() })
 }
 
-/// The newest run of the job in a file, as [`unfinished_run`]. `None` also if the job has mistakes.
+/// The newest run of the job in a file, if it is over, has not completed, and a resume would save
+/// tasks. `None` also if the job has mistakes.
 pub fn find_unfinished_run(options: &Options, kernels: &Kernels) -> Option<UnfinishedRun> {
     let loaded = job::load(&options.job, kernels).ok()?;
     let graph = graph_of(&loaded).ok()?;

@@ -36,7 +36,7 @@ pub enum WorkerEvent {
         effects: CompletionEffects,
     },
     /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on
-    /// lease, or any task after the answer to [`WorkerAction::Freeze`].
+    /// lease, or any task after the answer to [`WorkerAction::Freeze`](super::WorkerAction::Freeze).
     Ended {
         /// The attempt.
         attempt: Attempt,
@@ -53,14 +53,14 @@ pub enum WorkerEvent {
     /// Tasks at home (local numbers) became ready on the fast path that this rank may be unable to
     /// run alone.
     Special(Vec<u32>),
-    /// The answer to [`WorkerAction::Surrender`].
+    /// The answer to [`WorkerAction::Surrender`](super::WorkerAction::Surrender).
     Surrendered {
         /// Receiver.
         to: Rank,
         /// The leases that the pool gave up.
         leases: Vec<Lease>,
     },
-    /// The answer to [`WorkerAction::Freeze`]. All completions that slots counted were
+    /// The answer to [`WorkerAction::Freeze`](super::WorkerAction::Freeze). All completions that slots counted were
     /// reported in earlier events.
     Frozen {
         /// Tasks taken out of the pool.
