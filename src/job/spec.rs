@@ -249,7 +249,9 @@ section! {
     ListTable {
         /// File with one value per line, relative to the directory of the job; "samples.txt%5" runs
         /// at most 5 tasks of the matrix at once
-        file: String = required,
+        file: String,
+        /// Table (CSV or TSV) whose columns are axes, as `csv` beside the axes
+        csv: String,
     }
 }
 

@@ -165,9 +165,21 @@ fn axis(name: &str, node: &TomlNode<'_>, limits: &mut Limits<'_>) -> Option<Axis
         };
     }
     if node.get_ref().as_table().is_some() {
-        let file = ListTable::read(name, node, limits.findings)?.file?;
+        let given = ListTable::read(name, node, limits.findings)?;
+        let (file, source): (_, fn(At<String>) -> AxisSource) = match (given.file, given.csv) {
+            (Some(file), None) => (file, AxisSource::List),
+            (None, Some(file)) => (file, AxisSource::Table),
+            (given, _) => {
+                let count = if given.is_some() { "two files" } else { "no file" };
+                let message = format!("axis `{name}` names {count}");
+                let help =
+                    "write `{ file = \"FILE\" }` for a value per line, `{ csv = \"FILE\" }` for columns that are axes";
+                limits.findings.push(Diagnostic::error(message).at(&span).help(help));
+                return None;
+            }
+        };
         let path = limits.take(&file.value, &file.span)?.to_owned();
-        return Some(AxisSource::List(At::new(path, file.span)));
+        return Some(source(At::new(path, file.span)));
     }
     let findings = &mut *limits.findings;
     let Some(list) = node.get_ref().as_array() else {
