@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// The seeds to try: one that is to be replayed, so many as are asked for, or what a test takes by itself.
+/// The seeds to try: the one to replay, the number that is set, or what a test tries by itself.
 pub(crate) fn seeds(usual: u64) -> Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
     match (number("PHALANX_SEED"), number("PHALANX_SEEDS")) {

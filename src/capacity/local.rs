@@ -1,8 +1,8 @@
 //! Blocks without a scheduler: processes on this machine, or over `ssh` on the hosts of a hostfile.
 //!
 //! A hostfile gives as many blocks at a time as it has slots; further requests wait for a free
-//! slot. On this machine alone there are as many as the run asks for, for development and for tests;
-//! more than it can hold are refused if they are asked for by hand.
+//! slot. On this machine alone there are as many as the run asks for, for development and for
+//! tests; more than it can hold are refused if they are asked for by hand.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;

@@ -209,8 +209,8 @@ impl PlanHistory {
     }
 }
 
-/// The time limit to ask for, in minutes: the q90 of the makespan plus a fifth, and what a batch job
-/// needs before and after that if its tasks take up to `task`.
+/// The time limit to ask for, in minutes: the q90 of the makespan plus a fifth, and what a batch
+/// job needs before and after that if its tasks take up to `task`.
 fn limit_minutes(candidate: &PlanCandidate, task: Option<Duration>) -> u64 {
     let run = Duration::try_from_secs_f64(candidate.makespan_q90_s * 1.2).unwrap_or(Duration::MAX);
     time_limit(run, task).as_secs_f64().div_euclid(60.0) as u64 + 1

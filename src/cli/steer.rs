@@ -46,9 +46,9 @@ pub(super) struct RebalanceArgs {
 pub(super) struct CancelArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     run: String,
-    /// Cancel only this task (`tile[3]`, `tile[0-9]`, `align[sample=NA3]`), or all tasks of an array
-    /// (`tile`): running ones are killed, waiting ones are not started, and tasks that depend on
-    /// them are skipped.
+    /// Cancel only this task (`tile[3]`, `tile[0-9]`, `align[sample=NA3]`), or all tasks of an
+    /// array (`tile`): running ones are killed, waiting ones are not started, and tasks that depend
+    /// on them are skipped.
     task: Option<String>,
 }
 

@@ -52,8 +52,8 @@ pub enum Question {
     Rebalance,
     /// Cancel the run, or only some of its tasks.
     Cancel {
-        /// A task such as `tile[3]`, several (`tile[0-9]`), or all of an array (`tile`); `None`: the
-        /// whole run.
+        /// A task such as `tile[3]`, several (`tile[0-9]`), or all of an array (`tile`); `None`:
+        /// the whole run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         task: Option<String>,
     },

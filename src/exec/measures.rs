@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::model::{Measure, TaskId};
+use crate::text::counted;
 
 /// Largest number of bytes of the file that are read.
 const MAX_BYTES: u64 = 64 << 10;
@@ -160,8 +161,8 @@ fn parse(bytes: &[u8], cut: bool) -> AttemptMeasures {
     let more = if cut { format!(", and everything beyond {MAX_BYTES} bytes") } else { String::new() };
     if let Some(first) = bad.first().cloned().or_else(|| cut.then(String::new)) {
         measured.complaint = Some(format!(
-            "{} lines of ${VARIABLE} are left out{more}, the first: `{first}` (a line is NAME VALUE, at most {MAX_VALUES} of them)",
-            bad.len()
+            "left out of ${VARIABLE}: {}{more}, the first: `{first}` (a line is NAME VALUE, at most {MAX_VALUES} of them)",
+            counted(bad.len() as u64, "line")
         ));
     }
     measured
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!(measured.complaint, None);
         let measured = parse(b"loss\n1 2\nx nan\ny inf\nz 1 2\nok 1\n\xff 3\n", false);
         assert_eq!(measured.values, [("ok".to_owned(), 1.0)]);
-        assert!(measured.complaint.unwrap().starts_with("6 lines of $PHALANX_METRICS are left out, the first: `loss`"));
+        assert!(measured.complaint.unwrap().starts_with("left out of $PHALANX_METRICS: 6 lines, the first: `loss`"));
         let many = "a 1\n".repeat(MAX_VALUES + 5);
         let measured = parse(many.as_bytes(), true);
         assert_eq!(measured.values.len(), MAX_VALUES);

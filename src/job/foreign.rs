@@ -5,7 +5,7 @@ use std::path::Path;
 /// What a text that is no TOML seems to be, and what to do with it. `None` for a job file with
 /// mistakes, and if nothing is known of the text.
 pub(super) fn recognise(text: &str, file: &str) -> Option<(&'static str, String)> {
-    if text.lines().any(|line| ["[[task]]", "[job]", "[defaults]"].contains(&line.trim())) {
+    if text.lines().any(is_header) {
         return None;
     }
     let path = Path::new(file);
@@ -52,6 +52,14 @@ pub(super) fn recognise(text: &str, file: &str) -> Option<(&'static str, String)
     Some(found)
 }
 
+/// True for the header of a table of job files, however it is spaced.
+fn is_header(line: &str) -> bool {
+    let tight: String = line.split_whitespace().collect();
+    ["[[task]]", "[[graph]]", "[job]", "[defaults]", "[scaling]", "[capacity]", "[cost]"]
+        .iter()
+        .any(|header| tight.starts_with(header))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +80,7 @@ mod tests {
             assert_eq!(recognise(text, file).map(|found| found.0), Some(what), "{file}");
         }
         assert_eq!(recognise("[[task]]\nname: a\n", "job.yaml"), None);
+        assert_eq!(recognise("[[ task ]] # one\nname = \n", "job"), None);
         assert_eq!(recognise("name = \n", "job.toml"), None);
         let workflow = recognise("{\"workflow\": {\"tasks\": []}}", "my flow.json").expect("JSON").1;
         assert!(workflow.contains("phalanx import wfcommons 'my flow.json'"), "{workflow}");

@@ -5,10 +5,10 @@
 //! directory, files of its streams, environment, prologue, shell, number of MPI ranks. It excludes
 //! scheduling (time, memory, CPUs, priority, retries, needs), so that a higher limit does not
 //! discard completed work. Name and index are included because a task can read them, and because
-//! two tasks with the same command are still two tasks. Instead of the index, the key of a task of a
-//! matrix has the values along its axes, in the order of their names: further values change the
-//! index, but not the task. For a point of a pattern the key includes its step and place, because in
-//! a wider pattern the same index is another point.
+//! two tasks with the same command are still two tasks. Instead of the index, the key of a task of
+//! a matrix has the values along its axes, in the order of their names: further values change the
+//! index, but not the task. For a point of a pattern the key includes its step and place, because
+//! in a wider pattern the same index is another point.
 //!
 //! Keys are compared only within one process, which computes those of the former job too: fields in
 //! a fixed order, each with its length, numbers as little-endian bytes.

@@ -254,8 +254,8 @@ impl Space {
         (0..count).map(place).collect()
     }
 
-    /// The elements that the text in the brackets of a name stands for, in ascending order: indices,
-    /// or values along the axes of a matrix.
+    /// The elements that the text in the brackets of a name stands for, in ascending order:
+    /// indices, or values along the axes of a matrix.
     ///
     /// # Errors
     /// Why it stands for none, as a sentence without its subject, the family.

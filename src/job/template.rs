@@ -7,8 +7,8 @@
 //!   matrix. A whole number may be padded with zeros: `{index:03}`.
 //! - `{{word}}` stands for `{word}` itself.
 //! - `${word}` is the shell's and stays.
-//! - Every other brace stays as it is, and any that stands in quotes or a here-document of the shell
-//!   unless its word is one of those above.
+//! - Every other brace stays as it is, and any that stands in quotes or a here-document of the
+//!   shell unless its word is one of those above.
 //!
 //! A word that is similar to an axis is almost surely a typo. It is reported as an error, or in a
 //! shell line as a warning. Any other word that nothing fills is warned of.

@@ -240,8 +240,8 @@ impl ScalingController {
         self.scaler.hold(ranks);
     }
 
-    /// Makes the decisions for this moment, and returns what follows from them. `settled` is the bill
-    /// of nodes that have ended, `can` tells whether the nodes of the run can change.
+    /// Makes the decisions for this moment, and returns what follows from them. `settled` is the
+    /// bill of nodes that have ended, `can` tells whether the nodes of the run can change.
     pub(crate) fn decide(
         &mut self,
         now: Time,

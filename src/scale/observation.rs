@@ -65,8 +65,8 @@ pub struct RankView {
 
 impl RankView {
     /// A rank as a decision sees it, from its state in the coordinator and what the driver knows of
-    /// it; `holds_node` is true until the bill of its node has ended. `None` for a rank that is gone
-    /// with its node.
+    /// it; `holds_node` is true until the bill of its node has ended. `None` for a rank that is
+    /// gone with its node.
     ///
     /// A node is billed until it has been given back, whatever its rank does, so a rank that has
     /// left its node behind counts as draining. So does one that has been requested and has not

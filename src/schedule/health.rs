@@ -8,9 +8,10 @@
 //!   is an unlikely cause: the difference of the two means must exceed [`MIN_DEVIATION_SE`]
 //!   standard errors (Welch's statistic).
 //! - It is *sick* if all its attempts at the last [`SICK_STREAK`] tasks failed, while the others
-//!   complete most tasks of those classes. Others that completed none bear no witness. Tasks that fail everywhere make no rank sick, nor does
-//!   one bad task that is retried repeatedly. A rank that completed most such tasks before must
-//!   fail [`LONG_STREAK`] of them: it may have got the bad tasks of an array.
+//!   complete most tasks of those classes. Others that completed none bear no witness. Tasks that
+//!   fail everywhere make no rank sick, nor does one bad task that is retried repeatedly. A rank
+//!   that completed most such tasks before must fail [`LONG_STREAK`] of them: it may have got the
+//!   bad tasks of an array.
 //!
 //! A rank may be slow because its slots share CPUs with others. That counts when work is
 //! distributed, but the user is notified only if sharing does not explain it.

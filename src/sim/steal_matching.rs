@@ -2,10 +2,10 @@
 //!
 //! In a real run an idle rank repeatedly asks random others, and is remembered by those it asked.
 //! Ten thousand idle ranks send hundreds of thousands of messages a second, nearly all of them
-//! unsuccessful; a simulator of them all would do nothing else. With more than [`MAX_EXACT_RANKS`] ranks,
-//! unsuccessful requests are left out: an idle rank is matched with one that has surplus tasks, and
-//! the successful request is delayed as chance would delay it. What follows from that request is
-//! the protocol's own.
+//! unsuccessful; a simulator of them all would do nothing else. With more than [`MAX_EXACT_RANKS`]
+//! ranks, unsuccessful requests are left out: an idle rank is matched with one that has surplus
+//! tasks, and the successful request is delayed as chance would delay it. What follows from that
+//! request is the protocol's own.
 //!
 //! A rank asks [`ROUND_SIZE`] others in each pause, so one of `n` ranks is found after `n /
 //! (ROUND_SIZE * k)` pauses on average, where `k` may be found (or may find). With a lifeline in

@@ -584,7 +584,7 @@ file = "never"
     );
     let text = phalanx(&dir).args(["report"]).run();
     text.says("alert failures: failed is 1, above 0").says("Values of tasks");
-    phalanx(&dir).args(["report", "--task", "train[0]"]).run().says("1 lines of $PHALANX_METRICS are left out");
+    phalanx(&dir).args(["report", "--task", "train[0]"]).run().says("left out of $PHALANX_METRICS: 1 line,");
     // What ranks used is in the trace and in the page of the report.
     phalanx(&dir).args(["trace", "latest", "-o", "t.json"]).run().ok();
     phalanx(&dir).args(["report", "latest", "--html", "r.html"]).run();

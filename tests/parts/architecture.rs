@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("codec", &["model"]),
     ("control", &[]),
     ("data", &[]),
-    ("exec", &["data", "graph", "job", "model", "system", "topology"]),
+    ("exec", &["data", "graph", "job", "model", "system", "text", "topology"]),
     ("fabric", &["model", "numbers", "schedule", "system"]),
     ("graph", &["model", "numbers"]),
     ("job", &["data", "exec", "graph", "model", "system", "text"]),

@@ -357,7 +357,8 @@ fn a_task_of_a_matrix_is_what_its_values_say() {
     out.ok();
     let first = ["NA 2, x", "NA 2, x/2.fq/1", "NA 2, x/2.fq/2", "NA1", "NA1/1.fq/1", "NA1/1.fq/2", "NA3"];
     assert_eq!(ran, first);
-    // A sample in front of the others, and one less: nothing else runs again, on other ranks either.
+    // A sample in front of the others, and one less: nothing else runs again, on other ranks
+    // either.
     dir.file("samples.txt", "NA0\nNA1\nNA 2, x\n");
     dir.file("samples.csv", "sample\tfastq\nNA0\t0.fq\nNA1\t1.fq\nNA 2, x\t2.fq\n");
     mpirun(&dir, 2).args(["run", "job.toml", "--resume"]).run().ok();
@@ -539,7 +540,8 @@ fn the_line_to_continue_with_works_when_it_is_pasted() {
     let dir = Dir::new("paste it");
     dir.job("it's a job.toml", MENDABLE);
     let place = |name: &str| dir.path().join(name);
-    // From the directory of the run, with one rank and with two, with options, and with a run directory elsewhere.
+    // From the directory of the run, with one rank and with two, with options, and with a run
+    // directory elsewhere.
     let elsewhere = place("other place/run 1").to_string_lossy().into_owned();
     let piped = format!("{} run - --slots 1 < \"it's a job.toml\"", crate::support::program().display());
     let runs: Vec<Box<dyn Fn() -> Output>> = vec![

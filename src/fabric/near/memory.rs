@@ -1,5 +1,5 @@
-//! The memory and the pipe of a rank: allocated by the rank itself, and opened by another rank of its
-//! node.
+//! The memory and the pipe of a rank: allocated by the rank itself, and opened by another rank of
+//! its node.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};

@@ -1,5 +1,6 @@
 //! Resolves `needs`: `tile`, `tile[3]`, `tile[0-9]`, `tile[{index}]`, `tile[{index}-1]`,
-//! `tile[NA3]`, `tile[sample={sample}]`, with an optional condition as a prefix or a separate field.
+//! `tile[NA3]`, `tile[sample={sample}]`, with an optional condition as a prefix or a separate
+//! field.
 
 use rustc_hash::FxHashMap;
 

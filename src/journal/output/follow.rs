@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::index::{Chunk, ENTRY, IndexEntry};
+use super::reader::each_piece;
 use super::{OutputError, extension, file};
 use crate::journal::RunDir;
 use crate::model::{Rank, Stream, TaskId};
@@ -46,12 +47,15 @@ impl OutputFollower {
     /// If a file cannot be read.
     pub fn read_on(&mut self, each: &mut dyn FnMut(u16, Stream, &[u8])) -> Result<(), OutputError> {
         for rank in self.ranks() {
-            for Chunk { key, offset, length } in self.new_chunks(rank)? {
+            for chunk in self.new_chunks(rank)? {
+                let key = chunk.key;
                 let path = file(&self.run, self.session, rank, extension(key.stream));
-                let mut text = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
                 let data = File::open(&path).map_err(OutputError::io("open", &path))?;
-                data.read_exact_at(&mut text, offset).map_err(OutputError::io("read", &path))?;
-                each(key.attempt, key.stream, &text);
+                let pass_on = &mut |text: &[u8]| {
+                    each(key.attempt, key.stream, text);
+                    true
+                };
+                each_piece(&data, &chunk, pass_on).map_err(OutputError::io("read", &path))?;
             }
         }
         Ok(())

@@ -52,20 +52,14 @@ impl OutputReader {
         let entries = entries_of(&index, key(attempt, stream));
         let path = file(&self.run, session, attempt.rank, extension(stream));
         let Some(data) = open(&path)?.filter(|_| !entries.is_empty()) else { return Ok(()) };
-        let mut chunk = vec![0; COPY_BUFFER_BYTES];
         for entry in entries {
-            let mut done = 0;
-            while done < entry.length {
-                let want =
-                    usize::try_from(entry.length - done).map_or(COPY_BUFFER_BYTES, |left| left.min(COPY_BUFFER_BYTES));
-                let Some(at) = entry.offset.checked_add(done) else { break };
-                let got = read_at(&data, &mut chunk[..want], at).map_err(OutputError::io("read", &path))?;
-                if got == 0 {
-                    break;
-                }
-                to.write_all(&chunk[..got]).map_err(OutputError::io("copy", &path))?;
-                done += got as u64;
-            }
+            let mut copied = Ok(());
+            each_piece(&data, entry, &mut |piece| {
+                copied = to.write_all(piece);
+                copied.is_ok()
+            })
+            .map_err(OutputError::io("read", &path))?;
+            copied.map_err(OutputError::io("copy", &path))?;
         }
         Ok(())
     }
@@ -163,6 +157,24 @@ fn entries_of(index: &Index, key: OutputKey) -> &[Chunk] {
 }
 
 /// Reads until `buffer` is full or the file ends.
+/// Passes on what an entry refers to, piece by piece, for as long as `each` returns true. The file
+/// may hold less: the entry's length is not trusted.
+pub(super) fn each_piece(data: &File, entry: &Chunk, each: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
+    let size = usize::try_from(entry.length).map_or(COPY_BUFFER_BYTES, |length| length.min(COPY_BUFFER_BYTES));
+    let mut buffer = vec![0; size];
+    let mut done = 0;
+    while done < entry.length {
+        let want = usize::try_from(entry.length - done).map_or(size, |left| left.min(size));
+        let Some(at) = entry.offset.checked_add(done) else { break };
+        let got = read_at(data, &mut buffer[..want], at)?;
+        if got == 0 || !each(&buffer[..got]) {
+            break;
+        }
+        done += got as u64;
+    }
+    Ok(())
+}
+
 fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut got = 0;
     while got < buffer.len() {

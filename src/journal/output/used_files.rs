@@ -1,7 +1,7 @@
 //! Files that completed tasks used: a JSON line per task, in a file per rank and session.
 //!
-//! A rank that used none writes no file. The lines of a rank that was killed may be incomplete: of a
-//! task without a line nothing is known, and it counts as unchanged.
+//! A rank that used none writes no file. The lines of a rank that was killed may be incomplete: of
+//! a task without a line nothing is known, and it counts as unchanged.
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};

@@ -1,5 +1,5 @@
-//! The description of the API (OpenAPI 3.1), made from the tables of paths and from the types of the
-//! answers: their comments are its descriptions.
+//! The description of the API (OpenAPI 3.1), made from the tables of paths and from the types of
+//! the answers: their comments are its descriptions.
 
 use std::sync::LazyLock;
 

@@ -57,8 +57,8 @@ pub fn implied(
     missing.filter_map(|task| Some(attempt(task, by[task]?))).collect()
 }
 
-/// What can make a completed task run again although it is defined as before. Each is asked only for
-/// tasks that would otherwise stay complete.
+/// What can make a completed task run again although it is defined as before. Each is asked only
+/// for tasks that would otherwise stay complete.
 pub struct RerunChecks<'a> {
     /// The user requests it.
     pub forced: &'a dyn Fn(TaskId) -> bool,

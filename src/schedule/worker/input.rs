@@ -36,7 +36,8 @@ pub enum WorkerEvent {
         effects: CompletionEffects,
     },
     /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on
-    /// lease, or any task after the answer to [`WorkerAction::Freeze`](super::WorkerAction::Freeze).
+    /// lease, or any task after the answer to
+    /// [`WorkerAction::Freeze`](super::WorkerAction::Freeze).
     Ended {
         /// The attempt.
         attempt: Attempt,
@@ -60,8 +61,8 @@ pub enum WorkerEvent {
         /// The leases that the pool gave up.
         leases: Vec<Lease>,
     },
-    /// The answer to [`WorkerAction::Freeze`](super::WorkerAction::Freeze). All completions that slots counted were
-    /// reported in earlier events.
+    /// The answer to [`WorkerAction::Freeze`](super::WorkerAction::Freeze). All completions that
+    /// slots counted were reported in earlier events.
     Frozen {
         /// Tasks taken out of the pool.
         waiting: Vec<Lease>,
