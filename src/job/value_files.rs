@@ -163,7 +163,7 @@ pub(crate) fn read_table(text: &str) -> Result<Vec<(String, Vec<Scalar>)>, Mista
         let fields = fields(number, line, separator)?;
         if fields.len() != columns.len() {
             let (has, header) = (fields.len(), columns.len());
-            return mistake(number, format!("it has {has} fields, and the header in line {first} has {header}"));
+            return mistake(number, format!("fields: {has}, but {header} in the header (line {first})"));
         }
         for ((_, values), field) in columns.iter_mut().zip(&fields) {
             values.push(Scalar::typed(field));
@@ -285,7 +285,7 @@ mod tests {
             (list("a\tb"), 1, "csv"),
             (tables(""), 1, "empty"),
             (tables("a,b\n"), 1, "no row"),
-            (tables("a,b\n1,2\n3\n"), 3, "it has 1 fields, and the header in line 1 has 2"),
+            (tables("a,b\n1,2\n3\n"), 3, "fields: 1, but 2 in the header (line 1)"),
             (tables("a,b\n1,\"2\n"), 2, "a quote is not closed"),
             (tables("a,b\n1,\"2\"3\n"), 2, "follows a quoted field"),
             (tables("a,a\n1,2\n"), 1, "two columns"),
