@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::selection_args::SelectionArgs;
 use super::{USAGE, print};
 use crate::exec::Kernels;
 use crate::graph::TaskGraph;
@@ -15,20 +16,22 @@ use crate::model::TaskId;
 use crate::observe::{LISTED, Paint, and_more};
 use crate::text::counted;
 use crate::workload::walltime::{longest_task, time_limit, time_to_run};
-use crate::workload::{estimate_ns, graph_of, requirements};
+use crate::workload::{Selected, Selection, estimate_ns, graph_of, refused_selection, requirements};
 
 /// Checks a job file: reports all mistakes at once, or a summary of its graph.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Job file; `-` reads standard input.
     job: PathBuf,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    check(&args.job, args.json)
+    check(&args.job, &args.selection.selection(), args.json)
 }
 
 /// Prints the mistakes and returns exit code 2.
@@ -38,24 +41,25 @@ pub(super) fn refuse(mistakes: &Diagnostics) -> ExitCode {
 }
 
 /// Checks a job file and prints the result.
-pub(super) fn check(path: &Path, json: bool) -> ExitCode {
+pub(super) fn check(path: &Path, selection: &Selection, json: bool) -> ExitCode {
     let found = job::load(path, &Kernels::builtin()).and_then(|loaded| {
         let graph = graph_of(&loaded)?;
-        Ok((loaded, graph))
+        let selected = selection.of(&loaded.job, &graph).map_err(|reason| refused_selection(&loaded, reason))?;
+        Ok((loaded, graph, selected))
     });
     match found {
-        Ok((loaded, graph)) => {
+        Ok((loaded, graph, selected)) => {
             let block_time = block_time(&loaded, &graph);
             let warnings =
                 [&loaded.warnings, &loaded.missing_inputs(), &line_ends(&loaded), &block_time].map(Clone::clone);
             if json {
                 let warnings = warnings.iter().flat_map(|w| w.to_json().as_array().cloned().unwrap_or_default());
-                let mut summary = summary_json(&loaded.job, &graph);
+                let mut summary = summary_json(&loaded.job, &graph, &selected);
                 summary["warnings"] = warnings.collect();
                 return print(&format!("{summary:#}\n"));
             }
             warnings.iter().filter(|w| !w.is_empty()).for_each(show);
-            print(&summary(&loaded.job, &graph))
+            print(&summary(&loaded.job, &graph, &selected))
         }
         Err(mistakes) => {
             if json {
@@ -121,6 +125,10 @@ pub(super) fn show(diagnostics: &Diagnostics) {
 
 /// Size and shape of a job's graph.
 struct GraphFigures {
+    tasks: usize,
+    /// Number of tasks that are left out.
+    left_out: usize,
+    dependencies: usize,
     critical_path: Duration,
     work: Duration,
     /// No number of slots makes the run shorter: the critical path, or the work of an array at its
@@ -136,29 +144,46 @@ struct GraphFigures {
 }
 
 impl GraphFigures {
-    fn of(job: &Job, graph: &TaskGraph) -> GraphFigures {
-        let order = graph.order(&|task| estimate_ns(job, task));
+    fn of(job: &Job, graph: &TaskGraph, selected: &Selected) -> GraphFigures {
+        let estimate = |task| if selected.has(task) { estimate_ns(job, task) } else { 0 };
+        let order = graph.order(&estimate);
+        let tasks = || (0..graph.task_count() as u32).map(TaskId).filter(|&task| selected.has(task));
         let levels = &graph.levels()[..graph.task_count()];
         let mut width = vec![0usize; levels.iter().max().map_or(0, |&last| last as usize + 1)];
-        levels.iter().for_each(|&level| width[level as usize] += 1);
-        let slots = |task| requirements::slots(job.group(task)).into();
+        tasks().for_each(|task| width[levels[task.index()] as usize] += 1);
+        width.retain(|&width| width > 0);
+        let one = |task| u64::from(selected.has(task));
+        let slots = |task| one(task) * u64::from(requirements::slots(job.group(task)));
         GraphFigures {
+            tasks: tasks().count(),
+            left_out: graph.task_count() - tasks().count(),
+            dependencies: dependencies(graph, selected),
             critical_path: Duration::from_nanos(order.critical_path),
             work: Duration::from_nanos(order.work),
-            at_least: Duration::from_nanos(order.critical_path.max(longest_limited(job))),
+            at_least: Duration::from_nanos(order.critical_path.max(longest_limited(job, &estimate))),
             levels: width.len(),
             widest: width.iter().copied().max().unwrap_or(0),
-            tasks_at_once: max_at_once(job, graph, &|_| 1),
+            tasks_at_once: max_at_once(job, graph, &one),
             slots_at_once: max_at_once(job, graph, &slots),
-            unknown: (0..graph.task_count()).filter(|&t| job.estimate(TaskId(t as u32)).is_none()).count(),
+            unknown: tasks().filter(|&task| job.estimate(task).is_none()).count(),
         }
     }
 }
 
+/// Number of dependencies of the chosen tasks.
+fn dependencies(graph: &TaskGraph, selected: &Selected) -> usize {
+    if selected.is_all() {
+        return graph.edge_count();
+    }
+    let counts = |node: u32| node as usize >= graph.task_count() || selected.has(TaskId(node));
+    let nodes = (0..graph.node_count() as u32).filter(|&node| counts(node));
+    nodes.map(|node| graph.predecessors(node).filter(|edge| counts(edge.node())).count()).sum()
+}
+
 /// The longest time in nanoseconds that the tasks of an array take at its limit.
-fn longest_limited(job: &Job) -> u64 {
+fn longest_limited(job: &Job, estimate: &dyn Fn(TaskId) -> u64) -> u64 {
     let limited = job.groups.iter().filter_map(|group| Some((group, u64::from(group.limit?))));
-    let work = |group: &Group| (group.first.0..).take(group.count as usize).map(|task| estimate_ns(job, TaskId(task)));
+    let work = |group: &Group| (group.first.0..).take(group.count as usize).map(|task| estimate(TaskId(task)));
     limited.map(|(group, limit)| work(group).fold(0, u64::saturating_add) / limit).max().unwrap_or(0)
 }
 
@@ -166,7 +191,8 @@ fn longest_limited(job: &Job) -> u64 {
 /// arrays.
 fn max_at_once(job: &Job, graph: &TaskGraph, weight: &dyn Fn(TaskId) -> u64) -> u64 {
     let by_graph = graph.max_at_once(weight);
-    let limited = job.groups.iter().filter_map(|group| Some(weight(group.first) * u64::from(group.limit?)));
+    let heaviest = |group: &Group| (group.first.0..).take(group.count as usize).map(|task| weight(TaskId(task))).max();
+    let limited = job.groups.iter().filter_map(|group| Some(heaviest(group)? * u64::from(group.limit?)));
     let limited: Vec<u64> = limited.collect();
     if limited.is_empty() {
         return by_graph;
@@ -175,14 +201,15 @@ fn max_at_once(job: &Job, graph: &TaskGraph, weight: &dyn Fn(TaskId) -> u64) -> 
     by_graph.min(others + limited.iter().sum::<u64>())
 }
 
-fn summary_json(job: &Job, graph: &TaskGraph) -> serde_json::Value {
-    let shape = GraphFigures::of(job, graph);
+fn summary_json(job: &Job, graph: &TaskGraph, selected: &Selected) -> serde_json::Value {
+    let shape = GraphFigures::of(job, graph, selected);
     serde_json::json!({
         "ok": true,
         "job": job.name,
-        "tasks": graph.task_count(),
+        "tasks": shape.tasks,
+        "left_out": shape.left_out,
         "groups": job.groups.len(),
-        "dependencies": graph.edge_count(),
+        "dependencies": shape.dependencies,
         "levels": shape.levels,
         "widest_level": shape.widest,
         "max_tasks_at_once": shape.tasks_at_once,
@@ -194,31 +221,38 @@ fn summary_json(job: &Job, graph: &TaskGraph) -> serde_json::Value {
     })
 }
 
-fn summary(job: &Job, graph: &TaskGraph) -> String {
-    let shape = GraphFigures::of(job, graph);
+fn summary(job: &Job, graph: &TaskGraph, selected: &Selected) -> String {
+    let shape = GraphFigures::of(job, graph, selected);
+    let chosen =
+        |group: &Group| (group.first.0..).take(group.count as usize).filter(|&task| selected.has(TaskId(task))).count();
+    let groups: Vec<(&Group, usize)> =
+        job.groups.iter().map(|group| (group, chosen(group))).filter(|it| it.1 > 0).collect();
     let mut text = String::new();
     let _ = writeln!(text, "{}: no mistakes found", job.name);
     if !job.description.is_empty() {
         let _ = writeln!(text, "  {}", job.description);
     }
     let _ = writeln!(text, "\n  {:<24} {:>9}  resources per task", "tasks", "count");
-    for group in job.groups.iter().take(LISTED) {
-        let _ = writeln!(text, "  {:<24} {:>9}  {}", group.name, group.count, request(group));
+    for (group, tasks) in groups.iter().take(LISTED) {
+        let _ = writeln!(text, "  {:<24} {tasks:>9}  {}", group.name, request(group));
     }
-    if let Some(more) = and_more(job.groups.len()) {
-        let tasks: u64 = job.groups[LISTED..].iter().map(|group| u64::from(group.count)).sum();
+    if let Some(more) = and_more(groups.len()) {
+        let tasks: usize = groups[LISTED..].iter().map(|(_, tasks)| tasks).sum();
         let _ = writeln!(text, "  {more:<24} {tasks:>9}");
     }
-    let _ = writeln!(text, "  {:<24} {:>9}", "all", graph.task_count());
+    let _ = writeln!(text, "  {:<24} {:>9}", "all", shape.tasks);
+    if shape.left_out > 0 {
+        let _ = writeln!(text, "  {:<24} {:>9}  {}", "left out", shape.left_out, selected.words());
+    }
     let _ = writeln!(
         text,
         "\n  {} in {}; never more than {} at once, on {}",
-        counted(graph.edge_count() as u64, "dependency"),
+        counted(shape.dependencies as u64, "dependency"),
         counted(shape.levels as u64, "level"),
         counted(shape.tasks_at_once, "task"),
         counted(shape.slots_at_once, "slot")
     );
-    if shape.unknown < graph.task_count() {
+    if shape.unknown < shape.tasks {
         let _ = writeln!(
             text,
             "  work {}, critical path {}: no number of slots makes the run shorter than {}",
@@ -259,7 +293,7 @@ mod tests {
     fn many_tables_are_summed_up() {
         let text: String = (0..100).map(|i| format!("[[task]]\nname = \"t{i}\"\ncommand = \"true\"\n")).collect();
         let loaded = job::parse(text.as_str(), "many.toml", Path::new("."), &Kernels::builtin()).unwrap();
-        let shown = summary(&loaded.job, &graph_of(&loaded).unwrap());
+        let shown = summary(&loaded.job, &graph_of(&loaded).unwrap(), &Selected::all());
         assert!(shown.lines().count() < 50, "{shown}");
         let more = shown.lines().find(|line| line.contains("and 60 more")).unwrap();
         assert!(more.trim_end().ends_with("60"), "{more}");

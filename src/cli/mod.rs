@@ -18,6 +18,7 @@ mod report;
 mod run;
 mod runs;
 mod schema;
+mod selection_args;
 mod simulate;
 mod status;
 mod steer;

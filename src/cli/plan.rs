@@ -10,6 +10,7 @@ use clap::value_parser;
 use serde::Serialize;
 
 use super::cluster_args::{cluster_of, duration, money};
+use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
 use crate::job::{self, Job};
@@ -32,6 +33,8 @@ use crate::workload::walltime::{longest_task, time_limit};
 pub(super) struct Args {
     /// Job file; `-` reads standard input.
     job: PathBuf,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// Numbers of ranks to compare: 8, or 1..64.
     #[arg(long, value_name = "FROM..TO", default_value = "1..32", value_parser = range)]
     ranks: (u32, u32),
@@ -74,7 +77,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     let prepared = job::load(&args.job, &Kernels::builtin()).and_then(|mut loaded| {
         job_text = Arc::clone(&loaded.text);
         past = PlanHistory::of(args.history.as_deref(), &mut loaded.job);
-        PreparedJob::of(loaded)
+        PreparedJob::selected(loaded, &args.selection.selection())
     });
     let prepared = match prepared {
         Ok(prepared) => prepared,
@@ -114,14 +117,17 @@ pub(super) fn main(args: Args) -> ExitCode {
     let recommended = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
     let task = longest_task(&prepared.job);
     let (job, options) = (args.job.display(), recommended.map(|candidate| options(candidate, task)));
+    // The options that choose a part of the job, for `phalanx run`.
+    let words = args.selection.selection().words();
+    let part = |before: &str| if words.is_empty() { String::new() } else { format!("{before}{words}") };
     match args.json {
         true => {
-            let line = options.map(|options| format!("sbatch {options} slurm/phalanx.sbatch {job}"));
+            let line = options.map(|options| format!("sbatch {options} slurm/phalanx.sbatch {job}{}", part(" ")));
             print(&json(&question, &planned, &past, line.as_deref()))
         }
         // The verb submits the same script, from any directory.
         false => {
-            let line = options.map(|options| format!("phalanx submit {job} {options}"));
+            let line = options.map(|options| format!("phalanx submit {job} {options}{}", part(" -- ")));
             let place = |table, key: &str| match line_of(&job_text, table, key) {
                 Some(line) => format!("{job}:{line}"),
                 None => job.to_string(),
@@ -233,7 +239,8 @@ fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch:
     let chosen = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
     let object = serde_json::json!({
         "job": question.prepared.job.name,
-        "tasks": question.prepared.tasks(),
+        "tasks": question.prepared.tasks() - question.prepared.left_out_count(),
+        "left_out": question.prepared.left_out_count(),
         "cluster": question.cluster.name,
         "slots": question.cluster.nodes[0].slots,
         "deadline_s": question.cost.deadline.map(|d| d.as_secs_f64()),
@@ -278,7 +285,7 @@ fn text(
     let mut text = format!(
         "{}: {}, work {}, critical path {}; nodes of {} at {} per hour, up to {} each\n",
         paint.bold(&question.prepared.job.name),
-        counted(question.prepared.tasks() as u64, "task"),
+        counted(question.prepared.tasks() - question.prepared.left_out_count(), "task"),
         seconds(planned.work_s),
         seconds(planned.critical_path_s),
         counted(node.slots, "slot"),

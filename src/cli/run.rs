@@ -7,14 +7,14 @@ use std::process::ExitCode;
 
 use clap::value_parser;
 
+use super::selection_args::SelectionArgs;
 use super::{complain, launched_rank, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, PolicyKind, ProviderKind};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
 use crate::runtime::{
-    self, Finished, Options, ResumePreview, RunError, UnfinishedRun, detach_from_terminal, find_unfinished_run,
-    preview_resume,
+    self, Finished, Options, RunError, RunPreview, UnfinishedRun, detach_from_terminal, find_unfinished_run, preview,
 };
 
 /// Environment variable that names a file to which rank 0 writes the exit code.
@@ -34,6 +34,8 @@ pub(super) struct Args {
     /// TASK is an array, or elements of one, such as `tile[3]` or `align[sample=NA3]`.
     #[arg(long, value_name = "TASK", requires = "resume")]
     rerun: Vec<String>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// Run directory [default: phalanx-runs/<job>-<number>].
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
@@ -54,8 +56,8 @@ pub(super) struct Args {
     /// 127.0.0.1 or node7:7000.
     #[arg(long, value_name = "HOST[:PORT]")]
     join_on: Option<String>,
-    /// Check the job and show its graph, but run nothing. With --resume: list the tasks that would
-    /// run, each with a reason.
+    /// Run nothing. Check the job and show its graph or, with --resume or a part of the job, list the
+    /// tasks that would run, each with a reason.
     #[arg(short = 'n', long, alias = "dryrun")]
     dry_run: bool,
     /// Print how a batch script should start several nodes: `one` MPI world, or `each` node as its
@@ -76,8 +78,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    if args.dry_run && !args.resume {
-        return super::check::check(&args.job, false);
+    let selection = args.selection.selection();
+    if args.dry_run && !args.resume && selection.is_all() {
+        return super::check::check(&args.job, &selection, false);
     }
     if args.worlds {
         return super::print(&format!("{}\n", worlds(&args)));
@@ -89,6 +92,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         resume: args.resume,
         mention_earlier: !args.quiet,
         rerun: args.rerun,
+        selection,
         slots: args.slots,
         coordinator_only: args.coordinator_only,
         max_failures: args.max_failures,
@@ -99,7 +103,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         metrics_file: args.metrics_file,
     };
     if dry_run {
-        return preview(&options);
+        return show_preview(&options);
     }
     if may_ask(&options, args.quiet)
         && let Some(earlier) = find_unfinished_run(&options, &Kernels::builtin())
@@ -116,19 +120,28 @@ pub(super) fn main(args: Args) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Lists the tasks that a resume would run.
-fn preview(options: &Options) -> ExitCode {
-    let found = match preview_resume(options, &Kernels::builtin()) {
-        Ok(Some(found)) => found,
-        Ok(None) => {
-            complain("there is no earlier run to resume: all tasks would run");
-            return super::check::check(&options.job, false);
-        }
+/// Lists the tasks that would run.
+fn show_preview(options: &Options) -> ExitCode {
+    let found = match preview(options, &Kernels::builtin()) {
+        Ok(found) => found,
         Err(RunError::Job(mistakes)) => return super::check::refuse(&mistakes),
         Err(error) => return refuse(error),
     };
-    let ResumePreview { run, tasks, complete, runs } = found;
-    let mut text = format!("{run}: {complete} of {tasks} tasks are complete; {} would run\n", runs.len());
+    let RunPreview { resumed, tasks, complete, left_out, runs } = found;
+    if options.resume && resumed.is_none() {
+        complain("there is no earlier run to resume: all tasks would run");
+        if options.selection.is_all() {
+            return super::check::check(&options.job, &options.selection, false);
+        }
+    }
+    let mut text = match resumed {
+        Some(run) => format!("{run}: {complete} of {tasks} tasks are complete; {} would run", runs.len()),
+        None => format!("a new run: {} of {tasks} tasks would run", runs.len()),
+    };
+    if left_out > 0 {
+        text += &format!(", {left_out} are left out ({})", options.selection.words());
+    }
+    text.push('\n');
     runs.iter().for_each(|(task, reason)| text.extend(["  ", task, ": ", reason, "\n"]));
     super::print(&text)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::value_parser;
 
 use super::cluster_args::{cluster_of, duration, money};
+use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Cost, Scaling, Trigger};
@@ -24,6 +25,8 @@ const DEFAULT_POLICIES: [&str; 7] = ["hybrid", "cost", "performance", "reactive"
 pub(super) struct Args {
     /// Job file; `-` reads standard input.
     job: PathBuf,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// Cluster file: nodes with prices, speeds, delays and faults (see docs/cluster-file.md)
     /// [default: nodes with the job's prices].
     #[arg(long, value_name = "FILE")]
@@ -76,7 +79,7 @@ pub(super) struct Args {
 pub(super) fn main(args: Args) -> ExitCode {
     let found = job::load(&args.job, &Kernels::builtin()).and_then(|loaded| {
         let (text, file) = (Arc::clone(&loaded.text), PathBuf::from(loaded.file()));
-        let prepared = PreparedJob::of(loaded)?;
+        let prepared = PreparedJob::selected(loaded, &args.selection.selection())?;
         let cluster = cluster_of(&prepared, args.cluster.as_deref(), args.slots)?;
         Ok((prepared, (text, file), cluster))
     });
@@ -134,6 +137,7 @@ impl Set<'_> {
         let began = Instant::now();
         let rehearsed = rehearse(&RecordRequest {
             prepared: self.prepared,
+            selection: &self.args.selection.selection().words(),
             job_text,
             job_path,
             cluster: self.cluster,

@@ -85,7 +85,7 @@ fn over(dir: &RunDir, as_json: bool) -> Option<ExitCode> {
         "state": view.state().name().to_lowercase(),
         "time_s": figures.wall_s,
         "tasks": {
-            "total": figures.tasks, "completed": count(State::Completed), "failed": figures.counts.failures(),
+            "total": view.tasks_to_run(), "left_out": figures.left_out, "completed": count(State::Completed), "failed": figures.counts.failures(),
             "skipped": count(State::Skipped), "cancelled": count(State::Cancelled), "running": 0, "ready": 0,
         },
         "running": [],

@@ -52,6 +52,42 @@ pub enum Record {
     Unusual(Vec<Anomaly>),
     /// Why Phalanx itself failed attempts. May precede or follow the attempts.
     Reasons(Vec<Reason>),
+    /// The tasks that the session leaves out.
+    LeftOut(LeftOut),
+}
+
+/// The tasks that a session leaves out, as its user has asked for a part of the job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The options that say so, such as `--until merge`.
+    pub words: String,
+    /// The tasks, as ascending ranges of numbers.
+    pub tasks: Vec<Range<u32>>,
+}
+
+impl LeftOut {
+    /// The left-out tasks of a session, given for each task whether it is one.
+    pub fn of(words: &str, left_out: &[bool]) -> LeftOut {
+        let mut tasks: Vec<Range<u32>> = Vec::new();
+        for (task, _) in (0..).zip(left_out).filter(|(_, out)| **out) {
+            match tasks.last_mut() {
+                Some(range) if range.end == task => range.end += 1,
+                _ => tasks.push(task..task + 1),
+            }
+        }
+        LeftOut { words: words.to_owned(), tasks }
+    }
+
+    /// Their number.
+    pub fn count(&self) -> u32 {
+        self.tasks.iter().map(|range| range.end.saturating_sub(range.start)).sum()
+    }
+
+    /// True if a task is among them.
+    pub fn has(&self, task: TaskId) -> bool {
+        let after = self.tasks.partition_point(|range| range.start <= task.0);
+        after.checked_sub(1).is_some_and(|at| self.tasks[at].contains(&task.0))
+    }
 }
 
 /// What a session knows from earlier runs of the job.
@@ -305,6 +341,14 @@ mod tests {
                 exit_code: 130
             })),
         ]
+    }
+
+    #[test]
+    fn what_is_left_out_is_kept_as_ranges() {
+        let left_out = LeftOut::of("--until b", &[true, true, false, true, false]);
+        assert_eq!((left_out.tasks.as_slice(), left_out.count()), (&[0..2, 3..4][..], 3));
+        let has: Vec<bool> = (0..5).map(|task| left_out.has(TaskId(task))).collect();
+        assert_eq!(has, [true, true, false, true, false]);
     }
 
     proptest! {

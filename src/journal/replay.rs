@@ -13,7 +13,9 @@ use rustc_hash::FxHashMap;
 
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
-use super::record::{Began, BlockChange, Ended, GraphFacts, KeptRun, Note, PastRuns, RankChange, Record, Terms};
+use super::record::{
+    Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, Note, PastRuns, RankChange, Record, Terms,
+};
 use crate::model::{Attempt, State, TaskId, Time};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
@@ -54,6 +56,8 @@ pub struct Session {
     pub past: Option<PastRuns>,
     /// Anomalies of the run, compared with earlier runs.
     pub unusual: Vec<Anomaly>,
+    /// The tasks that it leaves out; `None`: none.
+    pub left_out: Option<LeftOut>,
     /// Why Phalanx itself failed attempts.
     reasons: FxHashMap<(TaskId, u16), String>,
 }
@@ -205,6 +209,7 @@ impl Replay {
             Record::Block(change) => session.blocks.push(change),
             Record::Decision(decision) => session.decisions.push(*decision),
             Record::Past(past) => session.past = Some(*past),
+            Record::LeftOut(left_out) => session.left_out = Some(left_out),
             Record::Unusual(unusual) => session.unusual = unusual,
             Record::Reasons(reasons) => {
                 session.reasons.extend(reasons.into_iter().map(|reason| ((reason.task, reason.attempt), reason.text)));
@@ -243,6 +248,7 @@ impl Session {
             decisions: Vec::new(),
             past: None,
             unusual: Vec::new(),
+            left_out: None,
             reasons: FxHashMap::default(),
         }
     }
@@ -251,6 +257,11 @@ impl Session {
     pub fn reason(&self, attempt: &Attempt) -> Option<&str> {
         let is_lost = || (attempt.outcome.state == State::NodeFail).then_some("its rank or node was lost");
         self.reasons.get(&(attempt.task, attempt.attempt)).map(String::as_str).or_else(is_lost)
+    }
+
+    /// Number of tasks that it leaves out.
+    pub fn left_out_count(&self) -> u32 {
+        self.left_out.as_ref().map_or(0, LeftOut::count)
     }
 
     /// The latest time in its records.

@@ -47,7 +47,9 @@ impl Serialize for StateCounts {
 pub struct Figures {
     /// Tasks of the job.
     pub tasks: u32,
-    /// Tasks by state.
+    /// Those of them that the last session leaves out.
+    pub left_out: u32,
+    /// The others by state.
     pub counts: StateCounts,
     /// Ranks of the last session.
     pub ranks: u32,
@@ -88,10 +90,11 @@ impl Figures {
         let last = run.session();
         let most = Most::of(&last.holdings(Time(run.wall_ns(last))));
         let subject = run.subject();
-        let tasks = subject.job.task_count();
+        let (tasks, left_out) = (subject.job.task_count(), last.left_out_count());
         Figures {
             tasks,
-            counts: counts(run, tasks),
+            left_out,
+            counts: counts(run, tasks.saturating_sub(left_out)),
             ranks: most.ranks,
             slots: most.slots,
             nodes: most.nodes,

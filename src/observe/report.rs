@@ -216,7 +216,7 @@ pub fn write_task_json(out: &mut dyn Write, run: &RunView, wanted: &str) -> Resu
     };
     let each = tasks.iter().map(|&task| {
         let label = job.label(task).to_string();
-        let state = run.replay.latest(task).map_or("PENDING", |(_, attempt)| attempt.outcome.state.name());
+        let state = run.replay.latest(task).map_or(without_end(run, task), |(_, attempt)| attempt.outcome.state.name());
         let described = job.describe(task);
         serde_json::json!({
             "task": &label,
@@ -254,7 +254,7 @@ fn write_many_tasks(out: &mut dyn Write, run: &RunView, tasks: &[TaskId], paint:
     for task in tasks {
         write!(out, "{}: ", run.subject().job.label(*task))?;
         match run.replay.latest(*task) {
-            None => writeln!(out, "PENDING")?,
+            None => writeln!(out, "{}", without_end(run, *task))?,
             Some((session, attempt)) => writeln!(out, "{}", attempt_text(session, attempt, paint))?,
         }
     }
@@ -270,7 +270,9 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
         writeln!(out, "  {} {}", paint.dim("dir     "), described.dir.display())?;
     }
     let attempts = attempts_of(run, &label);
-    if attempts.is_empty() {
+    if let Some(left_out) = run.session().left_out.as_ref().filter(|left_out| left_out.has(task)) {
+        writeln!(out, "  left out of the last session ({})", left_out.words)?;
+    } else if attempts.is_empty() {
         writeln!(out, "  no attempt has ended")?;
     }
     for (session, attempt) in &attempts {
@@ -289,6 +291,12 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
         write_stream(out, run, task, &attempts, stream, paint)?;
     }
     write_so_far(out, run, task, paint)
+}
+
+/// The state of a task without an attempt that has ended.
+fn without_end(run: &RunView, task: TaskId) -> &'static str {
+    let left_out = run.session().left_out.as_ref();
+    if left_out.is_some_and(|left_out| left_out.has(task)) { "LEFT_OUT" } else { "PENDING" }
 }
 
 /// Attempts at the task with this name in all sessions, which may number the task differently.

@@ -1,4 +1,4 @@
-//! The command that continues a run, ready to paste into a shell.
+//! The command that continues a run, or runs what it has left out, ready to paste into a shell.
 
 use std::path::Path;
 
@@ -6,23 +6,28 @@ use super::run_view::{RunState, RunView};
 use crate::journal::{RUNS, RunDir, SIMULATED};
 use crate::text::shell_word;
 
-/// The command; `None` if nothing is left to do or the run is live.
+/// The command; `None` if nothing is left to do or the run is live. A run that has completed a part
+/// of its job goes on with the rest.
 pub(super) fn command(run: &RunView) -> Option<String> {
-    if matches!(run.state(), RunState::Completed | RunState::Running) {
-        return None;
-    }
+    let is_rest = match run.state() {
+        RunState::Running => return None,
+        RunState::Completed if run.session().left_out_count() == 0 => return None,
+        state => state == RunState::Completed,
+    };
     let began = &run.session().began;
     let here = std::env::current_dir().is_ok_and(|dir| dir == began.dir);
     let cd = if here { String::new() } else { format!("cd {} && ", shell_word(&began.dir.to_string_lossy())) };
     if let Some(line) = run.dir.continuation() {
-        return Some(cd + line.trim());
+        // A script's own line may choose the part again.
+        return (!is_rest).then(|| cd + line.trim());
     }
     let mut words = Vec::new();
     let simulated = run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some());
     if began.ranks.len() > 1 && !simulated {
         words.extend(["mpirun".to_owned(), "-n".to_owned(), began.ranks.len().to_string()]);
     }
-    words.extend(began.command.iter().map(|word| shell_word(word)));
+    let command = if is_rest { without_selection(&began.command) } else { began.command.clone() };
+    words.extend(command.iter().map(|word| shell_word(word)));
     let named =
         |option: &str| began.command.iter().any(|word| word == option || word.starts_with(&format!("{option}=")));
     if !named("--resume") {
@@ -35,6 +40,21 @@ pub(super) fn command(run: &RunView) -> Option<String> {
     let is_piped = began.command.iter().any(|word| word == "-");
     let input = is_piped.then(|| format!(" < {}", shell_word(&run.dir.job_file().to_string_lossy())));
     Some(cd + &words.join(" ") + &input.unwrap_or_default())
+}
+
+/// The words of a command without the options that choose a part of the job.
+fn without_selection(command: &[String]) -> Vec<String> {
+    const OPTIONS: [&str; 3] = ["--until", "--only", "--omit"];
+    let mut words = command.iter();
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        if OPTIONS.contains(&word.as_str()) {
+            words.next();
+        } else if !OPTIONS.iter().any(|option| word.starts_with(&format!("{option}="))) {
+            kept.push(word.clone());
+        }
+    }
+    kept
 }
 
 /// True if `--resume` without `--run-dir`, in the original directory, finds this run.

@@ -193,6 +193,11 @@ impl RunView {
         &self.subjects[self.subjects.len() - 1]
     }
 
+    /// Number of tasks of the last session: those of the job without those that are left out.
+    pub fn tasks_to_run(&self) -> u32 {
+        self.subject().job.task_count().saturating_sub(self.session().left_out_count())
+    }
+
     /// State of the run.
     pub fn state(&self) -> RunState {
         match (&self.session().ended, &self.liveness) {

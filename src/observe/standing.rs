@@ -53,13 +53,15 @@ pub struct TaskCounts {
     pub skipped: u64,
     /// Cancelled.
     pub cancelled: u64,
+    /// Left out of the last session, whose user has asked for a part of the job.
+    pub left_out: u64,
 }
 
 impl TaskCounts {
     /// The same, where tasks in no other state are pending.
     pub fn with_pending(self) -> TaskCounts {
-        let TaskCounts { total, ready, running, completed, failed, skipped, cancelled, .. } = self;
-        let others = ready + running + completed + failed + skipped + cancelled;
+        let TaskCounts { total, ready, running, completed, failed, skipped, cancelled, left_out, .. } = self;
+        let others = ready + running + completed + failed + skipped + cancelled + left_out;
         TaskCounts { pending: total.saturating_sub(others), ..self }
     }
 }
@@ -89,6 +91,7 @@ impl Standing {
                 failed: figures.counts.failures().into(),
                 skipped: count(State::Skipped),
                 cancelled: count(State::Cancelled),
+                left_out: figures.left_out.into(),
                 ..TaskCounts::default()
             }
             .with_pending(),

@@ -35,7 +35,8 @@ pub fn write_summary(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result
     write_failures(out, run, paint)?;
     write_skipped(out, run, paint)?;
     if let Some(command) = resume::command(run) {
-        writeln!(out, "\n{} {command}", paint.bold("To continue:"))?;
+        let title = if run.state() == RunState::Completed { "To run the rest:" } else { "To continue:" };
+        writeln!(out, "\n{} {command}", paint.bold(title))?;
     }
     Ok(())
 }
@@ -91,6 +92,9 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     row("job", format!("{} ({})", run.subject().job.name(), began.job_path.display()))?;
     row("began", began_text(run))?;
     row("tasks", tasks_text(figures, paint))?;
+    if let Some(left_out) = &run.session().left_out {
+        row("left out", format!("{} ({})", counted(left_out.count(), "task"), left_out.words))?;
+    }
     row("time", time_text(figures))?;
     row("slots", slots_text(figures))?;
     row("nodes", node_hours_text(figures))?;
@@ -132,7 +136,7 @@ fn tasks_text(figures: &Figures, paint: Paint) -> String {
     match states.len() {
         0 => "none".to_owned(),
         1 => states[0].clone(),
-        _ => format!("{}: {}", count(figures.tasks), states.join(", ")),
+        _ => format!("{}: {}", count(figures.tasks - figures.left_out.min(figures.tasks)), states.join(", ")),
     }
 }
 

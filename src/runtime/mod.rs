@@ -33,9 +33,7 @@ use event_wait::EventWait;
 use rank::worker_main;
 
 pub use clock::unix_ns;
-pub use coordinator::{
-    BLOCKS, ResumePreview, UnfinishedRun, find_unfinished_run, kind_of, preview_resume, recall, resume,
-};
+pub use coordinator::{BLOCKS, RunPreview, UnfinishedRun, find_unfinished_run, kind_of, preview, recall, resume};
 pub use error::RunError;
 pub(crate) use event_wait::detach_from_terminal;
 pub use job_from_session::{job_of, subject_of};

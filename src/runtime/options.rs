@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::observe::progress::Mode;
+use crate::workload::Selection;
 
 /// What a user asks of a run.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Options {
     pub mention_earlier: bool,
     /// Tasks to run again although they have completed, with their dependents; only with `resume`.
     pub rerun: Vec<String>,
+    /// Which tasks of the job to run.
+    pub selection: Selection,
     /// Slots of each rank; `None`: the CPUs that the launcher granted.
     pub slots: Option<u32>,
     /// Rank 0 runs no tasks.
@@ -46,6 +49,7 @@ impl Options {
             resume: false,
             mention_earlier: true,
             rerun: Vec::new(),
+            selection: Selection::default(),
             slots: None,
             coordinator_only: false,
             max_failures: None,

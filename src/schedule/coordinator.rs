@@ -62,7 +62,7 @@ pub struct Coordinator {
     loads: Vec<Load>,
     stopped: Vec<bool>,
     finals: Vec<Option<State>>,
-    /// Tasks that were complete when the session began; empty if there were none.
+    /// Tasks that were complete, or left out, when the session began; empty if there were none.
     done_before: Vec<bool>,
     /// How each node ended, where known. Its home has counted it too, or will receive it.
     ends: Vec<Option<End>>,
@@ -98,7 +98,7 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// Starts a run of these tasks over these ranks, which already have their parts. `done`: tasks
-    /// that are already complete.
+    /// that are already complete, or that nobody is to run (see [`Coordinator::with_left_out`]).
     pub fn new(
         tasks: Tasks,
         done: &dyn Fn(TaskId) -> bool,
@@ -147,6 +147,14 @@ impl Coordinator {
     #[cfg(test)]
     pub(super) fn with_longest_list(self, longest_list: usize) -> Coordinator {
         Coordinator { longest_list, ..self }
+    }
+
+    /// The same with this number of the tasks that are done only left out of the run: they count
+    /// neither as completed nor as tasks of the run.
+    pub fn with_left_out(mut self, left_out: u32) -> Coordinator {
+        let TaskTally { total, completed, .. } = self.tally;
+        self.tally = TaskTally { total: total - left_out, completed: completed - left_out, left_out, ..self.tally };
+        self
     }
 
     /// Number of tasks by state.

@@ -14,8 +14,8 @@ use super::simulation::{Before, Simulation, SimulationError, SimulationOutcome};
 use super::simulator::{Log, Simulator};
 use crate::job::{Cost, Flush, Scaling};
 use crate::journal::{
-    Began, Ended, GraphFacts, Journal, JournalError, KeptRun, RUNS, RankInfo, Record, Replay, RunDir, RunDirError,
-    SIMULATED, Simulated, Terms, replay, unix_now_ns,
+    Began, Ended, GraphFacts, Journal, JournalError, KeptRun, LeftOut, RUNS, RankInfo, Record, Replay, RunDir,
+    RunDirError, SIMULATED, Simulated, Terms, replay, unix_now_ns,
 };
 use crate::model::TaskId;
 use crate::workload::PreparedJob;
@@ -25,6 +25,8 @@ use crate::workload::PreparedJob;
 pub struct RecordRequest<'a> {
     /// The job.
     pub prepared: &'a PreparedJob,
+    /// The options that leave tasks out, as a user types them.
+    pub selection: &'a str,
     /// The text of the job file.
     pub job_text: &'a Arc<str>,
     /// Path of the job file.
@@ -197,6 +199,11 @@ fn open(
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         kept: past.kept.clone(),
     }))?;
+    if !prepared.left_out.is_empty() {
+        let mut left_out = prepared.left_out.to_vec();
+        left_out.iter_mut().zip(&past.done).for_each(|(out, done)| *out &= !done);
+        journal.append(&Record::LeftOut(LeftOut::of(request.selection, &left_out)))?;
+    }
     let graph = &prepared.graph;
     journal.append(&Record::Graph(GraphFacts {
         tasks: graph.task_count() as u32,

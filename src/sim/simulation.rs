@@ -112,6 +112,9 @@ impl Floor {
         let mut work_s = 0.0;
         let took: Vec<Duration> = (0..prepared.tasks())
             .map(|task| {
+                if prepared.is_left_out(TaskId(task)) {
+                    return Duration::ZERO;
+                }
                 let took = fates.of(prepared, TaskId(task), 1, 1.0).took;
                 work_s += took.as_secs_f64() * f64::from(requirements::slots(prepared.job.group(TaskId(task))));
                 took

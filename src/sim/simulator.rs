@@ -43,14 +43,14 @@ use super::pool::{SimulatedPool, SlotGrant};
 use super::provider::{Loss, NodeGranted, SimulatedProvider};
 use super::steal_matching::{MAX_EXACT_RANKS, Search};
 use crate::graph::partition::Partition;
-use crate::model::{Outcome, Rank, RankState, Time};
+use crate::model::{Outcome, Rank, RankState, TaskId, Time};
 use crate::scale::controller::ScalingController;
 use crate::scale::elasticity::LevelStep;
 use crate::schedule::coordinator::{self, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::worker::{self, Facts, Pace, Worker};
-use crate::workload::{PreparedJob, placement, requirements};
+use crate::workload::{PreparedJob, requirements};
 
 pub use setup::{Forget, Homes, Log, ScalingSetup, Setup, SimulatedEnd};
 
@@ -203,7 +203,10 @@ impl<'a> Simulator<'a> {
         let kinds = cluster.first_kinds(ranks);
         let startups: Vec<Duration> = kinds.map(|kind| provider.grant(Time::ZERO, Time::ZERO, kind).1).collect();
         let members = fleet::first_members(cluster, ranks);
-        placement::check(&prepared.job, &members)?;
+        prepared.check(&members)?;
+        let is_out = |task: &TaskId| prepared.is_left_out(*task) && !done(*task);
+        let left_out = (0..prepared.tasks()).map(TaskId).filter(is_out).count() as u32;
+        let done: &dyn Fn(TaskId) -> bool = &|task| done(task) || prepared.is_left_out(task);
         let rules = prepared.placement_rules(&members);
         let mut partition = match homes {
             Some(Homes::Assigned(dealt)) => prepared.with_homes(setup::assigned_homes(prepared, dealt), &members),
@@ -225,7 +228,8 @@ impl<'a> Simulator<'a> {
         let shapes: Vec<_> = prepared.job.groups.iter().map(requirements::shape).collect();
         let job = Arc::clone(&prepared.job);
         let shape = move |task| shapes[job.group_of(task).0 as usize];
-        let coordinator = Coordinator::new(tasks, done, members.clone(), prepared.job.max_failures, Box::new(shape));
+        let coordinator = Coordinator::new(tasks, done, members.clone(), prepared.job.max_failures, Box::new(shape))
+            .with_left_out(left_out);
         let mut world = Simulator {
             fates: Fates::new(&prepared.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
             facts: Arc::clone(&prepared.job) as Arc<dyn Facts>,
@@ -272,7 +276,7 @@ impl<'a> Simulator<'a> {
     /// If a task fits on none of the ranks.
     pub fn homes(prepared: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
         let members = fleet::first_members(cluster, ranks);
-        placement::check(&prepared.job, &members)?;
+        prepared.check(&members)?;
         let rules = prepared.placement_rules(&members);
         Ok(prepared.divide(&members, &rules, None).home)
     }

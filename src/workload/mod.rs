@@ -6,6 +6,7 @@
 //! | `prepared` | [`PreparedJob`]: job, graph, estimates, order and urgency |
 //! | `estimates` | how long each task takes, in memory for each group |
 //! | `requirements` | what a task needs of a rank |
+//! | `selection` | which tasks of the job a run is to run |
 //! | `walltime` | the margin before the end of an allocation |
 //! | `placement` | which tasks fit on which ranks, shares of limits, homes |
 
@@ -13,7 +14,10 @@ mod estimates;
 pub(crate) mod placement;
 mod prepared;
 pub(crate) mod requirements;
+mod selection;
 pub(crate) mod walltime;
 
 pub use estimates::{TaskEstimates, estimate_ns};
+pub(crate) use prepared::refused_selection;
 pub use prepared::{PreparedJob, graph_of};
+pub use selection::{Selected, Selection};

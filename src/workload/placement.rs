@@ -28,13 +28,14 @@ pub(crate) fn member(hello: &Hello) -> Member {
 }
 
 /// Refuses a job with a task that can never run: on no rank or, for an MPI task, on no set of
-/// ranks.
+/// ranks. Groups that are not `wanted` are not looked at.
 ///
 /// # Errors
 ///
 /// One line per such task: what it needs, what there is, and a remedy.
-pub(crate) fn check(job: &Job, members: &[Member]) -> Result<(), String> {
-    let misfits: Vec<String> = job.groups.iter().filter_map(|group| misfit(group, members)).collect();
+pub(crate) fn check(job: &Job, members: &[Member], wanted: &dyn Fn(&Group) -> bool) -> Result<(), String> {
+    let groups = job.groups.iter().filter(|group| wanted(group));
+    let misfits: Vec<String> = groups.filter_map(|group| misfit(group, members)).collect();
     if misfits.is_empty() { Ok(()) } else { Err(misfits.join("\n")) }
 }
 
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_fits_nowhere_is_refused_with_what_there_is() {
-        let check = |job: &Job, hellos: &[Hello]| check(job, &members(hellos));
+        let check = |job: &Job, hellos: &[Hello]| check(job, &members(hellos), &|_| true);
         let refused = |text: &str, hellos: &[Hello]| check(&job(text), hellos).expect_err("refused");
         let wide = "[[task]]\nname = \"a\"\ncpus = 3\nkernel = \"noop\"\n";
         assert!(refused(wide, &[hello(2, 1), hello(2, 1)]).contains("3 CPUs"));

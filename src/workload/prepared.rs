@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::estimates::TaskEstimates;
 use super::placement::{self, PlacementRules};
 use super::requirements;
+use super::selection::Selection;
 use crate::graph::partition::{self, Method, Partition};
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
-use crate::job::{Diagnostic, Diagnostics, Job, Loaded};
+use crate::job::{Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
 use crate::schedule::coordinator::Member;
 use crate::schedule::dependency_counts::SPECIAL;
@@ -27,6 +28,9 @@ pub struct PreparedJob {
     /// For each node of the graph, its priority among ready nodes; with [`SPECIAL`] where it needs
     /// more than one slot.
     pub urgency: Vec<u8>,
+    /// For each task, whether it is left out of the run; empty if none is. Such a task counts as
+    /// ended, and is no work.
+    pub left_out: Arc<[bool]>,
 }
 
 impl PreparedJob {
@@ -40,30 +44,65 @@ impl PreparedJob {
         Ok(PreparedJob::new(loaded.job, Arc::new(graph)))
     }
 
+    /// Prepares the selected tasks of a job from its job file; what the others need or make counts
+    /// as being there.
+    ///
+    /// # Errors
+    ///
+    /// As [`PreparedJob::of`], or if the selection names no task.
+    pub fn selected(loaded: Loaded, selection: &Selection) -> Result<PreparedJob, Diagnostics> {
+        let graph = graph_of(&loaded)?;
+        let selected = selection.of(&loaded.job, &graph).map_err(|reason| refused_selection(&loaded, reason))?;
+        let left_out = (0..graph.task_count() as u32).map(|task| !selected.has(TaskId(task))).collect();
+        let left_out: Arc<[bool]> = if selected.is_all() { Arc::default() } else { left_out };
+        Ok(PreparedJob::of_part(loaded.job, Arc::new(graph), left_out))
+    }
+
     /// Prepares a job with an existing graph.
     pub fn new(job: Job, graph: Arc<TaskGraph>) -> PreparedJob {
+        PreparedJob::of_part(job, graph, Arc::default())
+    }
+
+    /// The same with a changed job, whose tasks are the same.
+    pub fn with_job(&self, job: Job) -> PreparedJob {
+        PreparedJob::of_part(job, Arc::clone(&self.graph), Arc::clone(&self.left_out))
+    }
+
+    /// Prepares a job with an existing graph, without the tasks that are left out.
+    pub fn of_part(job: Job, graph: Arc<TaskGraph>, left_out: Arc<[bool]>) -> PreparedJob {
         let estimates = TaskEstimates::of(&job);
-        let order = graph.order(&|task| estimates.ns(job.group_of(task)));
+        let is_out = |task: TaskId| left_out.get(task.index()) == Some(&true);
+        let order = graph.order(&|task| if is_out(task) { 0 } else { estimates.ns(job.group_of(task)) });
         let mut urgency = partition::urgency(&graph, &order, &|task| job.group(task).priority);
         for group in job.groups.iter().filter(|group| requirements::is_special(group)) {
             let nodes = &mut urgency[group.first.index()..][..group.count as usize];
             nodes.iter_mut().for_each(|urgency| *urgency |= SPECIAL);
         }
-        PreparedJob { job: Arc::new(job), graph, estimates: Arc::new(estimates), order, urgency }
+        PreparedJob { job: Arc::new(job), graph, estimates: Arc::new(estimates), order, urgency, left_out }
     }
 
-    /// Number of tasks.
+    /// True if a task is left out of the run.
+    pub fn is_left_out(&self, task: TaskId) -> bool {
+        self.left_out.get(task.index()) == Some(&true)
+    }
+
+    /// Number of tasks that are left out.
+    pub fn left_out_count(&self) -> u32 {
+        self.left_out.iter().filter(|out| **out).count() as u32
+    }
+
+    /// Number of tasks of the job.
     pub fn tasks(&self) -> u32 {
         self.graph.task_count() as u32
     }
 
-    /// The estimated duration of a task.
+    /// The estimated duration of a task; 0 if it is left out.
     pub fn estimate(&self, task: TaskId) -> Duration {
         Duration::from_nanos(self.estimate_ns(task))
     }
 
     fn estimate_ns(&self, task: TaskId) -> u64 {
-        self.estimates.ns(self.job.group_of(task))
+        if self.is_left_out(task) { 0 } else { self.estimates.ns(self.job.group_of(task)) }
     }
 
     /// Chooses the home of every node on these ranks. `method`: `None` for the one that the job
@@ -78,6 +117,17 @@ impl PreparedJob {
     pub(crate) fn with_homes(&self, homes: Vec<u32>, members: &[Member]) -> Partition {
         let slots: Vec<u32> = members.iter().map(|member| member.slots).collect();
         partition::measure(&self.graph, &|task| self.estimate_ns(task), &slots, homes)
+    }
+
+    /// Refuses a job with a task that is not left out and can never run on these ranks.
+    ///
+    /// # Errors
+    ///
+    /// One line per such task: what it needs, what there is, and a remedy.
+    pub(crate) fn check(&self, members: &[Member]) -> Result<(), String> {
+        let tasks = |group: &Group| group.first.index()..group.first.index() + group.count as usize;
+        let wanted = |group: &Group| self.left_out.is_empty() || self.left_out[tasks(group)].contains(&false);
+        placement::check(&self.job, members, &wanted)
     }
 
     /// The placement rules for the job on these ranks.
@@ -101,6 +151,11 @@ pub fn graph_of(loaded: &Loaded) -> Result<TaskGraph, Diagnostics> {
             loaded.report(vec![item.help("split the job, or let each task do more")])
         }
     })
+}
+
+/// A selection that cannot be used: a mistake on the command line, not in the job file.
+pub(crate) fn refused_selection(loaded: &Loaded, reason: String) -> Diagnostics {
+    loaded.report(vec![Diagnostic::error(reason)])
 }
 
 fn report_cycle(job: &Job, cycle: &Cycle) -> Diagnostic {

@@ -50,7 +50,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("system", &[]),
     ("text", &[]),
     ("topology", &["text"]),
-    ("workload", &["graph", "job", "model", "schedule"]),
+    ("workload", &["graph", "job", "model", "schedule", "text"]),
 ];
 
 /// Rooms, and files of rooms, that do no I/O and read no clock.

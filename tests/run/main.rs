@@ -10,6 +10,7 @@ mod journal;
 mod limits;
 mod mpi;
 mod new;
+mod parts;
 mod resume;
 mod run;
 mod runs;

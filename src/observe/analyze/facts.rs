@@ -73,7 +73,8 @@ impl<'a> Case<'a> {
         let mut by_number: Vec<ClassLatency> = classes(&here);
         let number: HashMap<&str, usize> = names.iter().map(String::as_str).zip(0..).collect();
         by_number.sort_by_key(|class| number.get(class.name.as_str()).copied());
-        let done = |task: TaskId| run.replay.completed(task);
+        let left_out = run.session().left_out.as_ref();
+        let done = |task: TaskId| run.replay.completed(task) || left_out.is_some_and(|left_out| left_out.has(task));
         let model = Model::new((job, graph), &here.slices, &done, ranks);
         let mut class_of = vec![None; graph.task_count()];
         for slice in &here.slices {

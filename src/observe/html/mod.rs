@@ -121,6 +121,9 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
     for (state, n) in figures.counts.present() {
         tile(count(n), &state.name().to_lowercase().replace('_', " "));
     }
+    if figures.left_out > 0 {
+        tile(count(figures.left_out), "left out");
+    }
     tile(seconds(figures.work_s), "work over all slots");
     figures.utilisation.into_iter().for_each(|used| tile(percent(used), "of slot time used"));
     figures.critical_path_s.into_iter().for_each(|s| tile(seconds(s), "critical path"));

@@ -108,6 +108,7 @@ pub(super) fn run(live: &Live) -> RunInfo {
         elapsed_s: live.elapsed_s(),
         counts: TaskCounts {
             total: tasks,
+            left_out: session.left_out_count().into(),
             pending: pending(live),
             ready: queued,
             running,
@@ -159,7 +160,7 @@ pub(super) fn run(live: &Live) -> RunInfo {
 /// Number of tasks that neither ended nor run nor wait for a slot.
 pub(super) fn pending(live: &Live) -> u64 {
     let (running, queued) = live.running_and_queued();
-    u64::from(live.view.subject().job.task_count()).saturating_sub(live.totals.ended() + running + queued)
+    u64::from(live.view.tasks_to_run()).saturating_sub(live.totals.ended() + running + queued)
 }
 
 /// The ranks.

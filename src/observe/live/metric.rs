@@ -13,7 +13,7 @@ pub(super) fn value(live: &Live, name: &str) -> Option<f64> {
         "elapsed_s" => live.elapsed_s(),
         "remaining_s" => live.remaining_s()?,
         "finish_s" => forecast?.finish_q50_s,
-        "progress" => totals.ended() as f64 / f64::from(live.view.subject().job.task_count().max(1)),
+        "progress" => totals.ended() as f64 / f64::from(live.view.tasks_to_run().max(1)),
         "completed" => totals.of(State::Completed) as f64,
         "failed" => totals.failed() as f64,
         "skipped" => totals.of(State::Skipped) as f64,

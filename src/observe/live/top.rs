@@ -85,7 +85,7 @@ fn clock(s: f64) -> String {
 }
 
 fn bar(frame: &mut TopFrame, live: &Live) {
-    let total = u64::from(live.view.subject().job.task_count());
+    let total = u64::from(live.view.tasks_to_run());
     let share = if total == 0 { 1.0 } else { live.totals.ended() as f64 / total as f64 };
     let cells = (frame.width.saturating_sub(12)).clamp(10, 60);
     let full = ((share * cells as f64) as usize).min(cells);

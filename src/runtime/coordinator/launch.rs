@@ -21,7 +21,7 @@ use crate::fabric::routed::RoutedFabric;
 use crate::fabric::{Alone, Fabric};
 use crate::graph::partition::Partition;
 use crate::job::{Job, ProviderKind};
-use crate::journal::{AsyncJournal, Began, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
+use crate::journal::{AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
 use crate::observe::live::{Listener, Orders, Serving, Watcher};
@@ -108,7 +108,7 @@ fn prepare(
     let listener = options.listen.map(listen).transpose()?;
     let mut start = PreparedRun::open(options, &kernels)?;
     let ready = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
-        .and_then(|(resources, hellos)| check(&start.prepared.job, &hellos).map(|()| (resources, hellos)));
+        .and_then(|(resources, hellos)| check(&start.prepared, &hellos).map(|()| (resources, hellos)));
     let (resources, hellos) = match ready {
         Ok(found) => found,
         Err(error) => {
@@ -121,21 +121,29 @@ fn prepare(
     let divided = start.prepared.divide(&members, &rules, None);
     let infos = infos(&hellos);
     record_beginning(&mut start, &infos, &divided)?;
-    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past } = start;
-    let done = Done::of(&kept, prepared.graph.node_count());
+    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, selection: _ } = start;
+    let done = Done::of(&kept, &prepared);
+    let left_out = prepared.left_out_count();
     let autoscaler = Autoscaler::new(&prepared, &infos, &|task| done.has(task), spent, &past);
-    let PreparedJob { job, graph, estimates, order, urgency } = prepared;
+    let PreparedJob { job, graph, estimates, order, urgency, left_out: _ } = prepared;
     drop(order);
     let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
     let slots = infos.iter().map(|info| info.slots).sum();
-    let history = HistoryRecorder::new(past, &job, &welcome.run_name, slots, welcome.began_unix_ns, kept.is_empty());
+    let history = HistoryRecorder::new(
+        past,
+        &job,
+        &welcome.run_name,
+        slots,
+        welcome.began_unix_ns,
+        kept.is_empty() && left_out == 0,
+    );
     if let Some(past) = history.before() {
         journal.append(&Record::Past(Box::new(past)))?;
     }
     let journal = AsyncJournal::spawn(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
-    let coordinator = coordinator(&job, tasks, members, &done);
+    let coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
     drop(done);
     let facts = |info: RankInfo| RankFacts { node: info.node, slots: info.slots, pid: info.pid };
     let mut nodes = NodeTable::new(infos.into_iter().map(facts));
@@ -170,12 +178,12 @@ fn prepare(
 }
 
 /// Refuses a job that can run neither here nor on nodes that it can request.
-fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
+fn check(prepared: &PreparedJob, hellos: &[Hello]) -> Result<(), RunError> {
     if hellos.iter().any(|hello| hello.slots > 0) {
-        return placement::check(job, &placement::members(hellos)).map_err(RunError::Refused);
+        return prepared.check(&placement::members(hellos)).map_err(RunError::Refused);
     }
     // What the requested nodes will have is not known yet.
-    match job.capacity.provider {
+    match prepared.job.capacity.provider {
         ProviderKind::None => Err(RunError::Refused(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, name a [capacity] to ask for nodes, or leave it \
              out"
@@ -224,12 +232,16 @@ fn handshake(
     Ok((resources, hellos))
 }
 
-/// For each node of the graph, whether an earlier session completed it; nothing if none did.
+/// For each node of the graph, whether nobody is to run it: an earlier session completed it, or it
+/// is left out. Nothing if there are no such nodes.
 struct Done(Vec<bool>);
 
 impl Done {
-    fn of(kept: &[KeptRun], nodes: usize) -> Done {
-        let mut done = vec![false; if kept.is_empty() { 0 } else { nodes }];
+    fn of(kept: &[KeptRun], prepared: &PreparedJob) -> Done {
+        let left_out = &prepared.left_out;
+        let none = kept.is_empty() && left_out.is_empty();
+        let mut done = vec![false; if none { 0 } else { prepared.graph.node_count() }];
+        done.iter_mut().zip(left_out.iter()).for_each(|(done, out)| *done = *out);
         for run in kept {
             done[run.first.index()..][..run.count as usize].fill(true);
         }
@@ -315,6 +327,9 @@ fn record_beginning(start: &mut PreparedRun, ranks: &[RankInfo], divided: &Parti
     start.dir.write_job(&start.welcome.job_text)?;
     start.dir.write_continuation(std::env::var(CONTINUE).ok().as_deref())?;
     start.journal.append(&Record::Began(began))?;
+    if !start.prepared.left_out.is_empty() {
+        start.journal.append(&Record::LeftOut(LeftOut::of(&start.selection, &start.prepared.left_out)))?;
+    }
     let PreparedJob { graph, order, .. } = &start.prepared;
     start.journal.append(&Record::Graph(GraphFacts {
         tasks: graph.task_count() as u32,

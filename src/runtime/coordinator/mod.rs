@@ -3,6 +3,8 @@
 //! | step | file | what it does |
 //! |---|---|---|
 //! | prepare | `prepare`, `resume`, `run_history` | reads the job, opens the run directory, finds complete tasks, completes estimates |
+//! | | `part_of_job`, `run_files` | what a selection leaves out, which files a resume compares |
+//! | | `preview` | what a run would do, for `--dry-run` |
 //! | launch | `launch`, `pricing` | handshake, hand-out, records the beginning, builds the driver |
 //! | drive | `driver` | delivers messages, timers and signals to the coordinator, carries out its actions |
 //! | | `recording` | journal, progress, history |
@@ -25,16 +27,19 @@ mod join_listener;
 pub(super) mod launch;
 mod limits;
 mod membership;
+mod part_of_job;
 mod prepare;
+mod preview;
 mod pricing;
 mod provisioner;
 mod recording;
 pub mod resume;
+mod run_files;
 mod run_history;
 mod scaling;
 mod status;
 mod walltime;
 
-pub use prepare::{ResumePreview, UnfinishedRun, find_unfinished_run, preview_resume};
+pub use preview::{RunPreview, UnfinishedRun, find_unfinished_run, preview};
 pub use provisioner::BLOCKS;
 pub use run_history::{kind_of, recall};

@@ -1,33 +1,32 @@
 //! What rank 0 does before it contacts the other ranks: reads the job, opens the run directory, and
 //! finds out which tasks are complete.
 
-use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::xxh3_128;
-
 use super::join_address::JoinAddress;
+use super::part_of_job::{check_needs, left_out};
+use super::preview::{UnfinishedRun, unfinished_run};
 use super::provisioner::{self, listen_on};
 use super::resume::{self, RerunChecks, Takeover};
+use super::run_files::RunFiles;
 use super::run_history::LoadedHistory;
-use crate::exec::{Kernels, change_of, user_variables};
+use crate::exec::{Kernels, user_variables};
 use crate::graph::TaskGraph;
-use crate::job::{self, Job, Task};
+use crate::job::{self, Job};
 use crate::journal::{
-    EndReason, EndedSessions, HistoryFile, Holder, Journal, KeptRun, Liveness, RUNS, Record, Replay, RunDir,
-    RunDirError, RunLock, Session, UsedFilesReader, replay,
+    EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, Replay, RunDir, RunDirError, RunLock, replay,
 };
 use crate::model::{Attempt, TaskId};
 use crate::observe::tell;
 use crate::runtime::clock::unix_ns;
 use crate::runtime::{Options, RunError};
 use crate::schedule::protocol::Welcome;
-use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
-use crate::text::counted;
-use crate::workload::{PreparedJob, graph_of};
+use crate::system::file_probe::ANSWER_TIMEOUT;
+use crate::text::{counted, counted_are};
+use crate::workload::{PreparedJob, Selected, graph_of};
 
 /// Maximum number of tasks that a message lists which run again.
 const LISTED_RERUNS: usize = 5;
@@ -47,6 +46,8 @@ pub(super) struct PreparedRun {
     pub(super) ended: EndedSessions,
     /// The history of the job.
     pub(super) past: LoadedHistory,
+    /// The options that leave tasks out.
+    pub(super) selection: String,
 }
 
 impl PreparedRun {
@@ -76,6 +77,7 @@ impl PreparedRun {
         }
         let (text, job_path) = (Arc::clone(&loaded.text), loaded.file().to_owned());
         let mut job = loaded.job;
+        let selected = options.selection.of(&job, &graph).map_err(RunError::Refused)?;
         // The graph holds them in half the space.
         job.links = Vec::new();
         job.max_failures = match options.keep_going {
@@ -97,10 +99,26 @@ impl PreparedRun {
         let (dir, resumes) = run_dir(options, &job)?;
         let lock = dir.lock()?;
         let began_unix_ns = unix_ns();
-        let Opened { journal, session, kept, spent, ended } =
-            open_journal(options, kernels, (&dir, resumes), (&job, &graph, &text), lock.gone_predecessor())?;
+        let opened =
+            open_journal(options, kernels, (&dir, resumes), (&job, &graph, &text), &selected, lock.gone_predecessor());
+        let Opened { journal, session, kept, spent, ended } = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                drop(lock);
+                if !resumes && let Err(error) = dir.take_back() {
+                    tracing::warn!("{error}");
+                }
+                return Err(error);
+            }
+        };
+        let left_out = left_out(&selected, &kept, graph.task_count());
+        let out = left_out.iter().filter(|out| **out).count() as u64;
+        if out > 0 && options.mention_earlier {
+            let (tasks, words) = (counted_are(out, "task"), selected.words());
+            tell(&format!("{tasks} left out ({words}); `--resume` without that runs the rest"));
+        }
         let past = LoadedHistory::load(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
-        let prepared = PreparedJob::new(job, Arc::new(graph));
+        let prepared = PreparedJob::of_part(job, Arc::new(graph), left_out);
         let base = std::env::current_dir()
             .map_err(|source| RunError::System { what: "find the current directory", source })?;
         let welcome = Welcome {
@@ -118,7 +136,8 @@ impl PreparedRun {
             open: listen.is_some(),
             user_variables: user_variables(),
         };
-        Ok(PreparedRun { prepared, dir, lock, journal, kept, welcome, spent, ended, past })
+        let selection = selected.words().to_owned();
+        Ok(PreparedRun { prepared, dir, lock, journal, kept, welcome, spent, ended, past, selection })
     }
 }
 
@@ -149,7 +168,7 @@ fn run_dir(options: &Options, job: &Job) -> Result<(RunDir, bool), RunError> {
 }
 
 /// The tasks that `--rerun` names.
-fn rerun(options: &Options, job: &Job) -> Result<Vec<Range<u32>>, RunError> {
+pub(super) fn rerun(options: &Options, job: &Job) -> Result<Vec<Range<u32>>, RunError> {
     let find = |name: &String| job.find(name).map_err(|reason| RunError::Refused(format!("--rerun: {reason}")));
     let found: Result<Vec<_>, _> = options.rerun.iter().map(find).collect();
     Ok(found?.into_iter().flatten().collect())
@@ -178,10 +197,12 @@ fn open_journal(
     kernels: &Kernels,
     (dir, resumes): (&RunDir, bool),
     (job, graph, text): (&Job, &TaskGraph, &str),
+    selected: &Selected,
     gone: Option<&Holder>,
 ) -> Result<Opened, RunError> {
     let forced = rerun(options, job)?;
     if !resumes {
+        check_needs(selected, (job, graph), &[])?;
         return Ok(Opened::new(Journal::create(&dir.journal(), job.flush)?));
     }
     let (mut journal, torn) = Journal::reopen(&dir.journal(), job.flush)?;
@@ -192,6 +213,7 @@ fn open_journal(
     let ended = EndedSessions::of(Some(&replay), gone);
     let Some(last) = replay.last_session() else { return Ok(Opened { ended, ..Opened::new(journal) }) };
     let Resumption { takeover, implied } = resumption(kernels, dir, &replay, (job, graph, text), Some(&forced))?;
+    check_needs(selected, (job, graph), &takeover.kept)?;
     if !implied.is_empty() {
         tracing::info!("{} had completed whose records the kill has cut off", counted(implied.len() as u64, "task"));
         journal.append(&Record::Attempts(implied))?;
@@ -211,15 +233,15 @@ fn open_journal(
 }
 
 /// What a resume takes over.
-struct Resumption {
-    takeover: Takeover,
+pub(super) struct Resumption {
+    pub(super) takeover: Takeover,
     /// Tasks that completed without a record.
     implied: Vec<Attempt>,
 }
 
 /// Finds out what a resume takes over from a run. `forced`: the tasks that run again in any case;
 /// `None` if files are not to be looked at either.
-fn resumption(
+pub(super) fn resumption(
     kernels: &Kernels,
     dir: &RunDir,
     replay: &Replay,
@@ -246,14 +268,14 @@ fn resumption(
     let same = *began.job_text == *text;
     let completed = |task: TaskId| replay.latest(task).filter(|(_, a)| a.outcome.ok()).map(|(_, a)| a.ready);
     let before = |task: TaskId| replay.latest(task).is_some_and(|(at, _)| at.began.session < began.session);
+    let left_out = |task: TaskId| last.left_out.as_ref().is_some_and(|left_out| left_out.has(task));
     let implied = match same {
-        true => resume::implied(graph, &completed, &before),
-        false => resume::implied(&graph_of(&former).map_err(RunError::Job)?, &completed, &before),
+        true => resume::implied(graph, &completed, &before, &left_out),
+        false => resume::implied(&graph_of(&former).map_err(RunError::Job)?, &completed, &before, &left_out),
     };
     let also: HashSet<TaskId> = implied.iter().map(|attempt| attempt.task).collect();
     let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
-    let files =
-        RunFiles { probe: FileProbe::default(), used: UsedFilesReader::new(dir), job, outputs: OnceCell::new() };
+    let files = RunFiles::of(dir, job);
     let looks = forced.is_some();
     let forced = forced.unwrap_or_default();
     let checks = RerunChecks {
@@ -270,117 +292,4 @@ fn resumption(
         );
     }
     Ok(Resumption { takeover, implied })
-}
-
-/// The files of completed tasks, compared with what they were.
-struct RunFiles<'a> {
-    probe: FileProbe,
-    used: UsedFilesReader,
-    job: &'a Job,
-    /// Hashes of the declared outputs of all tasks; made when an input is missing.
-    outputs: OnceCell<HashSet<u128>>,
-}
-
-impl RunFiles<'_> {
-    /// How the first file that differs from what an attempt has used does so.
-    fn change(&self, session: &Session, attempt: &Attempt) -> Option<String> {
-        self.used.find(session.began.session, attempt, |file| {
-            let state = file.state;
-            let change = self.probe.ask(&file.path, move |path| change_of(path, &state)).flatten()?;
-            // What a task of the job writes is looked at as its output.
-            if !file.path.exists() && !file.is_program && self.is_output(&file.path) {
-                return None;
-            }
-            let kind = if file.is_program { "program" } else { "input" };
-            let path = file.path.strip_prefix(&self.job.dir).unwrap_or(&file.path);
-            Some(format!("its {kind} {} {change}", path.display()))
-        })
-    }
-
-    /// A declared output of a task that is gone.
-    fn lost(&self, task: TaskId) -> Option<PathBuf> {
-        let Task { dir, promised, .. } = self.job.task(task).ok()?;
-        promised.into_iter().find(|file| self.probe.exists(&dir.join(file)) == Some(false))
-    }
-
-    fn is_output(&self, path: &Path) -> bool {
-        let key = |path: &Path| xxh3_128(path.as_os_str().as_encoded_bytes());
-        let outputs = self.outputs.get_or_init(|| {
-            let tasks = (0..self.job.task_count() as u32).filter_map(|task| self.job.task(TaskId(task)).ok());
-            let files = tasks.flat_map(|task| task.outputs.into_iter().map(move |(file, _)| task.dir.join(file)));
-            files.map(|file| key(&file)).collect()
-        });
-        outputs.contains(&key(path))
-    }
-}
-
-/// What `--resume` would do with a job.
-#[derive(Debug)]
-pub struct ResumePreview {
-    /// Name of the run that would be resumed.
-    pub run: String,
-    /// Number of tasks of the job.
-    pub tasks: usize,
-    /// Number of tasks that would not run again.
-    pub complete: u32,
-    /// The tasks that would run, each with one reason.
-    pub runs: Vec<(String, String)>,
-}
-
-/// Finds out what `--resume` would do, and changes nothing; `None` if there is no run to resume.
-///
-/// # Errors
-/// If the job has mistakes, or the run cannot be read.
-pub fn preview_resume(options: &Options, kernels: &Kernels) -> Result<Option<ResumePreview>, RunError> {
-    let loaded = job::load(&options.job, kernels).map_err(RunError::Job)?;
-    let graph = graph_of(&loaded).map_err(RunError::Job)?;
-    let forced = rerun(options, &loaded.job)?;
-    let dir = match RunDir::for_resume(Path::new(RUNS), &loaded.job.name, options.run_dir.as_deref()) {
-        Err(RunDirError::NothingToResume { .. } | RunDirError::NotARun { .. }) => return Ok(None),
-        found => found?,
-    };
-    let replay = replay(&dir.journal())?;
-    if replay.sessions.is_empty() {
-        return Ok(None);
-    }
-    let job = &loaded.job;
-    let found = resumption(kernels, &dir, &replay, (job, &graph, &loaded.text), Some(&forced))?;
-    let Takeover { runs, .. } = &found.takeover;
-    let named = runs.iter().map(|(task, reason)| (job.task_name(*task), reason.text(job)));
-    let complete = found.takeover.complete();
-    Ok(Some(ResumePreview { run: dir.name(), tasks: job.task_count(), complete, runs: named.collect() }))
-}
-
-/// An earlier run of a job that has ended before all of its tasks were complete.
-#[derive(Debug)]
-pub struct UnfinishedRun {
-    /// Name of the run.
-    pub name: String,
-    /// Number of tasks of the job that are complete there; at least 1.
-    pub complete: u32,
-    /// Number of tasks of the job.
-    pub tasks: usize,
-}
-
-/// The newest run of a job, if it is over, has not completed, and a resume would save tasks. Files
-/// are not looked at.
-fn unfinished_run(kernels: &Kernels, (job, graph, text): (&Job, &TaskGraph, &str)) -> Option<UnfinishedRun> {
-    let dir = RunDir::for_resume(Path::new(RUNS), &job.name, None).ok()?;
-    if dir.liveness() != Liveness::Gone {
-        return None;
-    }
-    let replay = replay(&dir.journal()).ok()?;
-    if replay.last_session()?.ended.as_ref().is_some_and(|ended| ended.reason == EndReason::Complete) {
-        return None;
-    }
-    let complete = resumption(kernels, &dir, &replay, (job, graph, text), None).ok()?.takeover.complete();
-    (complete > 0).then(|| UnfinishedRun { name: dir.name(), complete, tasks: job.task_count() })
-}
-
-/// The newest run of the job in a file, if it is over, has not completed, and a resume would save
-/// tasks. `None` also if the job has mistakes.
-pub fn find_unfinished_run(options: &Options, kernels: &Kernels) -> Option<UnfinishedRun> {
-    let loaded = job::load(&options.job, kernels).ok()?;
-    let graph = graph_of(&loaded).ok()?;
-    unfinished_run(kernels, (&loaded.job, &graph, &loaded.text))
 }

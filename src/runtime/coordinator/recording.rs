@@ -41,7 +41,7 @@ impl Recording {
         coordinator: &Coordinator,
     ) -> Recording {
         let (mut work_total_s, mut work_done_s) = (0.0, 0.0);
-        for task in (0..coordinator.tally().total).map(TaskId) {
+        for task in (0..job.task_count() as u32).map(TaskId) {
             let seconds = estimates.ns(job.group_of(task)) as f64 / 1e9;
             work_total_s += seconds;
             if coordinator.final_state(task).is_some() {

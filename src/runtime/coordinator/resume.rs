@@ -23,11 +23,13 @@ use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
 /// Tasks that completed without a record, because a dependent completed: each as an attempt without
 /// a number that ended when its dependent became ready. `completed` tells when each completed task
 /// became ready, `before` which tasks were complete when the last session began: nothing follows
-/// from those, as their dependencies may have been about to run again.
+/// from those, as their dependencies may have been about to run again. `left_out` tells which tasks
+/// it was not to run: others could start although these had not completed.
 pub fn implied(
     graph: &TaskGraph,
     completed: &dyn Fn(TaskId) -> Option<Time>,
     before: &dyn Fn(TaskId) -> bool,
+    left_out: &dyn Fn(TaskId) -> bool,
 ) -> Vec<Attempt> {
     let tasks = graph.task_count();
     let known: Vec<Option<Time>> = (0..tasks).map(|task| completed(TaskId(task as u32))).collect();
@@ -37,7 +39,8 @@ pub fn implied(
     for node in graph.topological().iter().rev() {
         // A join that asks for a failure implies nothing about a single task.
         let Some(ready) = by[node as usize].filter(|_| graph.join(node) != Some(JoinRule::AnyNotOk)) else { continue };
-        for edge in graph.predecessors(node).filter(|edge| edge.on() == Condition::Ok) {
+        let is_out = |node: u32| (node as usize) < tasks && left_out(TaskId(node));
+        for edge in graph.predecessors(node).filter(|edge| edge.on() == Condition::Ok && !is_out(edge.node())) {
             let before = &mut by[edge.node() as usize];
             *before = Some(before.map_or(ready, |known| known.min(ready)));
         }
@@ -258,7 +261,7 @@ mod tests {
         let graph = TaskGraph::build(&[1, 1, 3, 1, 1, 1, 1], &links).unwrap();
         let of = |completed: &[u32]| {
             let ready = |task: TaskId| completed.contains(&task.0).then_some(Time(u64::from(task.0) * 10));
-            implied(&graph, &ready, &|_| false)
+            implied(&graph, &ready, &|_| false, &|_| false)
         };
         let tasks = |attempts: &[Attempt]| attempts.iter().map(|a| a.task.0).collect::<Vec<_>>();
         assert_eq!(tasks(&of(&[0, 1])), [0; 0]);
@@ -268,6 +271,9 @@ mod tests {
         // Each ended before whatever followed it could start.
         assert!(all.iter().all(|a| a.end == Time(if a.task.0 < 2 { 20 } else { 50 })), "{all:?}");
         assert_eq!(tasks(&of(&[6, 8])), [0; 0]);
+        // Of a run of 5 alone, which took the outputs of 2 to 4 as they were, nothing follows.
+        let alone = implied(&graph, &|task| (task.0 == 5).then_some(Time(1)), &|_| false, &|task| task.0 < 5);
+        assert_eq!(tasks(&alone), [0; 0]);
     }
 
     #[test]

@@ -24,10 +24,18 @@ impl CoordinatorDriver {
             None if self.coordinator.is_stopping() => "stopping",
             None => "running",
         };
-        let [total, ready, running, completed, failed, skipped, cancelled] =
-            [tally.total, tally.ready, tally.running, tally.completed, tally.failed, tally.skipped, tally.cancelled]
-                .map(u64::from);
-        let counts = TaskCounts { total, ready, running, completed, failed, skipped, cancelled, pending: 0 };
+        let [total, left_out, ready, running, completed, failed, skipped, cancelled] = [
+            tally.total + tally.left_out,
+            tally.left_out,
+            tally.ready,
+            tally.running,
+            tally.completed,
+            tally.failed,
+            tally.skipped,
+            tally.cancelled,
+        ]
+        .map(u64::from);
+        let counts = TaskCounts { total, ready, running, completed, failed, skipped, cancelled, left_out, pending: 0 };
         let standing = Standing {
             run_name: self.identity.name.clone(),
             job: self.job.name.clone(),
@@ -45,7 +53,7 @@ impl CoordinatorDriver {
             "epoch": self.coordinator.epoch(),
             "tasks": {
                 "total": tally.total, "completed": tally.completed, "failed": tally.failed, "skipped": tally.skipped,
-                "cancelled": tally.cancelled, "running": tally.running, "ready": tally.ready,
+                "cancelled": tally.cancelled, "left_out": tally.left_out, "running": tally.running, "ready": tally.ready,
             },
             "forecast": self.forecast(),
             "scaling": self.autoscaler.as_ref().map(Autoscaler::status),

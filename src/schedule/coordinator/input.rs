@@ -63,7 +63,7 @@ pub struct ProvisioningState {
 /// A count of tasks by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskTally {
-    /// Tasks of the job.
+    /// Tasks of the run: those of the job without those that are left out.
     pub total: u32,
     /// Completed (in this session or an earlier one).
     pub completed: u32,
@@ -73,6 +73,8 @@ pub struct TaskTally {
     pub skipped: u32,
     /// Cancelled by the user.
     pub cancelled: u32,
+    /// Tasks of the job that are left out of the run.
+    pub left_out: u32,
     /// Running, as last reported.
     pub running: u32,
     /// Waiting for a slot, as last reported.

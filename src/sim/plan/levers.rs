@@ -1,7 +1,5 @@
 //! Changes of the job file that would shorten the planned run, each simulated.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use super::refine::Simulations;
@@ -9,7 +7,6 @@ use super::{PlanCandidate, PlanQuestion};
 use crate::job::Job;
 use crate::model::TaskId;
 use crate::sim::later_first::{Priorities, later_first, set};
-use crate::workload::PreparedJob;
 
 /// A change of the job file, and the makespan with it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -94,7 +91,7 @@ pub(super) fn levers(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> 
 fn makespan(question: &PlanQuestion<'_>, ranks: u32, change: &dyn Fn(&mut Job)) -> Option<f64> {
     let mut job = (*question.prepared.job).clone();
     change(&mut job);
-    let prepared = PreparedJob::new(job, Arc::clone(&question.prepared.graph));
+    let prepared = question.prepared.with_job(job);
     let question = PlanQuestion { prepared: &prepared, ranks: &[ranks], ..*question };
     Some(Simulations::new(&question, LEVER_SEEDS, true).candidates().ok()?.first()?.makespan_q50_s)
 }

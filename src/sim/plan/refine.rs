@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -191,7 +190,7 @@ impl<'a> Simulations<'a> {
 fn unlimited(prepared: &PreparedJob) -> PreparedJob {
     let mut job = (*prepared.job).clone();
     job.groups.iter_mut().for_each(|group| group.limit = None);
-    PreparedJob::new(job, Arc::clone(&prepared.graph))
+    prepared.with_job(job)
 }
 
 /// True if makespans and bills differ so little that further seeds would add nothing.

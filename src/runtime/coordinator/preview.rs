@@ -1,0 +1,106 @@
+//! What a run or a resume would do; nothing is changed.
+
+use std::path::Path;
+
+use super::part_of_job::check_needs;
+use super::prepare::{rerun, resumption};
+use super::resume::{RunReason, Takeover};
+use crate::exec::Kernels;
+use crate::graph::TaskGraph;
+use crate::job::{self, Job};
+use crate::journal::{EndReason, Liveness, RUNS, RunDir, RunDirError, replay};
+use crate::model::TaskId;
+use crate::runtime::{Options, RunError};
+use crate::workload::graph_of;
+
+/// What a run would do.
+#[derive(Debug)]
+pub struct RunPreview {
+    /// Name of the run that would be resumed; `None` if a new run would begin.
+    pub resumed: Option<String>,
+    /// Number of tasks of the job.
+    pub tasks: usize,
+    /// Number of tasks that are complete and would not run again.
+    pub complete: u32,
+    /// Number of tasks that would be left out.
+    pub left_out: usize,
+    /// The tasks that would run, each with one reason.
+    pub runs: Vec<(String, String)>,
+}
+
+/// Finds out what a run with these options would do, and changes nothing.
+///
+/// # Errors
+/// If the job has mistakes, the selection cannot be run, or the run to resume cannot be read.
+pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunError> {
+    let loaded = job::load(&options.job, kernels).map_err(RunError::Job)?;
+    let graph = graph_of(&loaded).map_err(RunError::Job)?;
+    let (job, forced) = (&loaded.job, rerun(options, &loaded.job)?);
+    let selected = options.selection.of(job, &graph).map_err(RunError::Refused)?;
+    let found = match options.resume {
+        true => RunDir::for_resume(Path::new(RUNS), &job.name, options.run_dir.as_deref()).map(Some),
+        false => Ok(None),
+    };
+    let dir = match found {
+        Err(RunDirError::NothingToResume { .. } | RunDirError::NotARun { .. }) => None,
+        found => found?,
+    };
+    let replay = dir.as_ref().map(|dir| replay(&dir.journal())).transpose()?.filter(|it| !it.sessions.is_empty());
+    let (takeover, dir) = match (dir, &replay) {
+        (Some(dir), Some(replay)) => {
+            (resumption(kernels, &dir, replay, (job, &graph, &loaded.text), Some(&forced))?.takeover, Some(dir))
+        }
+        _ => {
+            let all = (0..job.task_count() as u32).map(|task| (TaskId(task), RunReason::Open));
+            (Takeover { kept: Vec::new(), runs: all.collect() }, None)
+        }
+    };
+    check_needs(&selected, (job, &graph), &takeover.kept)?;
+    let chosen = takeover.runs.iter().filter(|(task, _)| selected.has(*task));
+    let reason = |task: TaskId, reason: &RunReason| match reason {
+        RunReason::Open => selected.reason(job, task),
+        reason => reason.text(job),
+    };
+    let runs: Vec<(String, String)> = chosen.map(|(task, why)| (job.task_name(*task), reason(*task, why))).collect();
+    Ok(RunPreview {
+        resumed: dir.map(|dir| dir.name()),
+        tasks: job.task_count(),
+        complete: takeover.complete(),
+        left_out: takeover.runs.len() - runs.len(),
+        runs,
+    })
+}
+
+/// An earlier run of a job that has ended before all of its tasks were complete.
+#[derive(Debug)]
+pub struct UnfinishedRun {
+    /// Name of the run.
+    pub name: String,
+    /// Number of tasks of the job that are complete there; at least 1.
+    pub complete: u32,
+    /// Number of tasks of the job.
+    pub tasks: usize,
+}
+
+/// The newest run of a job, if it is over, has not completed, and a resume would save tasks. Files
+/// are not looked at.
+pub(super) fn unfinished_run(kernels: &Kernels, (job, graph, text): (&Job, &TaskGraph, &str)) -> Option<UnfinishedRun> {
+    let dir = RunDir::for_resume(Path::new(RUNS), &job.name, None).ok()?;
+    if dir.liveness() != Liveness::Gone {
+        return None;
+    }
+    let replay = replay(&dir.journal()).ok()?;
+    if replay.last_session()?.ended.as_ref().is_some_and(|ended| ended.reason == EndReason::Complete) {
+        return None;
+    }
+    let complete = resumption(kernels, &dir, &replay, (job, graph, text), None).ok()?.takeover.complete();
+    (complete > 0).then(|| UnfinishedRun { name: dir.name(), complete, tasks: job.task_count() })
+}
+
+/// The newest run of the job in a file, if it is over, has not completed, and a resume would save
+/// tasks. `None` also if the job has mistakes.
+pub fn find_unfinished_run(options: &Options, kernels: &Kernels) -> Option<UnfinishedRun> {
+    let loaded = job::load(&options.job, kernels).ok()?;
+    let graph = graph_of(&loaded).ok()?;
+    unfinished_run(kernels, (&loaded.job, &graph, &loaded.text))
+}
