@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub struct TaskId(pub u32);
 
 /// Number of a rank within the run; rank 0 is the coordinator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rank(pub u32);
 
 impl TaskId {

@@ -35,6 +35,11 @@ fn folder(run: &Path) -> PathBuf {
 pub enum Question {
     /// Report the status.
     Status,
+    /// Report what rank 0 knows of these tasks.
+    Tasks {
+        /// Their name, in the forms of `Cancel`.
+        name: String,
+    },
     /// Change the number of ranks.
     Scale {
         /// The requested number of ranks.
@@ -59,11 +64,19 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// True for a question that changes nothing.
+    pub fn only_reads(&self) -> bool {
+        matches!(self, Question::Status | Question::Tasks { .. })
+    }
+}
+
 impl std::fmt::Display for Question {
     /// As a user would type it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Question::Status => f.write_str("status"),
+            Question::Tasks { name } => write!(f, "explain --task {name}"),
             Question::Scale { to, force } => write!(f, "scale {to}{}", if *force { " --force" } else { "" }),
             Question::Drain { what } => write!(f, "drain {what}"),
             Question::Rebalance => f.write_str("rebalance"),
@@ -134,7 +147,7 @@ pub struct Answer {
     pub ok: bool,
     /// A description of the action, or the reason for refusing it.
     pub text: String,
-    /// The status, if requested.
+    /// The status, or what is known of tasks, if requested.
     pub status: Option<serde_json::Value>,
 }
 

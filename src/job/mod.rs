@@ -24,6 +24,7 @@ pub(crate) mod load;
 mod pieces;
 pub(crate) mod read;
 mod resolve;
+mod retry;
 pub(crate) mod scalar;
 mod scaling;
 mod schema;
@@ -50,6 +51,7 @@ pub use expand::SubstError;
 pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded, load, parse};
 pub(crate) use resolve::graphs::OPERATION_KERNEL;
+pub use retry::Retry;
 pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
 
@@ -196,19 +198,6 @@ impl Group {
         };
         self.mpi.is_some_and(spans)
     }
-}
-
-/// `retries`, with its options.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Retry {
-    /// Number of further attempts.
-    pub count: u16,
-    /// Delay before the first further attempt.
-    pub backoff: Duration,
-    /// The delay is multiplied by this factor with each attempt.
-    pub factor: f64,
-    /// Retry on another rank if there is one.
-    pub elsewhere: bool,
 }
 
 /// `mpi = { ranks = 4, per_node = 2 }`.

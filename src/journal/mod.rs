@@ -30,7 +30,7 @@ pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputFollower, OutputReader, OutputWriter, UsedFilesReader, last_lines};
 pub use record::{
     Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, LeftOut, Level, Note, PastRuns, RankChange, RankInfo,
-    Record, Simulated, Terms,
+    Record, RunAgain, Simulated, Terms,
 };
 pub use replay::{JournalReader, Replay, Session, replay};
 pub use rundir::{RUNS, RunDir, SIMULATED};

@@ -54,6 +54,8 @@ pub enum Record {
     Reasons(Vec<Reason>),
     /// The tasks that the session leaves out.
     LeftOut(LeftOut),
+    /// Why tasks that had completed in an earlier session run again in this one.
+    RunAgain(Vec<RunAgain>),
 }
 
 /// The tasks that a session leaves out, as its user has asked for a part of the job.
@@ -87,6 +89,28 @@ impl LeftOut {
     pub fn has(&self, task: TaskId) -> bool {
         let after = self.tasks.partition_point(|range| range.start <= task.0);
         after.checked_sub(1).is_some_and(|at| self.tasks[at].contains(&task.0))
+    }
+}
+
+/// Why consecutive tasks, which had completed in an earlier session, run again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunAgain {
+    /// The first of them, in the numbers of the session that runs them again.
+    pub first: TaskId,
+    /// Their number.
+    pub count: u32,
+    /// The reason, as the end of a sentence that begins with the task.
+    pub why: String,
+}
+
+impl RunAgain {
+    /// Upper limit on the reasons of a session, so that a journal stays small where each of a
+    /// million tasks has a reason of its own.
+    pub const MAX_RECORDED: usize = 10_000;
+
+    /// True if this is about the task.
+    pub fn covers(&self, task: TaskId) -> bool {
+        task.0.checked_sub(self.first.0).is_some_and(|offset| offset < self.count)
     }
 }
 

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
 use super::record::{
-    Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, Note, PastRuns, RankChange, Record, Terms,
+    Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, Note, PastRuns, RankChange, Record, RunAgain, Terms,
 };
 use crate::model::{Attempt, State, TaskId, Time};
 use crate::scale::Decision;
@@ -58,6 +58,8 @@ pub struct Session {
     pub unusual: Vec<Anomaly>,
     /// The tasks that it leaves out; `None`: none.
     pub left_out: Option<LeftOut>,
+    /// Why tasks that had completed in an earlier session run again, ascending.
+    pub run_again: Vec<RunAgain>,
     /// Why Phalanx itself failed attempts.
     reasons: FxHashMap<(TaskId, u16), String>,
 }
@@ -211,6 +213,7 @@ impl Replay {
             Record::Past(past) => session.past = Some(*past),
             Record::LeftOut(left_out) => session.left_out = Some(left_out),
             Record::Unusual(unusual) => session.unusual = unusual,
+            Record::RunAgain(reasons) => session.run_again = reasons,
             Record::Reasons(reasons) => {
                 session.reasons.extend(reasons.into_iter().map(|reason| ((reason.task, reason.attempt), reason.text)));
             }
@@ -249,6 +252,7 @@ impl Session {
             past: None,
             unusual: Vec::new(),
             left_out: None,
+            run_again: Vec::new(),
             reasons: FxHashMap::default(),
         }
     }
@@ -262,6 +266,11 @@ impl Session {
     /// Number of tasks that it leaves out.
     pub fn left_out_count(&self) -> u32 {
         self.left_out.as_ref().map_or(0, LeftOut::count)
+    }
+
+    /// Why the task, which had completed in an earlier session, runs again in this one.
+    pub fn runs_again(&self, task: TaskId) -> Option<&str> {
+        self.run_again.iter().find(|reason| reason.covers(task)).map(|reason| reason.why.as_str())
     }
 
     /// The latest time in its records.

@@ -34,15 +34,8 @@ pub(super) fn write_so_far(out: &mut dyn Write, run: &RunView, task: TaskId, pai
     if run.state() != RunState::Running {
         return Ok(());
     }
-    let session = run.session();
-    let has_ended = |attempt: u16| session.attempts.iter().any(|a| a.task == task && a.attempt == attempt);
-    let mut texts: [Vec<u8>; 2] = [Vec::new(), Vec::new()];
-    let mut follower = OutputFollower::new(&run.dir, session.began.session, task);
-    follower.read_on(&mut |attempt, stream, text| {
-        if !has_ended(attempt) {
-            texts[stream as usize].extend_from_slice(text);
-        }
-    })?;
+    let mut follower = OutputFollower::new(&run.dir, run.session().began.session, task);
+    let texts = unfinished(run, task, &mut follower)?;
     let label = run.subject().job.label(task).to_string();
     if let Some(place) = whereabouts(run, &label) {
         writeln!(out, "  {}, on {} ({})", paint.bold("RUNNING"), place.node, place.rank)?;
@@ -57,6 +50,24 @@ pub(super) fn write_so_far(out: &mut dyn Write, run: &RunView, task: TaskId, pai
         }
     }
     Ok(())
+}
+
+/// What a task has printed in attempts that have not ended: standard output, standard error.
+pub(super) fn printed_so_far(run: &RunView, task: TaskId) -> Result<[Vec<u8>; 2], ReportError> {
+    let mut follower = OutputFollower::new(&run.dir, run.session().began.session, task);
+    unfinished(run, task, &mut follower)
+}
+
+fn unfinished(run: &RunView, task: TaskId, follower: &mut OutputFollower) -> Result<[Vec<u8>; 2], ReportError> {
+    let session = run.session();
+    let has_ended = |attempt: u16| session.attempts.iter().any(|a| a.task == task && a.attempt == attempt);
+    let mut texts: [Vec<u8>; 2] = [Vec::new(), Vec::new()];
+    follower.read_on(&mut |attempt, stream, text| {
+        if !has_ended(attempt) {
+            texts[stream as usize].extend_from_slice(text);
+        }
+    })?;
+    Ok(texts)
 }
 
 /// Why the output of a running task cannot be read here, and where it is.

@@ -42,6 +42,7 @@ mod terminal;
 mod timeline;
 pub mod trace;
 mod vitals;
+mod why;
 
 pub use estimate::RunProgress;
 pub use explain::{write_decision, write_decisions, write_decisions_json};
@@ -58,6 +59,10 @@ pub use style::Paint;
 pub(crate) use style::{LISTED, and_more, bytes};
 pub use summary::write_summary;
 pub(crate) use terminal::tell;
+pub use why::{
+    LiveRank, LiveRunning, LiveTask, LiveTasks, TaskExplanation, TaskReason, write_task_reasons,
+    write_task_reasons_json,
+};
 
 #[cfg(test)]
 mod tests;

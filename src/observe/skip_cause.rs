@@ -16,22 +16,60 @@ pub(super) struct Skipped {
 
 /// All skipped tasks by cause, the largest group first.
 pub(super) fn skipped(run: &RunView) -> Vec<Skipped> {
-    let mut skipped: Vec<TaskId> = Vec::new();
-    let mut states_by_task = vec![State::Pending; run.subject().graph.as_ref().map_or(0, |graph| graph.task_count())];
-    for (task, state) in states(run) {
-        if state == State::Skipped {
-            skipped.push(task);
-        }
-        if let Some(known) = states_by_task.get_mut(task.index()) {
-            *known = state;
-        }
-    }
+    let skipped: Vec<TaskId> =
+        states(run).filter(|(_, state)| *state == State::Skipped).map(|(task, _)| task).collect();
     if skipped.is_empty() {
         return Vec::new();
     }
-    let causes = run.subject().graph.as_ref().map(|graph| causes(graph, &states_by_task));
-    let cause_of = |task: TaskId| causes.as_ref().and_then(|causes| causes.get(task.index()).copied().flatten());
-    group(skipped.into_iter().map(|task| (cause_of(task), task)).collect())
+    let causes = SkipCauses::of(run);
+    group(skipped.into_iter().map(|task| (causes.root(task), task)).collect())
+}
+
+/// For each node of the graph, the task that caused it to be skipped or not to succeed.
+pub(super) struct SkipCauses {
+    /// Empty if the graph is unknown.
+    causes: Vec<Option<TaskId>>,
+    states: Vec<State>,
+}
+
+impl SkipCauses {
+    /// The causes in a run.
+    pub(super) fn of(run: &RunView) -> SkipCauses {
+        let graph = run.subject().graph.as_ref();
+        let mut by_task = vec![State::Pending; graph.map_or(0, |graph| graph.task_count())];
+        for (task, state) in states(run) {
+            if let Some(known) = by_task.get_mut(task.index()) {
+                *known = state;
+            }
+        }
+        SkipCauses { causes: graph.map(|graph| causes(graph, &by_task)).unwrap_or_default(), states: by_task }
+    }
+
+    /// The task that ran and in the end caused this one to be skipped.
+    fn root(&self, task: TaskId) -> Option<TaskId> {
+        self.causes.get(task.index()).copied().flatten()
+    }
+
+    /// The tasks between a skipped task and the cause: first the one that it needed itself, at the
+    /// end the one that ran. Empty if the graph is unknown.
+    pub(super) fn chain(&self, run: &RunView, task: TaskId) -> Vec<TaskId> {
+        run.subject().graph.as_ref().map_or_else(Vec::new, |graph| self.chain_in(graph, task))
+    }
+
+    fn chain_in(&self, graph: &TaskGraph, task: TaskId) -> Vec<TaskId> {
+        let mut chain = Vec::new();
+        let mut node = task.0;
+        while let Some(before) = obstacle(graph, node, &self.states, &self.causes) {
+            node = before;
+            if let Some(state) = self.states.get(node as usize) {
+                chain.push(TaskId(node));
+                if *state != State::Skipped {
+                    break;
+                }
+            }
+        }
+        chain
+    }
 }
 
 fn group(mut pairs: Vec<(Option<TaskId>, TaskId)>) -> Vec<Skipped> {
@@ -62,20 +100,26 @@ fn causes(graph: &TaskGraph, states: &[State]) -> Vec<Option<TaskId>> {
             Some(state) if *state != State::Skipped => Some(TaskId(before)),
             _ => causes[before as usize],
         };
-        let ended_well = |before: u32| match states.get(before as usize) {
-            Some(state) => *state == State::Completed,
-            None => causes[before as usize].is_none(),
-        };
-        let mut needed = graph.predecessors(node);
-        let cause = if graph.join(node) == Some(JoinRule::AnyNotOk) {
-            let mut all = graph.predecessors(node);
-            if all.all(|edge| ended_well(edge.node())) { needed.next() } else { None }
-        } else {
-            needed.find(|edge| edge.violated_by(ended_well(edge.node())))
-        };
-        causes[node as usize] = cause.and_then(|edge| bearer(edge.node()));
+        let cause = obstacle(graph, node, states, &causes);
+        causes[node as usize] = cause.and_then(bearer);
     }
     causes
+}
+
+/// The predecessor of a node that keeps it from running or from counting as successful.
+fn obstacle(graph: &TaskGraph, node: u32, states: &[State], causes: &[Option<TaskId>]) -> Option<u32> {
+    let ended_well = |before: u32| match states.get(before as usize) {
+        Some(state) => *state == State::Completed,
+        None => causes[before as usize].is_none(),
+    };
+    let mut needed = graph.predecessors(node);
+    let found = if graph.join(node) == Some(JoinRule::AnyNotOk) {
+        let mut all = graph.predecessors(node);
+        if all.all(|edge| ended_well(edge.node())) { needed.next() } else { None }
+    } else {
+        needed.find(|edge| edge.violated_by(ended_well(edge.node())))
+    };
+    found.map(|edge| edge.node())
 }
 
 #[cfg(test)]
@@ -97,6 +141,8 @@ mod tests {
         states[4..].fill(State::Skipped);
         let causes = causes(&graph, &states);
         assert_eq!(causes[..8], [vec![None; 4], vec![Some(TaskId(2)); 4]].concat());
+        let chain = SkipCauses { causes, states }.chain_in(&graph, TaskId(7));
+        assert_eq!(chain, [TaskId(4), TaskId(2)], "through the join to what ran");
     }
 
     #[test]

@@ -187,6 +187,28 @@ impl Coordinator {
         (self.health.slow(rank), self.health.failures(rank))
     }
 
+    /// The home of a task: the rank that starts it, unless another steals it.
+    pub fn home(&self, task: TaskId) -> Option<Rank> {
+        self.tasks.home.get(task.index()).copied().map(Rank)
+    }
+
+    /// The tasks that a task depends on.
+    pub fn needs(&self, task: TaskId) -> Vec<TaskId> {
+        self.tasks.graph.tasks_before(task)
+    }
+
+    /// What a rank brought along; `None` if the number was never assigned.
+    pub fn member(&self, rank: Rank) -> Option<&Member> {
+        self.members.member(rank)
+    }
+
+    /// The ranks that take part and have what a task needs.
+    pub fn able(&self, task: TaskId) -> impl Iterator<Item = Rank> + '_ {
+        let advice = &self.tasks.advice;
+        let fits = move |member: &Member| member.slots > 0 && advice.fits(task, member);
+        self.members.active().filter(move |&rank| self.members.member(rank).is_some_and(fits))
+    }
+
     /// The number of the next rank that is requested or arrives on its own.
     pub fn next_rank(&self) -> Rank {
         Rank(self.members.len() as u32)

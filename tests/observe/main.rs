@@ -7,3 +7,4 @@ mod observe;
 mod readme;
 #[path = "../support/mod.rs"]
 mod support;
+mod why;

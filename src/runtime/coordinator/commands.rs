@@ -16,6 +16,7 @@ impl CoordinatorDriver {
         let question = call.question.clone();
         let (answer, messages) = match &question {
             Question::Status => (self.status(now), Messages::new()),
+            Question::Tasks { name } => (self.tasks(now, name), Messages::new()),
             _ if self.finished.is_some() => (Answer::refused("the run is ending"), Messages::new()),
             Question::Scale { to, force } => self.scale(now, *to, *force),
             Question::Drain { what } => self.drain(now, what),
@@ -28,7 +29,7 @@ impl CoordinatorDriver {
                 (Answer::done("the run is being ended; what is complete stays so (--resume)"), messages)
             }
         };
-        if question != Question::Status {
+        if !question.only_reads() {
             let (level, did) = if answer.ok { (Level::Info, "done") } else { (Level::Warning, "refused") };
             let by = call.by.as_deref().unwrap_or("the user");
             self.recording.note(now, level, &format!("asked by {by}: {question}: {did}: {}", answer.text));

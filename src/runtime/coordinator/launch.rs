@@ -121,7 +121,7 @@ fn prepare(
     let divided = start.prepared.divide(&members, &rules, None);
     let infos = infos(&hellos);
     record_beginning(&mut start, &infos, &divided)?;
-    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, selection: _ } = start;
+    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, .. } = start;
     let done = Done::of(&kept, &prepared);
     let left_out = prepared.left_out_count();
     let autoscaler = Autoscaler::new(&prepared, &infos, &|task| done.has(task), spent, &past);
@@ -340,6 +340,9 @@ fn record_beginning(start: &mut PreparedRun, ranks: &[RankInfo], divided: &Parti
         cut_edges: divided.cut_edges,
         cut_bytes: divided.cut_bytes,
     }))?;
+    if !start.run_again.is_empty() {
+        start.journal.append(&Record::RunAgain(std::mem::take(&mut start.run_again)))?;
+    }
     if let Some(terms) = terms {
         start.journal.append(&Record::Terms(terms))?;
     }

@@ -13,7 +13,7 @@
 //! | | `provisioner` | requests and releases nodes |
 //! | | `membership` | keeps coordinator, node table and provider consistent |
 //! | scale | `autoscaler`, `scaling` | shows the run to the scaling controller, carries out its decisions |
-//! | control | `commands`, `status` | what users ask at the control socket |
+//! | control | `commands`, `status`, `explain` | what users ask at the control socket |
 //! | conclude | `driver`, `launch` | writes the end, closes links, gives nodes back, closes the journal |
 //!
 //! The end is on disk before anything that may take long, so no run claims what its journal does
@@ -22,6 +22,7 @@
 mod autoscaler;
 mod commands;
 pub(super) mod driver;
+mod explain;
 mod join_address;
 mod join_listener;
 pub(super) mod launch;

@@ -17,7 +17,8 @@ use crate::exec::{Kernels, user_variables};
 use crate::graph::TaskGraph;
 use crate::job::{self, Job};
 use crate::journal::{
-    EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, Replay, RunDir, RunDirError, RunLock, replay,
+    EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, Replay, RunAgain, RunDir, RunDirError, RunLock,
+    replay,
 };
 use crate::model::{Attempt, TaskId};
 use crate::observe::tell;
@@ -39,6 +40,8 @@ pub(super) struct PreparedRun {
     pub(super) lock: RunLock,
     pub(super) journal: Journal,
     pub(super) kept: Vec<KeptRun>,
+    /// Why tasks that had completed run again.
+    pub(super) run_again: Vec<RunAgain>,
     pub(super) welcome: Welcome,
     /// Cost of earlier sessions.
     pub(super) spent: f64,
@@ -101,7 +104,7 @@ impl PreparedRun {
         let began_unix_ns = unix_ns();
         let opened =
             open_journal(options, kernels, (&dir, resumes), (&job, &graph, &text), &selected, lock.gone_predecessor());
-        let Opened { journal, session, kept, spent, ended } = match opened {
+        let Opened { journal, session, kept, run_again, spent, ended } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 drop(lock);
@@ -137,7 +140,7 @@ impl PreparedRun {
             user_variables: user_variables(),
         };
         let selection = selected.words().to_owned();
-        Ok(PreparedRun { prepared, dir, lock, journal, kept, welcome, spent, ended, past, selection })
+        Ok(PreparedRun { prepared, dir, lock, journal, kept, run_again, welcome, spent, ended, past, selection })
     }
 }
 
@@ -180,13 +183,21 @@ struct Opened {
     /// Number of the session that begins.
     session: u32,
     kept: Vec<KeptRun>,
+    run_again: Vec<RunAgain>,
     spent: f64,
     ended: EndedSessions,
 }
 
 impl Opened {
     fn new(journal: Journal) -> Opened {
-        Opened { journal, session: 1, kept: Vec::new(), spent: 0.0, ended: EndedSessions::default() }
+        Opened {
+            journal,
+            session: 1,
+            kept: Vec::new(),
+            run_again: Vec::new(),
+            spent: 0.0,
+            ended: EndedSessions::default(),
+        }
     }
 }
 
@@ -225,6 +236,7 @@ fn open_journal(
     }
     Ok(Opened {
         session: last.began.session + 1,
+        run_again: takeover.run_again(job),
         kept: takeover.kept,
         spent: replay.spent(),
         ended,

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use crate::graph::link::{Condition, GroupId};
 use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Job;
-use crate::journal::KeptRun;
+use crate::journal::{KeptRun, RunAgain};
 use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
 
 /// Tasks that completed without a record, because a dependent completed: each as an attempt without
@@ -118,6 +118,22 @@ impl Takeover {
     /// Number of tasks that stay complete.
     pub fn complete(&self) -> u32 {
         self.kept.iter().map(|run| run.count).sum()
+    }
+
+    /// The tasks that had completed and run again, with the reasons, for the journal; consecutive
+    /// tasks with the same reason as one.
+    pub fn run_again(&self, job: &Job) -> Vec<RunAgain> {
+        let mut reasons: Vec<RunAgain> = Vec::new();
+        let had_completed = |reason: &RunReason| !matches!(reason, RunReason::New | RunReason::Open);
+        for (task, reason) in self.runs.iter().filter(|(_, reason)| had_completed(reason)) {
+            let (why, is_full) = (reason.text(job), reasons.len() == RunAgain::MAX_RECORDED);
+            match reasons.last_mut() {
+                Some(last) if last.why == why && last.first.0 + last.count == task.0 => last.count += 1,
+                _ if is_full => break,
+                _ => reasons.push(RunAgain { first: *task, count: 1, why }),
+            }
+        }
+        reasons
     }
 
     /// The first tasks that had completed and run again for a reason of their own, with the
@@ -339,6 +355,15 @@ mod tests {
                 "e is new",
             ]
         );
+        let recorded = |taken: &Takeover| {
+            let again = taken.run_again(&loaded.job).into_iter();
+            again.map(|again| format!("{}+{} {}", again.first.0, again.count, again.why)).collect::<Vec<_>>()
+        };
+        let expected = ["1+1 its input f has changed", "2+1 needs a[1], which runs again"];
+        assert_eq!(recorded(&taken)[..2], expected);
+        let all = RerunChecks { changed: &|_| Some("its input f has changed".into()), ..checks };
+        let taken_all = takeover(&old, &|_| true, &loaded.job, &graph, false, &all);
+        assert_eq!(recorded(&taken_all)[0], "0+2 its input f has changed");
         let shown = taken.reruns(&loaded.job, 1).unwrap();
         assert_eq!(shown, "a[1]: its input f has changed; and 1 more (`--resume --dry-run` lists them)");
     }

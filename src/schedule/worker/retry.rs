@@ -2,18 +2,11 @@
 //! or on another rank.
 
 use std::cmp::Reverse;
-use std::time::Duration;
 
 use super::leases::reported_by_runner;
 use super::{Worker, WorkerAction, send};
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 use crate::schedule::protocol::{Lease, Message, Tried, is_among};
-
-/// Upper limit on the growth of the wait between attempts, as a factor of the first wait.
-const MAX_WAIT_GROWTH: f64 = 1e6;
-
-/// Upper limit on the wait, unless the job file asks for more.
-const MAX_RETRY_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// A further attempt at a task at home here; ordered by its due time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,11 +94,8 @@ impl Worker {
     /// Plans the next attempt at a task, on another rank if this one is `doomed`.
     pub(super) fn plan(&mut self, tried: Tried, doomed: bool) {
         let retry = self.facts.retry(tried.task);
-        let failures = i32::from(tried.attempts) - i32::from(tried.lost);
-        let growth = retry.factor.max(1.0).powi(failures - 1).min(MAX_WAIT_GROWTH);
-        let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(MAX_RETRY_WAIT);
-        let due = tried.end.after(wait.min(MAX_RETRY_WAIT).max(retry.backoff));
-        let due = if failures > 0 { due } else { tried.end };
+        let failures = tried.attempts.saturating_sub(tried.lost);
+        let due = tried.end.after(retry.wait(failures));
         let elsewhere = (doomed || retry.elsewhere && failures > 0) && self.facts.movable(tried.task);
         let to = if elsewhere { self.stealer.next_after(tried.rank) } else { self.me };
         let attempt = tried.attempts.saturating_add(1);

@@ -1,0 +1,102 @@
+//! Reasons of tasks that have ended, and of those that ran again.
+
+use super::reason::{NamedState, TaskReason};
+use super::waits::lines;
+use super::{Explainer, TaskExplanation, TaskPlace, UsedFacts};
+use crate::journal::Session;
+use crate::model::{Attempt, State, TaskId};
+use crate::observe::failures::{OutputTail, TaskFailure, recipe, tails_of};
+use crate::observe::run_view::{node_of, run_ns};
+use crate::observe::skip_cause::SkipCauses;
+use crate::observe::style::printable;
+use crate::observe::summary;
+
+impl Explainer<'_> {
+    /// Notes the sessions that ran a task again which had completed.
+    pub(super) fn explain_reruns(&self, task: TaskId, known: &mut TaskExplanation) {
+        let label = self.name(task);
+        for (session, subject) in self.run.sessions() {
+            // Sessions may number the task differently.
+            if session.run_again.is_empty() {
+                continue;
+            }
+            if let Ok([task]) = subject.job.find(&label).as_deref()
+                && let Some(why) = session.runs_again(*task)
+            {
+                known.reasons.push(TaskReason::RunAgain { session: session.began.session, why: why.to_owned() });
+            }
+        }
+    }
+
+    pub(super) fn explain_ended(&self, task: TaskId, known: &mut TaskExplanation) {
+        let Some((session, attempt)) = self.run.replay.latest(task) else { return };
+        known.since_s = Some(self.run.on_run_clock(session, attempt.end) as f64 / 1e9);
+        self.describe_attempt(task, session, attempt, known);
+        if session.began.session < self.run.session().began.session {
+            known.reasons.push(TaskReason::TakenOver { session: session.began.session });
+        }
+        match attempt.outcome.state {
+            State::Skipped => {
+                let chain = self.causes.get_or_init(|| SkipCauses::of(self.run)).chain(self.run, task);
+                let named = |task: TaskId| NamedState { task: self.name(task), state: self.state(task).name() };
+                known.reasons.push(TaskReason::Because { chain: chain.into_iter().map(named).collect() });
+            }
+            State::Cancelled => known.reasons.push(TaskReason::Cancelled { how: self.cancelled_by(session, attempt) }),
+            state if state.is_failure() => {
+                known.reasons.push(TaskReason::NoAttemptLeft { attempts: attempt.attempt });
+            }
+            _ => {}
+        }
+    }
+
+    /// The last note about a cancellation before the attempt ended, else how the run ended.
+    fn cancelled_by(&self, session: &Session, attempt: &Attempt) -> String {
+        let is_order = |text: &str| text.starts_with("asked by") && text.contains(": cancel");
+        let asked =
+            session.notes.iter().rev().find(|note| note.time <= attempt.end.after(LATEST_NOTE) && is_order(&note.text));
+        let ended = || summary::explanation(self.run).unwrap_or_else(|| "cancelled by the user".to_owned());
+        asked.map_or_else(ended, |note| note.text.clone())
+    }
+
+    /// Place, times, use and output of an attempt that has ended.
+    pub(super) fn describe_attempt(
+        &self,
+        task: TaskId,
+        session: &Session,
+        attempt: &Attempt,
+        known: &mut TaskExplanation,
+    ) {
+        if attempt.attempt == 0 {
+            return;
+        }
+        let took_s = run_ns(attempt) as f64 / 1e9;
+        known.took_s = Some(took_s);
+        known.place = Some(TaskPlace {
+            session: session.began.session,
+            attempt: attempt.attempt,
+            node: node_of(session, attempt.rank).to_owned(),
+            rank: attempt.rank.0,
+            slot: Some(attempt.slot),
+        });
+        known.class = self.class_facts(task, took_s);
+        let used = self.run.outputs.used(session.began.session, attempt).ok().flatten();
+        known.used = used.map(|used| UsedFacts { cpu_s: used.cpu_ns as f64 / 1e9, peak_bytes: used.peak_bytes });
+        if let Some(why) = session.reason(attempt) {
+            known.reasons.push(TaskReason::Failed { why: printable(why.as_bytes()) });
+        }
+        if attempt.outcome.state.is_failure() {
+            let failure = TaskFailure { task, session, attempt };
+            let tails = tails_of(self.run, &failure).unwrap_or_default();
+            let mut text = tails.iter().map(OutputTail::text).collect::<Vec<_>>().join("\n");
+            known.output = Some(lines(text.as_bytes())).filter(|text| !text.is_empty());
+            text.extend(session.reason(attempt));
+            known
+                .reasons
+                .extend(recipe(attempt.outcome.exit, &text).map(|hint| TaskReason::Hint { text: hint.to_owned() }));
+        }
+    }
+}
+
+/// A cancellation is noted at once, but the tick of rank 0 that does so may be later than the end
+/// of the task on its own clock.
+const LATEST_NOTE: std::time::Duration = std::time::Duration::from_secs(1);

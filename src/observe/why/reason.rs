@@ -1,0 +1,252 @@
+//! Why a task is in its state: one type with all reasons, and each in words.
+//!
+//! A part of Phalanx that can make a task wait, run again or not run at all has its variants here.
+//! `waits` finds the reasons of tasks that have not started, `ends` those of tasks that have.
+
+use serde::Serialize;
+
+use crate::observe::style::bytes;
+use crate::text::{counted, counted_are, seconds};
+
+/// A reason. In JSON its kind is the field `reason`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum TaskReason {
+    /// A task that it needs has not ended.
+    Needs {
+        /// The needed task.
+        task: String,
+        /// What is required of it: `complete`, `fail` or `end`.
+        must: &'static str,
+        /// Its state.
+        state: &'static str,
+        /// How long it has been running, in seconds, if it is known to run.
+        running_s: Option<f64>,
+    },
+    /// Further tasks that it needs have not ended.
+    NeedsMore {
+        /// Their number.
+        tasks: u64,
+    },
+    /// It failed, and another attempt follows.
+    Retry {
+        /// Number of the next attempt.
+        attempt: u16,
+        /// Attempts that remain, this one included.
+        left: u16,
+        /// Time until then in seconds; 0 if that has passed.
+        in_s: f64,
+    },
+    /// As many tasks of its family run as may.
+    Limit {
+        /// Name of the family.
+        family: String,
+        /// The limit.
+        limit: u32,
+        /// Those known to run.
+        running: u32,
+        /// Those that have not ended, the running ones included.
+        open: u32,
+    },
+    /// No rank has what it asks for.
+    NoRank {
+        /// What it asks for.
+        wanted: String,
+        /// Requested nodes that have not arrived.
+        nodes_coming: u32,
+    },
+    /// It needs several ranks at once, which are collected for one such task at a time.
+    Gang {
+        /// What it asks for.
+        wanted: String,
+    },
+    /// The memory of its rank is taken.
+    Memory {
+        /// The rank.
+        rank: u32,
+        /// Its node.
+        node: String,
+        /// Bytes that it asks for.
+        wanted: u64,
+        /// Bytes that running tasks have taken.
+        taken: u64,
+        /// Bytes that the rank has.
+        has: u64,
+    },
+    /// The GPUs of its rank are taken.
+    Gpus {
+        /// The rank.
+        rank: u32,
+        /// Its node.
+        node: String,
+        /// GPUs that it asks for.
+        wanted: u32,
+        /// GPUs that running tasks have taken.
+        taken: u32,
+        /// GPUs that the rank has.
+        has: u32,
+    },
+    /// The slots of its rank are busy.
+    Slots {
+        /// The rank.
+        rank: u32,
+        /// Its node.
+        node: String,
+        /// Slots that it needs at once.
+        wanted: u32,
+        /// Slots without work.
+        idle: u32,
+        /// Slots of the rank.
+        has: u32,
+        /// Ready tasks at home there.
+        ready: u32,
+    },
+    /// Only some ranks have what it asks for.
+    Placement {
+        /// Number of such ranks.
+        able: u32,
+        /// Number of ranks that take part.
+        ranks: u32,
+        /// What it asks for.
+        wanted: String,
+    },
+    /// Nothing holds it up: it starts now, or has started within the last second.
+    Starts {
+        /// Its rank.
+        rank: u32,
+        /// The node of the rank.
+        node: String,
+    },
+    /// Rank 0 cannot be asked from here.
+    NotKnown,
+    /// The user asked for a part of the job without it.
+    LeftOut {
+        /// The options that say so.
+        words: String,
+    },
+    /// The run is stopping and starts nothing more.
+    Stopping,
+    /// The run ended first.
+    RunEnded {
+        /// How it ended.
+        how: String,
+    },
+    /// It was cancelled.
+    Cancelled {
+        /// By whom, in the words of the journal.
+        how: String,
+    },
+    /// It was skipped because of these tasks: each is the one that the task before it needed.
+    Because {
+        /// The tasks with their states; the last one is the cause.
+        chain: Vec<NamedState>,
+    },
+    /// An earlier session of the run had completed it.
+    TakenOver {
+        /// That session.
+        session: u32,
+    },
+    /// It had completed, and ran again.
+    RunAgain {
+        /// The session that ran it again.
+        session: u32,
+        /// Why, as the end of a sentence that begins with the task.
+        why: String,
+    },
+    /// Why Phalanx itself failed an attempt.
+    Failed {
+        /// The reason.
+        why: String,
+    },
+    /// It failed, and no attempt is left.
+    NoAttemptLeft {
+        /// Attempts that were made.
+        attempts: u16,
+    },
+    /// A known cause of such a failure, and what helps.
+    Hint {
+        /// What helps.
+        text: String,
+    },
+}
+
+/// A task with its state.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NamedState {
+    /// The task.
+    pub task: String,
+    /// Its state.
+    pub state: &'static str,
+}
+
+impl TaskReason {
+    /// The reason as a sentence without its end.
+    pub fn text(&self) -> String {
+        use TaskReason::*;
+        match self {
+            Needs { task, must, state, running_s } => {
+                let since = running_s.map(|s| format!(" for {}", seconds(s))).unwrap_or_default();
+                format!("waits for {task}, which must {must} and is {state}{since}")
+            }
+            NeedsMore { tasks } => format!("and for {}", counted(*tasks, "further task")),
+            Retry { attempt, left, in_s } => {
+                let left = if *left == 1 { "the last one".to_owned() } else { format!("{left} are left") };
+                match in_s {
+                    s if *s > 0.0 => format!("attempt {attempt} follows in {} ({left})", seconds(*s)),
+                    _ => format!("attempt {attempt} follows as soon as it finds a place ({left})"),
+                }
+            }
+            Limit { family, limit, running, open } => {
+                let verb = if *running == 1 { "runs" } else { "run" };
+                let most = counted(*limit, "task");
+                format!("at most {most} of {family} at once: {running} {verb} of {open} that have not ended")
+            }
+            NoRank { wanted, nodes_coming: 0 } => format!("no rank that takes part has {wanted}"),
+            NoRank { wanted, nodes_coming } => {
+                let coming = counted_are(*nodes_coming, "node");
+                format!("no rank that takes part has {wanted}; {coming} requested")
+            }
+            Gang { wanted } => format!("waits for {wanted} on several ranks at once"),
+            Memory { rank, node, wanted, taken, has } => format!(
+                "waits for {} of memory on rank {rank} ({node}): {} of {} are taken",
+                bytes(*wanted),
+                bytes(*taken),
+                bytes(*has)
+            ),
+            Gpus { rank, node, wanted, taken, has } => {
+                format!("waits for {} of rank {rank} ({node}): {taken} of {has} are taken", counted(*wanted, "GPU"))
+            }
+            Slots { rank, node, wanted, idle, has, ready } => {
+                let queue = if *ready > 1 { format!("; {ready} tasks are ready there") } else { String::new() };
+                let busy = has.saturating_sub(*idle);
+                let what = counted(*wanted, "slot");
+                format!("waits for {what} of rank {rank} ({node}): {busy} of {has} are busy{queue}")
+            }
+            Placement { able, ranks, wanted } => {
+                let (has, of) = (if *able == 1 { "has" } else { "have" }, counted(*ranks, "rank"));
+                format!("only {able} of {of} {has} {wanted}")
+            }
+            Starts { rank, node } => {
+                format!("rank {rank} ({node}) has room: it starts now, or has run for less than a second")
+            }
+            NotKnown => "rank 0 cannot be reached from here, so what it waits for is not known".to_owned(),
+            LeftOut { words } => format!("left out of the last session by {words}; --resume without that runs it"),
+            Stopping => "the run is stopping and starts nothing more; --resume runs it".to_owned(),
+            RunEnded { how } => format!("the run ended first: {how}; --resume runs it"),
+            Cancelled { how } => how.clone(),
+            Because { chain } => {
+                let links = chain.iter().map(|link| format!("{} ({})", link.task, link.state));
+                format!("because of {}", links.collect::<Vec<_>>().join(", which needed "))
+            }
+            TakenOver { session } => format!("completed in session {session} and was taken over by the resumed run"),
+            RunAgain { session, why } => {
+                let it = if why.starts_with("its ") { "" } else { "it " };
+                format!("had completed before session {session}, which ran it again: {it}{why}")
+            }
+            Failed { why } => format!("reason: {why}"),
+            NoAttemptLeft { attempts: 1 } => "no further attempt: the job file gives it no `retries`".to_owned(),
+            NoAttemptLeft { attempts } => format!("no further attempt: all {attempts} have failed"),
+            Hint { text } => format!("hint: {text}"),
+        }
+    }
+}

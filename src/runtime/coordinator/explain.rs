@@ -1,0 +1,98 @@
+//! Answers what rank 0 knows of single tasks: where they are at home, what runs, and what the ranks
+//! that could run them have free. What that means for a task is said in `observe/why`.
+
+use rustc_hash::FxHashSet;
+
+use super::driver::CoordinatorDriver;
+use crate::control::Answer;
+use crate::model::{Rank, RankState, TaskId, Time};
+use crate::observe::{LiveRank, LiveRunning, LiveTask, LiveTasks};
+use crate::schedule::protocol::Started;
+use crate::workload::requirements;
+
+/// Upper limit on the number of tasks in an answer.
+const MAX_TASKS: usize = 1000;
+
+impl CoordinatorDriver {
+    /// What is known of the tasks of this name.
+    pub(super) fn tasks(&self, now: Time, name: &str) -> Answer {
+        let found = match self.job.find(name) {
+            Ok(found) => found,
+            Err(reason) => return Answer::refused(reason),
+        };
+        let is_open = |task: &TaskId| self.coordinator.final_state(*task).is_none();
+        let tasks: Vec<TaskId> = found.into_iter().flatten().map(TaskId).filter(is_open).take(MAX_TASKS).collect();
+        let live = LiveTasks {
+            time_s: now.seconds(),
+            is_stopping: self.finished.is_some() || self.coordinator.is_stopping(),
+            tasks: tasks.iter().map(|&task| self.task_facts(task)).collect(),
+            running: self.running_facts(&tasks),
+            ranks: self.rank_facts(),
+            nodes_coming: self.coming(),
+        };
+        match serde_json::to_value(live) {
+            Ok(value) => Answer { status: Some(value), ..Answer::done("") },
+            Err(error) => Answer::refused(error.to_string()),
+        }
+    }
+
+    fn task_facts(&self, task: TaskId) -> LiveTask {
+        let group = self.job.group_of(task).0;
+        let of_group = |other: &TaskId| self.job.group_of(*other).0 == group;
+        let running = self.coordinator.running().map(|(_, started)| started.task);
+        LiveTask {
+            task,
+            home: self.coordinator.home(task),
+            able: self.coordinator.able(task).count() as u32,
+            group_running: running.filter(of_group).count() as u32,
+        }
+    }
+
+    /// The running tasks among these and those that they need.
+    fn running_facts(&self, tasks: &[TaskId]) -> Vec<LiveRunning> {
+        let mut wanted: FxHashSet<TaskId> = tasks.iter().copied().collect();
+        for &task in tasks {
+            wanted.extend(self.coordinator.needs(task));
+        }
+        let running = self.coordinator.running().filter(|(_, started)| wanted.contains(&started.task));
+        let facts = |(rank, started): (Rank, Started)| LiveRunning {
+            task: started.task,
+            attempt: started.attempt,
+            rank,
+            node: self.nodes.rank(rank).map_or("unknown", |entry| &entry.facts.node).to_owned(),
+            since: started.start,
+        };
+        running.map(facts).collect()
+    }
+
+    /// What each rank has, and what its running tasks have taken of it.
+    fn rank_facts(&self) -> Vec<LiveRank> {
+        let facts = |rank: Rank| {
+            let member = self.coordinator.member(rank)?;
+            let load = self.coordinator.load(rank);
+            Some(LiveRank {
+                rank,
+                node: member.node.clone(),
+                is_active: self.coordinator.standing(rank) == Some(RankState::Active),
+                slots: member.slots,
+                idle: load.idle,
+                ready: load.ready,
+                memory: member.memory,
+                gpus: member.gpus,
+                slots_taken: 0,
+                memory_taken: 0,
+                gpus_taken: 0,
+            })
+        };
+        let mut ranks: Vec<LiveRank> = (0..self.coordinator.next_rank().0).map(Rank).filter_map(facts).collect();
+        for (rank, started) in self.coordinator.running() {
+            let group = self.job.group(started.task);
+            if let Some(facts) = ranks.get_mut(rank.index()) {
+                facts.slots_taken += requirements::slots(group).min(facts.slots);
+                facts.memory_taken += group.memory.unwrap_or(0);
+                facts.gpus_taken += group.gpus;
+            }
+        }
+        ranks
+    }
+}

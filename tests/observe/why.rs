@@ -1,0 +1,153 @@
+//! `explain --task`: why a task is in its state, in a live run and after it.
+
+use serde_json::Value;
+
+use crate::support::{Dir, mpirun, phalanx, wait_for};
+
+/// Tasks in every state while `gate` waits for the file `go`: 4 slots, one taken by `gate`.
+const JOB: &str = r#"
+[job]
+name = "why"
+[[task]]
+name = "gate"
+command = "echo waiting; while [ ! -e go ]; do sleep 0.05; done"
+[[task]]
+name = "align"
+matrix = { sample = ["NA1", "NA2"], seed = "0-3" }
+needs = "gate"
+command = "true"
+[[task]]
+name = "one"
+array = "0-2%1"
+command = "while [ ! -e go ]; do sleep 0.05; done"
+[[task]]
+name = "bad"
+command = "echo oops >&2; exit 3"
+retries = { count = 1, backoff = "1h" }
+[[task]]
+name = "lost"
+command = "echo gone >&2; exit 4"
+[[task]]
+name = "after"
+needs = "lost"
+command = "true"
+[[task]]
+name = "last"
+needs = "after"
+command = "true"
+[[task]]
+name = "undo"
+needs = "afternotok:gate"
+command = "true"
+"#;
+
+fn explained(dir: &Dir, task: &str) -> Value {
+    phalanx(dir).args(["explain", "--task", task, "--json"]).run().ok().json()["tasks"][0].clone()
+}
+
+fn reasons(task: &Value) -> Vec<&str> {
+    let all = task["reasons"].as_array().expect("a list of reasons");
+    all.iter().map(|reason| reason["reason"].as_str().expect("its kind")).collect()
+}
+
+fn says(dir: &Dir, task: &str, texts: &[&str]) {
+    let said = phalanx(dir).args(["explain", "--task", task]).run().ok();
+    for text in texts {
+        assert!(said.stdout().contains(text), "{task}: {text:?} is missing in\n{}", said.stdout());
+    }
+}
+
+#[test]
+fn every_state_of_a_task_has_a_reason() {
+    let dir = Dir::new("why");
+    dir.job("why.toml", JOB);
+    let run = mpirun(&dir, 2).args(["run", "why.toml", "-q", "--slots", "2"]).start();
+    wait_for("rank 0 to know of both running tasks, and the journal of the failed ones", 60, || {
+        if !dir.has("phalanx-runs/latest/control/socket") {
+            return None;
+        }
+        let of = |task: &str| {
+            let answer = phalanx(&dir).args(["explain", "--task", task, "--json"]).run();
+            (answer.exit() == 0).then(|| answer.json()["tasks"][0]["state"].as_str().map(str::to_owned))?
+        };
+        let runs = of("gate")? == "RUNNING" && phalanx(&dir).args(["status"]).run().stdout().contains("one[");
+        let failed = of("last")? == "SKIPPED";
+        let tried = phalanx(&dir).args(["report", "--tasks"]).run().stdout().contains("bad,,1,FAILED");
+        (runs && failed && tried).then_some(())
+    });
+
+    let gate = explained(&dir, "gate");
+    assert_eq!((&gate["state"], &gate["output"]), (&"RUNNING".into(), &"waiting".into()), "{gate:#}");
+    let align = explained(&dir, "align[NA2]");
+    assert_eq!((&align["task"], &align["state"]), (&"align[4]".into(), &"PENDING".into()));
+    assert_eq!((align["values"].as_str(), reasons(&align)), (Some("sample=NA2, seed=0"), vec!["needs"]));
+    assert_eq!((&align["reasons"][0]["task"], &align["reasons"][0]["state"]), (&"gate".into(), &"RUNNING".into()));
+    says(&dir, "align[sample=NA2,seed=3]", &["align[7] (sample=NA2, seed=3)", "which must complete and is RUNNING"]);
+    says(&dir, "undo", &["waits for gate, which must fail"]);
+    let one = phalanx(&dir).args(["explain", "--task", "one", "--json"]).run().ok().json();
+    let states: Vec<_> = one["tasks"].as_array().expect("tasks").iter().map(|t| t["state"].as_str().unwrap()).collect();
+    assert_eq!(states.iter().filter(|state| **state == "READY").count(), 2, "{one:#}");
+    says(&dir, "one", &["at most 1 task of one at once: 1 runs of 3 that have not ended"]);
+    let bad = explained(&dir, "bad");
+    assert_eq!((&bad["state"], reasons(&bad), &bad["output"]), (&"READY".into(), vec!["retry"], &"oops".into()));
+    assert!(bad["expected"]["in_s"].as_f64().expect("seconds") > 3000.0, "{bad:#}");
+    says(&dir, "bad", &["attempt 2 follows in 59 min", "(the last one)", "| oops"]);
+    says(&dir, "lost", &["FAILED", "no further attempt: the job file gives it no `retries`", "| gone"]);
+    says(&dir, "last", &["SKIPPED", "because of after (SKIPPED), which needed lost (FAILED)"]);
+    phalanx(&dir).args(["explain", "--task", "nix"]).run().code(2).says("the job has no task `nix`");
+    phalanx(&dir).args(["explain", "--task", "align[NA9]"]).run().code(2).says("has no value \"NA9\"");
+    phalanx(&dir).args(["explain", "latest", "3", "--task", "gate"]).run().code(2).says("cannot be used with");
+
+    // Ended by hand: the rest is explained from the journal.
+    phalanx(&dir).args(["cancel", "latest", "one"]).run().ok();
+    wait_for("the cancelled tasks to end", 60, || {
+        let one = phalanx(&dir).args(["explain", "--task", "one[2]", "--json"]).run().ok().json();
+        (one["tasks"][0]["state"] == "CANCELLED").then_some(())
+    });
+    says(&dir, "one[2]", &["asked by the user: cancel one: done"]);
+    phalanx(&dir).args(["cancel", "latest"]).run().ok();
+    run.wait().code(143);
+    says(&dir, "align", &["align[0] (sample=NA1, seed=0): PENDING", "the run ended first: stopped by signal 15"]);
+    says(&dir, "bad", &["the run ended first", "| oops"]);
+}
+
+#[test]
+fn a_resume_says_why_tasks_ran_again() {
+    let dir = Dir::new("why-again");
+    dir.job(
+        "a.toml",
+        "[[task]]\nname = 'one'\narray = '0-2'\ninputs = ['in-{index}']\ncommand = 'cat in-{index}'\n\
+         [[task]]\nname = 'two'\nneeds = 'one'\ncommand = 'true'\n[[task]]\nname = 'three'\ncommand = 'true'\n",
+    );
+    (0..3).for_each(|index| _ = dir.file(&format!("in-{index}"), "x"));
+    phalanx(&dir).args(["run", "a.toml", "-q"]).run().ok();
+    says(&dir, "two", &["COMPLETED", "ran on"]);
+    says(&dir, "one", &["COMPLETED"]);
+    dir.file("in-1", "y");
+    phalanx(&dir).args(["run", "a.toml", "-q", "--resume"]).run().ok();
+    says(&dir, "one[1]", &["had completed before session 2, which ran it again: its input in-1 has changed"]);
+    says(&dir, "two", &["ran it again: it needs one[1], which runs again", "of `two`"]);
+    says(&dir, "three", &["completed in session 1 and was taken over by the resumed run"]);
+    let kept = explained(&dir, "one[0]");
+    assert_eq!((reasons(&kept), &kept["place"]["session"]), (vec!["taken_over"], &1.into()), "{kept:#}");
+    // The name stays the same where the number does not.
+    dir.job(
+        "a.toml",
+        "[[task]]\nname = 'new'\ncommand = 'true'\n\
+         [[task]]\nname = 'one'\narray = '0-2'\ninputs = ['in-{index}']\ncommand = 'cat in-{index}'\n\
+         [[task]]\nname = 'two'\nneeds = 'one'\ncommand = 'true'\n[[task]]\nname = 'three'\ncommand = 'true'\n",
+    );
+    phalanx(&dir).args(["run", "a.toml", "-q", "--resume"]).run().ok();
+    let one = explained(&dir, "one[1]");
+    assert_eq!(reasons(&one), ["run_again", "taken_over"], "{one:#}");
+}
+
+#[test]
+fn what_a_part_of_a_job_leaves_out_says_so() {
+    let dir = Dir::new("why-part");
+    dir.job("a.toml", "[[task]]\nname = 'a'\ncommand = 'true'\n[[task]]\nname = 'b'\nneeds = 'a'\ncommand = 'true'\n");
+    phalanx(&dir).args(["run", "a.toml", "-q", "--until", "a"]).run().ok();
+    says(&dir, "b", &["b: LEFT_OUT", "left out of the last session by --until a"]);
+    assert_eq!(reasons(&explained(&dir, "b")), ["left_out"]);
+    assert_eq!(explained(&dir, "a")["state"], "COMPLETED");
+}
