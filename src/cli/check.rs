@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,8 +21,9 @@ use crate::workload::{Selected, Selection, estimate_ns, graph_of, refused_select
 /// Checks a job file: reports all mistakes at once, or a summary of its graph.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Job file; `-` reads standard input.
-    job: PathBuf,
+    /// Job file; `-` reads standard input. Several are checked as one job whose tasks are called JOB/TASK.
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<PathBuf>,
     #[command(flatten)]
     selection: SelectionArgs,
     /// Print one JSON object instead of text.
@@ -31,7 +32,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    check(&args.job, &args.selection.selection(), args.json)
+    check(&args.jobs, &args.selection.selection(), args.json)
 }
 
 /// Prints the mistakes and returns exit code 2.
@@ -41,8 +42,8 @@ pub(super) fn refuse(mistakes: &Diagnostics) -> ExitCode {
 }
 
 /// Checks a job file and prints the result.
-pub(super) fn check(path: &Path, selection: &Selection, json: bool) -> ExitCode {
-    let found = job::load(path, &Kernels::builtin()).and_then(|loaded| {
+pub(super) fn check(paths: &[PathBuf], selection: &Selection, json: bool) -> ExitCode {
+    let found = job::load_all(paths, &Kernels::builtin()).and_then(|loaded| {
         let graph = graph_of(&loaded)?;
         let selected = selection.of(&loaded.job, &graph).map_err(|reason| refused_selection(&loaded, reason))?;
         Ok((loaded, graph, selected))
@@ -287,6 +288,8 @@ fn request(group: &Group) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

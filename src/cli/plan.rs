@@ -21,7 +21,7 @@ use crate::runtime::{kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
 use crate::sim::plan::{Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, plan, ranks_between, svg};
-use crate::text::{counted, seconds};
+use crate::text::{counted, seconds, shell_word};
 use crate::workload::PreparedJob;
 use crate::workload::walltime::{longest_task, time_limit};
 
@@ -31,8 +31,9 @@ use crate::workload::walltime::{longest_task, time_limit};
 /// task durations.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Job file; `-` reads standard input.
-    job: PathBuf,
+    /// Job file; `-` reads standard input. Several count as one job whose tasks are called JOB/TASK.
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<PathBuf>,
     #[command(flatten)]
     selection: SelectionArgs,
     /// Numbers of ranks to compare: 8, or 1..64.
@@ -74,7 +75,7 @@ fn range(text: &str) -> Result<(u32, u32), String> {
 pub(super) fn main(args: Args) -> ExitCode {
     let mut past = PlanHistory::default();
     let mut job_text = Arc::from("");
-    let prepared = job::load(&args.job, &Kernels::builtin()).and_then(|mut loaded| {
+    let prepared = job::load_all(&args.jobs, &Kernels::builtin()).and_then(|mut loaded| {
         job_text = Arc::clone(&loaded.text);
         past = PlanHistory::of(args.history.as_deref(), &mut loaded.job);
         PreparedJob::selected(loaded, &args.selection.selection())
@@ -116,7 +117,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
     let recommended = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
     let task = longest_task(&prepared.job);
-    let (job, options) = (args.job.display(), recommended.map(|candidate| options(candidate, task)));
+    let (job, options) = (shown(&args.jobs), recommended.map(|candidate| options(candidate, task)));
     // The options that choose a part of the job, for `phalanx run`.
     let words = args.selection.selection().words();
     let part = |before: &str| if words.is_empty() { String::new() } else { format!("{before}{words}") };
@@ -135,6 +136,11 @@ pub(super) fn main(args: Args) -> ExitCode {
             print(&text(&question, &planned, &past, &place, line.as_deref()))
         }
     }
+}
+
+/// The job files as the words of a command.
+fn shown(jobs: &[PathBuf]) -> String {
+    jobs.iter().map(|job| shell_word(&job.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
 /// What earlier runs of the job predict for the next one.

@@ -23,8 +23,9 @@ const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
 /// Runs a job: in one process, or on all ranks started by mpirun.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Job file; `-` reads standard input.
-    job: PathBuf,
+    /// Job file; `-` reads standard input. Several run as one job whose tasks are called JOB/TASK.
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<PathBuf>,
     /// Resume the latest run of this job (or the run in --run-dir): completed tasks are not run
     /// again, unless they or the files that they used have changed. Without an earlier run, all
     /// tasks run.
@@ -80,14 +81,14 @@ pub(super) struct Args {
 pub(super) fn main(args: Args) -> ExitCode {
     let selection = args.selection.selection();
     if args.dry_run && !args.resume && selection.is_all() {
-        return super::check::check(&args.job, &selection, false);
+        return super::check::check(&args.jobs, &selection, false);
     }
     if args.worlds {
         return super::print(&format!("{}\n", worlds(&args)));
     }
     let dry_run = args.dry_run;
     let mut options = Options {
-        job: args.job,
+        jobs: args.jobs,
         run_dir: args.run_dir,
         resume: args.resume,
         mention_earlier: !args.quiet,
@@ -131,7 +132,7 @@ fn show_preview(options: &Options) -> ExitCode {
     if options.resume && resumed.is_none() {
         complain("there is no earlier run to resume: all tasks would run");
         if options.selection.is_all() {
-            return super::check::check(&options.job, &options.selection, false);
+            return super::check::check(&options.jobs, &options.selection, false);
         }
     }
     let mut text = match resumed {
@@ -183,7 +184,7 @@ fn ask(earlier: &UnfinishedRun) -> Answer {
 /// `one` world for a job that keeps its nodes to the end, or that has tasks spanning several nodes.
 /// A job file with mistakes gets `one` as well; the run itself reports them.
 fn worlds(args: &Args) -> &'static str {
-    let Ok(job::Loaded { job, .. }) = job::load(&args.job, &Kernels::builtin()) else { return "one" };
+    let Ok(job::Loaded { job, .. }) = job::load_all(&args.jobs, &Kernels::builtin()) else { return "one" };
     let here = || std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
     let slots = args.slots.unwrap_or_else(here);
     let shrinks = job.scaling.as_ref().is_some_and(|scaling| scaling.policy != PolicyKind::Fixed);

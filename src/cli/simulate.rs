@@ -23,8 +23,9 @@ const DEFAULT_POLICIES: [&str; 7] = ["hybrid", "cost", "performance", "reactive"
 /// Runs a job in virtual time: the scheduler and policies of a real run on a described cluster.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Job file; `-` reads standard input.
-    job: PathBuf,
+    /// Job file; `-` reads standard input. Several count as one job whose tasks are called JOB/TASK.
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<PathBuf>,
     #[command(flatten)]
     selection: SelectionArgs,
     /// Cluster file: nodes with prices, speeds, delays and faults (see docs/cluster-file.md)
@@ -77,7 +78,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let found = job::load(&args.job, &Kernels::builtin()).and_then(|loaded| {
+    let found = job::load_all(&args.jobs, &Kernels::builtin()).and_then(|loaded| {
         let (text, file) = (Arc::clone(&loaded.text), PathBuf::from(loaded.file()));
         let prepared = PreparedJob::selected(loaded, &args.selection.selection())?;
         let cluster = cluster_of(&prepared, args.cluster.as_deref(), args.slots)?;

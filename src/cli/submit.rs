@@ -23,7 +23,7 @@ const SCRIPT_FILE: &str = "phalanx.sbatch";
 /// `--`:
 /// `phalanx submit job.toml --nodes=4 --time=2:00:00 -- --keep-going`.
 #[derive(Debug, clap::Args)]
-#[command(override_usage = "phalanx submit [--dry-run] [--resume] JOB [SBATCH OPTIONS] [-- RUN OPTIONS]")]
+#[command(override_usage = "phalanx submit [--dry-run] [--resume] JOB... [SBATCH OPTIONS] [-- RUN OPTIONS]")]
 pub(super) struct Args {
     /// Print the batch script and the sbatch command, and submit nothing.
     #[arg(long)]
@@ -31,7 +31,8 @@ pub(super) struct Args {
     /// Resume the latest run of this job.
     #[arg(long)]
     resume: bool,
-    /// Job file, then options of sbatch such as --nodes=4, then `--` and options of `phalanx run`.
+    /// Job file or files, then options of sbatch such as --nodes=4, then `--` and options of
+    /// `phalanx run`.
     #[arg(value_name = "JOB", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }
@@ -39,7 +40,7 @@ pub(super) struct Args {
 /// The parsed command line: what to submit, and with which options.
 #[derive(Debug, Default)]
 struct Submission {
-    job: PathBuf,
+    jobs: Vec<PathBuf>,
     sbatch: Vec<String>,
     run: Vec<String>,
     dry_run: bool,
@@ -48,8 +49,12 @@ struct Submission {
 
 impl From<Args> for Submission {
     fn from(args: Args) -> Submission {
-        let mut words = args.words.into_iter();
-        let job = words.next().unwrap_or_default().into();
+        // What stands before the first option are job files.
+        let mut words = args.words.into_iter().peekable();
+        let mut jobs = Vec::new();
+        while let Some(word) = words.next_if(|word| jobs.is_empty() || !word.starts_with('-')) {
+            jobs.push(word.into());
+        }
         let mut sbatch: Vec<String> = words.by_ref().take_while(|word| word != "--").collect();
         // After the job file, clap passes on our own options as if they were options of sbatch.
         let mut take = |wanted: &str| {
@@ -58,7 +63,7 @@ impl From<Args> for Submission {
             sbatch.len() < before
         };
         let (dry_run, resume) = (take("--dry-run") || args.dry_run, take("--resume") || args.resume);
-        Submission { job, sbatch, run: words.collect(), dry_run, resume }
+        Submission { jobs, sbatch, run: words.collect(), dry_run, resume }
     }
 }
 
@@ -80,7 +85,7 @@ impl Submission {
 
 pub(super) fn main(args: Args) -> ExitCode {
     let wish = Submission::from(args);
-    let loaded = match job::load(&wish.job, &Kernels::builtin()) {
+    let loaded = match job::load_all(&wish.jobs, &Kernels::builtin()) {
         Ok(loaded) => loaded,
         Err(mistakes) => return check::refuse(&mistakes),
     };
@@ -119,7 +124,7 @@ pub(super) fn main(args: Args) -> ExitCode {
 /// `sbatch OPTIONS SCRIPT JOB --run-dir DIR OPTIONS`.
 fn command(wish: &Submission, script: &Path, dir: &Path) -> Command {
     let mut command = Command::new("sbatch");
-    command.arg("--parsable").args(&wish.sbatch).arg(script).arg(&wish.job).arg("--run-dir").arg(dir);
+    command.arg("--parsable").args(&wish.sbatch).arg(script).args(&wish.jobs).arg("--run-dir").arg(dir);
     if wish.resume {
         command.arg("--resume");
     }
@@ -137,7 +142,8 @@ fn command(wish: &Submission, script: &Path, dir: &Path) -> Command {
 /// The command that continues the run, for a shell in the same directory.
 fn continuation(wish: &Submission) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "phalanx".to_owned());
-    let mut words = vec![program, "submit".to_owned(), "--resume".to_owned(), wish.job.to_string_lossy().into_owned()];
+    let mut words = vec![program, "submit".to_owned(), "--resume".to_owned()];
+    words.extend(wish.jobs.iter().map(|job| job.to_string_lossy().into_owned()));
     words.extend(wish.sbatch.iter().cloned());
     if !wish.run.is_empty() {
         words.push("--".to_owned());
@@ -226,6 +232,8 @@ mod tests {
         let line = shown(&command(&wish, Path::new("s"), Path::new("d")));
         assert_eq!(line, "sbatch --parsable --nodes=4 -t 10 s job.toml --run-dir d --keep-going --slots 2");
         assert!(continuation(&wish).ends_with(" submit --resume job.toml --nodes=4 -t 10 -- --keep-going --slots 2"));
+        let several = parsed("submit a.toml b.toml --nodes=2 -- --only a/x");
+        assert_eq!((several.jobs.len(), several.sbatch.len(), several.run.len()), (2, 1, 2));
         let wish = parsed("submit job.toml -- --slots 2");
         assert_eq!((wish.sbatch.len(), wish.run.len()), (0, 2));
     }
@@ -247,7 +255,7 @@ mod tests {
         for line in ["submit --dry-run job.toml --nodes=4", "submit job.toml --nodes=4 --dry-run"] {
             let wish = parsed(line);
             assert!(wish.dry_run && !wish.resume, "{line}");
-            assert_eq!((wish.job.as_path(), wish.sbatch), (Path::new("job.toml"), vec!["--nodes=4".to_owned()]));
+            assert_eq!((wish.jobs, wish.sbatch), (vec![PathBuf::from("job.toml")], vec!["--nodes=4".to_owned()]));
         }
     }
 }

@@ -50,7 +50,8 @@ pub(super) struct Commands {
     oom: OomCounter,
     launcher: Launcher,
     measures: MeasureFiles,
-    prologue: Prologue,
+    /// Of each job of the run.
+    prologues: Vec<Prologue>,
     signals: ReceivedSignals,
     leftovers: Leftovers,
     scarcity: Scarcity,
@@ -70,6 +71,8 @@ pub(super) struct CommandAttempt<'a> {
     pub(super) deadline: AttemptDeadline<'a>,
     /// How long to wait for a declared output to become visible.
     pub(super) output_wait: Duration,
+    /// Number of its job.
+    pub(super) job: usize,
     pub(super) output: &'a Output<'a>,
 }
 
@@ -86,7 +89,7 @@ impl Commands {
     pub(super) fn new(
         site: &RankContext,
         job_env: &[(String, String)],
-        prologue: &[String],
+        prologues: &[&[String]],
     ) -> Result<Commands, ExecError> {
         let system = |what| move |source| ExecError::System { what, source };
         let mark = Mark::new();
@@ -97,7 +100,7 @@ impl Commands {
             oom: OomCounter::find(),
             launcher: Launcher::new(site.mpirun.clone()),
             measures: MeasureFiles::new(),
-            prologue: Prologue::new(prologue),
+            prologues: prologues.iter().map(|lines| Prologue::new(lines)).collect(),
             signals: ReceivedSignals::default(),
             leftovers: Leftovers::new(&mark),
             scarcity: Scarcity::default(),
@@ -177,8 +180,9 @@ impl Commands {
 
     /// Builds the words of the process: the command with its launcher, its shell and the prologue.
     fn words(&self, attempt: &CommandAttempt, env: &mut TaskEnv) -> Result<ScriptWords, Fault> {
-        let &CommandAttempt { task, group, seat, site, .. } = attempt;
-        let (prologue, place) = (&self.prologue, &*site.scripts);
+        let &CommandAttempt { task, group, seat, site, job, .. } = attempt;
+        let prologue = self.prologues.get(job).ok_or_else(|| Fault::new(format!("there is no job {job}")))?;
+        let place = &*site.scripts;
         let shell = || task.shell.as_deref().map_or_else(|| DEFAULT.map(str::to_owned).to_vec(), <[String]>::to_vec);
         let words = match &task.work {
             Work::Command(words) => ScriptWords::plain(words.clone()),

@@ -102,10 +102,14 @@ pub trait TaskSource: Send + Sync {
     fn constant(&self, group: GroupId) -> bool;
     /// Variables that every task sees.
     fn env(&self) -> &[(String, String)];
-    /// Shell lines that run before every command.
-    fn prologue(&self) -> &[String];
-    /// How long to wait for a declared output to become visible on a shared file system.
-    fn output_wait(&self) -> Duration {
+    /// Shell lines that run before every command: of each of the jobs that the run consists of.
+    fn prologues(&self) -> Vec<&[String]>;
+    /// The job of a group, as a number into the prologues.
+    fn job_of(&self, _: GroupId) -> usize {
+        0
+    }
+    /// How long to wait for a declared output of a group to become visible on a shared file system.
+    fn output_wait(&self, _: GroupId) -> Duration {
         Duration::ZERO
     }
     /// Data graphs that operations run on.

@@ -23,6 +23,7 @@ use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
 use super::used_files::UsedFiles;
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
+use crate::graph::link::GroupId;
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, TaskId};
 
@@ -67,6 +68,8 @@ enum GroupPlan {
 struct AttemptRun<'a> {
     id: TaskId,
     group: &'a Group,
+    /// Number of the group.
+    number: GroupId,
     seat: &'a ExecContext<'a>,
     control: &'a Control,
 }
@@ -94,7 +97,7 @@ impl Runner {
             firsts: source.groups().iter().map(|group| group.first.0).collect(),
             plans: source.groups().iter().map(|_| OnceLock::new()).collect(),
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
-            commands: Commands::new(&site, source.env(), source.prologue())?,
+            commands: Commands::new(&site, source.env(), &source.prologues())?,
             used_files: UsedFiles::default(),
             graphs: Graphs::new(source.graphs(), site.graphs.as_deref()),
             stopping: AtomicU8::new(0),
@@ -186,7 +189,7 @@ impl Runner {
         let g = self.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
         let group = self.source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
-        let turn = AttemptRun { id, group, seat, control };
+        let turn = AttemptRun { id, group, number: g as GroupId, seat, control };
         if group.count == 1 {
             return self.each(turn, output);
         }
@@ -219,7 +222,7 @@ impl Runner {
 
     fn each(&self, turn: AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
         let task = self.source.task(turn.id).map_err(Fault::new)?;
-        let AttemptRun { group, seat, control, .. } = turn;
+        let AttemptRun { group, number, seat, control, .. } = turn;
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(&task, name, args)?;
             let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
@@ -232,8 +235,8 @@ impl Runner {
             }
         });
         let deadline = AttemptDeadline::begin(control, group.time);
-        let output_wait = self.source.output_wait();
-        let attempt = CommandAttempt { task: &task, group, seat, site: &self.site, deadline, output_wait, output };
+        let (output_wait, job) = (self.source.output_wait(number), self.source.job_of(number));
+        let attempt = CommandAttempt { task: &task, group, seat, site: &self.site, deadline, output_wait, job, output };
         let outcome = self.commands.run(&attempt)?;
         self.describe_files(&task, outcome, control, output);
         Ok(outcome)
@@ -260,7 +263,7 @@ impl Runner {
         output: &mut Output,
         index: &(dyn Fn() -> Option<u64> + Sync),
     ) -> Result<Outcome, Fault> {
-        let AttemptRun { id, group, seat, control } = turn;
+        let AttemptRun { id, group, seat, control, .. } = turn;
         if kernel.files.iter().any(Option::is_some) {
             output.redirect(self.kernel_files(kernel, index(), &AttemptDeadline::begin(control, group.time))?);
         }

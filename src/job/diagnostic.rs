@@ -125,6 +125,8 @@ pub struct Diagnostics {
     file: String,
     text: Arc<str>,
     items: Vec<Diagnostic>,
+    /// Those of further files.
+    others: Vec<Diagnostics>,
 }
 
 /// Maximum number rendered: the first ones often cause the others.
@@ -133,44 +135,61 @@ const MAX_SHOWN: usize = 50;
 impl Diagnostics {
     /// Diagnostics of the file called `file` with this text.
     pub fn new(file: impl Into<String>, text: impl Into<Arc<str>>, items: Vec<Diagnostic>) -> Diagnostics {
-        Diagnostics { file: file.into(), text: text.into(), items }
+        Diagnostics { file: file.into(), text: text.into(), items, others: Vec::new() }
+    }
+
+    /// Diagnostics of several files.
+    pub(crate) fn joined(mut files: Vec<Diagnostics>) -> Diagnostics {
+        files.retain(|file| !file.is_empty());
+        match files.len() {
+            0 => Diagnostics::new("", "", Vec::new()),
+            _ => Diagnostics { others: files.split_off(1), ..files.remove(0) },
+        }
+    }
+
+    /// Each file by itself.
+    fn files(&self) -> impl Iterator<Item = &Diagnostics> {
+        std::iter::once(self).chain(&self.others)
     }
 
     /// All diagnostics in the order of the text.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.items.iter()
+        self.files().flat_map(|file| &file.items)
     }
 
     /// Number of diagnostics.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.iter().count()
     }
 
     /// True if there are none.
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.iter().next().is_none()
     }
 
     /// Number of errors among them.
     pub fn errors(&self) -> usize {
-        self.items.iter().filter(|d| d.severity == Severity::Error).count()
+        self.iter().filter(|d| d.severity == Severity::Error).count()
     }
 
     /// Line and column (from 1, columns in characters) of a diagnostic; `None` if it has no place.
     pub fn position(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
-        diagnostic.spans.first().map(|(span, _)| line_and_column(&self.text, span.start))
+        let is_its = |file: &&Diagnostics| file.items.iter().any(|item| std::ptr::eq(item, diagnostic));
+        let file = self.files().find(is_its).unwrap_or(self);
+        diagnostic.spans.first().map(|(span, _)| line_and_column(&file.text, span.start))
     }
 
     /// Renders all of them for a terminal in the style of rustc: place, source line, caret, help.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
-        for item in self.items.iter().take(MAX_SHOWN) {
-            text.push_str(&renderer.render(&self.report(item)));
+        let items = self.files().flat_map(|file| file.items.iter().map(move |item| (file, item)));
+        for (file, item) in items.take(MAX_SHOWN) {
+            text.push_str(&renderer.render(&file.report(item)));
             text.push_str("\n\n");
         }
-        if self.items.len() > MAX_SHOWN {
-            text.push_str(&format!("... and {} more\n", self.items.len() - MAX_SHOWN));
+        if self.len() > MAX_SHOWN {
+            text.push_str(&format!("... and {} more\n", self.len() - MAX_SHOWN));
         }
         text
     }
@@ -232,13 +251,13 @@ impl Diagnostics {
 
     /// All of them as a JSON array of objects with `severity, file, line, column, message, help`.
     pub fn to_json(&self) -> Value {
-        self.items
-            .iter()
-            .map(|item| {
+        let items = self.files().flat_map(|file| file.items.iter().map(move |item| (file, item)));
+        items
+            .map(|(file, item)| {
                 let (line, column) = self.position(item).unzip();
                 json!({
                     "severity": if item.severity == Severity::Error { "error" } else { "warning" },
-                    "file": self.file,
+                    "file": file.file,
                     "line": line,
                     "column": column,
                     "message": item.message,

@@ -71,9 +71,14 @@ impl Job {
     /// # Errors
     /// If the job has no task of this number.
     pub fn task(&self, task: TaskId) -> Result<Task, SubstError> {
-        let (group, body, number) = self.element(task).ok_or(SubstError::NoSuchTask(task.0))?;
-        let task = body.task(task, &group.name, number, &self.dir);
-        Ok(Task { shell: task.shell.or_else(|| self.shell.clone()), ..task })
+        let (_, body, number) = self.element(task).ok_or(SubstError::NoSuchTask(task.0))?;
+        let id = self.group_of(task).0;
+        let (dir, shell) = match self.part_of(id) {
+            Some(part) => (&part.dir, &part.shell),
+            None => (&self.dir, &self.shell),
+        };
+        let task = body.task(task, self.own_name(id), number, dir);
+        Ok(Task { shell: task.shell.or_else(|| shell.clone()), ..task })
     }
 
     fn element(&self, task: TaskId) -> Option<(&Group, &Body, u32)> {
@@ -150,7 +155,10 @@ impl Job {
         let (group, body, number) = self.element(task)?;
         match &body.extras.estimate {
             None => group.estimate,
-            Some(text) => parse_duration(&text.fill(Element { name: &group.name, space: body.space(), number })).ok(),
+            Some(text) => {
+                let name = self.own_name(self.group_of(task).0);
+                parse_duration(&text.fill(Element { name, space: body.space(), number })).ok()
+            }
         }
     }
 

@@ -149,8 +149,9 @@ impl Job {
         encoder.option(mpi, |encoder, mpi| encoder.number(u64::from(mpi.ranks)));
         // The prologue only affects commands.
         if !matches!(task.work, Work::Kernel { .. }) {
-            encoder.number(self.prologue.len() as u64);
-            self.prologue.iter().for_each(|line| encoder.text(line));
+            let prologue = self.part_of(group).map_or(&self.prologue, |part| &part.prologue);
+            encoder.number(prologue.len() as u64);
+            prologue.iter().for_each(|line| encoder.text(line));
         }
         if let (Work::Shell(_), Some(shell)) = (&task.work, &task.shell) {
             shell.iter().for_each(|word| encoder.text(word));

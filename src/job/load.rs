@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::bounded_read::{is_stdin, read_bounded};
@@ -16,6 +16,7 @@ use super::document::{Document, TABLES};
 use super::foreign;
 use super::pieces::read_pieces;
 use super::resolve::{External, Resolution, ResolveContext};
+use super::several::{is_several, parse_all};
 use super::spec::{Common, homes_of, read_file};
 use super::value_files::ValueFiles;
 use super::{Diagnostic, Diagnostics, Job};
@@ -51,7 +52,19 @@ pub struct Loaded {
     /// The file had Windows line ends, which are read as LF.
     pub has_crlf: bool,
     file: String,
-    external: Vec<(PathBuf, Range<usize>)>,
+    external: External,
+    /// The files of several jobs; empty for one.
+    parts: Vec<LoadedPart>,
+}
+
+/// One of several files.
+#[derive(Debug)]
+struct LoadedPart {
+    file: String,
+    text: Arc<str>,
+    external: External,
+    /// Where it begins, if the texts follow each other.
+    offset: usize,
 }
 
 impl Loaded {
@@ -60,35 +73,69 @@ impl Loaded {
         &self.file
     }
 
+    /// Combines jobs that were loaded one by one: `job` is made of theirs.
+    pub(super) fn of_several(job: Job, text: Arc<str>, all: Vec<Loaded>) -> Loaded {
+        let file = all.iter().map(|loaded| loaded.file.as_str()).collect::<Vec<_>>().join(", ");
+        let has_crlf = all.iter().any(|loaded| loaded.has_crlf);
+        let (mut parts, mut warnings, mut offset) = (Vec::new(), Vec::new(), 0);
+        for loaded in all {
+            let Loaded { warnings: own, text, file, external, .. } = loaded;
+            warnings.push(own);
+            let length = text.len();
+            parts.push(LoadedPart { file, text, external, offset });
+            offset += length;
+        }
+        Loaded { job, warnings: Diagnostics::joined(warnings), text, has_crlf, file, external: Vec::new(), parts }
+    }
+
     /// Warnings about input files that no task writes and that do not exist now.
     pub fn missing_inputs(&self) -> Diagnostics {
-        let mut missing: BTreeMap<(usize, usize), (usize, &Path)> = BTreeMap::new();
-        let probe = FileProbe::default();
-        for (path, span) in self.external.iter().filter(|(path, _)| probe.exists(path) == Some(false)) {
-            missing.entry((span.start, span.end)).or_insert((0, path)).0 += 1;
+        if self.parts.is_empty() {
+            return Diagnostics::new(self.file.clone(), self.text.clone(), missing_inputs(&self.external));
         }
-        let warnings = missing.into_iter().map(|((start, end), (count, path))| {
-            let more = if count > 1 { format!(" (nor do {} others named here)", count - 1) } else { String::new() };
-            Diagnostic::warning(format!("input file {} does not exist{more}, and no task writes it", path.display()))
-                .at(&(start..end))
-                .help("correct the name, or list the file under `outputs` of the task that writes it")
-        });
-        let hung = self.external.iter().find(|(path, _)| Some(path.as_path()) == probe.unanswered());
-        let hung = hung.map(|(path, span)| {
-            let text = format!(
-                "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}; whether input files exist was not \
-                 checked further",
-                path.display()
-            );
-            Diagnostic::warning(text).at(span).help("see whether its server is up (`stat -f` on the directory)")
-        });
-        self.report(warnings.chain(hung).collect())
+        let of_part =
+            |part: &LoadedPart| Diagnostics::new(part.file.clone(), part.text.clone(), missing_inputs(&part.external));
+        Diagnostics::joined(self.parts.iter().map(of_part).collect())
     }
 
     /// Diagnostics about this file that were found later (cycles, tasks that fit nowhere).
     pub fn report(&self, items: Vec<Diagnostic>) -> Diagnostics {
-        Diagnostics::new(self.file.clone(), self.text.clone(), items)
+        // Places of several files are those of their texts one after the other.
+        let place = items.iter().flat_map(|item| &item.spans).map(|(span, _)| span.start).next();
+        let part = place.and_then(|at| self.parts.iter().rfind(|part| part.offset <= at));
+        let Some(part) = part else { return Diagnostics::new(self.file.clone(), self.text.clone(), items) };
+        let moved = |mut item: Diagnostic| {
+            let back = |at: usize| at.saturating_sub(part.offset);
+            item.spans.iter_mut().for_each(|(span, _)| *span = back(span.start)..back(span.end));
+            item
+        };
+        Diagnostics::new(part.file.clone(), part.text.clone(), items.into_iter().map(moved).collect())
     }
+}
+
+/// Warnings about files that do not exist now.
+fn missing_inputs(external: &External) -> Vec<Diagnostic> {
+    let mut missing: BTreeMap<(usize, usize), (usize, &Path)> = BTreeMap::new();
+    let probe = FileProbe::default();
+    for (path, span) in external.iter().filter(|(path, _)| probe.exists(path) == Some(false)) {
+        missing.entry((span.start, span.end)).or_insert((0, path)).0 += 1;
+    }
+    let warnings = missing.into_iter().map(|((start, end), (count, path))| {
+        let more = if count > 1 { format!(" (nor do {} others named here)", count - 1) } else { String::new() };
+        Diagnostic::warning(format!("input file {} does not exist{more}, and no task writes it", path.display()))
+            .at(&(start..end))
+            .help("correct the name, or list the file under `outputs` of the task that writes it")
+    });
+    let hung = external.iter().find(|(path, _)| Some(path.as_path()) == probe.unanswered());
+    let hung = hung.map(|(path, span)| {
+        let text = format!(
+            "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}; whether input files exist was not \
+                 checked further",
+            path.display()
+        );
+        Diagnostic::warning(text).at(span).help("see whether its server is up (`stat -f` on the directory)")
+    });
+    warnings.chain(hung).collect()
 }
 
 /// Reads a job file; `-` reads standard input. Relative directories in it start from the current
@@ -102,6 +149,8 @@ pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostic
     let bytes = read_bounded(path).map_err(|reason| refuse(format!("cannot read {file}: {reason}")))?;
     let base = std::env::current_dir().map_err(|error| refuse(format!("the current directory is unknown: {error}")))?;
     match String::from_utf8(bytes) {
+        // The copy in a run directory.
+        Ok(text) if is_several(&text) => parse(text, &file, &base, kernels),
         Ok(text) => {
             let values = ValueFiles::on_disk();
             let loaded =
@@ -134,6 +183,9 @@ pub fn parse(
     kernels: &dyn KernelCheck,
 ) -> Result<Loaded, Diagnostics> {
     let text = text.into();
+    if let Some(several) = parse_all(&text, base_dir, kernels) {
+        return several;
+    }
     let values = ValueFiles::carried_by(&text);
     parse_for(text, file_name, base_dir, kernels, (&values, None))
 }
@@ -173,6 +225,7 @@ fn parse_for(
             has_crlf,
             file: file_name.to_string(),
             external: read.external,
+            parts: Vec::new(),
         }),
     }
 }

@@ -1,6 +1,6 @@
 //! The job file: parses TOML text into a validated [`Job`] and reports all mistakes at once.
 //!
-//! Stages: [`load`] reads the file; `read` and `spec` convert the TOML tree to typed fields with
+//! Stages: [`load`] reads the file ([`load_all`] several, as one job); `read` and `spec` convert the TOML tree to typed fields with
 //! places; `resolve` interprets them and builds the [`Job`]. Mistakes of all stages are collected
 //! as [`Diagnostics`]. A job stores its tasks as groups with templates; [`Job::task`] expands one
 //! at a time.
@@ -29,6 +29,7 @@ pub(crate) mod scalar;
 mod scaling;
 mod schema;
 mod selector;
+mod several;
 mod space;
 mod spec;
 mod synonyms;
@@ -54,6 +55,8 @@ pub(crate) use resolve::graphs::OPERATION_KERNEL;
 pub use retry::Retry;
 pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
+pub(crate) use several::is_several;
+pub use several::{JobPart, load_all};
 
 /// A validated job: the content of one TOML file.
 ///
@@ -99,6 +102,8 @@ pub struct Job {
     /// Dependencies between groups (from `needs`, and from `inputs`/`outputs` that name the same
     /// file). Two links may imply the same edge.
     pub links: Vec<Link>,
+    /// The jobs that it was made of, in their order; empty for a single job.
+    pub parts: Vec<JobPart>,
     /// Work of the tasks of each group.
     pub(crate) bodies: Vec<body::Body>,
 }

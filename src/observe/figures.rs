@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 use super::job_view::SessionJob;
 use super::run_view::{RunView, run_ns};
 use crate::graph::TaskGraph;
+use crate::job::JobPart;
 use crate::journal::{Holding, Session};
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 
@@ -231,6 +232,43 @@ fn counts(run: &RunView, tasks: u32) -> StateCounts {
     }
     counts.0[State::Pending as usize] += tasks.saturating_sub(ended);
     counts
+}
+
+/// One of several jobs that a run consists of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JobFigures {
+    /// Its name, which precedes the names of its tasks.
+    pub job: String,
+    /// Its tasks.
+    pub task_count: u32,
+    /// Those of them that the last session leaves out.
+    pub left_out: u32,
+    /// The others by state.
+    pub tasks: StateCounts,
+}
+
+/// The figures of each of several jobs; empty for a run of one.
+pub fn of_jobs(run: &RunView) -> Vec<JobFigures> {
+    let Some(job) = run.subject().job.whole().filter(|job| !job.parts.is_empty()) else { return Vec::new() };
+    let firsts: Vec<u32> = job.parts.iter().map(|part| part.first_task.0).collect();
+    let ends = firsts.iter().skip(1).copied().chain([job.task_count() as u32]);
+    let left_out = run.session().left_out.as_ref();
+    let figures = |((part, first), end): ((&JobPart, &u32), u32)| {
+        let out = (*first..end).filter(|&task| left_out.is_some_and(|it| it.has(TaskId(task)))).count() as u32;
+        let (job, task_count) = (part.name.clone(), end - first);
+        let mut tasks = StateCounts::default();
+        tasks.0[State::Pending as usize] = task_count - out;
+        JobFigures { job, task_count, left_out: out, tasks }
+    };
+    let mut all: Vec<JobFigures> = job.parts.iter().zip(&firsts).zip(ends).map(figures).collect();
+    for (task, state) in states(run) {
+        let at = firsts.partition_point(|first| *first <= task.0);
+        if let Some(job) = at.checked_sub(1).and_then(|at| all.get_mut(at)) {
+            job.tasks.0[state as usize] += 1;
+            job.tasks.0[State::Pending as usize] = job.tasks.0[State::Pending as usize].saturating_sub(1);
+        }
+    }
+    all
 }
 
 /// The state of each ended task of the last session, in no particular order.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::failures::{OutputTail, TaskFailure, failures, own_file, tails_of, write_failure};
-use super::figures::{Figures, StateCounts};
+use super::figures::{Figures, JobFigures, StateCounts, of_jobs};
 use super::latency::{ClassLatency, classes};
 use super::live_output::write_so_far;
 use super::measures::{Figure, MeasureReader};
@@ -59,6 +59,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         phalanx: &run.session().began.phalanx,
         task_count: figures.tasks,
         tasks: figures.counts,
+        jobs: of_jobs(run),
         ranks: figures.ranks,
         slots: figures.slots,
         nodes: figures.nodes,
@@ -98,6 +99,8 @@ struct ReportJson<'a> {
     phalanx: &'a str,
     task_count: u32,
     tasks: StateCounts,
+    /// Each of several jobs; empty for a run of one.
+    jobs: Vec<JobFigures>,
     ranks: u32,
     slots: u32,
     nodes: u32,

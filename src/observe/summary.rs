@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::failures::{failures, write_failure};
-use super::figures::Figures;
+use super::figures::{Figures, StateCounts, of_jobs};
 use super::history_text::{before_text, unusual};
 use super::print::ReportError;
 use super::resume;
@@ -91,7 +91,12 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     let mut row = |name: &str, text: String| writeln!(out, "  {} {text}", paint.dim(format!("{name:<8}")));
     row("job", format!("{} ({})", run.subject().job.name(), began.job_path.display()))?;
     row("began", began_text(run))?;
-    row("tasks", tasks_text(figures, paint))?;
+    row("tasks", states_text(&figures.counts, figures.tasks.saturating_sub(figures.left_out), paint))?;
+    for job in of_jobs(run) {
+        let left_out = if job.left_out > 0 { format!(", {} left out", count(job.left_out)) } else { String::new() };
+        let states = states_text(&job.tasks, job.task_count - job.left_out, paint);
+        row("", format!("{}: {states}{left_out}", job.job))?;
+    }
     if let Some(left_out) = &run.session().left_out {
         row("left out", format!("{} ({})", counted(left_out.count(), "task"), left_out.words))?;
     }
@@ -127,16 +132,15 @@ fn began_text(run: &RunView) -> String {
     }
 }
 
-fn tasks_text(figures: &Figures, paint: Paint) -> String {
-    let states: Vec<String> = figures
-        .counts
+fn states_text(counts: &StateCounts, tasks: u32, paint: Paint) -> String {
+    let states: Vec<String> = counts
         .present()
         .map(|(state, n)| paint.state(state, format!("{} {}", count(n), state.name().to_lowercase().replace('_', " "))))
         .collect();
     match states.len() {
         0 => "none".to_owned(),
         1 => states[0].clone(),
-        _ => format!("{}: {}", count(figures.tasks - figures.left_out.min(figures.tasks)), states.join(", ")),
+        _ => format!("{}: {}", count(tasks), states.join(", ")),
     }
 }
 

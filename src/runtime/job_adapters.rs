@@ -41,12 +41,19 @@ impl TaskSource for Job {
         &self.env
     }
 
-    fn prologue(&self) -> &[String] {
-        &self.prologue
+    fn prologues(&self) -> Vec<&[String]> {
+        match self.parts.as_slice() {
+            [] => vec![&self.prologue],
+            parts => parts.iter().map(|part| part.prologue.as_slice()).collect(),
+        }
     }
 
-    fn output_wait(&self) -> Duration {
-        self.output_wait
+    fn job_of(&self, group: GroupId) -> usize {
+        self.part_number(group).unwrap_or(0)
+    }
+
+    fn output_wait(&self, group: GroupId) -> Duration {
+        self.part_of(group).map_or(self.output_wait, |part| part.output_wait)
     }
 
     fn graphs(&self) -> &[DataGraph] {

@@ -9,8 +9,8 @@ use crate::workload::Selection;
 /// What a user asks of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The job file. Only rank 0 reads it.
-    pub job: PathBuf,
+    /// The job file, or several that run as one job. Only rank 0 reads them.
+    pub jobs: Vec<PathBuf>,
     /// Where the run keeps its files; `None`: `phalanx-runs/<job>-<number>`.
     pub run_dir: Option<PathBuf>,
     /// Resume the latest run of this job, or the one in `run_dir`.
@@ -44,7 +44,7 @@ impl Options {
     /// The defaults for a job file.
     pub fn new(job: impl Into<PathBuf>) -> Options {
         Options {
-            job: job.into(),
+            jobs: vec![job.into()],
             run_dir: None,
             resume: false,
             mention_earlier: true,

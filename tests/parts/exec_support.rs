@@ -148,8 +148,8 @@ impl TaskSource for Job {
         &self.env
     }
 
-    fn prologue(&self) -> &[String] {
-        &self.prologue
+    fn prologues(&self) -> Vec<&[String]> {
+        vec![&self.prologue]
     }
 }
 

@@ -15,6 +15,7 @@ mod resume;
 mod run;
 mod runs;
 mod scale;
+mod several;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;

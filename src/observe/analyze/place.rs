@@ -3,6 +3,10 @@
 /// Line (from 1) of the `key` of the `nth` task table (from 0), or of the table itself if it has no
 /// such key. `None` if the text has fewer tables or uses another notation.
 pub(crate) fn line_of(text: &str, nth: usize, key: &str) -> Option<usize> {
+    // Its tables stand in several files.
+    if crate::job::is_several(text) {
+        return None;
+    }
     let is_header = |line: &str| line.trim_start().starts_with('[') && !line.contains('=');
     let lines: Vec<&str> = text.lines().collect();
     let tables = lines.iter().enumerate().filter(|(_, line)| line.trim().starts_with("[[task]]"));

@@ -71,7 +71,7 @@ impl PreparedRun {
     /// # Errors
     /// If the job has mistakes, or the run directory cannot be used.
     pub(super) fn open(options: &Options, kernels: &Kernels) -> Result<PreparedRun, RunError> {
-        let loaded = job::load(&options.job, kernels).map_err(RunError::Job)?;
+        let loaded = job::load_all(&options.jobs, kernels).map_err(RunError::Job)?;
         let graph = graph_of(&loaded).map_err(RunError::Job)?;
         for report in [&loaded.warnings, &loaded.missing_inputs()] {
             if !report.is_empty() {

@@ -33,7 +33,7 @@ pub struct RunPreview {
 /// # Errors
 /// If the job has mistakes, the selection cannot be run, or the run to resume cannot be read.
 pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunError> {
-    let loaded = job::load(&options.job, kernels).map_err(RunError::Job)?;
+    let loaded = job::load_all(&options.jobs, kernels).map_err(RunError::Job)?;
     let graph = graph_of(&loaded).map_err(RunError::Job)?;
     let (job, forced) = (&loaded.job, rerun(options, &loaded.job)?);
     let selected = options.selection.of(job, &graph).map_err(RunError::Refused)?;
@@ -100,7 +100,7 @@ pub(super) fn unfinished_run(kernels: &Kernels, (job, graph, text): (&Job, &Task
 /// The newest run of the job in a file, if it is over, has not completed, and a resume would save
 /// tasks. `None` also if the job has mistakes.
 pub fn find_unfinished_run(options: &Options, kernels: &Kernels) -> Option<UnfinishedRun> {
-    let loaded = job::load(&options.job, kernels).ok()?;
+    let loaded = job::load_all(&options.jobs, kernels).ok()?;
     let graph = graph_of(&loaded).ok()?;
     unfinished_run(kernels, (&loaded.job, &graph, &loaded.text))
 }

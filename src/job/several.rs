@@ -1,0 +1,348 @@
+//! Several job files as one job: `phalanx run a.toml b.toml`.
+//!
+//! | of | what holds |
+//! |---|---|
+//! | a task | its name is `JOB/TASK`; defaults, directory, variables, prologue, shell and the words `{name}` and `%x` are as in a run of its own file |
+//! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
+//! | the run | `[scaling]`, `[cost]`, `[capacity]` and `placement` stand in one file, or alike in several |
+//! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
+//! | | data graphs are shared by name; alerts of all files count |
+//!
+//! The text of such a job, which ranks and later commands parse again, has the texts of the files
+//! one after the other, each behind a line with its length and its name.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::body::Body;
+use super::load::{KernelCheck, Loaded, load, parse};
+use super::template::Template;
+use super::{Capacity, Cost, Diagnostic, Diagnostics, Flush, Job, KeepOutput};
+use crate::graph::link::GroupId;
+use crate::model::TaskId;
+
+/// First line of the text of several jobs.
+const MARK: &str = "#:phalanx several jobs\n";
+
+/// Precedes the length in bytes and the name, as a JSON string, of a file.
+const FILE: &str = "#:job ";
+
+/// Most names of jobs in the name of their run.
+const MAX_NAMED: usize = 4;
+
+/// One of several jobs.
+#[derive(Clone, Debug)]
+pub struct JobPart {
+    /// Its name, which precedes the names of its tasks.
+    pub name: String,
+    /// Its first group.
+    pub first_group: GroupId,
+    /// Its first task.
+    pub first_task: TaskId,
+    /// Base directory of relative paths.
+    pub dir: PathBuf,
+    /// Shell lines that run before every command.
+    pub prologue: Vec<String>,
+    /// Default shell of its tasks.
+    pub shell: Option<Arc<[String]>>,
+    /// Maximum time for a declared output to appear.
+    pub output_wait: std::time::Duration,
+}
+
+/// Reads one job file, or several as one job.
+///
+/// # Errors
+/// All mistakes in the files, or why they cannot be combined.
+pub fn load_all(paths: &[PathBuf], kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
+    match paths {
+        [path] => load(path, kernels),
+        _ => merge(each(paths, |path| load(path, kernels))?),
+    }
+}
+
+/// Parses the text of several jobs; `None` if it is that of one.
+pub(super) fn parse_all(text: &str, base_dir: &Path, kernels: &dyn KernelCheck) -> Option<Result<Loaded, Diagnostics>> {
+    let mut rest = text.strip_prefix(MARK)?;
+    let mut files = Vec::new();
+    while let Some((head, behind)) = rest.strip_prefix(FILE).and_then(|rest| rest.split_once('\n')) {
+        let (length, name) = head.split_once(' ')?;
+        let (length, name) = (length.parse().ok()?, serde_json::from_str::<String>(name).ok()?);
+        let text = behind.get(..length)?;
+        files.push((name, text));
+        rest = behind.get(length + 1..)?;
+    }
+    let parsed = each(&files, |(name, text)| parse(*text, name, base_dir, kernels));
+    Some(parsed.and_then(merge))
+}
+
+/// True if a text is that of several jobs.
+pub(crate) fn is_several(text: &str) -> bool {
+    text.starts_with(MARK)
+}
+
+/// Reads each file; all mistakes are reported together.
+fn each<T>(files: &[T], read: impl Fn(&T) -> Result<Loaded, Diagnostics>) -> Result<Vec<Loaded>, Diagnostics> {
+    let (mut loaded, mut mistakes) = (Vec::new(), Vec::new());
+    for file in files {
+        match read(file) {
+            Ok(job) => loaded.push(job),
+            Err(found) => mistakes.push(found),
+        }
+    }
+    if mistakes.is_empty() { Ok(loaded) } else { Err(Diagnostics::joined(mistakes)) }
+}
+
+/// Combines jobs.
+fn merge(all: Vec<Loaded>) -> Result<Loaded, Diagnostics> {
+    let mistakes = conflicts(&all);
+    if !mistakes.is_empty() {
+        let items = mistakes.into_iter().map(|(message, help)| Diagnostic::error(message).help(help)).collect();
+        return Err(Diagnostics::new(names(&all, |loaded| loaded.file().to_owned(), ", "), "", items));
+    }
+    let mut text = MARK.to_owned();
+    for loaded in &all {
+        let name = serde_json::Value::from(loaded.file());
+        let _ = writeln!(text, "{FILE}{} {name}", loaded.text.len());
+        text.extend([&*loaded.text, "\n"]);
+    }
+    let mut job = Job { name: run_name(&all), ..Job::default() };
+    let (mut all, mut offset) = (all, 0);
+    for loaded in &mut all {
+        add(&mut job, std::mem::take(&mut loaded.job), offset);
+        offset += loaded.text.len();
+    }
+    Ok(Loaded::of_several(job, text.into(), all))
+}
+
+/// The name of the run, such as `prepare+train`.
+fn run_name(all: &[Loaded]) -> String {
+    let named = &all[..all.len().min(MAX_NAMED)];
+    let name = names(named, |loaded| loaded.job.name.clone(), "+");
+    if all.len() > MAX_NAMED { format!("{name}+{}", all.len() - MAX_NAMED) } else { name }
+}
+
+fn names(all: &[Loaded], name: impl Fn(&Loaded) -> String, between: &str) -> String {
+    all.iter().map(name).collect::<Vec<_>>().join(between)
+}
+
+/// Adds a job whose text begins at `offset` of the texts.
+fn add(job: &mut Job, mut own: Job, offset: usize) {
+    let (first_group, first_task) = (job.groups.len() as GroupId, TaskId(job.task_count() as u32));
+    for alert in &mut own.alerts {
+        let renamed = alert.metric.split_once('.').and_then(|(kind, class)| {
+            let is_own = own.groups.iter().any(|group| group.class == group.name && *group.class == *class);
+            is_own.then(|| format!("{kind}.{}/{class}", own.name))
+        });
+        alert.metric = renamed.unwrap_or_else(|| std::mem::take(&mut alert.metric));
+        alert.name = format!("{}/{}", own.name, alert.name);
+    }
+    for group in &mut own.groups {
+        let name: Arc<str> = format!("{}/{}", own.name, group.name).into();
+        if group.class == group.name {
+            group.class = Arc::clone(&name);
+        }
+        group.name = name;
+        group.first.0 += first_task.0;
+    }
+    for link in &mut own.links {
+        (link.from, link.to) = (link.from + first_group, link.to + first_group);
+        link.span = link.span.start + offset..link.span.end + offset;
+    }
+    give_environment(&mut own.bodies, &own.env);
+    if first_group == 0 {
+        job.dir.clone_from(&own.dir);
+        (job.flush, job.output) = (own.flush, own.output);
+    }
+    job.output = if own.output == KeepOutput::All { KeepOutput::All } else { job.output };
+    job.flush = strictest(job.flush, own.flush);
+    job.max_failures = job.max_failures.into_iter().chain(own.max_failures).min();
+    job.scaling = job.scaling.take().or(own.scaling);
+    if job.cost == Cost::default() {
+        job.cost = own.cost;
+    }
+    if job.capacity == Capacity::default() {
+        job.capacity = own.capacity;
+    }
+    if own.partition != Default::default() {
+        job.partition = own.partition;
+    }
+    job.graphs.extend(
+        own.graphs
+            .into_iter()
+            .filter(|graph| job.graphs.iter().all(|known| known.name != graph.name))
+            .collect::<Vec<_>>(),
+    );
+    job.alerts.append(&mut own.alerts);
+    job.groups.append(&mut own.groups);
+    job.links.append(&mut own.links);
+    job.bodies.append(&mut own.bodies);
+    job.parts.push(JobPart {
+        name: own.name,
+        first_group,
+        first_task,
+        dir: own.dir,
+        prologue: own.prologue,
+        shell: own.shell,
+        output_wait: own.output_wait,
+    });
+}
+
+/// Variables of a table.
+type Variables = Arc<[(Arc<str>, Template)]>;
+
+/// Gives the variables of a job to each of its tasks that does not set them itself. Tables that
+/// share their variables go on sharing them.
+fn give_environment(bodies: &mut [Body], variables: &[(String, String)]) {
+    if variables.is_empty() {
+        return;
+    }
+    let mut known: FxHashMap<*const (Arc<str>, Template), Variables> = FxHashMap::default();
+    // The former variables live until the end, so that no address is used twice.
+    let mut former = Vec::new();
+    let of_job: Vec<(Arc<str>, Template)> =
+        variables.iter().map(|(name, value)| (name.as_str().into(), Template::Text(value.as_str().into()))).collect();
+    for body in bodies {
+        let own = Arc::clone(&body.env);
+        let all = known.entry(if own.is_empty() { std::ptr::null() } else { own.as_ptr() }).or_insert_with(|| {
+            let of_job = of_job.iter().filter(|(name, _)| own.iter().all(|(set, _)| set != name));
+            of_job.chain(own.iter()).cloned().collect()
+        });
+        former.push(std::mem::replace(&mut body.env, Arc::clone(all)));
+    }
+}
+
+/// The one of two ways to sync the journal that loses less.
+fn strictest(a: Flush, b: Flush) -> Flush {
+    match (a, b) {
+        (Flush::Always, _) | (_, Flush::Always) => Flush::Always,
+        (Flush::Every(a), Flush::Every(b)) => Flush::Every(a.min(b)),
+        (Flush::Every(time), Flush::Never) | (Flush::Never, Flush::Every(time)) => Flush::Every(time),
+        (Flush::Never, Flush::Never) => Flush::Never,
+    }
+}
+
+/// Why the jobs cannot be one run, each reason with its remedy.
+fn conflicts(all: &[Loaded]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (at, loaded) in all.iter().enumerate() {
+        let (job, file) = (&loaded.job, loaded.file());
+        if let Some(other) = all[..at].iter().find(|other| other.job.name == job.name) {
+            found.push((
+                format!(
+                    "{} and {file} are both called `{}`, so their tasks cannot be told apart",
+                    other.file(),
+                    job.name
+                ),
+                "give one of them another name: `[job]`, then `name = \"other\"`".to_owned(),
+            ));
+        }
+        let mut differs = |what: &str, is: &dyn Fn(&Job, &Job) -> bool| {
+            if let Some(other) = all[..at].iter().find(|other| is(&other.job, job)) {
+                found.push((
+                    format!("{} and {file} have different `{what}`, which counts for the whole run", other.file()),
+                    format!("state `{what}` in one of them alone, or alike in both"),
+                ));
+            }
+        };
+        differs("[scaling]", &|a, b| a.scaling.is_some() && b.scaling.is_some() && a.scaling != b.scaling);
+        let both = |a: &Cost, b: &Cost| *a != Cost::default() && *b != Cost::default() && a != b;
+        differs("[cost]", &|a, b| both(&a.cost, &b.cost));
+        let both = |a: &Capacity, b: &Capacity| *a != Capacity::default() && *b != Capacity::default() && a != b;
+        differs("[capacity]", &|a, b| both(&a.capacity, &b.capacity));
+        let default = Job::default().partition;
+        differs("partition", &|a, b| ![a.partition, b.partition].contains(&default) && a.partition != b.partition);
+        for graph in &job.graphs {
+            let same = |other: &&Loaded| other.job.graphs.iter().any(|it| it.name == graph.name && it != graph);
+            if let Some(other) = all[..at].iter().find(same) {
+                let name = &graph.name;
+                found.push((
+                    format!("{} and {file} have different data graphs called `{name}`", other.file()),
+                    "give one of them another name".to_owned(),
+                ));
+            }
+        }
+    }
+    found
+}
+
+impl Job {
+    /// The part of several jobs that a group belongs to; `None` for a single job.
+    pub fn part_of(&self, group: GroupId) -> Option<&JobPart> {
+        self.parts.get(self.part_number(group)?)
+    }
+
+    /// The number of that part.
+    pub fn part_number(&self, group: GroupId) -> Option<usize> {
+        self.parts.partition_point(|part| part.first_group <= group).checked_sub(1)
+    }
+
+    /// The name that a group has in its own file.
+    pub(crate) fn own_name(&self, group: GroupId) -> &str {
+        let name = &*self.groups[group as usize].name;
+        match self.part_of(group) {
+            Some(part) => name.get(part.name.len() + 1..).unwrap_or(name),
+            None => name,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Kernels;
+
+    fn parsed(name: &str, text: &str) -> Loaded {
+        parse(text, name, Path::new("/base"), &Kernels::builtin()).unwrap()
+    }
+
+    const A: &str = "[job]\ndir = 'x'\nenv = { V = 'a', W = 'w' }\nprologue = 'pa'\nmax_failures = 5\n\
+        [[task]]\nname = 't'\narray = '0-1'\ncommand = 'x {name}'\n[[task]]\nname = 'u'\nneeds = 't'\nenv = { V = 'own' }\ncommand = 'y'\n";
+    const B: &str = "[job]\nshell = 'bash'\nmax_failures = 2\n[[task]]\nname = 't'\ncommand = 'z'\nclass = 'slow'\n";
+
+    #[test]
+    fn each_task_is_what_it_is_alone() {
+        let whole = merge(vec![parsed("a.toml", A), parsed("dir/b.toml", B)]).unwrap();
+        let again = parse(Arc::clone(&whole.text), "whatever", Path::new("/base"), &Kernels::builtin()).unwrap();
+        for job in [&whole.job, &again.job] {
+            assert_eq!((job.name.as_str(), job.max_failures), ("a+b", Some(2)));
+            let names: Vec<String> = (0..4).map(|task| job.task_name(TaskId(task))).collect();
+            assert_eq!(names, ["a/t[0]", "a/t[1]", "a/u", "b/t"]);
+            let classes: Vec<&str> = job.groups.iter().map(|group| &*group.class).collect();
+            assert_eq!(classes, ["a/t", "a/u", "slow"]);
+            let task = |number| job.task(TaskId(number)).unwrap();
+            assert_eq!((task(1).name.as_str(), task(1).work), ("t", super::super::Work::Shell("x t".into())));
+            assert_eq!((task(0).dir, task(3).dir), ("/base/x".into(), "/base/".into()));
+            let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+            assert_eq!(task(0).env, [pair("V", "a"), pair("W", "w")]);
+            assert_eq!(task(2).env, [pair("W", "w"), pair("V", "own")]);
+            assert!(task(3).env.is_empty() && task(3).shell.is_some() && task(0).shell.is_none());
+            assert_eq!(job.part_of(1).unwrap().prologue, ["pa"]);
+            assert_eq!(job.find("b/t").unwrap().as_slice(), std::slice::from_ref(&(3..4)));
+            assert_eq!((job.links[0].from, job.links[0].to), (0, 1));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused_with_a_remedy() {
+        let refused =
+            |a: &str, b: &str| merge(vec![parsed("1/a.toml", a), parsed("2/a.toml", b)]).unwrap_err().to_string();
+        let task = "[[task]]\nname = 't'\ncommand = 'x'\n";
+        assert!(refused(task, task).contains("1/a.toml and 2/a.toml are both called `a`"));
+        let named = |rest: &str| format!("[job]\nname = 'b'\n{task}{rest}");
+        let text = refused(&format!("{task}[cost]\nbudget = 2\n"), &named("[cost]\nbudget = 3\n"));
+        assert!(text.contains("have different `[cost]`") && text.contains("in one of them alone"), "{text}");
+        assert!(merge(vec![parsed("a", &format!("{task}[cost]\nbudget = 2\n")), parsed("b", &named(""))]).is_ok());
+    }
+
+    #[test]
+    fn a_cycle_is_shown_in_its_own_file() {
+        let cycle =
+            "[[task]]\nname = 'p'\nneeds = 'q'\ncommand = 'x'\n[[task]]\nname = 'q'\nneeds = 'p'\ncommand = 'x'\n";
+        let whole = merge(vec![parsed("a.toml", A), parsed("c.toml", cycle)]).unwrap();
+        let text = crate::workload::graph_of(&whole).unwrap_err().to_string();
+        assert!(text.contains("c.toml:3:") && text.contains("c/p"), "{text}");
+    }
+}

@@ -1,0 +1,75 @@
+//! Several job files as one run.
+
+use crate::support::{Dir, mpirun, phalanx};
+
+/// Two jobs with tasks of the same names, in their own directories and with their own settings.
+fn jobs() -> Dir {
+    let dir = Dir::new("several");
+    std::fs::create_dir_all(dir.path().join("one")).expect("a directory");
+    dir.job(
+        "one.toml",
+        "[job]\ndir = 'one'\nenv = { WHO = 'first' }\nprologue = 'SAID=hello'\n[defaults]\nretries = 1\n\
+         [[task]]\nname = 'part'\narray = '0-5'\ncommand = 'echo $SAID $WHO {name} $PHALANX_TASK_NAME > {index}'\n\
+         outputs = ['{index}']\n[[task]]\nname = 'all'\nneeds = 'part'\ncommand = 'cat [0-5] > all'\n",
+    );
+    dir.job(
+        "two.toml",
+        "[[task]]\nname = 'part'\narray = '0-2'\ncommand = 'echo ${SAID:-silence} ${WHO:-nobody} > two-{index}'\n\
+         [[task]]\nname = 'all'\nneeds = 'part'\ncommand = 'test -e mended && cat two-* > two'\n",
+    );
+    dir
+}
+
+#[test]
+fn each_job_runs_as_it_does_alone_and_one_resume_continues_all() {
+    let dir = jobs();
+    let out = mpirun(&dir, 3).args(["run", "one.toml", "two.toml"]).run().code(1);
+    out.says("one: 7 completed").says("two: 4: 3 completed, 1 failed").says("two/all");
+    assert_eq!(dir.read("one/all"), "hello first part part\n".repeat(6));
+    assert_eq!(dir.read("two-1"), "silence nobody\n");
+    let report = phalanx(&dir).args(["report", "latest", "--json"]).run().ok().json();
+    assert_eq!(report["job"], "one+two");
+    assert_eq!(report["jobs"][1]["tasks"]["FAILED"], 1);
+    assert_eq!(report["jobs"][0]["tasks"]["COMPLETED"], 7);
+    dir.file("mended", "");
+    let dry = phalanx(&dir).args(["run", "one.toml", "two.toml", "--resume", "-n"]).run().ok();
+    dry.says("10 of 11 tasks are complete; 1 would run").says("two/all: has not completed");
+    mpirun(&dir, 2).args(["run", "one.toml", "two.toml", "--resume"]).run().ok().says("two: 4 completed");
+    assert_eq!(dir.read("two"), "silence nobody\n".repeat(3));
+    phalanx(&dir).args(["report", "one+two-1", "--task", "one/part[3]"]).run().ok().says("COMPLETED");
+    phalanx(&dir).args(["analyze", "latest"]).run().ok();
+    // The copy of the run directory is a job file, too.
+    phalanx(&dir).args(["check", "phalanx-runs/latest/job.toml"]).run().ok().says("one/part");
+}
+
+#[test]
+fn several_jobs_are_checked_planned_simulated_and_selected_from() {
+    let dir = jobs();
+    phalanx(&dir).args(["check", "one.toml", "two.toml"]).run().ok().says("9 dependencies in 2 levels");
+    let checked = phalanx(&dir).args(["check", "one.toml", "two.toml", "--json"]).run().ok().json();
+    assert_eq!(checked["tasks"], 11);
+    let plan = phalanx(&dir).args(["plan", "one.toml", "two.toml", "--ranks", "1..2"]).run().ok();
+    plan.says("one+two: 11 tasks").says("phalanx submit one.toml two.toml --nodes");
+    phalanx(&dir).args(["simulate", "one.toml", "two.toml", "--ranks", "2"]).run().ok().says("one: 7 completed");
+    let part = mpirun(&dir, 3).args(["run", "one.toml", "two.toml", "--until", "one/all"]).run().ok();
+    part.says("two: none, 4 left out");
+    assert!(dir.has("one/all") && !dir.has("two-0"));
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused_and_all_mistakes_are_shown() {
+    let dir = jobs();
+    std::fs::create_dir_all(dir.path().join("other")).expect("a directory");
+    dir.job("other/two.toml", "[[task]]\nname = 't'\ncommand = 'true'\n");
+    let run = |files: &[&str]| phalanx(&dir).args([&["run"], files].concat()).run();
+    let out = run(&["two.toml", "other/two.toml"]).code(2);
+    out.says("two.toml and other/two.toml are both called `two`").says("name = \"other\"");
+    dir.job("bad.toml", "[[task]]\nname = 't'\ncommand = 'x'\nneeds = 'nobody'\n");
+    dir.job("worse.toml", "[[task]]\nname = 't'\ncomand = 'x'\n");
+    let out = run(&["bad.toml", "one.toml", "worse.toml"]).code(2);
+    out.says("bad.toml:4:").says("worse.toml:3:").says("nobody");
+    dir.job("dear.toml", "[cost]\nbudget = 4\n[[task]]\nname = 't'\ncommand = 'true'\n");
+    dir.job("cheap.toml", "[cost]\nbudget = 1\n[[task]]\nname = 't'\ncommand = 'true'\n");
+    run(&["dear.toml", "cheap.toml"]).code(2).says("different `[cost]`");
+    run(&["dear.toml", "one.toml", "-n"]).ok();
+}
