@@ -21,6 +21,7 @@
 //! | `change` | ranks join, leave or are lost: the protocol of a change |
 //! | `cut` | what all ranks together know during a change |
 //! | `handover` | the new parts after a change |
+//! | `suspended` | ranks that start nothing because their tasks failed |
 //! | `unplaced` | tasks that no rank can run |
 
 mod attempts;
@@ -29,6 +30,7 @@ mod cut;
 mod ending;
 mod handover;
 mod input;
+mod suspended;
 mod unplaced;
 
 use std::collections::BTreeSet;
@@ -36,6 +38,7 @@ use std::collections::BTreeSet;
 use self::attempts::acknowledge;
 use self::change::PrepareAck;
 pub use self::input::{CoordinatorEvent, ProvisioningState, TaskTally, Tasks};
+use self::suspended::Suspended;
 pub use super::action::{CoordinatorAction, StopReason};
 use super::dependency_counts::End;
 use super::gang::Gangs;
@@ -87,6 +90,8 @@ pub struct Coordinator {
     finished: bool,
     gangs: Gangs,
     health: Health,
+    /// Ranks that start nothing because their tasks failed.
+    suspended: Suspended,
     /// Open tasks known to have ended without success. Whether they failed or were skipped follows
     /// once all their predecessors have ended.
     undecided: BTreeSet<TaskId>,
@@ -137,6 +142,7 @@ impl Coordinator {
             stopping: None,
             finished: false,
             health: Health::default(),
+            suspended: Suspended::default(),
             undecided: BTreeSet::new(),
             cancelled: Vec::new(),
             longest_list: numbers::MOST,
@@ -226,12 +232,12 @@ impl Coordinator {
 
     /// True while homes are changing, or ranks that have arrived wait for a change.
     fn is_changing(&self) -> bool {
-        self.change.is_some() || self.next_tick().is_some()
+        self.change.is_some() || self.next_change.due().is_some()
     }
 
     /// When the next [`CoordinatorEvent::Tick`] is due, if any.
     pub fn next_tick(&self) -> Option<Time> {
-        self.next_change.due()
+        [self.next_change.due(), self.suspended.due()].into_iter().flatten().min()
     }
 
     /// The final state of a task, once it has one.
@@ -255,6 +261,7 @@ impl Coordinator {
             CoordinatorEvent::Tick => self.admit_arrivals(now, actions),
             CoordinatorEvent::Cancel { tasks } => self.cancel(now, &tasks, actions),
         }
+        self.review_suspended(now, actions);
         self.release_leaderless(actions);
         self.handle_unplaced_tasks(now, actions);
         self.finish_if_over(actions);
@@ -288,6 +295,7 @@ impl Coordinator {
                 let answer = PrepareAck { kept, lent, counted };
                 self.acknowledged(now, from, epoch, answer, actions);
             }
+            Message::Suspended => self.note_suspended(now, from),
             Message::Emptied { epoch } => self.emptied(from, epoch, actions),
             Message::Stopped => self.stopped[from.index()] = true,
             Message::Broken { reason } => {

@@ -12,6 +12,9 @@
 //!   fail everywhere make no rank sick, nor does one bad task that is retried repeatedly. A rank
 //!   that completed most such tasks before must fail [`LONG_STREAK`] of them: it may have got the
 //!   bad tasks of an array.
+//! - Where nearly every task has a class of its own, no class has witnesses. There a rank that has
+//!   completed nothing is sick if its failed tasks are of at least [`MIN_CLASSES`] classes that fail
+//!   nowhere else, and the others complete nine of ten tasks.
 //!
 //! A rank may be slow because its slots share CPUs with others. That counts when work is
 //! distributed, but the user is notified only if sharing does not explain it.
@@ -26,13 +29,18 @@ use rustc_hash::FxHashMap;
 use crate::model::{Attempt, Rank, State, TaskId};
 
 /// Number of failed tasks in a row that make a rank suspicious.
-const SICK_STREAK: usize = 5;
+pub(super) const SICK_STREAK: usize = 5;
 
 /// The same for a rank that did well before.
-const LONG_STREAK: usize = 20;
+pub(super) const LONG_STREAK: usize = 20;
 
 /// Number of completions elsewhere that prove that a class of tasks can be run.
 const MIN_COMPLETIONS_ELSEWHERE: u64 = 3;
+
+/// Number of classes of failed tasks that make a rank suspicious whichever classes others complete,
+const MIN_CLASSES: usize = 3;
+/// and number of tasks that the others must have completed.
+const MIN_COMPLETIONS_OF_ANY_CLASS: u64 = 10;
 
 /// Minimum factor by which a slow rank is slower than the others.
 const SLOW_FACTOR: f64 = 1.3;
@@ -93,6 +101,7 @@ struct Chart {
     /// Its latest tasks with their classes, if all attempts at them failed.
     streak: Vec<(TaskId, u32)>,
     failures: u64,
+    completed: u64,
     timed: f64,
     /// Number of timed attempts at which it is evaluated next.
     due: f64,
@@ -120,6 +129,9 @@ pub(super) enum HealthFinding {
 pub(super) struct Health {
     ranks: Vec<Chart>,
     classes: FxHashMap<u32, ClassRecord>,
+    /// For each class, the records of the ranks that completed any of its tasks.
+    witnessed: FxHashMap<u32, ClassRecord>,
+    all: ClassRecord,
 }
 
 impl Health {
@@ -175,16 +187,22 @@ impl Health {
             }
         }
         chart.failures += record.failed;
+        chart.completed += record.completed;
         chart.timed += record.timed;
-        chart.classes.entry(class).or_default().add(&record);
+        let own = chart.classes.entry(class).or_default();
+        let bore_witness = own.completed > 0;
+        own.add(&record);
+        if own.completed > 0 {
+            self.witnessed.entry(class).or_default().add(if bore_witness { &record } else { own });
+        }
         self.classes.entry(class).or_default().add(&record);
+        self.all.add(&record);
     }
 
     /// Evaluates a rank that has just reported. `slots_per_cpu`: the slots that share one of its
     /// CPUs.
     pub(super) fn examine(&mut self, rank: Rank, slots_per_cpu: &dyn Fn(Rank) -> f64) -> Option<HealthFinding> {
-        if self.is_sick(rank) {
-            self.ranks[rank.index()].streak.clear();
+        if self.take_sick(rank) {
             return Some(HealthFinding::Sick);
         }
         let chart = self.ranks.get_mut(rank.index()).filter(|chart| chart.timed >= chart.due.max(MIN_SAMPLES))?;
@@ -204,25 +222,71 @@ impl Health {
         }
     }
 
+    /// True if a rank is sick; from then on only further failures count.
+    pub(super) fn take_sick(&mut self, rank: Rank) -> bool {
+        let is_sick = self.is_sick(rank);
+        if is_sick {
+            self.ranks[rank.index()].streak.clear();
+        }
+        is_sick
+    }
+
+    /// True if the tasks that failed on a rank fail because of the rank.
     fn is_sick(&self, rank: Rank) -> bool {
-        let Some(chart) = self.ranks.get(rank.index()) else { return false };
+        let Some(chart) = self.ranks.get(rank.index()).filter(|chart| chart.streak.len() >= SICK_STREAK) else {
+            return false;
+        };
         let only_here = |(_, class): &(TaskId, u32)| {
             let own = chart.classes.get(class).copied().unwrap_or_default();
             let others = self.others(rank, *class);
             let did_well = own.completed > own.failed && chart.streak.len() < LONG_STREAK;
             others.completed >= MIN_COMPLETIONS_ELSEWHERE && others.completed > others.failed && !did_well
         };
-        chart.streak.len() >= SICK_STREAK && chart.streak.iter().all(only_here)
+        chart.streak.iter().all(only_here) || self.fails_whatever_it_runs(chart)
+    }
+
+    /// True if a rank has completed nothing, whatever classes its tasks were of, and the others
+    /// complete nearly everything.
+    fn fails_whatever_it_runs(&self, chart: &Chart) -> bool {
+        let mut classes: Vec<u32> = chart.streak.iter().map(|(_, class)| *class).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        let fails_elsewhere = |class: &u32| {
+            let own = chart.classes.get(class).map_or(0, |own| own.failed);
+            self.classes.get(class).is_some_and(|all| all.failed > own)
+        };
+        let failed = self.all.failed - chart.failures;
+        chart.completed == 0
+            && classes.len() >= MIN_CLASSES
+            && self.all.completed >= MIN_COMPLETIONS_OF_ANY_CLASS.max(9 * failed)
+            && !classes.iter().any(fails_elsewhere)
+    }
+
+    /// True if a task has completed on a rank since others failed there.
+    pub(super) fn has_recovered(&self, rank: Rank) -> bool {
+        self.ranks.get(rank.index()).is_some_and(|chart| chart.streak.is_empty() && chart.completed > 0)
+    }
+
+    /// True if the tasks that failed on a rank are of classes of which most fail elsewhere, too.
+    pub(super) fn fails_elsewhere(&self, rank: Rank) -> bool {
+        let Some(chart) = self.ranks.get(rank.index()) else { return false };
+        chart.streak.iter().any(|(_, class)| {
+            let others = self.others(rank, *class);
+            others.completed > 0 && others.failed >= others.completed
+        })
+    }
+
+    /// The classes of the tasks that failed last on a rank, in a row.
+    pub(super) fn failed_classes(&self, rank: Rank) -> impl Iterator<Item = u32> + '_ {
+        self.ranks.get(rank.index()).into_iter().flat_map(|chart| chart.streak.iter().map(|(_, class)| *class))
     }
 
     /// The record of a class on the other ranks that completed any of its tasks. One that completed
     /// none may be as sick, and its failures, which come fast, would outweigh what others complete.
     fn others(&self, rank: Rank, class: u32) -> ClassRecord {
-        let mut sum = ClassRecord::default();
-        let others = self.ranks.iter().enumerate().filter(|(at, _)| *at != rank.index());
-        let records = others.filter_map(|(_, chart)| chart.classes.get(&class));
-        records.filter(|record| record.completed > 0).for_each(|record| sum.add(record));
-        sum
+        let all = self.witnessed.get(&class).copied().unwrap_or_default();
+        let own = self.ranks.get(rank.index()).and_then(|chart| chart.classes.get(&class));
+        own.filter(|own| own.completed > 0).map_or(all, |own| all.without(own))
     }
 
     /// Slowdown of a rank relative to the others, if it is significant and large.

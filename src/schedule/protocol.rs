@@ -19,7 +19,7 @@ use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time,
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 11;
+pub const VERSION: u16 = 12;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -213,6 +213,11 @@ pub enum Message {
         /// Number of failed tasks.
         tasks: u32,
     },
+    /// Rank to coordinator, after a `Report`: its last tasks all failed, and it starts nothing until
+    /// the coordinator has compared it with others and answers with `Resume`.
+    Suspended,
+    /// Coordinator to a suspended rank: start tasks again.
+    Resume,
 }
 
 impl Message {
@@ -235,6 +240,7 @@ impl Message {
                 | Message::Measured { .. }
                 | Message::Reasons { .. }
                 | Message::StorageLost { .. }
+                | Message::Suspended
         )
     }
 

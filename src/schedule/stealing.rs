@@ -132,6 +132,11 @@ impl WorkStealer {
         if self.peers.contains(self.me) { self.peers.len() - 1 } else { 0 }
     }
 
+    /// True if there are other active ranks beside this one.
+    pub(super) fn has_others(&self) -> bool {
+        self.others() > 0
+    }
+
     /// When to try again without a further event.
     pub(super) fn next_try(&self, load: Load) -> Option<Time> {
         let starving = load.idle > 0 && load.ready == 0 && self.others() > 0;

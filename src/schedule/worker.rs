@@ -20,6 +20,7 @@
 //! | `effects` | what follows when tasks end |
 //! | `leases` | tasks that run on another rank than their home |
 //! | `retry` | what becomes of a task after an attempt |
+//! | `suspension` | when the rank starts nothing for a while |
 //! | `report` | what is reported to the coordinator, and when |
 //! | `change` | the rank's part in a change of membership |
 
@@ -29,6 +30,7 @@ mod input;
 mod leases;
 mod report;
 mod retry;
+mod suspension;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -42,6 +44,7 @@ pub use self::effects::each_destination;
 pub use self::input::{Facts, Pace, WorkerEvent};
 use self::leases::Guest;
 use self::retry::PlannedRetry;
+use self::suspension::FailureStreak;
 pub use super::action::WorkerAction;
 use super::dependency_counts::{CompletionEffects, DependencyCounts};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
@@ -95,6 +98,10 @@ pub struct Worker {
     retries: BinaryHeap<Reverse<PlannedRetry>>,
     /// True while the connection to rank 0 is silent.
     cut_off: bool,
+    /// Tasks that failed here in a row, and whether the rank is suspended because of them.
+    streak: FailureStreak,
+    /// True while the pool starts nothing because of one of the two.
+    pool_suspended: bool,
     /// Nothing more is started once this number of tasks has failed.
     max_failures: Option<u32>,
     /// Number of tasks that ran here and failed finally.
@@ -141,6 +148,8 @@ impl Worker {
             stealer: WorkStealer::new(me, pace.steal),
             retries: BinaryHeap::new(),
             cut_off: false,
+            streak: FailureStreak::default(),
+            pool_suspended: false,
             max_failures: None,
             failed_here: 0,
             failed_elsewhere: 0,
@@ -229,7 +238,10 @@ impl Worker {
             WorkerEvent::Surrendered { to, leases } => self.surrendered(to, leases, actions),
             WorkerEvent::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
             WorkerEvent::Load(load) => self.load = load,
-            WorkerEvent::CutOff(cut_off) => self.cut_off(cut_off, actions),
+            WorkerEvent::CutOff(cut_off) => {
+                self.cut_off = cut_off;
+                self.suspend_or_resume(actions);
+            }
             WorkerEvent::Quiet => self.quiet = true,
             WorkerEvent::Tick => {}
         }
@@ -246,7 +258,10 @@ impl Worker {
         actions: &mut Vec<WorkerAction>,
     ) {
         // One represents all: there are many only if they are short.
-        attempts.last().into_iter().for_each(|attempt| self.stealer.note_end(attempt, false));
+        if let Some(attempt) = attempts.last() {
+            self.stealer.note_end(attempt, false);
+            self.streak.note_completed(attempts.len());
+        }
         self.report.append(attempts);
         self.send_ends(now, effects, actions);
         self.settle(now, actions);
@@ -280,7 +295,7 @@ impl Worker {
             Message::Steal { .. } if self.stopping.is_some() || self.halted => {
                 self.send_leases(from, Vec::new(), actions)
             }
-            Message::Steal { want, .. } => actions.extend(self.stealer.asked(from, want, self.load)),
+            Message::Steal { want, .. } => actions.extend(self.stealer.asked(from, want, self.offered(self.load))),
             Message::StealReply { leases, .. } => {
                 self.stealer.answered(now, from, leases.len());
                 if self.stopping.is_none() {
@@ -311,6 +326,10 @@ impl Worker {
                 self.failed_elsewhere = tasks;
                 self.halt_if_enough(actions);
             }
+            Message::Resume => {
+                self.streak.resume();
+                self.suspend_or_resume(actions);
+            }
             Message::Cancel { tasks } => {
                 tasks.iter().for_each(|&range| add_range(&mut self.cancelled, range));
                 self.cancel(now, tasks, actions);
@@ -333,7 +352,8 @@ impl Worker {
             | Message::Vitals(_)
             | Message::Measured { .. }
             | Message::Reasons { .. }
-            | Message::StorageLost { .. } => {}
+            | Message::StorageLost { .. }
+            | Message::Suspended => {}
         }
     }
 
@@ -347,15 +367,6 @@ impl Worker {
             self.task_arrived(&lease);
         }
         actions.push(WorkerAction::Launch { gang, hosts, cpus });
-    }
-
-    /// Suspends the rank while the connection to rank 0 is silent. Rank 0 gives up a silent rank
-    /// and runs its tasks elsewhere, so a rank that starts tasks meanwhile would run them twice.
-    fn cut_off(&mut self, cut_off: bool, actions: &mut Vec<WorkerAction>) {
-        let changed = std::mem::replace(&mut self.cut_off, cut_off) != cut_off;
-        if changed && self.stopping.is_none() && !self.halted {
-            actions.push(if cut_off { WorkerAction::Suspend } else { WorkerAction::Resume });
-        }
     }
 
     /// Counts a task that ran here and failed for good.
@@ -375,7 +386,7 @@ impl Worker {
     }
 
     fn may_steal(&self) -> bool {
-        self.stopping.is_none() && !self.halted && !self.cut_off && self.phase.is_settled()
+        self.stopping.is_none() && !self.halted && !self.pool_suspended && self.phase.is_settled()
     }
 }
 

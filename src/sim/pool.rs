@@ -184,6 +184,11 @@ impl SimulatedPool {
         self.paused = true;
     }
 
+    /// Starts tasks again.
+    pub(super) fn resume(&mut self) {
+        self.paused = false;
+    }
+
     /// True if nothing runs and nothing more starts. Slots that wait for a gang to start, or to end
     /// elsewhere, count as idle.
     pub(super) fn is_quiet(&self) -> bool {

@@ -224,6 +224,32 @@ fn limits_and_widths_hold_over_all_ranks() {
 }
 
 #[test]
+fn a_rank_on_which_everything_fails_at_once_fails_few_tasks() {
+    for sick in 0..2 {
+        let dir = Dir::new("sick");
+        let command = format!("test $PHALANX_RANK != {sick} && sleep 0.3");
+        let job = format!("[[task]]\nname = 'work'\narray = '1-120'\ncommand = '{command}'\n");
+        run(&dir, 3, &job, &["--slots", "2"]).code(1).says(&format!("rank {sick} is quarantined"));
+        let trace = Trace::of(&dir, "latest");
+        let failed = trace.0.iter().filter(|row| row.state == "FAILED").count();
+        assert_eq!(trace.completed().len() + failed, 120);
+        // Five, one for each slot, and what began while other ranks had too little time to show
+        // anything. Without the suspension all forty that are at home there fail.
+        assert!(failed < 30, "{failed} tasks failed on rank {sick}");
+    }
+}
+
+#[test]
+fn what_fails_on_every_rank_ends_on_every_rank() {
+    let dir = Dir::new("all-fail");
+    let job = "[[task]]\nname = 'work'\narray = '1-300'\ncommand = 'no-such-program'\n\
+               [[task]]\nname = 'wide'\narray = '1-20'\ncpus = 2\ncommand = 'exit 3'\n";
+    let out = run(&dir, 3, job, &["--slots", "2"]).code(1);
+    assert!(!out.stderr().contains("quarantined"), "{out}");
+    assert_eq!(Trace::of(&dir, "latest").0.iter().filter(|row| row.state == "FAILED").count(), 320);
+}
+
+#[test]
 fn failures_reach_over_ranks() {
     let dir = Dir::new("failures");
     let job = r#"

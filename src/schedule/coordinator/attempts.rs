@@ -1,6 +1,6 @@
 //! What reported attempts mean: final states, failures that count, and the health of ranks.
 
-use super::{Change, Coordinator, CoordinatorAction, StopReason};
+use super::{Coordinator, CoordinatorAction, StopReason};
 use crate::model::{Attempt, Rank, State, Time};
 use crate::schedule::dependency_counts::End;
 use crate::schedule::health::HealthFinding;
@@ -122,12 +122,7 @@ impl Coordinator {
                 actions.extend(told.then(note));
                 self.rebalance(now, actions);
             }
-            Some(HealthFinding::Sick) => {
-                actions.push(CoordinatorAction::Warning(format!(
-                    "{rank} is quarantined: tasks keep failing there that others complete"
-                )));
-                self.change(now, rank, Change::Quarantine, actions);
-            }
+            Some(HealthFinding::Sick) => self.quarantine(now, rank, actions),
             None => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::suspended::Suspended;
 use super::{Coordinator, CoordinatorAction, StopReason, change};
 use crate::model::Time;
 use crate::schedule::protocol::{Lease, Message, Stop, add_range};
@@ -60,6 +61,7 @@ impl Coordinator {
         };
         self.finished = true;
         (self.change, self.next_change) = (None, change::NextChange::default());
+        self.suspended = Suspended::default();
         self.broadcast(Message::Finish, actions);
         actions.push(CoordinatorAction::Finished(why));
     }

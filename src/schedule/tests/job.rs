@@ -110,6 +110,22 @@ impl Job {
         }
     }
 
+    /// Independent tasks without retries, each of up to `longest` nanoseconds.
+    pub(super) fn bag(rng: &mut Rng, tasks: u32, longest: u64) -> Job {
+        let n = tasks as usize;
+        Job {
+            graph: Arc::new(TaskGraph::build(&[tasks], &[]).expect("has no edges")),
+            retries: vec![0; n],
+            elsewhere: vec![false; n],
+            movable: (0..n).map(|_| rng.bool()).collect(),
+            gangs: BTreeMap::new(),
+            fails: HashSet::new(),
+            duration: (0..n).map(|_| rng.u64(1_000..longest)).collect(),
+            needs: vec![1; n],
+            max_failures: None,
+        }
+    }
+
     /// How an attempt ends; those that were lost with their rank are not counted.
     pub(super) fn outcome(&self, task: TaskId, attempt: u16) -> Outcome {
         if self.fails.contains(&(task.0, attempt)) { Outcome { state: State::Failed, exit: 1 } } else { Outcome::OK }

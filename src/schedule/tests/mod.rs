@@ -7,6 +7,7 @@
 mod epochs;
 mod job;
 mod losses;
+mod sick;
 mod world;
 
 use std::collections::{BTreeSet, HashMap, HashSet};

@@ -54,6 +54,8 @@ pub(super) struct World {
     /// Nodes get signals, and some attempts end by them. (If the rank dies before it reports such
     /// an attempt, the reason is lost.)
     pub(super) signals: bool,
+    /// Ranks on which every task fails at once.
+    pub(super) sick: BTreeSet<usize>,
     /// Attempts that a signal to their node ended.
     signalled: HashSet<(TaskId, u16)>,
     now: u64,
@@ -140,6 +142,7 @@ impl World {
             delay: [1_000, 100_000, 5_000_000][rng.usize(0..3)],
             rng,
             signals: false,
+            sick: BTreeSet::new(),
             signalled: HashSet::new(),
             job: Arc::clone(&job),
             trace: std::env::var_os("PHALANX_TRACE").is_some(),
@@ -162,6 +165,11 @@ impl World {
         self.workers.push(worker);
         self.pools.push(Pool { slots, idle: slots, frozen: true, ..Pool::default() });
         self.life.push(Life::Alive);
+    }
+
+    /// Virtual time since the start in nanoseconds.
+    pub(super) fn now(&self) -> u64 {
+        self.now
     }
 
     /// How often homes have changed.

@@ -108,7 +108,7 @@ impl Worker {
         match &self.phase {
             ChangePhase::Settled => {
                 self.phase = ChangePhase::Freezing { epoch, lost };
-                let keep = if reserve { self.reserve() } else { 0 };
+                let keep = if reserve && !self.is_suspended() { self.reserve() } else { 0 };
                 actions.push(WorkerAction::Freeze { keep });
             }
             ChangePhase::Freezing { .. } => self.phase = ChangePhase::Freezing { epoch, lost },

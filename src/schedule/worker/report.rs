@@ -15,8 +15,8 @@ impl Worker {
     /// The last step of every event: due retries, steals, reports, and the end of a stop.
     pub(super) fn settle(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {
         self.start_retries(now, actions);
-        if self.may_steal() {
-            self.stealer.update(now, self.load, actions);
+        if self.may_steal() || self.may_only_give() {
+            self.stealer.update(now, self.offered(self.load), actions);
         }
         let idle = self.load.running == 0 && self.load.ready == 0;
         self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
@@ -30,6 +30,9 @@ impl Worker {
         let may_report = !self.phase.is_freezing();
         if may_report && (due || full || changed || rested || (last && !self.report.is_empty())) {
             self.send_report(now, actions);
+        }
+        if may_report {
+            self.ask_for_verdict(actions);
         }
         if last {
             self.stopped = true;

@@ -127,15 +127,14 @@ impl Simulator<'_> {
                 }
             }
             worker::WorkerAction::Release { gang } => self.ranks[rank as usize].pool.release(gang),
-            worker::WorkerAction::Halt => self.ranks[rank as usize].pool.pause(),
+            worker::WorkerAction::Halt | worker::WorkerAction::Suspend => self.ranks[rank as usize].pool.pause(),
+            worker::WorkerAction::Resume => self.ranks[rank as usize].pool.resume(),
             worker::WorkerAction::Stop(how) => {
                 self.ranks[rank as usize].pool.pause();
                 if how != Stop::Drain {
                     self.interrupt(rank);
                 }
             }
-            // Links do not break in the simulation.
-            worker::WorkerAction::Suspend | worker::WorkerAction::Resume => {}
             // The simulation has no user who could cancel tasks.
             worker::WorkerAction::Cancel(_) => {}
             worker::WorkerAction::Exit => self.leave(rank),

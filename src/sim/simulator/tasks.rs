@@ -84,7 +84,8 @@ impl Simulator<'_> {
         } else if !told && simulated.worker.is_stopping() && simulated.pool.is_quiet() {
             queue.push_back(worker::WorkerEvent::Quiet);
         }
-        self.count_surplus(rank, load);
+        let offered = simulated.worker.offered(load);
+        self.count_surplus(rank, offered);
     }
 
     pub(super) fn end(&mut self, number: u32, entry: u64) {

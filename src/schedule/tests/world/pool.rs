@@ -15,6 +15,9 @@ use crate::schedule::worker::{self, Facts};
 /// A task in a pool: task, home as the pool knows it, attempt, when it was ready.
 pub(super) type Item = (u32, u32, u16, u64);
 
+/// How long a task takes to fail on a rank that fails all of them.
+const FAILS_WITHIN_NS: u64 = 5_000;
+
 /// A rank's pool: a queue in order of urgency, slots, and slots held for gangs.
 #[derive(Default)]
 pub(super) struct Pool {
@@ -174,7 +177,8 @@ impl World {
             assert!(!self.journalled.contains(&(task, attempt)), "{task:?}, attempt {attempt}, is known to have ended");
             assert!(self.job.gangs.contains_key(&task.0) || self.job.needs[task.index()] <= self.pools[rank].slots);
         }
-        let took = self.job.duration[task.index()];
+        let is_sick = self.sick.contains(&rank);
+        let took = if is_sick { FAILS_WITHIN_NS } else { self.job.duration[task.index()] };
         self.ends.push(Reverse((self.now + took, rank as u32, item, self.now)));
         self.pools[rank].running += 1;
         if self.rng.bool() {
@@ -237,6 +241,7 @@ impl World {
         let outcome = match interrupted || self.pools[rank].cancelled.contains(&task.0) {
             true => Outcome { state: State::Cancelled, exit: -15 },
             false if self.signals && self.rng.u32(0..50) == 0 => Outcome { state: State::NodeFail, exit: -15 },
+            false if self.sick.contains(&rank) => Outcome { state: State::Failed, exit: 1 },
             false => self.job.outcome(task, attempt - before),
         };
         // The report may be lost: then the next attempt has the same number.
