@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use crate::fabric::launch;
 use crate::journal::RunDir;
 use crate::model::Rank;
 use crate::observe::logging::{self, LogFormat};
@@ -149,8 +150,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
 /// The rank that the launcher assigned to this process, read from the environment before MPI
 /// starts.
 fn launched_rank() -> Option<Rank> {
-    let names = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"];
-    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).map(Rank)
+    launch::place().map(|place| place.rank)
 }
 
 /// Prints an error about the request and returns exit code 2.

@@ -10,6 +10,7 @@ use clap::value_parser;
 use super::selection_args::SelectionArgs;
 use super::{complain, launched_rank, refuse, report};
 use crate::exec::Kernels;
+use crate::fabric::FabricError;
 use crate::job::{self, PolicyKind, ProviderKind};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
@@ -196,6 +197,9 @@ fn worlds(args: &Args) -> &'static str {
 fn exit_code(result: &Result<Finished, RunError>) -> i32 {
     match result {
         Ok(finished) => finished.exit_code,
+        // As for a mistake on the command line: only the first process says so and fails, before
+        // the launcher ends it because of another.
+        Err(RunError::Fabric(FabricError::NoWorld { .. })) if !leads() => 0,
         Err(error) => error.exit_code(),
     }
 }
@@ -203,9 +207,8 @@ fn exit_code(result: &Result<Finished, RunError>) -> i32 {
 /// Prints the result, and writes the exit code to the file that the batch script named, because
 /// launchers may change the exit code.
 fn tell(result: &Result<Finished, RunError>, quiet: bool) {
-    let leads =
-        !matches!(result, Ok(Finished { run_dir: None, .. })) && launched_rank().is_none_or(|rank| rank == Rank::ZERO);
-    if let Some(file) = std::env::var_os(EXIT_FILE).filter(|_| leads)
+    let is_first = !matches!(result, Ok(Finished { run_dir: None, .. })) && leads();
+    if let Some(file) = std::env::var_os(EXIT_FILE).filter(|_| is_first)
         && let Err(error) = std::fs::write(&file, format!("{}\n", exit_code(result)))
     {
         complain(format_args!("cannot write {}: {error}", file.display()));
@@ -214,6 +217,12 @@ fn tell(result: &Result<Finished, RunError>, quiet: bool) {
         Ok(Finished { run_dir: Some(dir), .. }) if !quiet => report::summarize(dir, false),
         Ok(_) => {}
         Err(RunError::Job(diagnostics)) => super::check::show(diagnostics),
+        Err(RunError::Fabric(FabricError::NoWorld { .. })) if !leads() => {}
         Err(error) => complain(error),
     }
+}
+
+/// True in the first process that the launcher started, and in one that was started alone.
+fn leads() -> bool {
+    launched_rank().is_none_or(|rank| rank == Rank::ZERO)
 }

@@ -3,7 +3,10 @@
 
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 use super::print;
+use crate::fabric::launch;
 use crate::topology::{Topology, show};
 
 /// Shows the machine, the CPUs that the launcher granted, and where each slot is pinned.
@@ -21,8 +24,36 @@ pub(super) fn main(args: Args) -> ExitCode {
     let topology = Topology::discover();
     let places = topology.places(args.slots.map(|s| s as usize));
     if args.json {
-        print(&format!("{:#}\n", show::json(&topology, &places)))
+        let mut all = show::json(&topology, &places);
+        all["mpi"] = mpi_json();
+        print(&format!("{all:#}\n"))
     } else {
-        print(&show::text(&topology, &places))
+        print(&format!("{}\n{}", mpi_text(), show::text(&topology, &places)))
     }
+}
+
+/// The MPI library, and how this process was started. An MPI that does not know the launcher shows
+/// here, because MPI itself is not started.
+fn mpi_text() -> String {
+    let how = match launch::place() {
+        Some(place) if launch::is_launched() => {
+            format!("started by {} as rank {} of {}", place.launcher, place.rank.0, place.size)
+        }
+        Some(place) if place.size > 1 => {
+            format!("{} started {} processes, but none of them for MPI", place.launcher, place.size)
+        }
+        _ => "not started by an MPI launcher".to_owned(),
+    };
+    format!("MPI        {}, {how}", launch::library())
+}
+
+fn mpi_json() -> Value {
+    let place = launch::place();
+    json!({
+        "library": launch::library(),
+        "launcher": place.map(|place| place.launcher),
+        "rank": place.map(|place| place.rank.0),
+        "size": place.map(|place| place.size),
+        "launched_for_mpi": launch::is_launched(),
+    })
 }

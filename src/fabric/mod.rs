@@ -6,6 +6,7 @@
 //! frames.
 
 pub mod bridge;
+pub mod launch;
 pub mod local;
 pub mod mpi;
 pub mod near;
@@ -45,6 +46,21 @@ pub enum FabricError {
     /// A rank of this node has written invalid data into shared memory.
     #[error("{0} wrote invalid data to shared memory")]
     Damaged(Rank),
+    /// The launcher started several processes, but MPI finds only one.
+    #[error(
+        "{launcher} started {size} processes, but {library}, which this program was built with, sees only itself: \
+         each process would run the whole job. Start it with the launcher of that MPI (`mpirun`, also inside an \
+         allocation; or `srun --mpi=TYPE` with a type that it knows, see `srun --mpi=list`), or build Phalanx with the \
+         launcher's MPI (docs/clusters.md)"
+    )]
+    NoWorld {
+        /// What started the processes.
+        launcher: &'static str,
+        /// Their number.
+        size: u32,
+        /// The MPI library and its version.
+        library: String,
+    },
     /// MPI could not be used.
     #[error("MPI: {0}")]
     Mpi(String),

@@ -91,7 +91,7 @@ unsafe impl Send for Mpi {}
 
 impl<B> Transfer<B> {
     fn new(buffer: B) -> Transfer<B> {
-        Transfer { request: ffi::MPI_Request(std::ptr::null_mut()), buffer }
+        Transfer { request: no_request(), buffer }
     }
 
     /// Returns the other rank and the number of bytes (of a receive) if the transfer is complete.
@@ -115,11 +115,10 @@ impl<B> Transfer<B> {
     }
 }
 
-/// True if an MPI launcher started this process; only then is MPI initialised.
-pub fn launched() -> bool {
-    ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some())
+/// MPI's handle of no request; a pointer in Open MPI, a number in the MPICH family.
+fn no_request() -> ffi::MPI_Request {
+    // SAFETY: the constant is set when the program is loaded and never changes.
+    unsafe { ffi::RSMPI_REQUEST_NULL }
 }
 
 impl Mpi {
@@ -180,7 +179,7 @@ impl Mpi {
 
     /// Starts to send from a buffer that its transfer then owns.
     fn start(&self, to: Rank, tag: i32, bytes: *const u8, len: usize) -> ffi::MPI_Request {
-        let mut request = ffi::MPI_Request(std::ptr::null_mut());
+        let mut request = no_request();
         // SAFETY: callers keep the memory, which lies on the heap, until `over` says that MPI has
         // done with it, or until after MPI has been finalised. The length fits an i32 because
         // frames are bounded.

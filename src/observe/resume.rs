@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::run_view::{RunState, RunView};
+use crate::fabric::launch;
 use crate::journal::{RUNS, RunDir, SIMULATED};
 use crate::text::shell_word;
 
@@ -24,7 +25,7 @@ pub(super) fn command(run: &RunView) -> Option<String> {
     let mut words = Vec::new();
     let simulated = run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some());
     if began.ranks.len() > 1 && !simulated {
-        words.extend(["mpirun".to_owned(), "-n".to_owned(), began.ranks.len().to_string()]);
+        words.extend([launch::command(), "-n".to_owned(), began.ranks.len().to_string()]);
     }
     let command = if is_rest { without_selection(&began.command) } else { began.command.clone() };
     words.extend(command.iter().map(|word| shell_word(word)));

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::exec::Kernels;
-use crate::fabric::{Alone, Fabric, mpi};
+use crate::fabric::{Fabric, launch};
 use crate::model::Rank;
 use crate::system::open_files;
 use event_wait::EventWait;
@@ -66,7 +66,14 @@ pub fn run(
     notify: impl FnOnce(&Result<Finished, RunError>),
 ) -> Result<Finished, RunError> {
     // Kept until the fabric is gone, so that signals interrupt a fabric that hangs at its end.
-    let (wake, mut fabric) = join()?;
+    let (wake, mut fabric) = match join() {
+        Ok(joined) => joined,
+        Err(error) => {
+            let result = Err(error);
+            notify(&result);
+            return result;
+        }
+    };
     let notify = |result: &Result<Finished, RunError>| {
         notify(result);
         wake.leave();
@@ -79,8 +86,7 @@ fn join() -> Result<(Arc<EventWait>, Box<dyn Fabric>), RunError> {
     // First of all, since threads inherit which signals are blocked.
     let wake = listen()?;
     open_files::raise_limit();
-    let fabric: Box<dyn Fabric> = if mpi::launched() { Box::new(mpi::Mpi::join()?) } else { Box::new(Alone) };
-    Ok((wake, fabric))
+    Ok((wake, launch::join()?))
 }
 
 /// From here on signals are blocked and wait to be read.

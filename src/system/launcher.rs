@@ -30,6 +30,13 @@ pub(crate) fn environment() -> Option<Vec<(String, String)>> {
     variables_of(&find()?)
 }
 
+/// The word by which the launcher was called, e.g. `mpirun` or `/opt/mpi/bin/mpiexec`.
+pub(crate) fn word() -> Option<String> {
+    let line = fs::read(find()?.join("cmdline")).ok()?;
+    let word = line.split(|&byte| byte == 0).next().filter(|word| !word.is_empty())?;
+    Some(String::from_utf8_lossy(word).into_owned())
+}
+
 /// The variables that this process was started with; `None` if they cannot be read.
 pub(crate) fn own_environment() -> Option<Vec<(String, String)>> {
     variables_of(Path::new("/proc/self"))

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::exec_support::{self, Job, Spec, bench};
-use crate::support::test_name;
+use crate::support::{self, test_name};
 use phalanx::job::MpiShape;
 use phalanx::model::{Outcome, State};
 
@@ -20,7 +20,7 @@ const INSIDE: &str = "EXEC_MPI_INSIDE";
 fn program(dir: &Path) -> PathBuf {
     let (source, binary) =
         (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mpi_programs/world.c"), dir.join("world"));
-    let status = Command::new("mpicc").arg("-o").arg(&binary).arg(&source).status().expect("mpicc starts");
+    let status = support::mpicc().arg("-o").arg(&binary).arg(&source).status().expect("mpicc starts");
     assert!(status.success(), "mpicc {}", source.display());
     binary
 }
@@ -68,8 +68,9 @@ fn from_a_process_of_its_own() {
 fn from_inside_a_world() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(dir.path());
-    let output = Command::new("mpirun")
-        .args(["-n", "2", "--oversubscribe"])
+    let output = Command::new(support::mpirun_name())
+        .args(["-n", "2"])
+        .args(support::is_open_mpi().then_some("--oversubscribe"))
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &test_name(module_path!(), "inside_a_world"), "--nocapture", "--test-threads=1"])
         .env("OMPI_ALLOW_RUN_AS_ROOT", "1")

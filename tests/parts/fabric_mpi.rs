@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Dir, TestCommand, test_name};
+use crate::support::{Dir, launcher, test_name};
 use phalanx::fabric::Fabric;
 use phalanx::fabric::mpi::Mpi;
 use phalanx::model::Rank;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(100);
 fn on_two_ranks(name: &str) {
     let dir = Dir::new("fabric");
     let program = std::env::current_exe().expect("this program");
-    let command = TestCommand::new("mpirun", dir.path()).args(["--oversubscribe", "-n", "2"]);
+    let command = launcher(&dir, 2);
     let (program, name): (&Path, _) = (&program, test_name(module_path!(), name));
     let output = command.args([program]).args(["--exact", &name, "--nocapture"]).env(AS_RANK, "1").run().ok();
     assert_eq!(output.stdout().matches("1 passed").count(), 2, "each rank runs the test\n{output}");

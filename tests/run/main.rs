@@ -20,3 +20,4 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod workflows;
+mod worlds;

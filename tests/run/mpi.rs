@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::process::Command;
 
 use crate::support::checker::Trace;
 use crate::support::{self, Dir, Output, mpirun, phalanx, repository, send, wait_for};
@@ -332,7 +331,7 @@ fn a_task_sees_nothing_of_the_world_that_it_runs_in() {
 /// Compiles the small MPI program of the repository.
 fn mpi_program(dir: &Dir) {
     let source = repository().join("tests/mpi_programs/world.c");
-    let status = Command::new("mpicc").arg("-o").arg(dir.path().join("world")).arg(source).status();
+    let status = support::mpicc().arg("-o").arg(dir.path().join("world")).arg(source).status();
     assert!(status.expect("mpicc can be started").success());
 }
 
@@ -345,7 +344,7 @@ fn a_task_may_be_an_mpi_program() {
         command = ["./world", "1"]
         [[task]]
         name = "by-itself"
-        command = "mpirun --oversubscribe -n 2 ./world 2"
+        command = "MPIRUN -n 2 ./world 2"
         [[task]]
         name = "narrow"
         array = "0-1"
@@ -376,7 +375,8 @@ fn a_task_may_be_an_mpi_program() {
     for (ranks, slots) in [(None, "4"), (Some(3), "2")] {
         let dir = Dir::new("program");
         mpi_program(&dir);
-        dir.job("job.toml", job);
+        let more = if support::is_open_mpi() { " --oversubscribe" } else { "" };
+        dir.job("job.toml", &job.replace("MPIRUN", &(support::mpirun_name() + more)));
         let command = match ranks {
             None => phalanx(&dir),
             Some(ranks) => mpirun(&dir, ranks),
@@ -423,7 +423,7 @@ fn a_gang_has_the_cpus_of_all_its_ranks() {
     if !two {
         return support::skip_loudly("this needs two CPUs");
     }
-    let command = support::TestCommand::new("mpirun", dir.path()).args(["-n", "2", "--bind-to", "core"]);
+    let command = support::TestCommand::new(support::mpirun_name(), dir.path()).args(["-n", "2", "--bind-to", "core"]);
     command.args([support::program()]).args(["run", "job.toml", "--slots", "1"]).run().ok();
     for index in 0..4 {
         let text = dir.read(&format!("cpus-{index}"));

@@ -6,5 +6,6 @@ mod jobs;
 mod queue;
 mod shrink;
 mod slurm;
+mod srun;
 #[path = "../support/mod.rs"]
 mod support;

@@ -119,9 +119,29 @@ pub fn phalanx(dir: &Dir) -> TestCommand {
 
 /// `mpirun -n RANKS phalanx ...`, with more ranks than cores allowed.
 pub fn mpirun(dir: &Dir, ranks: u32) -> TestCommand {
-    let ranks = ranks.to_string();
-    let command = TestCommand::new("mpirun", dir.path()).args(["--oversubscribe", "-n", &ranks]).args([program()]);
-    TestCommand { launches: true, ..command }
+    TestCommand { launches: true, ..launcher(dir, ranks).args([program()]) }
+}
+
+/// `mpirun -n RANKS`, with more ranks than cores allowed.
+pub fn launcher(dir: &Dir, ranks: u32) -> TestCommand {
+    // Only Open MPI refuses more ranks than cores.
+    let more: &[&str] = if is_open_mpi() { &["--oversubscribe"] } else { &[] };
+    TestCommand::new(mpirun_name(), dir.path()).args(more).args(["-n", &ranks.to_string()])
+}
+
+/// The launcher of the MPI that the program was built with: `PHALANX_MPIRUN`, else `mpirun`.
+pub fn mpirun_name() -> String {
+    std::env::var("PHALANX_MPIRUN").unwrap_or_else(|_| "mpirun".to_owned())
+}
+
+/// The compiler of that MPI: `MPICC`, else `mpicc`.
+pub fn mpicc() -> Command {
+    Command::new(std::env::var_os("MPICC").unwrap_or_else(|| "mpicc".into()))
+}
+
+/// True if the program was built with Open MPI, and not with an MPI of the MPICH family.
+pub fn is_open_mpi() -> bool {
+    phalanx::fabric::launch::library().contains("Open MPI")
 }
 
 /// `sh -c LINE`, with the program under test first on the `PATH`.
@@ -239,7 +259,8 @@ impl Running {
         let mut ranks: Vec<(u32, u32)> = Vec::new();
         for pid in self.processes() {
             if fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program()) {
-                let rank = environment(pid, "OMPI_COMM_WORLD_RANK").and_then(|rank| rank.parse().ok());
+                let rank = ["OMPI_COMM_WORLD_RANK", "PMI_RANK"].iter().find_map(|name| environment(pid, name));
+                let rank = rank.and_then(|rank| rank.parse().ok());
                 ranks.push((rank.unwrap_or(0), pid));
             }
         }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::walltime::Walltime;
-use crate::fabric::mpi;
+use crate::fabric::launch;
 use crate::model::Time;
 use crate::schedule::coordinator::StopReason;
 use crate::schedule::protocol::Stop;
@@ -43,7 +43,7 @@ pub(super) struct StopRequest {
 impl Limits {
     /// The limits that the launcher of this process set.
     pub(super) fn from_environment() -> Limits {
-        Limits::new(Walltime::from_environment(), mpi::launched())
+        Limits::new(Walltime::from_environment(), launch::is_launched())
     }
 
     fn new(walltime: Option<Walltime>, launched: bool) -> Limits {

@@ -16,7 +16,7 @@ use crate::fabric::bridge::contact::Contact;
 use crate::fabric::bridge::join::{Joined, Pauses, join};
 use crate::fabric::rounds::Rounds;
 use crate::fabric::routed::RoutedFabric;
-use crate::fabric::{Alone, Fabric, mpi};
+use crate::fabric::{Fabric, launch};
 use crate::journal::RunDir;
 use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
@@ -61,10 +61,8 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
     // Before any thread starts, as threads inherit which signals are blocked.
     let wake = listen()?;
     open_files::raise_limit();
-    let world: Box<dyn Fabric> = match mpi::launched() {
-        true => Box::new(Rounds::new(Box::new(mpi::Mpi::join()?))),
-        false => Box::new(Alone),
-    };
+    let world = launch::join()?;
+    let world = if world.size() > 1 { Box::new(Rounds::new(world)) } else { world };
     let mut fabric = enter(world, options, &wake)?;
     let result = worker_main::run(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
     wake.leave();
