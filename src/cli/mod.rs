@@ -36,11 +36,11 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
-use crate::fabric::launch;
 use crate::journal::RunDir;
 use crate::model::Rank;
 use crate::observe::logging::{self, LogFormat};
 use crate::system::file_size_limit;
+use crate::system::launch;
 
 /// Exit code for mistakes on the command line or in the job file.
 const USAGE: u8 = 2;
@@ -150,7 +150,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
 /// The rank that the launcher assigned to this process, read from the environment before MPI
 /// starts.
 fn launched_rank() -> Option<Rank> {
-    launch::place().map(|place| place.rank)
+    launch::place().map(|place| Rank(place.rank))
 }
 
 /// Prints an error about the request and returns exit code 2.

@@ -10,13 +10,12 @@ use clap::value_parser;
 use super::selection_args::SelectionArgs;
 use super::{complain, launched_rank, refuse, report};
 use crate::exec::Kernels;
-use crate::fabric::FabricError;
 use crate::job::{self, PolicyKind, ProviderKind};
-use crate::model::Rank;
 use crate::observe::progress::Mode;
 use crate::runtime::{
     self, Finished, Options, RunError, RunPreview, UnfinishedRun, detach_from_terminal, find_unfinished_run, preview,
 };
+use crate::system::launch;
 
 /// Environment variable that names a file to which rank 0 writes the exit code.
 const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
@@ -197,9 +196,6 @@ fn worlds(args: &Args) -> &'static str {
 fn exit_code(result: &Result<Finished, RunError>) -> i32 {
     match result {
         Ok(finished) => finished.exit_code,
-        // As for a mistake on the command line: only the first process says so and fails, before
-        // the launcher ends it because of another.
-        Err(RunError::Fabric(FabricError::NoWorld { .. })) if !leads() => 0,
         Err(error) => error.exit_code(),
     }
 }
@@ -207,7 +203,7 @@ fn exit_code(result: &Result<Finished, RunError>) -> i32 {
 /// Prints the result, and writes the exit code to the file that the batch script named, because
 /// launchers may change the exit code.
 fn tell(result: &Result<Finished, RunError>, quiet: bool) {
-    let is_first = !matches!(result, Ok(Finished { run_dir: None, .. })) && leads();
+    let is_first = !matches!(result, Ok(Finished { run_dir: None, .. })) && launch::is_first();
     if let Some(file) = std::env::var_os(EXIT_FILE).filter(|_| is_first)
         && let Err(error) = std::fs::write(&file, format!("{}\n", exit_code(result)))
     {
@@ -217,12 +213,7 @@ fn tell(result: &Result<Finished, RunError>, quiet: bool) {
         Ok(Finished { run_dir: Some(dir), .. }) if !quiet => report::summarize(dir, false),
         Ok(_) => {}
         Err(RunError::Job(diagnostics)) => super::check::show(diagnostics),
-        Err(RunError::Fabric(FabricError::NoWorld { .. })) if !leads() => {}
+        Err(error) if error.is_left_to_first() => {}
         Err(error) => complain(error),
     }
-}
-
-/// True in the first process that the launcher started, and in one that was started alone.
-fn leads() -> bool {
-    launched_rank().is_none_or(|rank| rank == Rank::ZERO)
 }

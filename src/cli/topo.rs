@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::print;
-use crate::fabric::launch;
+use crate::system::launch;
 use crate::topology::{Topology, show};
 
 /// Shows the machine, the CPUs that the launcher granted, and where each slot is pinned.
@@ -37,7 +37,7 @@ pub(super) fn main(args: Args) -> ExitCode {
 fn mpi_text() -> String {
     let how = match launch::place() {
         Some(place) if launch::is_launched() => {
-            format!("started by {} as rank {} of {}", place.launcher, place.rank.0, place.size)
+            format!("started by {} as rank {} of {}", place.launcher, place.rank, place.size)
         }
         Some(place) if place.size > 1 => {
             format!("{} started {} processes, but none of them for MPI", place.launcher, place.size)
@@ -52,7 +52,7 @@ fn mpi_json() -> Value {
     json!({
         "library": launch::library(),
         "launcher": place.map(|place| place.launcher),
-        "rank": place.map(|place| place.rank.0),
+        "rank": place.map(|place| place.rank),
         "size": place.map(|place| place.size),
         "launched_for_mpi": launch::is_launched(),
     })

@@ -1,6 +1,6 @@
 //! `phalanx --version`: the program, and the libraries that it runs with.
 
-use crate::fabric::launch;
+use crate::system::launch;
 use crate::topology;
 
 /// A line for the program and one for each library that it was linked to when it started. The

@@ -6,7 +6,6 @@
 //! frames.
 
 pub mod bridge;
-pub mod launch;
 pub mod local;
 pub mod mpi;
 pub mod near;
@@ -23,6 +22,7 @@ use thiserror::Error;
 
 use self::near::NearLane;
 use crate::model::Rank;
+use crate::system::launch::{self, Launch};
 
 /// Why frames no longer move.
 #[derive(Debug, Error)]
@@ -64,6 +64,20 @@ pub enum FabricError {
     /// MPI could not be used.
     #[error("MPI: {0}")]
     Mpi(String),
+}
+
+/// Joins the other processes of the world that a launcher started, or stays alone if none did.
+///
+/// # Errors
+/// If MPI cannot be used, or finds fewer processes than the launcher started.
+pub fn join() -> Result<Box<dyn Fabric>, FabricError> {
+    let fabric: Box<dyn Fabric> = if launch::is_launched() { Box::new(mpi::Mpi::join()?) } else { Box::new(Alone) };
+    match launch::place() {
+        Some(Launch { launcher, size, .. }) if size > 1 && fabric.size() == 1 => {
+            Err(FabricError::NoWorld { launcher, size, library: launch::library() })
+        }
+        _ => Ok(fabric),
+    }
 }
 
 /// A transport of frames between the ranks of a world.

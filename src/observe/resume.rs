@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::run_view::{RunState, RunView};
-use crate::fabric::launch;
 use crate::journal::{RUNS, RunDir, SIMULATED};
+use crate::system::launch;
 use crate::text::shell_word;
 
 /// The command; `None` if nothing is left to do or the run is live. A run that has completed a part

@@ -30,7 +30,7 @@ impl Paint {
     /// goes to a file.
     pub fn for_stream(stream: &impl IsTerminal) -> Paint {
         let set = |name: &str| std::env::var_os(name).unwrap_or_default();
-        let wanted = set("NO_COLOR").is_empty() && set("TERM") != "dumb" && !crate::fabric::launch::is_launched();
+        let wanted = set("NO_COLOR").is_empty() && set("TERM") != "dumb" && !crate::system::launch::is_launched();
         Paint { on: wanted && stream.is_terminal() }
     }
 

@@ -9,6 +9,7 @@ use crate::fabric::bridge::contact::ContactError;
 use crate::fabric::bridge::join::JoinError;
 use crate::job::Diagnostics;
 use crate::journal::{JournalError, RunDirError};
+use crate::system::launch;
 
 /// Why a run cannot start or continue.
 #[derive(Debug, Error)]
@@ -74,10 +75,18 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// True if the first process of those that were started together reports this error. The others
+    /// exit with 0 and say nothing, because their launcher would otherwise end the first before it
+    /// has spoken.
+    pub fn is_left_to_first(&self) -> bool {
+        matches!(self, RunError::Fabric(FabricError::NoWorld { .. })) && !launch::is_first()
+    }
+
     /// The exit code of Phalanx: 2 for what the user can correct in the job or on the command line,
     /// 128+n for a signal, else 1.
     pub fn exit_code(&self) -> i32 {
         match self {
+            _ if self.is_left_to_first() => 0,
             RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) | RunError::Contact(_) => 2,
             RunError::Journal(_)
             | RunError::Unrecorded { .. }

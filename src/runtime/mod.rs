@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::exec::Kernels;
-use crate::fabric::{Fabric, launch};
+use crate::fabric::{self, Fabric};
 use crate::model::Rank;
 use crate::system::open_files;
 use event_wait::EventWait;
@@ -86,7 +86,7 @@ fn join() -> Result<(Arc<EventWait>, Box<dyn Fabric>), RunError> {
     // First of all, since threads inherit which signals are blocked.
     let wake = listen()?;
     open_files::raise_limit();
-    Ok((wake, launch::join()?))
+    Ok((wake, fabric::join()?))
 }
 
 /// From here on signals are blocked and wait to be read.

@@ -29,7 +29,7 @@ fn processes_that_see_only_themselves_run_nothing() {
 #[test]
 fn the_topology_names_mpi_and_what_started_the_process() {
     let dir = Dir::new("topo-mpi");
-    let library = phalanx::fabric::launch::library();
+    let library = crate::support::mpi_library();
     let alone = phalanx(&dir).args(["topo"]).run().ok();
     assert!(alone.stdout().starts_with(&format!("MPI        {library}, not started by an MPI launcher")), "{alone}");
     let step = phalanx(&dir).env("SLURM_PROCID", "1").env("SLURM_STEP_NUM_TASKS", "2").args(["topo", "--json"]);

@@ -141,7 +141,13 @@ pub fn mpicc() -> Command {
 
 /// True if the program was built with Open MPI, and not with an MPI of the MPICH family.
 pub fn is_open_mpi() -> bool {
-    phalanx::fabric::launch::library().contains("Open MPI")
+    mpi_library().contains("Open MPI")
+}
+
+/// The MPI library that the program names as its own.
+pub fn mpi_library() -> String {
+    let output = Command::new(program()).arg("--version").output().expect("the program can be started");
+    String::from_utf8_lossy(&output.stdout).lines().nth(1).unwrap_or_default().to_owned()
 }
 
 /// `sh -c LINE`, with the program under test first on the `PATH`.

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use super::walltime::Walltime;
-use crate::fabric::launch;
 use crate::model::Time;
 use crate::schedule::coordinator::StopReason;
 use crate::schedule::protocol::Stop;
+use crate::system::launch;
 
 /// `mpirun` kills its ranks one second after SIGTERM; tasks that are alive then would be orphans.
 const KILL_DELAY_UNDER_MPIRUN: Duration = Duration::from_millis(400);

@@ -16,7 +16,7 @@ use crate::fabric::bridge::contact::Contact;
 use crate::fabric::bridge::join::{Joined, Pauses, join};
 use crate::fabric::rounds::Rounds;
 use crate::fabric::routed::RoutedFabric;
-use crate::fabric::{Fabric, launch};
+use crate::fabric::{self, Fabric};
 use crate::journal::RunDir;
 use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
@@ -61,7 +61,7 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
     // Before any thread starts, as threads inherit which signals are blocked.
     let wake = listen()?;
     open_files::raise_limit();
-    let world = launch::join()?;
+    let world = fabric::join()?;
     let world = if world.size() > 1 { Box::new(Rounds::new(world)) } else { world };
     let mut fabric = enter(world, options, &wake)?;
     let result = worker_main::run(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);

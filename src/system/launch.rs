@@ -3,12 +3,9 @@
 //! Launchers describe the place of a process in its environment. MPI is asked only in a process
 //! that a launcher started, and what MPI finds must agree with the launcher: a program that was
 //! built with another MPI than its launcher's, or that `srun` started without MPI support, sees
-//! only itself, and each process would run the whole job.
+//! only itself, and each process would run the whole job (`fabric::join` refuses that).
 
-use super::mpi::Mpi;
-use super::{Alone, Fabric, FabricError};
-use crate::model::Rank;
-use crate::system::launcher;
+use super::launcher;
 
 /// Place of a process among those that its launcher started, by the launcher's variables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +13,7 @@ pub struct Launch {
     /// What started the process, e.g. `srun`.
     pub launcher: &'static str,
     /// Number of this process, from 0.
-    pub rank: Rank,
+    pub rank: u32,
     /// Number of processes that were started together.
     pub size: u32,
 }
@@ -57,22 +54,13 @@ fn place_in(env: &dyn Fn(&str) -> Option<String>) -> Option<Launch> {
     let found = LAUNCHERS
         .iter()
         .filter(|(name, ..)| *name != SRUN || !is_hydra)
-        .find_map(|&(launcher, rank, size)| Some(Launch { launcher, rank: Rank(number(rank)?), size: number(size)? }));
-    found.filter(|found| found.rank.0 < found.size)
+        .find_map(|&(launcher, rank, size)| Some(Launch { launcher, rank: number(rank)?, size: number(size)? }));
+    found.filter(|found| found.rank < found.size)
 }
 
-/// Joins the other processes of the world that a launcher started, or stays alone if none did.
-///
-/// # Errors
-/// If MPI cannot be used, or finds fewer processes than the launcher started.
-pub fn join() -> Result<Box<dyn Fabric>, FabricError> {
-    let fabric: Box<dyn Fabric> = if is_launched() { Box::new(Mpi::join()?) } else { Box::new(Alone) };
-    match place() {
-        Some(Launch { launcher, size, .. }) if size > 1 && fabric.size() == 1 => {
-            Err(FabricError::NoWorld { launcher, size, library: library() })
-        }
-        _ => Ok(fabric),
-    }
+/// True in the first process that the launcher started, and in one that was started alone.
+pub fn is_first() -> bool {
+    place().is_none_or(|place| place.rank == 0)
 }
 
 /// The words before `-n` of a command that starts a world: those that started this process as far
@@ -105,7 +93,7 @@ mod tests {
             let pairs = variables.split_whitespace().filter_map(|pair| pair.split_once('='));
             pairs.filter(|pair| pair.0 == name).map(|pair| pair.1.to_owned()).next()
         };
-        place_in(&value).map(|launch| (launch.launcher, launch.rank.0, launch.size))
+        place_in(&value).map(|launch| (launch.launcher, launch.rank, launch.size))
     }
 
     #[test]
