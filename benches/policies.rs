@@ -16,7 +16,7 @@ use phalanx::exec::Kernels;
 use phalanx::job::import;
 use phalanx::job::{Cost, Scaling};
 use phalanx::sim::Cluster;
-use phalanx::sim::compare::{Comparison, Row, balance_table, compare, compare_balance, table};
+use phalanx::sim::compare::{Comparison, Row, compare, compare_placement, placement_table, table};
 use phalanx::workload::PreparedJob;
 
 /// Ours, static ones, and those of others.
@@ -207,8 +207,8 @@ fn main() {
         .unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
         let field =
             Comparison { prepared: &case.prepared, cluster: &slow, scaling: &scaling, cost: &cost, seed, repeats };
-        match compare_balance(&field, 8) {
-            Ok(rows) => println!("\n### {}\n\n{}", case.name, balance_table(&rows)),
+        match compare_placement(&field, 8) {
+            Ok(rows) => println!("\n### {}\n\n{}", case.name, placement_table(&rows)),
             Err(error) => println!("\n### {}: {error}", case.name),
         }
     }

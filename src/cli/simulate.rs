@@ -13,7 +13,7 @@ use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Cost, Scaling, Trigger};
 use crate::scale::policy::policy_names;
-use crate::sim::compare::{Comparison, LEGEND, balance_table, compare, compare_balance, table};
+use crate::sim::compare::{Comparison, LEGEND, compare, compare_placement, placement_table, table};
 use crate::sim::{Cluster, RecordRequest, Rehearsed, rehearse};
 use crate::workload::PreparedJob;
 
@@ -56,10 +56,11 @@ pub(super) struct Args {
     /// Compare policies and print a table; no run directory is written.
     #[arg(long, conflicts_with_all = ["resume", "run_dir", "ranks"])]
     compare: bool,
-    /// Compare placement strategies and print a table; no run directory is written.
-    #[arg(long, conflicts_with_all = ["compare", "resume", "run_dir", "policy"])]
-    compare_balance: bool,
-    /// With --compare: number of seeds per policy; results are averaged.
+    /// Compare the placements of tasks (`[job] placement`) and print a table; no run directory is
+    /// written.
+    #[arg(long, alias = "compare-balance", conflicts_with_all = ["compare", "resume", "run_dir", "policy"])]
+    compare_placement: bool,
+    /// With a comparison: number of seeds of each row; results are averaged.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..=10_000))]
     repeats: u64,
     /// Resume a simulated run that stopped, e.g. with a larger budget.
@@ -98,9 +99,9 @@ pub(super) fn main(args: Args) -> ExitCode {
     if !args.quiet {
         warn_of_silent_rules(&scaling);
     }
-    match (args.compare || args.policy.len() > 1, args.compare_balance) {
+    match (args.compare || args.policy.len() > 1, args.compare_placement) {
         (true, _) => set.compare(),
-        (_, true) => set.compare_balance(),
+        (_, true) => set.compare_placement(),
         _ => set.run((&source.0, &source.1), &text),
     }
 }
@@ -186,10 +187,10 @@ impl Set<'_> {
         }
     }
 
-    fn compare_balance(&self) -> ExitCode {
-        match compare_balance(&self.field(), self.args.ranks.unwrap_or(self.scaling.max_ranks)) {
+    fn compare_placement(&self) -> ExitCode {
+        match compare_placement(&self.field(), self.args.ranks.unwrap_or(self.scaling.max_ranks)) {
             Ok(rows) if self.args.json => print(&format!("{:#}\n", serde_json::json!({ "strategies": rows }))),
-            Ok(rows) => print(&balance_table(&rows)),
+            Ok(rows) => print(&placement_table(&rows)),
             Err(error) => refuse(error),
         }
     }

@@ -13,6 +13,7 @@
 pub mod ascending;
 mod c_output;
 pub mod csr;
+pub mod deal;
 pub mod link;
 mod order;
 pub mod partition;

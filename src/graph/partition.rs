@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::c_output::discard_remarks;
 use super::csr::{Csr, PairSource};
+use super::deal::{Dealer, LoadRule, RankLoad};
 use super::{Order, TaskGraph};
 use crate::model::TaskId;
 
@@ -30,8 +31,8 @@ pub enum Method {
     /// Greedy earliest finish time in order of upward rank (HEFT without insertion): better for few
     /// tasks with very different durations.
     EarliestFinish,
-    /// Round robin, in proportion to slots.
-    RoundRobin,
+    /// By load alone.
+    Load(LoadRule),
 }
 
 /// Input of the partitioning.
@@ -97,7 +98,7 @@ pub fn partition(problem: &PartitionProblem<'_>, method: Method) -> Partition {
         [] => vec![0; nodes],
         [only] => vec![only; nodes],
         _ => match method {
-            Method::RoundRobin => round_robin(problem),
+            Method::Load(rule) => by_load(problem, rule),
             Method::EarliestFinish => earliest_finish(problem, &able),
             Method::Bands => bands(problem, &able),
         },
@@ -106,12 +107,23 @@ pub fn partition(problem: &PartitionProblem<'_>, method: Method) -> Partition {
     measure(problem.graph, problem.duration, problem.slots, home)
 }
 
-/// Assigns nodes to ranks in turn; a rank with twice the slots gets twice the nodes.
-fn round_robin(problem: &PartitionProblem<'_>) -> Vec<u32> {
-    let turn: Vec<u32> = (0..problem.slots.iter().copied().max().unwrap_or(0))
-        .flat_map(|k| (0..problem.slots.len() as u32).filter(move |&r| problem.slots[r as usize] > k))
-        .collect();
-    (0..problem.graph.node_count()).map(|n| turn[n % turn.len()]).collect()
+/// Deals the tasks in the order of their numbers. A join is at home with the first task that it
+/// waits for.
+fn by_load(problem: &PartitionProblem<'_>, rule: LoadRule) -> Vec<u32> {
+    let graph = problem.graph;
+    let load = |&slots: &u32| RankLoad { slots, speed: 1.0, ..RankLoad::default() };
+    let mut dealer = Dealer::new(rule, problem.slots.iter().map(load).collect());
+    let tasks = (0..graph.task_count() as u32).map(TaskId);
+    let deal = |task: TaskId| {
+        let work = (problem.duration)(task);
+        dealer.deal(work, &|rank| (problem.fits)(task, rank as usize)).unwrap_or(0)
+    };
+    let mut home: Vec<u32> = tasks.map(deal).collect();
+    home.resize(graph.node_count(), 0);
+    for join in graph.topological().iter().filter(|&node| node as usize >= graph.task_count()) {
+        home[join as usize] = graph.predecessors(join).next().map_or(0, |edge| home[edge.node() as usize]);
+    }
+    home
 }
 
 /// Assigns each node, by descending urgency, to the rank on which it finishes first.
@@ -411,6 +423,12 @@ mod tests {
         TaskGraph::build(&counts, &links).unwrap()
     }
 
+    fn methods() -> impl Iterator<Item = Method> {
+        use LoadRule::{DynamicThreshold, LeastLoaded, Predictive, RoundRobin, WeightedRoundRobin};
+        let rules = [RoundRobin, LeastLoaded, WeightedRoundRobin, DynamicThreshold, Predictive];
+        [Method::Bands, Method::EarliestFinish].into_iter().chain(rules.map(Method::Load))
+    }
+
     fn run(graph: &TaskGraph, slots: &[u32], method: Method) -> Partition {
         let order = graph.order(&|_| 1000);
         let problem = PartitionProblem { graph, order: &order, duration: &|_| 1000, slots, fits: &|_, _| true };
@@ -420,7 +438,7 @@ mod tests {
     #[test]
     fn every_method_gives_every_node_a_rank_with_slots() {
         let graph = chains(24, 10);
-        for method in [Method::Bands, Method::EarliestFinish, Method::RoundRobin] {
+        for method in methods() {
             let found = run(&graph, &[0, 4, 2, 4], method);
             assert_eq!(found.home.len(), 240);
             assert!(found.home.iter().all(|&r| (1..4).contains(&r)), "{method:?}");
@@ -438,7 +456,7 @@ mod tests {
             (0..24).for_each(|c| per_rank[found.home[step * 24 + c] as usize] += 1);
             assert!(per_rank.iter().all(|&n| n >= 3), "step {step}: {per_rank:?}");
         }
-        assert!(run(&graph, &[1, 1, 1, 1], Method::RoundRobin).cut_edges <= 216);
+        assert!(run(&graph, &[1, 1, 1, 1], Method::Load(LoadRule::RoundRobin)).cut_edges <= 216);
     }
 
     #[test]
@@ -470,7 +488,7 @@ mod tests {
         let fits = |task: TaskId, rank: usize| task.0 >= 8 || rank == 2;
         let problem =
             PartitionProblem { graph: &graph, order: &order, duration: &|_| 1, slots: &[1, 1, 1], fits: &fits };
-        for method in [Method::Bands, Method::EarliestFinish, Method::RoundRobin] {
+        for method in methods() {
             let found = partition(&problem, method);
             assert!(found.home[..8].iter().all(|&r| r == 2), "{method:?}");
         }

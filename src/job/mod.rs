@@ -42,6 +42,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::graph::deal::LoadRule;
 use crate::graph::link::Link;
 use crate::model::TaskId;
 
@@ -85,8 +86,8 @@ pub struct Job {
     pub flush: Flush,
     /// `[job] max_failures`: stop starting tasks after this many have failed; `None` keeps going.
     pub max_failures: Option<u32>,
-    /// `[job] partition`: how homes of tasks are chosen.
-    pub partition: PartitionMethod,
+    /// `[job] placement`: how homes of tasks are chosen.
+    pub placement: Placement,
     /// `[scaling]`: how the number of ranks changes; `None` keeps the initial ranks.
     pub scaling: Option<Scaling>,
     /// `[cost]`: prices, budget and deadline.
@@ -147,17 +148,17 @@ impl Default for Flush {
     }
 }
 
-/// How homes of tasks are chosen.
+/// How homes of tasks are chosen: for the first hand-out, and at each change of homes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum PartitionMethod {
+pub enum Placement {
     /// Multi-constraint k-way partition over level bands (METIS): little data movement, ranks busy
     /// throughout.
     #[default]
     Bands,
     /// Greedy earliest finish time, in order of upward rank (HEFT).
-    Eft,
-    /// Task `i` to rank `i mod n`, weighted by slots.
-    RoundRobin,
+    EarliestFinish,
+    /// By load alone.
+    Load(LoadRule),
 }
 
 /// One `[[task]]` table: tasks that differ only in index and substituted values. Elements are

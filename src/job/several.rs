@@ -166,8 +166,8 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
     if job.capacity == Capacity::default() {
         job.capacity = own.capacity;
     }
-    if own.partition != Default::default() {
-        job.partition = own.partition;
+    if own.placement != Default::default() {
+        job.placement = own.placement;
     }
     job.graphs.extend(
         own.graphs
@@ -252,8 +252,8 @@ fn conflicts(all: &[Loaded]) -> Vec<(String, String)> {
         differs("[cost]", &|a, b| both(&a.cost, &b.cost));
         let both = |a: &Capacity, b: &Capacity| *a != Capacity::default() && *b != Capacity::default() && a != b;
         differs("[capacity]", &|a, b| both(&a.capacity, &b.capacity));
-        let default = Job::default().partition;
-        differs("partition", &|a, b| ![a.partition, b.partition].contains(&default) && a.partition != b.partition);
+        let default = Job::default().placement;
+        differs("placement", &|a, b| ![a.placement, b.placement].contains(&default) && a.placement != b.placement);
         for graph in &job.graphs {
             let same = |other: &&Loaded| other.job.graphs.iter().any(|it| it.name == graph.name && it != graph);
             if let Some(other) = all[..at].iter().find(same) {

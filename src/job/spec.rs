@@ -15,7 +15,7 @@ use super::values::{
     FlushSpec, Fraction, GraphWeights, MatrixSpec, MemorySpec, NeedsSpec, OneOf, OperationName, RetriesSpec, ShellSpec,
     Signed, SizeSpec, Strings, TriggerSpec,
 };
-use super::{Above, Intent, KeepOutput, PartitionMethod, PolicyKind, ProviderKind};
+use super::{Above, Intent, KeepOutput, Placement, PolicyKind, ProviderKind};
 use crate::data::format::GraphFormat;
 use crate::data::generate::GeneratedKind;
 use crate::graph::pattern::Dependence;
@@ -70,8 +70,10 @@ section! {
         flush: FlushSpec = "\"1s\"",
         /// Stop starting tasks after this number of failed tasks
         max_failures: Whole<1, { u32::MAX as i64 }> = "no limit",
-        /// How tasks are divided among the ranks
-        partition: OneOf<PartitionMethod> = "\"bands\"",
+        /// How tasks are placed on the ranks, at the start and whenever homes change
+        placement: OneOf<Placement> = "\"bands\"",
+        /// Former name of `placement`
+        partition: OneOf<Placement>,
     }
 }
 

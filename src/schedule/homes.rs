@@ -4,7 +4,8 @@
 //! remaining work is balanced, as part of the excess share of its rank. It goes to a rank below its
 //! share, by remaining work per slot (slow ranks count for less): to the home of most of its
 //! predecessors if that is such a rank, otherwise to the rank with the most room. Tasks follow
-//! their predecessors, so a chain moves as a whole. Tasks that an active rank runs or is about to
+//! their predecessors, so a chain moves as a whole. Where the job asks for a placement by load
+//! alone, its rule chooses the rank instead. Tasks that an active rank runs or is about to
 //! run stay there.
 
 use std::cmp::Reverse;
@@ -16,6 +17,7 @@ use rustc_hash::FxHashMap;
 use super::dependency_counts::End;
 use super::membership::Member;
 use crate::graph::TaskGraph;
+use crate::graph::deal::{Dealer, LoadRule, RankLoad};
 use crate::model::{Rank, TaskId};
 
 /// Approximate time in nanoseconds per node of the graph that rank 0 needs to choose new homes and
@@ -33,6 +35,11 @@ pub trait Advice: Send {
     /// True if a rank has the resources for a task. A task that no single rank can hold may be at
     /// home on any.
     fn fits(&self, task: TaskId, member: &Member) -> bool;
+    /// The rule by which tasks that change their home are dealt; `None`: they follow their
+    /// predecessors while there is room, otherwise to the rank with the most room.
+    fn load_rule(&self) -> Option<LoadRule> {
+        None
+    }
     /// Distributes the limits on concurrent tasks of a group over these ranks; a rank without slots
     /// gets no share.
     fn share_out(&mut self, members: &[Member]);
@@ -84,6 +91,7 @@ pub(super) struct Homeless {
 pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     let before = home.to_vec();
     let mut scales = Scales::new(remains, home);
+    let mut dealer = remains.advice.load_rule().map(|rule| dealer(rule, remains, home));
     let mut homeless = Homeless::default();
     let mut alike = 0..0;
     for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
@@ -91,15 +99,22 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
         let next = match remains.kept.get(&TaskId(node)) {
             Some(keeper) if !remains.fits(node, at) => Some(keeper.0).filter(|&rank| remains.fits(node, rank)),
             Some(_) => Some(at),
-            None if remains.fits(node, at) => Some(scales.lighten(remains, &before, home, node)),
+            None if remains.fits(node, at) => Some(scales.lighten(remains, (&before, home), node, &mut dealer)),
             None => None,
         };
-        let next = next.or_else(|| scales.near(remains, home, node)).or_else(|| scales.lightest(remains, node));
+        let next = next.or_else(|| match &mut dealer {
+            Some(dealer) => dealer.choose(remains.work(node), &|rank| remains.fits(node, rank)),
+            None => scales.near(remains, home, node).or_else(|| scales.lightest(remains, node)),
+        });
         // A home must receive the result. The rank that runs the task can also retry it.
         let next = next.or_else(|| remains.kept.get(&TaskId(node)).map(|keeper| keeper.0));
         match next {
             Some(next) => {
                 scales.carry(remains.work(node), at, next);
+                if let Some(dealer) = dealer.as_mut().filter(|_| next != at) {
+                    dealer.take(at, remains.work(node));
+                    dealer.give(next, remains.work(node));
+                }
                 home[node as usize] = next;
             }
             None if (node as usize) < remains.graph.task_count() => {
@@ -113,6 +128,19 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
         }
     }
     homeless
+}
+
+/// Deals tasks by a rule to ranks with the open tasks that they have.
+fn dealer(rule: LoadRule, remains: &Remains<'_>, home: &[u32]) -> Dealer {
+    let speed = |rank: u32| 1.0 / (remains.slowness)(Rank(rank)).max(1.0);
+    let load =
+        |(rank, member): (u32, &Member)| RankLoad { slots: member.slots, speed: speed(rank), ..RankLoad::default() };
+    let mut loads: Vec<RankLoad> = (0..).zip(remains.members).map(load).collect();
+    for task in (0..remains.graph.task_count()).filter(|&task| remains.ended[task].is_none()) {
+        let load = &mut loads[home[task] as usize];
+        (load.tasks, load.work) = (load.tasks + 1, load.work + u128::from(remains.work(task as u32)));
+    }
+    Dealer::new(rule, loads)
 }
 
 /// The work that each rank has, and the share that it should have.
@@ -166,13 +194,20 @@ impl Scales {
 
     /// The new home of a task that may stay: with its predecessors, or away as part of its rank's
     /// excess.
-    fn lighten(&mut self, remains: &Remains<'_>, before: &[u32], home: &[u32], node: u32) -> u32 {
+    fn lighten(
+        &mut self,
+        remains: &Remains<'_>,
+        (before, home): (&[u32], &[u32]),
+        node: u32,
+        dealer: &mut Option<Dealer>,
+    ) -> u32 {
         let at = home[node as usize];
         if self.give[at as usize] == 0 {
             return at;
         }
         let open = |p: &u32| remains.ended[*p as usize].is_none() && before[*p as usize] == at;
-        if let Some(leader) = remains.graph.predecessors(node).map(|edge| edge.node()).find(open) {
+        let leader = remains.graph.predecessors(node).map(|edge| edge.node()).find(open);
+        if let Some(leader) = leader.filter(|_| dealer.is_none()) {
             let to = home[leader as usize];
             return if self.has_room(to) && remains.fits(node, to) { to } else { at };
         }
@@ -181,7 +216,11 @@ impl Scales {
         if self.due[at as usize] < work * self.had[at as usize] {
             return at;
         }
-        match self.lightest(remains, node).filter(|&to| self.has_room(to)) {
+        let to = match dealer {
+            Some(dealer) => dealer.choose(remains.work(node), &|to| self.has_room(to) && remains.fits(node, to)),
+            None => self.lightest(remains, node).filter(|&to| self.has_room(to)),
+        };
+        match to {
             Some(to) => {
                 self.due[at as usize] -= work * self.had[at as usize];
                 to
@@ -224,7 +263,8 @@ mod tests {
     use super::*;
     use crate::graph::link::{Condition, Link, LinkShape};
 
-    struct Alike;
+    #[derive(Default)]
+    struct Alike(Option<LoadRule>);
 
     impl Advice for Alike {
         fn class(&self, _: TaskId) -> (u32, Range<u32>) {
@@ -239,6 +279,10 @@ mod tests {
             task.0 != 99 || member.gpus > 0
         }
 
+        fn load_rule(&self) -> Option<LoadRule> {
+            self.0
+        }
+
         fn share_out(&mut self, _: &[Member]) {}
 
         fn has_share(&self, _: TaskId, _: Rank) -> bool {
@@ -251,10 +295,21 @@ mod tests {
     }
 
     fn chosen(graph: &TaskGraph, home: &[u32], slots: &[u32], kept: &[(u32, u32)], even_out: bool) -> (Vec<u32>, u32) {
+        chosen_by(&Alike(None), graph, home, slots, kept, even_out)
+    }
+
+    fn chosen_by(
+        advice: &Alike,
+        graph: &TaskGraph,
+        home: &[u32],
+        slots: &[u32],
+        kept: &[(u32, u32)],
+        even_out: bool,
+    ) -> (Vec<u32>, u32) {
         let ended = vec![None; graph.node_count()];
         let kept = kept.iter().map(|&(task, rank)| (TaskId(task), Rank(rank))).collect();
         let members: Vec<Member> = slots.iter().map(|&slots| Member { slots, ..Member::default() }).collect();
-        let (members, advice) = (&members[..], &Alike as &dyn Advice);
+        let (members, advice) = (&members[..], advice as &dyn Advice);
         let slowness: &dyn Fn(Rank) -> f64 = &|rank| if rank == Rank(7) { 3.0 } else { 1.0 };
         let remains = Remains { graph, ended: &ended, kept: &kept, members, slowness, advice, even_out };
         let mut home = home.to_vec();
@@ -283,6 +338,26 @@ mod tests {
         let (home, _) = chosen(&bag, &before, &[1, 3, 0], &[(2, 0), (5, 2)], false);
         assert_eq!((count(&home, 2), home[2]), (0, 0), "a task goes home to who runs it");
         assert!(count(&home, 1) > 35, "{home:?}");
+    }
+
+    #[test]
+    fn every_rule_deals_what_must_move_and_what_is_too_much() {
+        use LoadRule::{DynamicThreshold, LeastLoaded, Predictive, RoundRobin, WeightedRoundRobin};
+        let bag = TaskGraph::build(&[120], &[]).unwrap();
+        for rule in [RoundRobin, LeastLoaded, WeightedRoundRobin, DynamicThreshold, Predictive] {
+            let by = |home: &[u32], slots: &[u32], even_out| {
+                let (home, homeless) = chosen_by(&Alike(Some(rule)), &bag, home, slots, &[(2, 0), (5, 1)], even_out);
+                assert_eq!(homeless, 1, "{rule:?}: 99 fits nowhere");
+                (0..slots.len() as u32).map(|rank| count(&home, rank)).collect::<Vec<_>>()
+            };
+            let thirds: Vec<u32> = (0..120).map(|task| task % 3).collect();
+            let left = by(&thirds, &[1, 1, 0], false);
+            assert!(left[2] == 0 && left.iter().sum::<usize>() == 120, "{rule:?}: {left:?}");
+            assert!(left[0].abs_diff(left[1]) <= 20, "{rule:?}: {left:?}");
+            let halves: Vec<u32> = (0..120).map(|task| task % 2).collect();
+            let joined = by(&halves, &[1, 1, 1], true);
+            assert!(joined.iter().all(|&tasks| (38..=42).contains(&tasks)), "{rule:?}: {joined:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Compares policies, or strategies to assign tasks: the same job, cluster and random draws under
+//! Compares policies, or placements of tasks: the same job, cluster and random draws under
 //! each.
 //!
 //! A policy is on the *front* if no other is both faster and cheaper.
@@ -10,12 +10,8 @@ use serde::Serialize;
 
 use super::cluster::Cluster;
 use super::simulation::{Before, Simulation, SimulationError, SimulationOutcome};
-use super::simulator::{Forget, Homes, Simulator};
-use crate::graph::partition::Method;
-use crate::job::{Cost, Scaling};
-use crate::model::TaskId;
-use crate::scale::NodeTypeId;
-use crate::scale::balance::{BalancedRank, Balancer, Capabilities, Strategy};
+use super::simulator::{Forget, Simulator};
+use crate::job::{Cost, Placement, Scaling};
 use crate::workload::PreparedJob;
 
 /// The common setup of a comparison.
@@ -88,18 +84,7 @@ pub fn compare(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Row>, Si
 fn simulation<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Simulation<'a> {
     let Comparison { prepared, cluster, scaling, cost, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
-    Simulation {
-        prepared,
-        cluster,
-        policy,
-        scaling,
-        cost,
-        ranks: None,
-        homes: Some(Homes::Known(homes)),
-        seed,
-        before,
-        floor: None,
-    }
+    Simulation { prepared, cluster, policy, scaling, cost, ranks: None, homes: Some(homes), seed, before, floor: None }
 }
 
 /// The initial homes under each policy, chosen one after another: the partitioner must not be
@@ -190,112 +175,88 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// The results of one strategy.
+/// The results of one placement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct BalanceRow {
-    /// Its name.
+pub struct PlacementRow {
+    /// Its name in the job file.
     pub name: String,
     /// Makespan in seconds.
     pub makespan_s: f64,
     /// Makespan over the greater of the longest chain and work / slots.
     pub stretch: f64,
-    /// Balance of the assigned work before the run: mean over maximum, 0 to 1.
+    /// Balance of the work as it was placed: mean over maximum, 0 to 1.
     pub balance: f64,
     /// Bytes along edges between homes on different ranks.
     pub cut_bytes: u64,
-    /// Edges between them.
+    /// Edges between them: the messages that ends of tasks cause, before they are batched.
     pub cut_edges: u64,
     /// Share of attempts that ran on another rank than their home, by stealing.
     pub away: f64,
+    /// The bill.
+    pub cost: f64,
 }
 
-/// Runs a job on `ranks` ranks with each way to assign its tasks: by the graph, and by the
-/// strategies that use load alone.
+/// Runs a job on `ranks` ranks with each placement; results are means over the seeds.
 ///
 /// # Errors
 ///
 /// If a task fits on none of the ranks.
-pub fn compare_balance(field: &Comparison<'_>, ranks: u32) -> Result<Vec<BalanceRow>, SimulationError> {
-    let mut rows = Vec::new();
-    for (name, method) in [("graph (bands)", Method::Bands), ("graph (earliest finish)", Method::EarliestFinish)] {
-        rows.push(balance_row(field, ranks, name, Homes::Method(method))?);
-    }
-    for (name, strategy) in Strategy::ALL {
-        let dealt = deal(field, ranks, strategy);
-        rows.push(balance_row(field, ranks, name, Homes::Assigned(&dealt))?);
-    }
-    Ok(rows)
+pub fn compare_placement(field: &Comparison<'_>, ranks: u32) -> Result<Vec<PlacementRow>, SimulationError> {
+    Placement::all().map(|(name, placement)| placement_row(field, ranks, name, placement)).collect()
 }
 
-/// Assigns all tasks in order of their numbers to ranks of known speed, as after an earlier run.
-fn deal(field: &Comparison<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
-    let speeds = Simulator::speeds(field.cluster, ranks, field.seed);
-    let balanced_rank = |(kind, speed): (NodeTypeId, f64)| {
-        let node = &field.cluster.nodes[kind.0 as usize];
-        BalancedRank {
-            slots: node.slots,
-            speed,
-            able: Capabilities { memory: node.memory, gpus: node.gpus, slots: node.slots, labels: Vec::new() },
-            success: 1.0,
-            latency: 1.0,
-            healthy: true,
-            ..BalancedRank::default()
-        }
-    };
-    let mut balanced_ranks: Vec<BalancedRank> =
-        field.cluster.first_kinds(ranks).zip(speeds).map(balanced_rank).collect();
-    let need = |task: u32| {
-        let group = field.prepared.job.group(TaskId(task));
-        let able =
-            Capabilities { memory: group.memory.unwrap_or(0), gpus: group.gpus, slots: group.cpus, labels: Vec::new() };
-        (able, field.prepared.estimate(TaskId(task)).as_secs_f64())
-    };
-    let tasks: Vec<(Capabilities, f64)> = (0..field.prepared.tasks()).map(need).collect();
-    let homes = Balancer::new(strategy).deal(&tasks, &mut balanced_ranks);
-    // A task that no strategy can place (an MPI task over several ranks) is at home on rank 0.
-    homes.into_iter().map(|home| home.map_or(0, |balanced_rank| balanced_rank as u32)).collect()
-}
-
-fn balance_row(
+fn placement_row(
     field: &Comparison<'_>,
     ranks: u32,
     name: &str,
-    homes: Homes<'_>,
-) -> Result<BalanceRow, SimulationError> {
-    let Comparison { prepared, cluster, scaling, cost, seed, .. } = *field;
-    let before = Before { done: &|_| false, spent: 0.0 };
-    let (policy, first, homes) = ("fixed", Some(ranks), Some(homes));
-    let fixed = Simulation { prepared, cluster, policy, scaling, cost, ranks: first, homes, seed, before, floor: None };
-    let outcome = fixed.run(&mut Forget)?;
-    let partition = outcome.ended.partition.clone();
-    let bound = outcome.floor.critical_path_s.max(outcome.floor.work_s / cluster.first_speed(ranks));
-    Ok(BalanceRow {
+    placement: Placement,
+) -> Result<PlacementRow, SimulationError> {
+    let Comparison { cluster, scaling, cost, repeats, .. } = *field;
+    let mut job = (*field.prepared.job).clone();
+    job.placement = placement;
+    let prepared = &field.prepared.with_job(job);
+    let homes = Simulator::homes(prepared, cluster, ranks).map_err(SimulationError::Refused)?;
+    let seeds: Vec<u64> = (0..repeats.max(1)).map(|n| field.seed + n).collect();
+    let run = |&seed: &u64| {
+        let before = Before { done: &|_| false, spent: 0.0 };
+        let (policy, ranks, homes) = ("fixed", Some(ranks), Some(homes.as_slice()));
+        Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, floor: None }
+            .run(&mut Forget)
+    };
+    let outcomes: Vec<SimulationOutcome> = seeds.par_iter().map(run).collect::<Result<_, _>>()?;
+    let mean = |of: &dyn Fn(&SimulationOutcome) -> f64| outcomes.iter().map(of).sum::<f64>() / outcomes.len() as f64;
+    let bound = |o: &SimulationOutcome| o.floor.critical_path_s.max(o.floor.work_s / cluster.first_speed(ranks));
+    let partition = &outcomes[0].ended.partition;
+    let tasks = f64::from((prepared.tasks() - prepared.left_out_count()).max(1));
+    Ok(PlacementRow {
         name: name.to_owned(),
-        makespan_s: outcome.makespan_s(),
-        stretch: outcome.makespan_s() / bound.max(1e-9),
+        makespan_s: mean(&SimulationOutcome::makespan_s),
+        stretch: mean(&|o| o.makespan_s() / bound(o).max(1e-9)),
         balance: partition.balance,
         cut_bytes: partition.cut_bytes,
         cut_edges: partition.cut_edges,
-        away: outcome.ended.away as f64 / f64::from(prepared.tasks().max(1)),
+        away: mean(&|o| o.ended.away as f64 / tasks),
+        cost: mean(&|o| o.bill),
     })
 }
 
 /// The rows as a table in Markdown.
-pub fn balance_table(rows: &[BalanceRow]) -> String {
+pub fn placement_table(rows: &[PlacementRow]) -> String {
     let mut text = String::from(
-        "| tasks dealt | makespan s | / bound | balance before | edges cut | bytes cut | ran elsewhere |\n|---|---:|---:|---:|---:|---:|---:|\n",
+        "| placement | makespan s | / bound | balance before | edges cut | bytes cut | ran elsewhere | cost |\n|---|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for row in rows {
         let _ = writeln!(
             text,
-            "| {} | {:.1} | {:.2} | {:.2} | {} | {} | {:.0} % |",
+            "| {} | {:.1} | {:.2} | {:.2} | {} | {} | {:.0} % | {:.4} |",
             row.name,
             row.makespan_s,
             row.stretch,
             row.balance,
             row.cut_edges,
             row.cut_bytes,
-            row.away * 100.0
+            row.away * 100.0,
+            row.cost
         );
     }
     text

@@ -39,7 +39,7 @@ pub use provider::Node;
 pub use random::Distribution;
 pub use recorded_run::{RecordRequest, Rehearsed, SessionError, rehearse};
 pub use simulation::{Before, Floor, Simulation, SimulationError, SimulationOutcome};
-pub use simulator::{Forget, Homes, Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
+pub use simulator::{Forget, Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::cluster::{Cluster, Faults, Network, NodeKind, TaskSpread};
 use super::fates::RecordedTasks;
 use super::random::Distribution;
-use super::simulator::{Forget, Homes, Setup, Simulator};
+use super::simulator::{Forget, Setup, Simulator};
 use crate::graph::TaskGraph;
 use crate::job::Job;
 use crate::model::{TaskId, Time};
@@ -50,7 +50,7 @@ impl Rerun<'_> {
         self.job.max_failures = None;
         let cluster = cluster(self.slots);
         let prepared = PreparedJob::new(self.job, Arc::clone(self.graph));
-        let homes = Some(Homes::Known(self.homes));
+        let homes = Some(self.homes);
         let ranks = self.slots.len() as u32;
         let recorded = Some(self.tasks);
         let setup = Setup { cluster: &cluster, ranks, seed: 0, homes, controller: None, done: self.done, recorded };

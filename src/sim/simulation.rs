@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::cluster::Cluster;
 use super::fates::Fates;
 use super::random::stretch;
-use super::simulator::{Homes, Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
+use super::simulator::{Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
 use crate::job::{Cost, Scaling};
 use crate::model::{TaskId, Time};
 use crate::scale::elasticity::{Elasticity, LevelStep, elasticity};
@@ -36,8 +36,9 @@ pub struct Simulation<'a> {
     /// Number of ranks at the start; `None`: that of a `static-N` policy, else that of the cluster
     /// file, else the minimum of the bounds.
     pub ranks: Option<u32>,
-    /// How homes are chosen at the start; `None`: as the job file says.
-    pub homes: Option<Homes<'a>>,
+    /// The homes of all nodes at the start, as [`Simulator::homes`] chose them; `None`: as the job
+    /// file says.
+    pub homes: Option<&'a [u32]>,
     /// The seed.
     pub seed: u64,
     /// What earlier sessions completed and spent.

@@ -52,7 +52,7 @@ use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::worker::{self, Facts, Pace, Worker};
 use crate::workload::{PreparedJob, requirements};
 
-pub use setup::{Forget, Homes, Log, ScalingSetup, Setup, SimulatedEnd};
+pub use setup::{Forget, Log, ScalingSetup, Setup, SimulatedEnd};
 
 /// A future event.
 #[derive(Clone, Copy, Debug)]
@@ -209,10 +209,8 @@ impl<'a> Simulator<'a> {
         let done: &dyn Fn(TaskId) -> bool = &|task| done(task) || prepared.is_left_out(task);
         let rules = prepared.placement_rules(&members);
         let mut partition = match homes {
-            Some(Homes::Assigned(dealt)) => prepared.with_homes(setup::assigned_homes(prepared, dealt), &members),
-            Some(Homes::Known(homes)) => prepared.with_homes(homes.to_vec(), &members),
-            Some(Homes::Method(method)) => prepared.divide(&members, &rules, Some(method)),
-            None => prepared.divide(&members, &rules, None),
+            Some(homes) => prepared.with_homes(homes.to_vec(), &members),
+            None => prepared.divide(&members, &rules),
         };
         let home = std::mem::take(&mut partition.home);
         let tasks = Tasks {
@@ -278,7 +276,7 @@ impl<'a> Simulator<'a> {
         let members = fleet::first_members(cluster, ranks);
         prepared.check(&members)?;
         let rules = prepared.placement_rules(&members);
-        Ok(prepared.divide(&members, &rules, None).home)
+        Ok(prepared.divide(&members, &rules).home)
     }
 
     /// Starts the run: sends each rank its part.
@@ -301,15 +299,6 @@ impl<'a> Simulator<'a> {
     /// The ranks at the start of a run: number, node and slots.
     pub fn first_ranks(cluster: &Cluster, ranks: u32) -> impl Iterator<Item = (u32, String, u32)> {
         (0..).zip(fleet::first_members(cluster, ranks)).map(|(rank, member)| (rank, member.node, member.slots))
-    }
-
-    /// Speeds of the first ranks of a run with this seed, relative to a node of speed 1.
-    pub fn speeds(cluster: &Cluster, ranks: u32, seed: u64) -> Vec<f64> {
-        let mut provider = SimulatedProvider::new(cluster, seed);
-        cluster.first_kinds(ranks).for_each(|kind| {
-            provider.grant(Time::ZERO, Time::ZERO, kind);
-        });
-        provider.nodes().iter().map(|node| 1.0 / node.slowness).collect()
     }
 
     /// Runs until every rank has left.

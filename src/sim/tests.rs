@@ -14,7 +14,7 @@ use super::plan::{PlanQuestion, plan};
 use super::*;
 use crate::exec::Kernels;
 use crate::graph::TaskGraph;
-use crate::job::{Cost, Scaling};
+use crate::job::{Cost, Placement, Scaling};
 use crate::journal::Record;
 use crate::model::{Attempt, State, TaskId};
 use crate::schedule::coordinator::StopReason;
@@ -199,6 +199,43 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
     if std::env::var("PHALANX_SEED").is_err() {
         assert!(lost > 10 && epochs > 50 && grown > 50, "{lost} ranks lost, {epochs} changes of homes, {grown} nodes");
     }
+}
+
+#[test]
+fn every_placement_runs_every_task_whatever_goes_wrong() {
+    let mut epochs = 0;
+    for seed in seeds(70) {
+        let _named = Named(seed, "sim::tests::every_placement");
+        let mut rng = Rng::with_seed(seed);
+        let (word, _) = Placement::all().nth(seed as usize % 7).expect("seven placements");
+        let job = random_job(&mut rng, false);
+        let prepared = prepared(&format!("[job]\nplacement = \"{word}\"\n{job}"));
+        let cluster = cluster(&random_cluster(&mut rng, false));
+        let (scaling, cost) = (random_scaling(&mut rng), Cost::default());
+        let policy = POLICIES[rng.usize(0..POLICIES.len())];
+        let simulation = Simulation {
+            prepared: &prepared,
+            cluster: &cluster,
+            policy,
+            scaling: &scaling,
+            cost: &cost,
+            ranks: Some(rng.u32(1..5)),
+            homes: None,
+            seed,
+            before: NO_EARLIER_SESSION,
+            floor: None,
+        };
+        let mut records: Vec<Record> = Vec::new();
+        let outcome = match simulation.run(&mut records) {
+            Ok(outcome) => outcome,
+            Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => continue,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(outcome.ended.why, StopReason::Complete);
+        check_complete(&prepared, &records, word);
+        epochs += outcome.ended.epochs;
+    }
+    assert!(epochs > 20 || std::env::var("PHALANX_SEED").is_ok(), "{epochs} changes of homes");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::estimates::TaskEstimates;
 use super::requirements;
+use crate::graph::deal::LoadRule;
 use crate::graph::link::GroupId;
 use crate::graph::partition::{self, Method, Partition, PartitionProblem};
 use crate::graph::{Order, TaskGraph};
@@ -162,6 +163,13 @@ impl Advice for PlacementRules {
         self.alone = self.job.groups.iter().map(|group| members.iter().any(|m| fits(group, m))).collect();
     }
 
+    fn load_rule(&self) -> Option<LoadRule> {
+        match self.job.placement {
+            job::Placement::Load(rule) => Some(rule),
+            job::Placement::Bands | job::Placement::EarliestFinish => None,
+        }
+    }
+
     fn has_share(&self, task: TaskId, rank: Rank) -> bool {
         let (id, group) = self.group(task);
         let has = || self.shares.of(rank.index()).binary_search_by_key(&(id as u32), |share| share.0).is_ok();
@@ -173,12 +181,12 @@ impl Advice for PlacementRules {
     }
 }
 
-/// The partition method that the job requests.
+/// The method of the first hand-out that the job requests.
 pub(crate) fn method(job: &Job) -> Method {
-    match job.partition {
-        job::PartitionMethod::Bands => Method::Bands,
-        job::PartitionMethod::Eft => Method::EarliestFinish,
-        job::PartitionMethod::RoundRobin => Method::RoundRobin,
+    match job.placement {
+        job::Placement::Bands => Method::Bands,
+        job::Placement::EarliestFinish => Method::EarliestFinish,
+        job::Placement::Load(rule) => Method::Load(rule),
     }
 }
 

@@ -7,7 +7,7 @@ use super::estimates::TaskEstimates;
 use super::placement::{self, PlacementRules};
 use super::requirements;
 use super::selection::Selection;
-use crate::graph::partition::{self, Method, Partition};
+use crate::graph::partition::{self, Partition};
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::{Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
@@ -105,11 +105,10 @@ impl PreparedJob {
         if self.is_left_out(task) { 0 } else { self.estimates.ns(self.job.group_of(task)) }
     }
 
-    /// Chooses the home of every node on these ranks. `method`: `None` for the one that the job
-    /// requests.
-    pub(crate) fn divide(&self, members: &[Member], rules: &PlacementRules, method: Option<Method>) -> Partition {
+    /// Chooses the home of every node on these ranks, by the placement that the job requests.
+    pub(crate) fn divide(&self, members: &[Member], rules: &PlacementRules) -> Partition {
         let duration = |task| self.estimate_ns(task);
-        let method = method.unwrap_or_else(|| placement::method(&self.job));
+        let method = placement::method(&self.job);
         placement::homes(&self.job, &self.graph, &self.order, &duration, members, rules, method)
     }
 

@@ -232,7 +232,10 @@ fn policies_and_ways_to_deal_are_compared_in_tables() {
     };
     let table = simulate(&["--policy", "hybrid,static-16,hpa", "--compare"]).ok();
     assert_eq!(table.stdout().lines().filter(|line| line.starts_with('|')).count(), 2 + 3, "{table}");
-    simulate(&["--compare-balance"]).ok().says("| round_robin |").says("| predictive |");
+    let table = simulate(&["--compare-placement", "--repeats", "2"]).ok().says("| bands |").says("| predictive |");
+    assert_eq!(table.stdout().lines().filter(|line| line.starts_with('|')).count(), 2 + 7, "{table}");
+    let rows = simulate(&["--compare-balance", "--json"]).ok().json();
+    assert!(rows["strategies"][1]["cost"].as_f64().unwrap_or_default() > 0.0, "{rows}");
     simulate(&["--policy", "hibrid"]).code(2).says("there is no policy `hibrid`");
     assert!(!dir.has("phalanx-runs/phases-simulated-1/journal"), "a refused run leaves nothing behind");
 }

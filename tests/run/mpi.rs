@@ -92,7 +92,18 @@ impl Web {
 
 #[test]
 fn any_number_of_ranks_runs_every_task_once_and_in_order() {
-    for (ranks, partition) in [(1, "bands"), (2, "bands"), (3, "bands"), (3, "eft"), (3, "round_robin"), (4, "bands")] {
+    let placements = [
+        "bands",
+        "earliest_finish",
+        "round_robin",
+        "least_loaded",
+        "weighted_round_robin",
+        "dynamic_threshold",
+        "predictive",
+        "eft",
+    ];
+    let each = placements.map(|placement| (3, placement));
+    for (ranks, partition) in [(1, "bands"), (2, "bands"), (4, "bands")].into_iter().chain(each) {
         let dir = Dir::new("web");
         let web = Web::new(u64::from(ranks), partition);
         run(&dir, ranks, &web.toml, &["--slots", "3"]).ok();

@@ -36,7 +36,7 @@ use super::load::KernelCheck;
 use super::read::{At, Span};
 use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
 use super::value_files::ValueFiles;
-use super::{Flush, Job, KeepOutput, PartitionMethod};
+use super::{Flush, Job, KeepOutput, Placement};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 
@@ -153,9 +153,21 @@ fn resolve_job(spec: Option<&JobSpec>, context: &ResolveContext<'_>, findings: &
         output: spec.output.as_ref().map_or(KeepOutput::default(), |at| at.value.0),
         flush: spec.flush.as_ref().map_or(Flush::default(), |at| at.value.0),
         max_failures: spec.max_failures.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
-        partition: spec.partition.as_ref().map_or(PartitionMethod::default(), |at| at.value.0),
+        placement: placement(spec, findings),
         ..Job::default()
     }
+}
+
+fn placement(spec: &JobSpec, findings: &mut Findings) -> Placement {
+    if let (Some(now), Some(former)) = (&spec.placement, &spec.partition) {
+        findings.push(
+            Diagnostic::error("`placement` and `partition` are two names of one field")
+                .label(&former.span, "the former name")
+                .label(&now.span, "the name")
+                .help("leave `partition` out"),
+        );
+    }
+    spec.placement.as_ref().or(spec.partition.as_ref()).map_or(Placement::default(), |at| at.value.0)
 }
 
 /// Warns of constructs that the `sh` of this machine interprets differently than bash.

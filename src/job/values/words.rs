@@ -3,18 +3,21 @@
 use serde_json::{Value, json};
 
 use super::quantities::DurationSpec;
+use crate::graph::deal::LoadRule;
 use crate::graph::pattern::Dependence;
 use crate::job::alert::CUSTOM;
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::read::{Read, TomlNode, mismatch};
 use crate::job::units::{parse_duration, shorten};
-use crate::job::{Above, Flush, Intent, KeepOutput, PartitionMethod, PolicyKind, ProviderKind, Trigger};
+use crate::job::{Above, Flush, Intent, KeepOutput, Placement, PolicyKind, ProviderKind, Trigger};
 use crate::model::Measure;
 
 /// A type whose values are words.
 pub(crate) trait WordValue: Clone + 'static {
     /// Each word with its value and its description.
     const WORDS: &'static [(&'static str, Self, &'static str)];
+    /// Former words, which are read but not shown.
+    const FORMER: &'static [(&'static str, Self)] = &[];
 }
 
 /// One of several words.
@@ -38,7 +41,9 @@ impl<T: WordValue> Read for OneOf<T> {
             mismatch::<Self>(key, node, findings);
             return None;
         };
-        let found = T::WORDS.iter().find(|(word, ..)| *word == text).map(|(_, value, _)| OneOf(value.clone()));
+        let words = T::WORDS.iter().map(|(word, value, _)| (word, value));
+        let mut known = words.chain(T::FORMER.iter().map(|(word, value)| (word, value)));
+        let found = known.find(|(word, _)| **word == text).map(|(_, value)| OneOf(value.clone()));
         if found.is_none() {
             let words: Vec<&str> = T::WORDS.iter().map(|(word, ..)| *word).collect();
             let text = shorten(text);
@@ -59,12 +64,32 @@ impl WordValue for KeepOutput {
     ];
 }
 
-impl WordValue for PartitionMethod {
+impl WordValue for Placement {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("bands", PartitionMethod::Bands, "little data moved, all ranks busy throughout (METIS over bands of levels)"),
-        ("eft", PartitionMethod::Eft, "greedy earliest finish time, longest remaining path first"),
-        ("round_robin", PartitionMethod::RoundRobin, "in turn, weighted by slots"),
+        ("bands", Placement::Bands, "little data moved, all ranks busy throughout (METIS over bands of levels)"),
+        ("earliest_finish", Placement::EarliestFinish, "greedy earliest finish time, longest remaining path first"),
+        ("round_robin", Placement::Load(LoadRule::RoundRobin), "in turn, in proportion to slots"),
+        ("least_loaded", Placement::Load(LoadRule::LeastLoaded), "to the rank with the fewest tasks per slot"),
+        (
+            "weighted_round_robin",
+            Placement::Load(LoadRule::WeightedRoundRobin),
+            "in turn, in proportion to slots and measured speed",
+        ),
+        (
+            "dynamic_threshold",
+            Placement::Load(LoadRule::DynamicThreshold),
+            "to one rank until its load is a fifth above the mean, then to the least loaded one",
+        ),
+        ("predictive", Placement::Load(LoadRule::Predictive), "to the rank with the earliest expected completion"),
     ];
+    const FORMER: &'static [(&'static str, Self)] = &[("eft", Placement::EarliestFinish)];
+}
+
+impl Placement {
+    /// All placements with their words in the job file.
+    pub fn all() -> impl Iterator<Item = (&'static str, Placement)> {
+        Placement::WORDS.iter().map(|(word, placement, _)| (*word, *placement))
+    }
 }
 
 impl WordValue for PolicyKind {

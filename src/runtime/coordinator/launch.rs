@@ -118,7 +118,7 @@ fn prepare(
     };
     let members = placement::members(&hellos);
     let rules = start.prepared.placement_rules(&members);
-    let divided = start.prepared.divide(&members, &rules, None);
+    let divided = start.prepared.divide(&members, &rules);
     let infos = infos(&hellos);
     record_beginning(&mut start, &infos, &divided)?;
     let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, .. } = start;

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::{Bound, MIN_RATIO_LIMITED, PlanCandidate, PlanQuestion, candidate, keeps};
 use crate::job::{Cost, Scaling};
 use crate::sim::simulation::{Before, Floor, Simulation, SimulationError, SimulationOutcome};
-use crate::sim::simulator::{Forget, Homes, Simulator};
+use crate::sim::simulator::{Forget, Simulator};
 use crate::workload::PreparedJob;
 
 /// Maximum difference, as a share, between a simulated and an interpolated result: about the
@@ -123,7 +123,7 @@ impl<'a> Simulations<'a> {
     ) -> Result<SimulationOutcome, SimulationError> {
         let PlanQuestion { cluster, seed, .. } = *self.question;
         let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
-        let (ranks, homes, seed) = (Some(ranks), Some(Homes::Known(homes)), seed.wrapping_add(n as u64));
+        let (ranks, homes, seed) = (Some(ranks), Some(homes), seed.wrapping_add(n as u64));
         let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
         Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::graph::partition::{Method, Partition};
+use crate::graph::partition::Partition;
 use crate::journal::Record;
 use crate::model::{Rank, TaskId, Time};
 use crate::scale::elasticity::LevelStep;
@@ -14,7 +14,6 @@ use crate::schedule::ranks::Ranks;
 use crate::sim::cluster::Cluster;
 use crate::sim::fates::RecordedTasks;
 use crate::sim::provider::Node;
-use crate::workload::PreparedJob;
 
 /// Receives the records that a real run would write to its journal.
 pub trait Log {
@@ -73,25 +72,15 @@ pub struct Setup<'a> {
     pub ranks: u32,
     /// The seed.
     pub seed: u64,
-    /// How homes are chosen; `None`: as the job file says.
-    pub homes: Option<Homes<'a>>,
+    /// The homes of all nodes, as [`Simulator::homes`](super::Simulator::homes) chose them before;
+    /// `None`: as the job file says.
+    pub homes: Option<&'a [u32]>,
     /// The scaling setup; `None`: the number of ranks stays as it is.
     pub controller: Option<ScalingSetup>,
     /// Tasks that are already complete.
     pub done: &'a dyn Fn(TaskId) -> bool,
     /// What the tasks did in a run that is repeated; `None`: durations follow the estimates.
     pub recorded: Option<RecordedTasks>,
-}
-
-/// How homes are chosen at the start.
-#[derive(Clone, Copy)]
-pub enum Homes<'a> {
-    /// By the graph.
-    Method(Method),
-    /// Explicitly: the rank of each task. Joins are at home with the first task that they wait for.
-    Assigned(&'a [u32]),
-    /// As [`Simulator::homes`](super::Simulator::homes) chose them before.
-    Known(&'a [u32]),
 }
 
 /// The scaling of a simulated run.
@@ -102,18 +91,6 @@ pub struct ScalingSetup {
     pub prices: Prices,
     /// Time between two decisions.
     pub interval: Duration,
-}
-
-/// The homes of all nodes, given those of the tasks; a join is at home with the first task that it
-/// waits for.
-pub(super) fn assigned_homes(prepared: &PreparedJob, dealt: &[u32]) -> Vec<u32> {
-    let graph = &prepared.graph;
-    let mut homes = dealt.to_vec();
-    homes.resize(graph.node_count(), 0);
-    for join in graph.topological().iter().filter(|&node| node as usize >= graph.task_count()) {
-        homes[join as usize] = graph.predecessors(join).next().map_or(0, |edge| homes[edge.node() as usize]);
-    }
-    homes
 }
 
 /// The part of each rank at the start.
