@@ -99,7 +99,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     if !args.quiet {
         warn_of_silent_rules(&scaling);
     }
-    match (args.compare || args.policy.len() > 1, args.compare_placement) {
+    match (args.compare || args.policy.len() > 1 || args.policy == ["all"], args.compare_placement) {
         (true, _) => set.compare(),
         (_, true) => set.compare_placement(),
         _ => set.run((&source.0, &source.1), &text),

@@ -1,4 +1,4 @@
-//! Keeps the documents true: the commands of the README work, the job files in it are valid, the
+//! Keeps the documents true: the commands of README and guide work, their job files are valid, the
 //! reference names every field, links lead somewhere.
 //!
 //! Conventions in the documents:
@@ -71,12 +71,22 @@ fn documents() -> Vec<String> {
 
 #[test]
 fn the_commands_of_the_readme_work() {
+    run_commands("README.md");
+}
+
+#[test]
+fn the_commands_of_the_guide_work() {
+    run_commands("docs/guide.md");
+}
+
+/// Runs the sessions of a document, in order, in one directory.
+fn run_commands(document: &str) {
     let dir = Dir::new("readme");
     for folder in ["jobs", "clusters", "hostfiles", "slurm"] {
         dir.copy(folder);
     }
     let mut commands = 0;
-    for block in blocks(&read("README.md")) {
+    for block in blocks(&read(document)) {
         if let Some(name) = block.file_name() {
             dir.file(name, &block.text);
         }
@@ -85,11 +95,11 @@ fn the_commands_of_the_readme_work() {
         }
         for command in block.text.lines().filter_map(|line| line.strip_prefix("$ ")) {
             let output = shell(&dir, command).patience(300).run();
-            assert!(output.exit() == 0, "README.md, block at line {}: {command}\n{output}", block.line);
+            assert!(output.exit() == 0, "{document}, block at line {}: {command}\n{output}", block.line);
             commands += 1;
         }
     }
-    assert!(commands >= 5, "the README runs only {commands} commands");
+    assert!(commands >= 5, "{document} runs only {commands} commands");
 }
 
 #[test]
