@@ -172,7 +172,9 @@ impl Outcome {
 pub struct Usage {
     /// Total CPU time in nanoseconds.
     pub cpu_ns: u64,
-    /// Peak memory of the largest single process, in bytes. For a process that is smaller than its
+    /// Peak memory in bytes: of the largest single process, or of all processes together where more
+    /// was seen (they are looked at every few hundredths of a second at first, later every two
+    /// seconds). For a process that is smaller than its
     /// rank and runs only for some hundredths of a second, the system reports an upper bound: the
     /// memory of the rank.
     pub peak_bytes: u64,

@@ -14,6 +14,7 @@ mod join;
 mod man;
 mod new;
 mod plan;
+mod recommend;
 mod report;
 mod run;
 mod runs;
@@ -73,6 +74,7 @@ enum Verb {
     New(new::Args),
     Check(check::Args),
     Plan(plan::Args),
+    Recommend(recommend::Args),
     Simulate(simulate::Args),
     Run(run::Args),
     Submit(submit::Args),
@@ -121,6 +123,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::New(args) => new::main(args),
         Verb::Check(args) => check::main(args),
         Verb::Plan(args) => plan::main(args),
+        Verb::Recommend(args) => recommend::main(args),
         Verb::Simulate(args) => simulate::main(args),
         Verb::Explain(args) => explain::main(args),
         Verb::Run(args) => run::main(args),

@@ -167,8 +167,10 @@ pub(super) struct Supervisor<'a> {
     samples: Option<Every>,
     watch: ExitWatch,
     peaks: Every,
-    /// Largest memory use seen, in bytes; 0 if it was never checked.
+    /// Largest memory use of the command's first process seen, in bytes; 0 if it was never checked.
     peak: u64,
+    /// Largest memory use of all processes of the command together that was seen to be above that.
+    family_peak: u64,
     family: Family,
     care: Care<'a>,
     alive: Option<OomMark>,
@@ -210,6 +212,7 @@ impl<'a> Supervisor<'a> {
             samples: limits.memory.map(|_| Every::new(MEMORY_CHECK_INTERVALS)),
             peaks: Every::new(PEAK_CHECK_INTERVALS),
             peak: 0,
+            family_peak: 0,
             care,
             alive: None,
             lingers: None,
@@ -241,7 +244,12 @@ impl<'a> Supervisor<'a> {
         }
         let (status, used, inherited) = self.child.reap()?;
         let seen = if inherited && self.peak > 0 { self.peak.min(used.peak_bytes) } else { used.peak_bytes };
-        Ok(CommandEnd { status, cause: self.cause, used: Usage { peak_bytes: seen, ..used }, alive: self.alive })
+        Ok(CommandEnd {
+            status,
+            cause: self.cause,
+            used: Usage { peak_bytes: seen.max(self.family_peak), ..used },
+            alive: self.alive,
+        })
     }
 
     /// True while processes that must end survive the exited command.
@@ -289,6 +297,8 @@ impl<'a> Supervisor<'a> {
         }
         if !self.exited && self.peaks.due(now) {
             self.peak = self.peak.max(peak_so_far(self.child.pid));
+            let known = self.peak.max(self.family_peak);
+            self.family_peak = memory_above(self.child.pid, known).unwrap_or(self.family_peak);
             self.care.leftovers.reap();
             let alive = self.care.oom.mark();
             if !self.child.has_exited()? {

@@ -5,6 +5,7 @@ mod habits;
 mod live;
 mod observe;
 mod readme;
+mod recommend;
 #[path = "../support/mod.rs"]
 mod support;
 mod why;

@@ -34,7 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("journal", &["job", "model", "scale", "schedule"]),
     ("model", &[]),
     ("numbers", &[]),
-    ("observe", &["control", "exec", "fabric", "graph", "job", "journal", "model", "scale", "sim", "system", "text"]),
+    ("observe", &["control", "exec", "graph", "job", "journal", "model", "scale", "sim", "system", "text"]),
     ("pool", &["schedule", "topology"]),
     (
         "runtime",

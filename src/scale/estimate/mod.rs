@@ -11,6 +11,7 @@
 mod anomaly;
 mod history;
 mod lognormal;
+mod requests;
 mod run_stats;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use super::price::NodeTypeId;
 pub use anomaly::{Anomaly, Quantity};
 pub use history::{Expected, History, KEPT, Learnt, Moment, RunRecord, Summary};
 pub use lognormal::{LogNormal, SPREAD};
+pub use requests::{FittingRequest, RequestOutcome, UsedAmount, fit, outcome};
 pub use run_stats::RunStats;
 
 /// Number of a class of tasks; the driver numbers the classes of the job from 0.
