@@ -181,11 +181,21 @@ fn dependencies(graph: &TaskGraph, selected: &Selected) -> usize {
     nodes.map(|node| graph.predecessors(node).filter(|edge| counts(edge.node())).count()).sum()
 }
 
-/// The longest time in nanoseconds that the tasks of an array take at its limit.
+/// The longest time in nanoseconds that the tasks of an array take at its limit, or those of a pool
+/// at its capacity.
 fn longest_limited(job: &Job, estimate: &dyn Fn(TaskId) -> u64) -> u64 {
     let limited = job.groups.iter().filter_map(|group| Some((group, u64::from(group.limit?))));
     let work = |group: &Group| (group.first.0..).take(group.count as usize).map(|task| estimate(TaskId(task)));
-    limited.map(|(group, limit)| work(group).fold(0, u64::saturating_add) / limit).max().unwrap_or(0)
+    let arrays = limited.map(|(group, limit)| work(group).fold(0, u64::saturating_add) / limit).max().unwrap_or(0);
+    let pooled = job.pools.iter().enumerate().filter_map(|(at, pool)| {
+        let capacity = u64::from(pool.capacity?);
+        let amount =
+            |group: &Group| group.pools.iter().find(|need| need.0 as usize == at).map_or(0, |need| need.1.into());
+        let used =
+            job.groups.iter().map(|group| work(group).fold(0, u64::saturating_add).saturating_mul(amount(group)));
+        Some(used.fold(0, u64::saturating_add) / capacity.max(1))
+    });
+    pooled.fold(arrays, u64::max)
 }
 
 /// An upper bound on the weight of the tasks that run at once, by the graph and the limits of
@@ -235,7 +245,7 @@ fn summary(job: &Job, graph: &TaskGraph, selected: &Selected) -> String {
     }
     let _ = writeln!(text, "\n  {:<24} {:>9}  resources per task", "tasks", "count");
     for (group, tasks) in groups.iter().take(LISTED) {
-        let _ = writeln!(text, "  {:<24} {tasks:>9}  {}", group.name, request(group));
+        let _ = writeln!(text, "  {:<24} {tasks:>9}  {}", group.name, request(job, group));
     }
     if let Some(more) = and_more(groups.len()) {
         let tasks: usize = groups[LISTED..].iter().map(|(_, tasks)| tasks).sum();
@@ -268,7 +278,7 @@ fn summary(job: &Job, graph: &TaskGraph, selected: &Selected) -> String {
     text
 }
 
-fn request(group: &Group) -> String {
+fn request(job: &Job, group: &Group) -> String {
     let mut parts = Vec::new();
     if let Some(mpi) = group.mpi {
         parts.push(counted(mpi.ranks, "MPI rank"));
@@ -280,6 +290,7 @@ fn request(group: &Group) -> String {
     }
     parts.extend(group.time.map(|time| format!("at most {}", format_duration(time))));
     parts.extend(group.limit.map(|limit| format!("{limit} at once")));
+    parts.extend(group.pools.iter().map(|&(pool, amount)| format!("{amount} of {}", job.pools[pool as usize].name)));
     if group.retry.count > 0 {
         parts.push(counted(group.retry.count, "retry"));
     }

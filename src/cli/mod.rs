@@ -14,6 +14,7 @@ mod join;
 mod man;
 mod new;
 mod plan;
+mod pools;
 mod recommend;
 mod report;
 mod run;
@@ -83,6 +84,9 @@ enum Verb {
     Scale(steer::ScaleArgs),
     Drain(steer::DrainArgs),
     Rebalance(steer::RebalanceArgs),
+    Limit(pools::LimitArgs),
+    Pause(pools::PauseArgs),
+    Resume(pools::ResumeArgs),
     Cancel(steer::CancelArgs),
     Top(top::Args),
     Report(report::Args),
@@ -133,6 +137,9 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::Scale(args) => steer::scale(args),
         Verb::Drain(args) => steer::drain(args),
         Verb::Rebalance(args) => steer::rebalance(args),
+        Verb::Limit(args) => pools::limit(args),
+        Verb::Pause(args) => pools::pause(args),
+        Verb::Resume(args) => pools::resume(args),
         Verb::Cancel(args) => steer::cancel(args),
         Verb::Top(args) => top::main(args),
         Verb::Report(args) => report::main(args),

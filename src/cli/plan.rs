@@ -381,6 +381,7 @@ fn levers(planned: &Plan, place: &dyn Fn(usize, &str) -> String) -> String {
             LeverChange::NoLimit { table, task, limit } => {
                 format!("{}: {task} without its limit of %{limit}", place(*table, "array"))
             }
+            LeverChange::NoPoolLimit { pool } => format!("[pools.{pool}] without its limits"),
             LeverChange::Priorities { tables } => {
                 let named = tables.iter().take(MAX_NAMED).map(|(table, task, priority)| {
                     format!("{}: priority = {priority} for {task}", place(*table, "priority"))

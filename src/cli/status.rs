@@ -153,6 +153,10 @@ fn text(run: &str, status: &Value) -> String {
         let _ = writeln!(text, "  end     in {middle}; in 8 of 10 cases in {soon} to {late}");
     }
     text += &scaling(&status["scaling"], time);
+    if let Some(tasks) = status["paused_tasks"].as_str() {
+        let _ = writeln!(text, "  paused  {tasks}; `phalanx resume RUN` starts tasks again");
+    }
+    text += &super::pools::text(&status["pools"]);
     for task in status["running"].as_array().into_iter().flatten().take(MAX_RUNNING_SHOWN) {
         let passed = seconds((time - task["since_s"].as_f64().unwrap_or(time)).max(0.0));
         let _ = writeln!(text, "  runs    {:<24} on rank {:<4} for {passed}", word(task, "task"), number(task, "rank"));

@@ -94,7 +94,7 @@ fn withdraw(dir: &RunDir) -> ExitCode {
 }
 
 /// Sends a request to a run and prints the answer.
-fn put(run: &str, question: &Question) -> ExitCode {
+pub(super) fn put(run: &str, question: &Question) -> ExitCode {
     let dir = match RunDir::find(Path::new(RUNS), run) {
         Ok(dir) => dir,
         Err(error) => return refuse(error),

@@ -53,6 +53,27 @@ pub enum Question {
         /// The node's name, or the rank's number.
         what: String,
     },
+    /// Report the pools.
+    Pools,
+    /// Change how many units of a pool may be in use.
+    Limit {
+        /// The pool, or the task whose array has a limit.
+        pool: String,
+        /// Units; 0 starts nothing more, `None` lifts the limit.
+        units: Option<u32>,
+    },
+    /// Start no further tasks, or none of these, until they are resumed.
+    Pause {
+        /// A task such as `tile[3]`, or all of an array (`tile`); `None`: the whole run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        task: Option<String>,
+    },
+    /// Start paused tasks again.
+    Resume {
+        /// A task such as `tile[3]`, or all of an array (`tile`); `None`: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        task: Option<String>,
+    },
     /// Distribute the remaining work evenly.
     Rebalance,
     /// Cancel the run, or only some of its tasks.
@@ -67,7 +88,7 @@ pub enum Question {
 impl Question {
     /// True for a question that changes nothing.
     pub fn only_reads(&self) -> bool {
-        matches!(self, Question::Status | Question::Tasks { .. })
+        matches!(self, Question::Status | Question::Tasks { .. } | Question::Pools)
     }
 }
 
@@ -79,6 +100,11 @@ impl std::fmt::Display for Question {
             Question::Tasks { name } => write!(f, "explain --task {name}"),
             Question::Scale { to, force } => write!(f, "scale {to}{}", if *force { " --force" } else { "" }),
             Question::Drain { what } => write!(f, "drain {what}"),
+            Question::Pools => f.write_str("limit"),
+            Question::Limit { pool, units: Some(units) } => write!(f, "limit {pool}={units}"),
+            Question::Limit { pool, units: None } => write!(f, "limit {pool}=none"),
+            Question::Pause { task } => write!(f, "pause {}", task.as_deref().unwrap_or("the run")),
+            Question::Resume { task } => write!(f, "resume {}", task.as_deref().unwrap_or("the run")),
             Question::Rebalance => f.write_str("rebalance"),
             Question::Cancel { task: None } => f.write_str("cancel"),
             Question::Cancel { task: Some(task) } => write!(f, "cancel {task}"),

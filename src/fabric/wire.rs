@@ -152,7 +152,7 @@ mod tests {
                 ended: vec![(1, End::Completed), (900_000, End::Failed), (7, End::Unsuccessful)],
             },
             Message::StealReply { epoch: 3, leases: vec![lease; 2] },
-            Message::HandOut(Box::new(HandOut { limits: vec![(1, 2)], ..HandOut::default() })),
+            Message::HandOut(Box::new(HandOut { out: vec![TaskId(1)], ..HandOut::default() })),
             Message::Finish,
         ]
     }

@@ -49,6 +49,7 @@ use crate::model::TaskId;
 
 pub use alert::Alert;
 pub use capacity::{Capacity, ProviderKind};
+pub(crate) use diagnostic::suggest;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use edit::{FieldChange, set_task_fields};
 pub use expand::SubstError;
@@ -100,6 +101,8 @@ pub struct Job {
     pub alerts: Vec<Alert>,
     /// `[[graph]]`: data graphs for operations.
     pub graphs: Vec<DataGraph>,
+    /// `[pools]`: resources that all ranks share.
+    pub pools: Vec<Pool>,
     /// The groups, in file order.
     pub groups: Vec<Group>,
     /// Dependencies between groups (from `needs`, and from `inputs`/`outputs` that name the same
@@ -118,6 +121,26 @@ pub struct DataGraph {
     pub name: String,
     /// Its source: a file or a generator.
     pub source: crate::data::source::GraphSource,
+}
+
+/// A resource that all ranks share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Units in use at once; `None`: no limit.
+    pub capacity: Option<u32>,
+    /// Starts per time; `None`: no limit.
+    pub rate: Option<StartRate>,
+}
+
+/// Starts per time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartRate {
+    /// Number of starts, at least 1.
+    pub starts: u32,
+    /// The time.
+    pub per: Duration,
 }
 
 /// Which captured output is kept. Output of failed tasks is always kept.
@@ -177,6 +200,10 @@ pub struct Group {
     pub indexed: bool,
     /// `array = "...%limit"`: maximum number of its tasks that run at once.
     pub limit: Option<u32>,
+    /// `share`: share of the slot time; `None` unless given.
+    pub share: Option<u32>,
+    /// `pools`: numbers of pools of the job, and the units of each that a task holds while it runs.
+    pub pools: Box<[(u32, u32)]>,
     /// CPUs (slots) per task, at least 1; for MPI tasks per MPI rank.
     pub cpus: u32,
     /// Memory limit per task in bytes.

@@ -6,7 +6,7 @@
 //! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
 //! | the run | `[scaling]`, `[cost]`, `[capacity]` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
-//! | | data graphs are shared by name; alerts of all files count |
+//! | | data graphs and pools are shared by name; alerts of all files count |
 //!
 //! The text of such a job, which ranks and later commands parse again, has the texts of the files
 //! one after the other, each behind a line with its length and its name.
@@ -147,6 +147,7 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
         group.name = name;
         group.first.0 += first_task.0;
     }
+    share_pools(job, &mut own);
     for link in &mut own.links {
         (link.from, link.to) = (link.from + first_group, link.to + first_group);
         link.span = link.span.start + offset..link.span.end + offset;
@@ -188,6 +189,20 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
         shell: own.shell,
         output_wait: own.output_wait,
     });
+}
+
+/// Pools of the same name are one pool.
+fn share_pools(job: &mut Job, own: &mut Job) {
+    let mut numbers = Vec::new();
+    for pool in own.pools.drain(..) {
+        let known = job.pools.iter().position(|known| known.name == pool.name);
+        numbers.push(known.unwrap_or(job.pools.len()) as u32);
+        if known.is_none() {
+            job.pools.push(pool);
+        }
+    }
+    let needs = own.groups.iter_mut().flat_map(|group| group.pools.iter_mut());
+    needs.for_each(|need| need.0 = numbers[need.0 as usize]);
 }
 
 /// Variables of a table.
@@ -254,6 +269,16 @@ fn conflicts(all: &[Loaded]) -> Vec<(String, String)> {
         differs("[capacity]", &|a, b| both(&a.capacity, &b.capacity));
         let default = Job::default().placement;
         differs("placement", &|a, b| ![a.placement, b.placement].contains(&default) && a.placement != b.placement);
+        for pool in &job.pools {
+            let same = |other: &&Loaded| other.job.pools.iter().any(|it| it.name == pool.name && it != pool);
+            if let Some(other) = all[..at].iter().find(same) {
+                let name = &pool.name;
+                found.push((
+                    format!("{} and {file} have different pools called `{name}`", other.file()),
+                    "give one of them another name, or both the same capacity and rate".to_owned(),
+                ));
+            }
+        }
         for graph in &job.graphs {
             let same = |other: &&Loaded| other.job.graphs.iter().any(|it| it.name == graph.name && it != graph);
             if let Some(other) = all[..at].iter().find(same) {

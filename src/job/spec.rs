@@ -12,8 +12,8 @@ use super::read::{
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Background, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec,
-    FlushSpec, Fraction, GraphWeights, MatrixSpec, MemorySpec, NeedsSpec, OneOf, OperationName, RetriesSpec, ShellSpec,
-    Signed, SizeSpec, Strings, TriggerSpec,
+    FlushSpec, Fraction, GraphWeights, MatrixSpec, MemorySpec, NeedsSpec, OneOf, OperationName, PoolAmounts, PoolsSpec,
+    RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings, TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Placement, PolicyKind, ProviderKind};
 use crate::data::format::GraphFormat;
@@ -31,6 +31,8 @@ section! {
         task: Tables<TaskSpec>,
         /// Data graphs for operations, one table each
         graph: Tables<GraphSpec>,
+        /// Resources that all ranks share, one table each: [pools.licences]
+        pools: PoolsSpec,
         /// How the number of ranks changes while the job runs
         scaling: ScalingSpec,
         /// Prices, budget and deadline
@@ -92,6 +94,11 @@ section! {
         retries: RetriesSpec = "0",
         /// Ready tasks with a higher priority start first
         priority: Whole<{ i32::MIN as i64 }, { i32::MAX as i64 }> = "0",
+        /// Share of the slot time that the tasks of this table get while others have work, too; only
+        /// ratios matter
+        share: Whole<1, 10_000> = "none, or 1 where another table has one",
+        /// Units of pools that a task holds while it runs: { licences = 1 }
+        pools: PoolAmounts,
         /// Estimated duration of one task; may contain `{...}`
         estimate: EstimateSpec = "learnt while running",
         /// Name under which durations are learnt and shown
@@ -183,6 +190,16 @@ section! {
         /// Weights of the edges: "none", "file", or { uniform = [1, 255], seed = 1 } for random
         /// integers
         weights: GraphWeights = "\"file\" where the format has weights, else \"none\"",
+    }
+}
+
+section! {
+    /// A resource that all ranks share
+    PoolSpec {
+        /// Units in use at once, over all ranks together
+        capacity: Whole<0, { u32::MAX as i64 - 1 }> = "no limit",
+        /// Starts per time over all ranks together, as "10/s" or "50/2m"
+        rate: RateSpec = "no limit",
     }
 }
 
@@ -446,6 +463,7 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[capacity]", has(CapacitySpec::FIELDS)),
         ("[[alert]]", has(AlertSpec::FIELDS)),
         ("[[graph]]", has(GraphSpec::FIELDS)),
+        ("[pools.NAME]", has(PoolSpec::FIELDS)),
         ("the top of the file", has(FileSpec::FIELDS)),
     ];
     homes.into_iter().filter(|(_, right)| *right).map(|(home, _)| home).collect()
@@ -492,7 +510,7 @@ mod tests {
         for field in scaling
             .into_iter()
             .chain(others)
-            .chain([AlertSpec::FIELDS, GraphSpec::FIELDS, GenerateSpec::FIELDS])
+            .chain([AlertSpec::FIELDS, GraphSpec::FIELDS, GenerateSpec::FIELDS, PoolSpec::FIELDS])
             .flatten()
         {
             assert!(field.doc.trim().len() > 10, "{}", field.name);

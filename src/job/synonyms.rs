@@ -101,6 +101,17 @@ const SYNONYMS: &[Synonyms] = &[
         &["outputs", "file"],
         "outputs = [\"b.txt\"]",
     ),
+    as_in(
+        "licenses license licences licence resources resource tokens semaphore semaphores throttles quota",
+        &["pools"],
+        "pools = { licences = 1 } with a table [pools.licences]",
+    ),
+    as_in("units max_units", &["capacity"], "capacity = 4"),
+    as_in(
+        "submit_rate_limit submitratelimit max_jobs_per_timespan per_second starts_per_second",
+        &["rate"],
+        "rate = \"10/s\"",
+    ),
     // Families of tasks.
     as_in(
         "indices array_indices range replicas num_tasks array_size times job_array jobarray arrayid",
@@ -148,7 +159,7 @@ const SYNONYMS: &[Synonyms] = &[
     ),
     as_in(
         "account sbatch sbatch_options slurm_options slurm_args extra_args qos_name constraint options native \
-         native_specification clusteroptions cluster_options reservation licenses exclusive",
+         native_specification clusteroptions cluster_options reservation exclusive",
         &["extra"],
         "extra = [\"--account=abc\"] in [capacity]; for the whole run: `phalanx submit JOB --account=abc`",
     ),

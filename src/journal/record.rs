@@ -10,6 +10,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,10 @@ pub enum Record {
     LeftOut(LeftOut),
     /// Why tasks that had completed in an earlier session run again in this one.
     RunAgain(Vec<RunAgain>),
+    /// The limit of a pool was changed.
+    Limit(LimitChange),
+    /// What the pools of the session were used for; recorded at its end.
+    Pools(Vec<PoolTotals>),
 }
 
 /// The tasks that a session leaves out, as its user has asked for a part of the job.
@@ -112,6 +117,36 @@ impl RunAgain {
     pub fn covers(&self, task: TaskId) -> bool {
         task.0.checked_sub(self.first.0).is_some_and(|offset| offset < self.count)
     }
+}
+
+/// A changed limit of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitChange {
+    /// When.
+    pub time: Time,
+    /// The pool, or the task whose array has a limit.
+    pub pool: String,
+    /// Units that may be in use at once; `None`: no limit.
+    pub units: Option<u32>,
+}
+
+/// What a pool was used for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolTotals {
+    /// The pool, or the task whose array has a limit.
+    pub pool: String,
+    /// True for a rate of starts, which a pool may have besides its capacity.
+    pub is_rate: bool,
+    /// True for the limit of an array.
+    pub is_array_limit: bool,
+    /// Units at the end; `None`: no limit.
+    pub capacity: Option<u32>,
+    /// Most units in use at once.
+    pub peak: u32,
+    /// Units that ranks gave back for others.
+    pub hand_overs: u64,
+    /// Time during which tasks waited for it.
+    pub at_limit: Duration,
 }
 
 /// What a session knows from earlier runs of the job.

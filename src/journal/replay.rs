@@ -14,7 +14,8 @@ use rustc_hash::FxHashMap;
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
 use super::record::{
-    Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, Note, PastRuns, RankChange, Record, RunAgain, Terms,
+    Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, LimitChange, Note, PastRuns, PoolTotals, RankChange,
+    Record, RunAgain, Terms,
 };
 use crate::model::{Attempt, State, TaskId, Time};
 use crate::scale::Decision;
@@ -60,6 +61,10 @@ pub struct Session {
     pub left_out: Option<LeftOut>,
     /// Why tasks that had completed in an earlier session run again, ascending.
     pub run_again: Vec<RunAgain>,
+    /// Changed limits of pools, oldest first.
+    pub limits: Vec<LimitChange>,
+    /// What its pools were used for; empty unless it has ended.
+    pub pools: Vec<PoolTotals>,
     /// Why Phalanx itself failed attempts.
     reasons: FxHashMap<(TaskId, u16), String>,
 }
@@ -217,6 +222,8 @@ impl Replay {
             Record::Reasons(reasons) => {
                 session.reasons.extend(reasons.into_iter().map(|reason| ((reason.task, reason.attempt), reason.text)));
             }
+            Record::Limit(change) => session.limits.push(change),
+            Record::Pools(totals) => session.pools = totals,
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
                 decided.ok_or("it holds the effect of an unknown decision")?.effect = Some(effect);
@@ -253,6 +260,8 @@ impl Session {
             unusual: Vec::new(),
             left_out: None,
             run_again: Vec::new(),
+            limits: Vec::new(),
+            pools: Vec::new(),
             reasons: FxHashMap::default(),
         }
     }

@@ -24,6 +24,7 @@ mod live_output;
 pub mod logging;
 mod measures;
 mod nodes;
+mod pools;
 mod print;
 pub mod progress;
 mod recommend;

@@ -12,6 +12,7 @@ use super::latency::{ClassLatency, classes};
 use super::live_output::write_so_far;
 use super::measures::{Figure, MeasureReader};
 use super::nodes::{NodeUse, uses};
+use super::pools::{PoolUse, pools};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
@@ -43,6 +44,7 @@ pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
     write_slowest(out, run, paint)?;
     write_classes(out, run, paint)?;
     write_measures(out, run, paint)?;
+    write_pools(out, run, paint)?;
     write_nodes(out, run, paint)
 }
 
@@ -80,6 +82,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         failures: failures(run).iter().take(MAX_JSON_FAILURES).map(|failure| failed(run, failure)).collect(),
         measures: measures.iter().collect(),
         nodes_held: uses(run),
+        pools: pools(run),
         warnings: run.warnings(),
     };
     serde_json::to_writer_pretty(&mut *out, &object).map_err(ReportError::Json)?;
@@ -129,6 +132,8 @@ struct ReportJson<'a> {
     measures: BTreeMap<&'a str, &'a Figure>,
     /// Use of each node, by time.
     nodes_held: Vec<NodeUse>,
+    /// Pools and limits of arrays; empty until the run has ended.
+    pools: Vec<PoolUse>,
     warnings: &'a [String],
 }
 
@@ -431,6 +436,23 @@ fn write_nodes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), R
         Some(more) => Ok(writeln!(out, "  and {more} more, see --json")?),
         None => Ok(()),
     }
+}
+
+/// Writes what the pools were used for.
+fn write_pools(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let pools = pools(run);
+    if pools.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint.bold("Pools and limits of arrays"))?;
+    let row = |it: &PoolUse| {
+        let units = |units: String| if it.kind == "rate" { "-".to_owned() } else { units };
+        let capacity = it.capacity.map_or_else(|| "none".to_owned(), count);
+        let rest = [units(capacity), units(count(it.peak)), units(count(it.hand_overs)), seconds(it.at_limit_s)];
+        [it.pool.clone(), it.kind.to_owned()].into_iter().chain(rest).collect()
+    };
+    let rows: Vec<Vec<String>> = pools.iter().map(row).collect();
+    write_columns(out, &["name", "kind", "limit", "peak", "given back", "waited for"], &rows, paint)
 }
 
 /// Writes the statistics of values that tasks wrote.

@@ -227,7 +227,7 @@ fn slice(
 
 fn held_by(job: &dyn JobView, task: TaskId) -> HeldBy {
     match job.group(task) {
-        Some(group) if group.limit.is_some() => HeldBy::Limit,
+        Some(group) if group.limit.is_some() || !group.pools.is_empty() => HeldBy::Limit,
         Some(group) if group.cpus > 1 || group.memory.is_some() || group.gpus > 0 || group.mpi.is_some() => {
             HeldBy::Room
         }

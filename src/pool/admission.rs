@@ -15,7 +15,8 @@
 //! This code neither blocks a slot nor calls the workload: it returns what the caller must do after
 //! releasing the lock.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 use rustc_hash::FxHashMap;
@@ -25,14 +26,30 @@ use super::item::Item;
 use super::sleep::Sleeper;
 use super::sync::{AtomicU32, Ordering};
 use crate::schedule::admission::{AdmissionEntry, AdmissionQueue, Head};
+use crate::schedule::fair::{FairTable, FamilyId};
+use crate::schedule::pools::table::PoolTable;
+use crate::schedule::pools::{PoolOrders, PoolReport};
 use crate::schedule::resources::{Impossible, Needs, ResourceLedger};
 
 /// Identifies slots set aside by [`Handle::hold`](super::Handle::hold).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HoldId(pub u64);
 
+/// What the items of all ranks share.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables {
+    pub(super) pools: Arc<PoolTable>,
+    pub(super) fair: Arc<FairTable>,
+}
+
 pub(super) struct Admission {
     signal: CachePadded<AtomicU32>,
+    /// Whether leases of pools have changed, and whether tasks wait for pools.
+    pool_signal: AtomicU32,
+    /// Idle slots at the last report of leases.
+    reported_idle: AtomicU32,
+    /// False if no item needs a pool.
+    has_pools: bool,
     inner: Mutex<Inner>,
 }
 
@@ -55,15 +72,30 @@ struct Inner {
 struct Collecting {
     entry: AdmissionEntry<Item, HoldId>,
     needs: Needs,
+    charge: Charge,
     gpus: Vec<u32>,
     /// The domain whose slots are needed; `None` for all.
     domain: Option<usize>,
     members: Vec<Sleeper>,
 }
 
+/// What the family of an item was charged, and when. Families without shares need no clock.
+#[derive(Clone, Copy)]
+struct Charge {
+    ns: f64,
+    since: Option<Instant>,
+}
+
+impl Charge {
+    fn used(&self) -> (f64, Duration) {
+        (self.ns, self.since.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+}
+
 /// The resources granted to an item or a hold.
 pub(super) struct ItemGrant {
     needs: Needs,
+    charge: Charge,
     /// All its slots, in ascending order.
     pub(super) slots: Vec<usize>,
     pub(super) gpus: Vec<u32>,
@@ -87,6 +119,9 @@ pub(super) enum Visit {
 /// bits), and one more than the domain whose slots are needed (16 bits; all ones for all domains).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signal(u32);
+
+const POOLS_CHANGED: u32 = 1;
+const POOLS_AWAITED: u32 = 2;
 
 const STOP: u32 = 1;
 const PAUSE: u32 = 2;
@@ -128,13 +163,17 @@ impl Signal {
 impl Admission {
     /// `domains` holds each slot's domain, numbered from 0 without gaps, and `gpus` each GPU's
     /// number with the domain that it is near to.
-    pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<(u32, Option<usize>)>) -> Admission {
+    pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<(u32, Option<usize>)>, shared: Tables) -> Admission {
         let count = domains.iter().max().map_or(0, |last| last + 1);
         let free = (0..count).map(|d| domains.iter().filter(|&&of| of == d).count()).collect();
+        let Tables { pools, fair } = shared;
+        let has_pools = !pools.is_empty();
         let inner = Inner {
             stopping: false,
             paused: false,
-            queue: AdmissionQueue::new(ResourceLedger::new(domains.len() as u32, memory, gpus.len() as u32)),
+            queue: AdmissionQueue::new(
+                ResourceLedger::new(domains.len() as u32, memory, gpus.len() as u32, pools).with_fair(fair),
+            ),
             gpus: FreeGpus::new(gpus),
             collecting: None,
             held: FxHashMap::default(),
@@ -142,7 +181,13 @@ impl Admission {
             domains: domains.into(),
             free,
         };
-        Admission { signal: CachePadded::new(AtomicU32::new(0)), inner: Mutex::new(inner) }
+        Admission {
+            signal: CachePadded::new(AtomicU32::new(0)),
+            pool_signal: AtomicU32::new(0),
+            reported_idle: AtomicU32::new(0),
+            has_pools,
+            inner: Mutex::new(inner),
+        }
     }
 
     /// One relaxed load. For a slot that goes to sleep, the fence of the sleep protocol makes the
@@ -182,9 +227,35 @@ impl Admission {
         self.change(|inner| inner.visit(slot, level, idle))
     }
 
-    /// Ends an item. The caller must release the sleepers.
-    pub(super) fn finish(&self, grant: ItemGrant) -> Vec<Sleeper> {
-        self.change(|inner| inner.take_back(grant))
+    /// Ends an item. The caller must release the sleepers, and notify the workload (true) that
+    /// units of pools were given back.
+    pub(super) fn finish(&self, grant: ItemGrant) -> (Vec<Sleeper>, bool) {
+        self.change(|inner| (inner.take_back(grant), inner.queue.take_urgent_pool_report()))
+    }
+
+    /// Carries out an order about leases of pools.
+    pub(super) fn carry_out_pool_orders(&self, orders: &PoolOrders) {
+        self.change(|inner| inner.queue.carry_out_pool_orders(orders));
+    }
+
+    /// Learns the slot time that families have got on other ranks.
+    pub(super) fn learn_shares(&self, elsewhere: &[(FamilyId, u64)]) {
+        self.change(|inner| inner.queue.learn_shares(elsewhere));
+    }
+
+    /// The report about leases of pools, if it would differ from the last one.
+    pub(super) fn pool_report(&self, idle: u32) -> Option<PoolReport> {
+        let signal = self.pool_signal.load(Ordering::Relaxed);
+        let is_due = signal & POOLS_CHANGED != 0
+            || (signal & POOLS_AWAITED != 0 && self.reported_idle.load(Ordering::Relaxed) != idle);
+        if !is_due {
+            return None;
+        }
+        self.reported_idle.store(idle, Ordering::Relaxed);
+        self.change(|inner| {
+            let starts = !inner.stopping && !inner.paused;
+            Some(inner.queue.pool_report(idle, starts))
+        })
     }
 
     /// Starts nothing until [`Admission::resume`]. A collection is dissolved and its item requeued;
@@ -199,7 +270,10 @@ impl Admission {
 
     /// Starts items again after [`Admission::pause`].
     pub(super) fn resume(&self) {
-        self.change(|inner| inner.paused = false);
+        self.change(|inner| {
+            inner.paused = false;
+            inner.queue.resume();
+        });
     }
 
     /// Starts nothing any more. The caller must release the sleepers.
@@ -237,6 +311,11 @@ impl Admission {
         let mut inner = self.lock();
         let result = act(&mut inner);
         self.signal.store(inner.signal(), Ordering::Release);
+        if self.has_pools {
+            let (changed, awaited) = (inner.queue.is_pool_changed(), inner.queue.waits_for_pools());
+            let flag = |holds: bool, flag: u32| if holds { flag } else { 0 };
+            self.pool_signal.store(flag(changed, POOLS_CHANGED) | flag(awaited, POOLS_AWAITED), Ordering::Relaxed);
+        }
         result
     }
 
@@ -285,12 +364,13 @@ impl Inner {
             return self.join(collecting, slot);
         }
         let head = self.head().filter(|head| level.is_none_or(|own| head.level >= own));
-        let Some((needs, entry)) = head.and_then(|head| Some((head.needs, self.queue.admit(&head)?))) else {
+        let Some((needs, (entry, ns))) = head.and_then(|head| Some((head.needs, self.queue.admit(&head)?))) else {
             return Visit::Nothing;
         };
         let gpus = self.gpus.take(needs.gpus, domain);
         let domain = (self.free[domain] >= needs.slots()).then_some(domain);
-        self.join(Collecting { entry, needs, gpus, domain, members: Vec::new() }, slot)
+        let charge = Charge { ns, since: (needs.family > 0).then(Instant::now) };
+        self.join(Collecting { entry, needs, charge, gpus, domain, members: Vec::new() }, slot)
     }
 
     /// Adds the slot to the collection, and completes it if the slot is the last.
@@ -302,22 +382,22 @@ impl Inner {
             self.collecting = Some(collecting);
             return Visit::Wait { missing: missing as u32 };
         }
-        let Collecting { entry, needs, gpus, mut members, .. } = collecting;
+        let Collecting { entry, needs, charge, gpus, mut members, .. } = collecting;
         let mut slots: Vec<usize> = members.iter().map(|m| m.slot).chain([slot]).collect();
         slots.sort_unstable();
         match entry {
-            AdmissionEntry::Task(item) => Visit::Run(item, ItemGrant { needs, slots, gpus, members }),
+            AdmissionEntry::Task(item) => Visit::Run(item, ItemGrant { needs, charge, slots, gpus, members }),
             AdmissionEntry::Hold(id) => {
                 members.push(Sleeper::this(slot));
                 let told = Visit::Held { id, slots: slots.clone(), gpus: gpus.clone() };
-                self.held.insert(id, ItemGrant { needs, slots, gpus, members });
+                self.held.insert(id, ItemGrant { needs, charge, slots, gpus, members });
                 told
             }
         }
     }
 
     fn take_back(&mut self, grant: ItemGrant) -> Vec<Sleeper> {
-        self.queue.take_back(&grant.needs);
+        self.queue.take_back(&grant.needs, grant.charge.used());
         self.gpus.give_back(&grant.gpus);
         for &slot in &grant.slots {
             self.free[self.domains[slot]] += 1;
@@ -332,7 +412,7 @@ impl Inner {
             AdmissionEntry::Hold(id) => self.queue.push_hold(id, c.needs),
         }
         let slots = c.members.iter().map(|m| m.slot).collect();
-        self.take_back(ItemGrant { needs: c.needs, slots, gpus: c.gpus, members: c.members })
+        self.take_back(ItemGrant { needs: c.needs, charge: c.charge, slots, gpus: c.gpus, members: c.members })
     }
 
     fn release(&mut self, id: HoldId) -> Option<Vec<Sleeper>> {
@@ -341,7 +421,13 @@ impl Inner {
         }
         if let Some(c) = self.collecting.take_if(|c| c.entry == AdmissionEntry::Hold(id)) {
             let slots = c.members.iter().map(|m| m.slot).collect();
-            return Some(self.take_back(ItemGrant { needs: c.needs, slots, gpus: c.gpus, members: c.members }));
+            return Some(self.take_back(ItemGrant {
+                needs: c.needs,
+                charge: c.charge,
+                slots,
+                gpus: c.gpus,
+                members: c.members,
+            }));
         }
         self.queue.cancel_hold(|&hold| hold == id).then(Vec::new)
     }
@@ -357,7 +443,7 @@ mod tests {
 
     /// Two domains of two slots.
     fn admission(items: &[(u32, u8, u32)]) -> Admission {
-        let admission = Admission::new(vec![0, 0, 1, 1], 100, vec![]);
+        let admission = Admission::new(vec![0, 0, 1, 1], 100, vec![], Tables::default());
         let entry = |&(task, urgency, cpus)| (item(task, urgency), Needs { cpus, ..Needs::SLOT });
         assert!(admission.push(items.iter().map(entry)).is_empty());
         admission
@@ -380,7 +466,7 @@ mod tests {
         assert!(matches!(admission.visit(0, None, false), Visit::Nothing));
         let (task, grant) = run(admission.visit(2, Some(15), false));
         assert_eq!((task, grant.slots.clone()), (7, vec![2, 3]));
-        assert_eq!(admission.finish(grant).iter().map(|m| m.slot).collect::<Vec<_>>(), [3]);
+        assert_eq!(admission.finish(grant).0.iter().map(|m| m.slot).collect::<Vec<_>>(), [3]);
         assert!(admission.signal().is_quiet());
     }
 

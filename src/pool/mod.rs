@@ -34,13 +34,16 @@ pub use self::admission::HoldId;
 pub use self::item::Item;
 pub use self::slot::{Slot, Team};
 
-use self::admission::Admission;
+use self::admission::{Admission, Tables};
 use self::bind::Binder;
 use self::queues::{Own, Queues};
 use self::shared::PoolShared;
 use self::sleep::{MOST_SLOTS, Sleep};
 use self::slot::Core;
 use self::team::Teams;
+use crate::schedule::fair::{FairTable, FamilyId};
+use crate::schedule::pools::table::PoolTable;
+use crate::schedule::pools::{PoolOrders, PoolReport};
 use crate::schedule::resources::{Impossible, Needs};
 use crate::topology::SlotPlace;
 
@@ -64,6 +67,9 @@ pub trait Workload: Send + Sync + 'static {
     /// An item can never start on this rank. The pool returns it to the workload.
     fn impossible(&self, item: Item, why: Impossible);
 
+    /// Units of pools were given back that other ranks wait for: [`Handle::pool_report`] has them.
+    fn pool_units_returned(&self) {}
+
     /// All slots of a hold are set aside; they wait until [`Handle::release`]. Called on one of
     /// them (`slot`). May still be called for a hold that is released at the same moment.
     fn held(&self, id: HoldId, slot: usize, cpus: &[u32], gpus: &[u32]);
@@ -82,6 +88,10 @@ pub struct PoolConfig {
     pub memory: u64,
     /// GPUs that constrained items may use.
     pub gpus: Vec<PoolGpu>,
+    /// Pools of the whole run, of which constrained items may need units.
+    pub pools: Arc<PoolTable>,
+    /// The shares of families, for which constrained items may count.
+    pub fair: Arc<FairTable>,
 }
 
 /// A GPU that constrained items may use.
@@ -174,7 +184,12 @@ impl<W: Workload> Pool<W> {
         let weak: Weak<W> = Arc::downgrade(&workload);
         let shared = PoolShared {
             queues,
-            admission: Admission::new(domains.clone(), config.memory, gpus),
+            admission: Admission::new(
+                domains.clone(),
+                config.memory,
+                gpus,
+                Tables { pools: config.pools, fair: config.fair },
+            ),
             sleep: Sleep::new(slots),
             tallies: (0..slots).map(|_| Default::default()).collect(),
             binder: Arc::new(Binder::default()),
@@ -318,6 +333,24 @@ impl Handle {
         let id = self.shared.admission.hold(needs)?;
         self.shared.call_for_admission(0);
         Ok(id)
+    }
+
+    /// Carries out an order of rank 0 about leases of pools.
+    pub fn carry_out_pool_orders(&self, orders: &PoolOrders) {
+        self.shared.admission.carry_out_pool_orders(orders);
+        self.shared.call_for_admission(0);
+    }
+
+    /// Learns the slot time that families have got on other ranks.
+    pub fn learn_shares(&self, elsewhere: &[(FamilyId, u64)]) {
+        self.shared.admission.learn_shares(elsewhere);
+        self.shared.call_for_admission(0);
+    }
+
+    /// The report about leases of pools, if it would differ from the last one. `idle`: number of
+    /// idle slots.
+    pub fn pool_report(&self, idle: u32) -> Option<PoolReport> {
+        self.shared.admission.pool_report(idle)
     }
 
     /// Releases a hold, complete or not. False if there is no such hold (any more).

@@ -71,7 +71,11 @@ impl PoolShared {
 
     /// Ends a constrained item: frees its resources, and releases its slots.
     pub(super) fn finish(&self, grant: ItemGrant, slot: usize) {
-        self.free(self.admission.finish(grant), slot);
+        let (members, returned) = self.admission.finish(grant);
+        self.free(members, slot);
+        if returned && let Some(workload) = self.workload.upgrade() {
+            workload.pool_units_returned();
+        }
     }
 
     /// Releases slots, and wakes one for an item that can start now.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::schedule::resources::Limit;
+use crate::schedule::pools::table::PoolResource;
 
 type Run = dyn Fn(Item, &mut Slot<'_>) + Send + Sync;
 type Ask = dyn Fn(Item) -> Needs + Send + Sync;
@@ -39,11 +39,24 @@ impl Work {
 
     fn start(self, places: Vec<SlotPlace>) -> Pool<Work> {
         Pool::start(
-            PoolConfig { places, memory: 1000, gpus: (0..3).map(|number| PoolGpu { number, domain: None }).collect() },
+            PoolConfig {
+                places,
+                memory: 1000,
+                gpus: (0..3).map(|number| PoolGpu { number, domain: None }).collect(),
+                pools: pools(),
+                fair: Arc::default(),
+            },
             Arc::new(self),
         )
         .unwrap()
     }
+}
+
+/// Three pools of 1, 2 and 3 units; set `n` needs one unit of pool `n - 1`.
+fn pools() -> Arc<PoolTable> {
+    let mut table = PoolTable::default();
+    let ids: Vec<u32> = (1..=3).map(|units| table.add(PoolResource::capacity("p", Some(units), false))).collect();
+    Arc::new(table.with_groups(ids.into_iter().map(|id| (id, 1, vec![(id, 1)]))))
 }
 
 impl Workload for Work {
@@ -179,11 +192,11 @@ fn random_graphs_are_run_in_order_and_to_the_end() {
 fn constraints_are_never_exceeded() {
     const TASKS: u32 = 3_000;
     let (memory, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU32::new(0)));
-    let (slots, gpus, limits) = (counters(6), counters(3), counters(3));
+    let (slots, gpus, units) = (counters(6), counters(3), counters(3));
     let needs = |item: Item| {
         let mut rng = fastrand::Rng::with_seed(u64::from(item.task));
-        let limit = rng.bool().then(|| Limit { key: item.task % 3, most: 1 + item.task % 3 });
-        Needs { cpus: rng.u32(0..5), memory: rng.u64(0..3) * 300, gpus: rng.u32(0..3), limit }
+        let pools = if rng.bool() { 1 + item.task % 3 } else { 0 };
+        Needs { cpus: rng.u32(0..5), memory: rng.u64(0..3) * 300, gpus: rng.u32(0..3), pools, family: 0 }
     };
     let (mem, count) = (Arc::clone(&memory), Arc::clone(&done));
     let work = Work::new(move |item, slot| {
@@ -195,19 +208,18 @@ fn constraints_are_never_exceeded() {
         slot.cpus().iter().for_each(|&cpu| enter(&slots, cpu, 1));
         slot.gpus().iter().for_each(|&gpu| enter(&gpus, gpu, 1));
         assert!(mem.fetch_add(needs.memory, Ordering::SeqCst) + needs.memory <= 1000);
-        if let Some(Limit { key, most }) = needs.limit {
-            enter(&limits, key, most);
-        }
+        let pool = needs.pools.checked_sub(1);
+        pool.into_iter().for_each(|pool| enter(&units, pool, pool + 1));
         std::hint::black_box((0..item.task % 1000).sum::<u32>());
-        if let Some(Limit { key, .. }) = needs.limit {
-            leave(&limits, key);
-        }
+        pool.into_iter().for_each(|pool| leave(&units, pool));
         mem.fetch_sub(needs.memory, Ordering::SeqCst);
         slot.gpus().iter().for_each(|&gpu| leave(&gpus, gpu));
         slot.cpus().iter().for_each(|&cpu| leave(&slots, cpu));
         count.fetch_add(1, Ordering::SeqCst);
     });
     let pool = work.needing(needs).start(places(&[0, 0, 0, 1, 1, 1]));
+    let granted = vec![(0, 1), (1, 2), (2, 3)];
+    pool.handle().carry_out_pool_orders(&PoolOrders { granted, ..PoolOrders::default() });
     let items: Vec<Item> =
         (0..TASKS).map(|t| Item { constrained: t % 3 != 0, urgency: t as u8 % 5, ..plain(t) }).collect();
     items.chunks(50).for_each(|chunk| pool.handle().push_many(chunk));
@@ -254,12 +266,12 @@ fn what_can_never_start_is_handed_back() {
         cpus: if item.task == 0 { 9 } else { 1 },
         memory: if item.task == 1 { 1001 } else { 0 },
         gpus: if item.task == 2 { 4 } else { 0 },
-        limit: (item.task == 3).then_some(Limit { key: 0, most: 0 }),
+        ..Needs::SLOT
     });
     let pool = work.start(places(&[0, 0]));
-    pool.handle().push_many(&(0..4).map(constrained).collect::<Vec<_>>());
+    pool.handle().push_many(&(0..3).map(constrained).collect::<Vec<_>>());
     let told: Vec<u32> = pool.workload().impossible.lock().unwrap().iter().map(|(task, _)| *task).collect();
-    assert_eq!(told, [0, 1, 2, 3]);
+    assert_eq!(told, [0, 1, 2]);
     assert!(pool.handle().hold(Needs { cpus: 3, ..Needs::SLOT }).is_err());
 }
 
@@ -392,7 +404,7 @@ fn a_pool_stops_whatever_its_slots_wait_for() {
 
 #[test]
 fn a_pool_without_slots_is_refused() {
-    let config = PoolConfig { places: vec![], memory: 0, gpus: vec![] };
+    let config = PoolConfig { places: vec![], memory: 0, gpus: vec![], pools: Arc::default(), fair: Arc::default() };
     assert!(matches!(Pool::start(config, Arc::new(Work::new(|_, _| {}))), Err(PoolError::NoSlots)));
 }
 
@@ -470,7 +482,8 @@ fn a_starving_slot_runs_what_the_workload_finds_for_it() {
         fn held(&self, _: HoldId, _: usize, _: &[u32], _: &[u32]) {}
         fn panicked(&self, _: Option<Item>, _: String) {}
     }
-    let config = PoolConfig { places: places(&[0]), memory: 0, gpus: vec![] };
+    let config =
+        PoolConfig { places: places(&[0]), memory: 0, gpus: vec![], pools: Arc::default(), fair: Arc::default() };
     let pool = Pool::start(config, Arc::new(Finder(OnceLock::new(), AtomicU32::new(0)))).unwrap();
     eventually("it runs", || pool.workload().0.get() == Some(&42));
 }

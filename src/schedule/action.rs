@@ -1,5 +1,7 @@
 //! Actions: the output of each step of the state machines, carried out by their drivers.
 
+use super::fair::FamilyId;
+use super::pools::PoolOrders;
 use super::protocol::{Lease, Message, Stop};
 use crate::model::{Attempt, Rank};
 
@@ -50,12 +52,12 @@ pub enum WorkerAction {
         /// Content.
         message: Message,
     },
-    /// Activate the tasks at home in the worker's new ledger: slots count completions again. The
-    /// limit shares replace earlier ones.
-    TakeUp {
-        /// Groups, and how many of their tasks this rank may run at once.
-        limits: Vec<(u32, u32)>,
-    },
+    /// Activate the tasks at home in the worker's new ledger: slots count completions again.
+    TakeUp,
+    /// Learn the slot time in nanoseconds that families have got on other ranks.
+    LearnShares(Vec<(FamilyId, u64)>),
+    /// Carry out an order about leases of pools.
+    PoolOrders(PoolOrders),
     /// Start these tasks at home (local numbers), first attempt.
     Start(Vec<u32>),
     /// Start a further attempt, or a task whose home is another rank.
@@ -109,6 +111,8 @@ pub enum WorkerAction {
     /// Cancel these tasks (from, to), whether they run, wait in the pool, or start later: they end
     /// as CANCELLED.
     Cancel(Vec<(u32, u32)>),
+    /// Start none of these tasks (from, to) from now on, and others again; replaces the list before.
+    Pause(Vec<(u32, u32)>),
     /// The run is over: exit.
     Exit,
 }

@@ -1,14 +1,14 @@
-//! Admission of tasks that need more than a free slot: memory, GPUs, a share of a group's limit,
-//! several slots.
+//! Admission of tasks that need more than a free slot: memory, GPUs, units of pools, several slots.
 //!
 //! The most urgent task starts first, and among equals the first to arrive. Slots for gangs come
 //! before all tasks, because the slots of other ranks may be waiting for them. Tasks with equal
 //! needs form a class, and only the head of each class is examined: if it cannot start, no other
-//! task of the class can. A million tasks of one array under one limit are one class.
+//! task of the class can. A million tasks of one array under one pool are one class.
 //!
 //! Backfilling is safe because an entry that waits for memory, GPUs or slots *claims* every kind of
-//! resource that it needs, and nothing behind it may take a claimed kind. An entry that waits only
-//! for its own limit claims nothing, since only its own class uses that limit.
+//! resource that it needs, and nothing behind it may take a claimed kind. An entry that waits for
+//! units of pools claims no such kind, but what idle units of its pools the rank has are kept for
+//! it (`pools::shares`).
 //!
 //! The pool of a real run applies this rule under its lock, the simulator directly. Both decide
 //! themselves how to collect several slots that are still busy; they pass in how many could be
@@ -16,9 +16,13 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use super::fair::FamilyId;
+use super::pools::shares::Reserved;
+use super::pools::{PoolClaim, PoolOrders, PoolReport};
 use super::resources::{Impossible, Needs, ResourceLedger};
 use crate::graph::partition;
 
@@ -44,6 +48,8 @@ pub struct AdmissionQueue<T, H> {
     arrivals: u64,
     /// Number of waiting tasks.
     tasks: usize,
+    /// Number of idle slots that the last report of leases was made for.
+    reported_idle: u32,
     ledger: ResourceLedger,
 }
 
@@ -90,7 +96,7 @@ fn kinds(needs: &Needs) -> u8 {
 impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
     /// An empty queue for a rank with these resources.
     pub fn new(ledger: ResourceLedger) -> AdmissionQueue<T, H> {
-        AdmissionQueue { classes: FxHashMap::default(), arrivals: 0, tasks: 0, ledger }
+        AdmissionQueue { classes: FxHashMap::default(), arrivals: 0, tasks: 0, reported_idle: 0, ledger }
     }
 
     /// Number of waiting tasks, without holds.
@@ -122,6 +128,7 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
     /// Queues a task.
     pub fn push_task(&mut self, task: T, urgency: u8, needs: Needs) {
         self.tasks += 1;
+        self.ledger.fair_mut().wait(needs.family);
         self.push(AdmissionEntry::Task(task), usize::from(urgency).min(LEVELS - 1), needs);
     }
 
@@ -135,6 +142,9 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         let class = self.classes.entry(needs).or_default();
         class.levels |= 1 << level;
         class.queues[level].push_back((arrival, entry));
+        if needs.pools != 0 {
+            self.ledger.pools_mut().note_change();
+        }
     }
 
     /// The first entry that may start. `collectable`: number of slots that could be collected for
@@ -143,23 +153,109 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         if self.classes.is_empty() {
             return None;
         }
-        let mut heads: Vec<Head> = self.classes.iter().filter_map(|(needs, class)| class.head(*needs)).collect();
-        heads.sort_unstable_by_key(|head| (Reverse(head.level), head.arrival));
         let mut claimed = 0;
-        heads.into_iter().find(|head| {
-            if self.ledger.is_at_limit(&head.needs) {
+        let mut reserved = Reserved::default();
+        self.heads().into_iter().find(|head| {
+            if !self.ledger.has_units(&head.needs, &reserved) {
+                self.ledger.pools().reserve(head.needs.pools, 1, &mut reserved);
                 return false;
             }
             let kinds = kinds(&head.needs);
             let slots = head.needs.slots();
             let may = kinds & claimed == 0 && self.ledger.fits(&head.needs) && (slots == 1 || slots <= collectable);
             claimed |= kinds;
+            if !may && head.needs.pools != 0 {
+                self.ledger.pools().reserve(head.needs.pools, 1, &mut reserved);
+            }
             may
         })
     }
 
-    /// Takes the head out of the queue and grants its needs.
-    pub fn admit(&mut self, head: &Head) -> Option<AdmissionEntry<T, H>> {
+    /// The first entry of each class: the most urgent first, then the first to arrive. If families
+    /// have shares, their order comes before that.
+    fn heads(&self) -> Vec<Head> {
+        let mut heads: Vec<Head> = self.classes.iter().filter_map(|(needs, class)| class.head(*needs)).collect();
+        let fair = self.ledger.fair();
+        if fair.is_empty() {
+            heads.sort_unstable_by_key(|head| (Reverse(head.level), head.arrival));
+            return heads;
+        }
+        let key = |head: &Head| (head.level != HOLD_LEVEL as u32, fair.key(head.needs.family));
+        heads.sort_unstable_by(|a, b| {
+            let ((a_task, (a_rank, a_service)), (b_task, (b_rank, b_service))) = (key(a), key(b));
+            let by_family = (a_task, a_rank).cmp(&(b_task, b_rank)).then(a_service.total_cmp(&b_service));
+            by_family.then((Reverse(a.level), a.arrival).cmp(&(Reverse(b.level), b.arrival)))
+        });
+        heads
+    }
+
+    /// True if a report of the leases would differ from the last one.
+    pub fn is_pool_report_due(&self, idle: u32) -> bool {
+        self.is_pool_changed() || (idle != self.reported_idle && self.waits_for_pools())
+    }
+
+    /// True if leases have changed, or tasks that need pools have come or gone, since the last
+    /// report.
+    pub fn is_pool_changed(&self) -> bool {
+        self.ledger.pools().is_changed()
+    }
+
+    /// Tasks may start again: what they could start is to be reported.
+    pub fn resume(&mut self) {
+        self.ledger.pools_mut().note_change();
+    }
+
+    /// True if tasks that need pools wait.
+    pub fn waits_for_pools(&self) -> bool {
+        self.classes.keys().any(|needs| needs.pools != 0)
+    }
+
+    /// True once after units of pools were given back.
+    pub fn take_urgent_pool_report(&mut self) -> bool {
+        self.ledger.pools_mut().take_urgent()
+    }
+
+    /// The report of the leases: what is in use, what was given back, and what could start on
+    /// `idle` slots if the rank had the units. A rank without idle slots asks ahead, so that a slot
+    /// that becomes free finds units for a task that is more urgent than others. `starts`: false
+    /// if nothing starts now.
+    pub fn pool_report(&mut self, idle: u32, starts: bool) -> PoolReport {
+        self.reported_idle = idle;
+        let claims = match (starts, idle) {
+            (false, _) => Vec::new(),
+            (true, 0) => self.pool_claims(self.ledger.slots(), true),
+            (true, idle) => self.pool_claims(idle, false),
+        };
+        let waiting: Vec<_> = self.classes.iter().map(|(needs, class)| (needs.pools, class.len())).collect();
+        self.ledger.pools_mut().report(claims, waiting.into_iter().filter(|class| class.0 != 0))
+    }
+
+    fn pool_claims(&self, mut slots_left: u32, ahead: bool) -> Vec<PoolClaim> {
+        let mut claims = Vec::new();
+        let mut reserved = Reserved::default();
+        for head in self.heads().into_iter().filter(|head| head.needs.pools != 0 && self.ledger.fits(&head.needs)) {
+            if slots_left == 0 {
+                break;
+            }
+            let pools = self.ledger.pools();
+            let slots = head.needs.slots() as u32;
+            let waiting = self.classes.get(&head.needs).map_or(1, Class::len);
+            let tasks = (slots_left / slots).clamp(1, u32::try_from(waiting).unwrap_or(u32::MAX).max(1));
+            let Some(kept) = pools.reserve(head.needs.pools, tasks, &mut reserved) else { continue };
+            claims.push(PoolClaim { set: head.needs.pools, tasks, level: head.level as u8, ahead, kept });
+            slots_left = slots_left.saturating_sub(tasks * slots);
+        }
+        claims
+    }
+
+    /// Carries out an order of rank 0 about the leases.
+    pub fn carry_out_pool_orders(&mut self, orders: &PoolOrders) {
+        self.ledger.pools_mut().carry_out(orders);
+    }
+
+    /// Takes the head out of the queue and grants its needs. Returns it with what its family is
+    /// charged.
+    pub fn admit(&mut self, head: &Head) -> Option<(AdmissionEntry<T, H>, f64)> {
         let class = self.classes.get_mut(&head.needs)?;
         let (_, entry) = class.queues[head.level as usize].pop_front()?;
         if class.queues[head.level as usize].is_empty() {
@@ -169,13 +265,18 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
             }
         }
         self.tasks -= usize::from(matches!(entry, AdmissionEntry::Task(_)));
-        self.ledger.grant(&head.needs);
-        Some(entry)
+        Some((entry, self.ledger.grant(&head.needs)))
     }
 
-    /// Returns what was granted for `needs`.
-    pub fn take_back(&mut self, needs: &Needs) {
-        self.ledger.take_back(needs);
+    /// Returns what was granted for `needs`. `used`: what the family was charged, and the time since
+    /// the grant.
+    pub fn take_back(&mut self, needs: &Needs, used: (f64, Duration)) {
+        self.ledger.take_back(needs, used);
+    }
+
+    /// Learns the slot time that families have got on other ranks.
+    pub fn learn_shares(&mut self, elsewhere: &[(FamilyId, u64)]) {
+        self.ledger.fair_mut().learn(elsewhere);
     }
 
     /// Takes out the tasks that match (not holds), the most urgent first and by arrival within one
@@ -194,6 +295,10 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
             }
         }
         self.tasks -= out.len();
+        out.iter().for_each(|(_, withdrawn)| self.ledger.fair_mut().withdraw(withdrawn.needs.family));
+        if out.iter().any(|(_, withdrawn)| withdrawn.needs.pools != 0) {
+            self.ledger.pools_mut().note_change();
+        }
         self.tidy();
         out.sort_unstable_by_key(|(level, withdrawn)| (Reverse(*level), withdrawn.arrival));
         out.into_iter().map(|(_, withdrawn)| withdrawn).collect()
@@ -226,6 +331,10 @@ impl<T, H> Default for Class<T, H> {
 }
 
 impl<T, H> Class<T, H> {
+    fn len(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
+    }
+
     fn head(&self, needs: Needs) -> Option<Head> {
         let level = self.levels.checked_ilog2()?;
         let (arrival, _) = self.queues[level as usize].front()?;
@@ -235,15 +344,32 @@ impl<T, H> Class<T, H> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::schedule::resources::Limit;
+    use crate::schedule::pools::table::{PoolResource, PoolTable};
 
     /// A queue with numbers for tasks and holds.
     type Queue = AdmissionQueue<u32, u32>;
 
-    /// A rank of 4 slots, 100 bytes and 2 GPUs.
+    /// A rank of 4 slots, 100 bytes and 2 GPUs, with two pools: set 1 needs one unit of the first,
+    /// set 2 one of each, set 3 one of the second.
     fn queue() -> Queue {
-        AdmissionQueue::new(ResourceLedger::new(4, 100, 2))
+        let mut table = PoolTable::default();
+        for name in ["x", "y"] {
+            table.add(PoolResource::capacity(name, Some(9), false));
+        }
+        let needs = [vec![(0, 1)], vec![(0, 1), (1, 1)], vec![(1, 1)]];
+        let table = table.with_groups((0..).zip(needs).map(|(group, needs)| (group, 1, needs)));
+        AdmissionQueue::new(ResourceLedger::new(4, 100, 2, Arc::new(table)))
+    }
+
+    fn grant(queue: &mut Queue, granted: &[(u32, u32)]) {
+        queue.carry_out_pool_orders(&PoolOrders { granted: granted.to_vec(), ..PoolOrders::default() });
+    }
+
+    fn pooled(pools: u32) -> Needs {
+        Needs { pools, ..Needs::SLOT }
     }
 
     fn memory(memory: u64) -> Needs {
@@ -253,7 +379,7 @@ mod tests {
     /// The next entry to start, and its needs.
     fn admit(queue: &mut Queue) -> Option<(AdmissionEntry<u32, u32>, Needs)> {
         let head = queue.head(4)?;
-        Some((queue.admit(&head)?, head.needs))
+        Some((queue.admit(&head)?.0, head.needs))
     }
 
     fn next(queue: &mut Queue) -> Option<AdmissionEntry<u32, u32>> {
@@ -281,22 +407,56 @@ mod tests {
         queue.push_task(2, 1, Needs { gpus: 1, ..Needs::SLOT });
         assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(2)), "it takes nothing that the large one waits for");
         assert_eq!(next(&mut queue), None);
-        queue.take_back(&running);
+        queue.take_back(&running, (0.0, Duration::ZERO));
         assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(0)));
     }
 
     #[test]
-    fn a_task_at_its_limit_holds_up_only_its_kin() {
+    fn a_task_whose_pool_is_used_up_holds_up_only_its_kin() {
         let mut queue = queue();
-        let limited = Needs { memory: 1, limit: Some(Limit { key: 5, most: 1 }), ..Needs::SLOT };
+        let limited = Needs { memory: 1, ..pooled(1) };
         queue.push_task(9, 9, limited);
+        assert_eq!(next(&mut queue), None, "the rank has no lease yet");
+        grant(&mut queue, &[(0, 1)]);
         let (_, running) = admit(&mut queue).unwrap();
         queue.push_task(0, 9, limited);
         queue.push_task(1, 1, memory(1));
         assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(1)));
         assert_eq!(next(&mut queue), None);
-        queue.take_back(&running);
+        queue.take_back(&running, (0.0, Duration::ZERO));
         assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(0)));
+    }
+
+    #[test]
+    fn units_are_kept_for_a_task_of_two_pools() {
+        let mut queue = queue();
+        grant(&mut queue, &[(1, 1)]);
+        queue.push_task(0, 5, pooled(2));
+        queue.push_task(1, 5, pooled(3));
+        queue.push_task(2, 5, pooled(2));
+        assert_eq!(next(&mut queue), None, "the only unit of the second pool waits for the first task");
+        let claims = queue.pool_report(4, true).claims;
+        let claimed: Vec<_> = claims.iter().map(|claim| (claim.set, claim.tasks, claim.kept.clone())).collect();
+        assert_eq!(claimed, [(2, 2, vec![0, 1]), (3, 1, vec![0])]);
+        grant(&mut queue, &[(0, 1)]);
+        assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(0)));
+    }
+
+    #[test]
+    fn what_is_owed_goes_back_as_soon_as_it_is_idle() {
+        let mut queue = queue();
+        grant(&mut queue, &[(0, 3)]);
+        queue.push_task(0, 5, pooled(1));
+        let (_, running) = admit(&mut queue).unwrap();
+        queue.carry_out_pool_orders(&PoolOrders { owed: vec![(0, 3)], ..PoolOrders::default() });
+        let report = queue.pool_report(3, true);
+        assert_eq!((report.returned, report.used), (vec![(0, 2)], vec![(0, 1)]));
+        queue.push_task(1, 5, pooled(1));
+        assert!(!queue.take_urgent_pool_report());
+        queue.take_back(&running, (0.0, Duration::ZERO));
+        assert!(queue.take_urgent_pool_report());
+        assert_eq!(next(&mut queue), None, "the unit is owed");
+        assert_eq!(queue.pool_report(4, true).returned, [(0, 1)]);
     }
 
     #[test]

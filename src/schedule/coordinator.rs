@@ -21,6 +21,8 @@
 //! | `change` | ranks join, leave or are lost: the protocol of a change |
 //! | `cut` | what all ranks together know during a change |
 //! | `handover` | the new parts after a change |
+//! | `pools` | units of pools are dealt, tasks paused and resumed |
+//! | `shares` | what families have got, for fair shares |
 //! | `suspended` | ranks that start nothing because their tasks failed |
 //! | `unplaced` | tasks that no rank can run |
 
@@ -30,10 +32,13 @@ mod cut;
 mod ending;
 mod handover;
 mod input;
+mod pools;
+mod shares;
 mod suspended;
 mod unplaced;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use self::attempts::acknowledge;
 use self::change::PrepareAck;
@@ -47,7 +52,8 @@ pub use super::homes::Advice;
 use super::homes::Homeless;
 use super::membership::Members;
 pub use super::membership::{Change, Member};
-use super::protocol::{Load, Message, Started, Stop, Tried};
+use super::pools::dealer::PoolDealer;
+use super::protocol::{Lease, Load, Message, Started, Stop, Tried};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::model::{Rank, RankState, State, TaskId, Time};
@@ -89,6 +95,8 @@ pub struct Coordinator {
     stopping: Option<(Stop, StopReason)>,
     finished: bool,
     gangs: Gangs,
+    pools: PoolDealer,
+    family_times: shares::FamilyTimes,
     health: Health,
     /// Ranks that start nothing because their tasks failed.
     suspended: Suspended,
@@ -97,6 +105,10 @@ pub struct Coordinator {
     undecided: BTreeSet<TaskId>,
     /// Cancelled tasks, as ranges (from, to).
     cancelled: Vec<(u32, u32)>,
+    /// Paused tasks, as ranges (from, to), and MPI tasks on several ranks that wait for their
+    /// resumption.
+    paused: Vec<(u32, u32)>,
+    paused_gangs: Vec<Lease>,
     /// Upper limit on the length of a list in a message.
     longest_list: usize,
 }
@@ -116,8 +128,12 @@ impl Coordinator {
         let completed = finals.iter().flatten().count() as u32;
         let mut ends = vec![None; tasks.graph.node_count()];
         ends.iter_mut().zip(&finals).filter(|(_, end)| end.is_some()).for_each(|(end, _)| *end = Some(End::Completed));
+        let pools = PoolDealer::new(Arc::clone(&tasks.pools));
+        let family_times = shares::FamilyTimes::new(tasks.fair.clone());
         Coordinator {
             tasks,
+            pools,
+            family_times,
             epoch: 0,
             change: None,
             next_change: change::NextChange::default(),
@@ -145,6 +161,8 @@ impl Coordinator {
             suspended: Suspended::default(),
             undecided: BTreeSet::new(),
             cancelled: Vec::new(),
+            paused: Vec::new(),
+            paused_gangs: Vec::new(),
             longest_list: numbers::MOST,
         }
     }
@@ -237,7 +255,8 @@ impl Coordinator {
 
     /// When the next [`CoordinatorEvent::Tick`] is due, if any.
     pub fn next_tick(&self) -> Option<Time> {
-        [self.next_change.due(), self.suspended.due()].into_iter().flatten().min()
+        let pools = self.pools.due().filter(|_| self.stopping.is_none());
+        [self.next_change.due(), self.suspended.due(), pools].into_iter().flatten().min()
     }
 
     /// The final state of a task, once it has one.
@@ -259,11 +278,14 @@ impl Coordinator {
             CoordinatorEvent::Rebalance => self.rebalance(now, actions),
             CoordinatorEvent::Provisioning(state) => self.provisioning = state,
             CoordinatorEvent::Tick => self.admit_arrivals(now, actions),
+            CoordinatorEvent::Limit { resource, units } => self.pools.set_capacity(resource, units),
+            CoordinatorEvent::Pause { tasks, paused } => self.pause(&tasks, paused, actions),
             CoordinatorEvent::Cancel { tasks } => self.cancel(now, &tasks, actions),
         }
         self.review_suspended(now, actions);
-        self.release_leaderless(actions);
+        self.release_leaderless(now, actions);
         self.handle_unplaced_tasks(now, actions);
+        self.deal_pools(now, actions);
         self.finish_if_over(actions);
         // A rank that has left or was lost gets no message except the order to exit.
         let gone = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_gone);
@@ -290,6 +312,7 @@ impl Coordinator {
                 self.count(now, attempts, actions);
                 self.resolve_undecided(now, actions);
                 self.check_health(now, from, actions);
+                self.send_shares(now, actions);
             }
             Message::Ack { epoch, kept, lent, counted } => {
                 let answer = PrepareAck { kept, lent, counted };
@@ -311,9 +334,14 @@ impl Coordinator {
             }
             Message::GangReady { .. } if self.stopping.is_some() => {}
             Message::GangReady { lease } if self.is_cancelled(lease.task) => self.return_cancelled(now, lease, actions),
-            Message::GangReady { lease } => self.gangs.ready(lease, actions),
+            Message::GangReady { lease } => self.gang_ready(lease, actions),
+            Message::Pools(report) => self.pools.report(from, report),
             Message::Held { gang, cpus } if self.stopping.is_none() => self.gangs.held(from, gang, &cpus, actions),
-            Message::GangEnded { gang } => self.gangs.ended(gang, actions),
+            Message::GangEnded { gang } => {
+                if let Some(task) = self.gangs.ended(gang, actions) {
+                    self.pools.withdraw_gangs(|other| other == task);
+                }
+            }
             _ => {}
         }
     }

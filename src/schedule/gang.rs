@@ -128,12 +128,24 @@ impl Gangs {
         self.gather(actions);
     }
 
-    pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<CoordinatorAction>) {
-        let Some(at) = self.running.iter().position(|g| g.number == gang) else { return };
+    /// The task of a gang has ended: its slots are freed. Returns the task.
+    pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<CoordinatorAction>) -> Option<TaskId> {
+        let at = self.running.iter().position(|g| g.number == gang)?;
         let gang = self.running.swap_remove(at);
         for &(rank, _) in &gang.hosts[1..] {
             actions.push(CoordinatorAction::Send { to: rank, message: Message::Release { gang: gang.number } });
         }
+        Some(gang.lease.task)
+    }
+
+    /// True while no gang is assembled.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// True if the gang of a task has been started.
+    pub(super) fn is_running(&self, task: TaskId) -> bool {
+        self.running.iter().any(|gang| gang.lease.task == task)
     }
 
     /// Pauses gangs until the next [`Gangs::meet`]: slots already set aside for a gathering gang
@@ -175,12 +187,15 @@ impl Gangs {
         self.unplaced = 0;
     }
 
-    /// Frees the slots of gangs whose leader is gone.
-    pub(super) fn release_leaderless(&mut self, is_here: &dyn Fn(Rank) -> bool, actions: &mut Vec<CoordinatorAction>) {
+    /// Frees the slots of gangs whose leader is gone. Returns their tasks.
+    pub(super) fn release_leaderless(
+        &mut self,
+        is_here: &dyn Fn(Rank) -> bool,
+        actions: &mut Vec<CoordinatorAction>,
+    ) -> Vec<TaskId> {
         let leaderless = self.running.iter().filter(|gang| !is_here(gang.hosts[0].0)).map(|gang| gang.number);
-        for gang in leaderless.collect::<Vec<u32>>() {
-            self.ended(gang, actions);
-        }
+        let leaderless: Vec<u32> = leaderless.collect();
+        leaderless.into_iter().filter_map(|gang| self.ended(gang, actions)).collect()
     }
 
     /// Number of gangs that wait for ranks that do not exist.

@@ -40,13 +40,8 @@ pub trait Advice: Send {
     fn load_rule(&self) -> Option<LoadRule> {
         None
     }
-    /// Distributes the limits on concurrent tasks of a group over these ranks; a rank without slots
-    /// gets no share.
-    fn share_out(&mut self, members: &[Member]);
-    /// True unless the task is in a limited group of which this rank has no share.
-    fn has_share(&self, task: TaskId, rank: Rank) -> bool;
-    /// A rank's shares: groups, and the number of their tasks that it may run at once.
-    fn shares(&self, rank: Rank) -> Vec<(u32, u32)>;
+    /// Learns the ranks that tasks run on from now on.
+    fn meet(&mut self, members: &[Member]);
 }
 
 /// The remaining work and the ranks.
@@ -73,7 +68,7 @@ impl Remains<'_> {
     fn fits(&self, node: u32, rank: u32) -> bool {
         let (member, task) = (&self.members[rank as usize], TaskId(node));
         let is_join = (node as usize) >= self.graph.task_count();
-        member.slots > 0 && (is_join || (self.advice.fits(task, member) && self.advice.has_share(task, Rank(rank))))
+        member.slots > 0 && (is_join || self.advice.fits(task, member))
     }
 }
 
@@ -283,15 +278,7 @@ mod tests {
             self.0
         }
 
-        fn share_out(&mut self, _: &[Member]) {}
-
-        fn has_share(&self, _: TaskId, _: Rank) -> bool {
-            true
-        }
-
-        fn shares(&self, _: Rank) -> Vec<(u32, u32)> {
-            Vec::new()
-        }
+        fn meet(&mut self, _: &[Member]) {}
     }
 
     fn chosen(graph: &TaskGraph, home: &[u32], slots: &[u32], kept: &[(u32, u32)], even_out: bool) -> (Vec<u32>, u32) {

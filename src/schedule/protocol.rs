@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::dependency_counts::{DependencyCounts, End, Part};
+use super::fair::FamilyId;
+use super::pools::{PoolOrders, PoolReport};
 use super::ranks::Ranks;
 use super::resources::Needs;
 use crate::graph::ascending::Ascending;
@@ -19,7 +21,7 @@ use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time,
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 12;
+pub const VERSION: u16 = 13;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,6 +119,15 @@ pub enum Message {
         /// The attempt.
         attempt: u16,
     },
+    /// Rank to coordinator: its leases of pools, and what it could start with more.
+    Pools(PoolReport),
+    /// Coordinator to rank: further units of pools, and those to give back.
+    PoolOrders(PoolOrders),
+    /// Coordinator to rank: the slot time in nanoseconds that families have got on other ranks.
+    Shares {
+        /// Families, each with its time.
+        elsewhere: Vec<(FamilyId, u64)>,
+    },
     /// Home to coordinator: this MPI task is ready and needs more than this rank has.
     GangReady {
         /// The task.
@@ -176,6 +187,12 @@ pub enum Message {
         /// Half-open ranges of task numbers.
         tasks: Vec<(u32, u32)>,
     },
+    /// Coordinator to all: start none of these tasks (from, to) until a later list omits them.
+    /// Running ones continue.
+    Paused {
+        /// Half-open ranges of task numbers; replaces the list before.
+        tasks: Vec<(u32, u32)>,
+    },
     /// Rank to coordinator: nothing runs here any more, and all ended attempts have been reported.
     Stopped,
     /// Rank to coordinator: it broke down.
@@ -230,6 +247,7 @@ impl Message {
                 | Message::Ack { .. }
                 | Message::Emptied { .. }
                 | Message::Report { .. }
+                | Message::Pools(_)
                 | Message::GangReady { .. }
                 | Message::Held { .. }
                 | Message::GangEnded { .. }
@@ -271,9 +289,6 @@ pub struct HandOut {
     pub amends: Option<Box<Amendment>>,
     /// All ranks that have been lost: their messages that have not been processed are void.
     pub lost: Ranks,
-    /// For each group with a limit on concurrent tasks: its number, and this rank's share of the
-    /// limit.
-    pub limits: Vec<(u32, u32)>,
     /// Active ranks; any other holds no task.
     pub active: Ranks,
     /// True if the receiver leaves for good as soon as it is empty.
@@ -467,6 +482,15 @@ pub fn add_range(tasks: &mut Vec<(u32, u32)>, (mut from, mut to): (u32, u32)) {
     tasks.insert(at, (from, to));
 }
 
+/// Removes a range from sorted, disjoint ranges of tasks (from, to).
+pub fn remove_range(tasks: &mut Vec<(u32, u32)>, (from, to): (u32, u32)) {
+    let rest = |(other_from, other_to): (u32, u32)| {
+        let (before, after) = ((other_from, other_to.min(from)), (other_from.max(to), other_to));
+        [before, after].into_iter().filter(|range| range.0 < range.1)
+    };
+    *tasks = tasks.drain(..).flat_map(rest).collect();
+}
+
 /// How a run is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Stop {
@@ -483,6 +507,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn ranges_are_added_and_removed() {
+        let mut tasks = Vec::new();
+        for range in [(0, 10), (20, 30), (10, 12)] {
+            add_range(&mut tasks, range);
+        }
+        assert_eq!(tasks, [(0, 12), (20, 30)]);
+        remove_range(&mut tasks, (5, 22));
+        assert_eq!(tasks, [(0, 5), (22, 30)]);
+        remove_range(&mut tasks, (0, 100));
+        assert_eq!(tasks, []);
+    }
 
     #[test]
     fn a_further_attempt_that_is_to_run_elsewhere_is_not_given_away() {

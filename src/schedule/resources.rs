@@ -1,7 +1,13 @@
-//! The resources that a task needs of its rank, and the ledger of the rank's memory, GPUs and
-//! concurrency limits.
+//! The resources that a task needs of its rank, and the ledger of the rank's memory, GPUs and leases
+//! of pools.
 
-use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fair::{FairShares, FairTable, FamilyId};
+use super::pools::SetId;
+use super::pools::shares::{PoolShares, Reserved};
+use super::pools::table::PoolTable;
 
 /// Resources that a task needs while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,22 +18,15 @@ pub struct Needs {
     pub memory: u64,
     /// GPUs for its own use.
     pub gpus: u32,
-    /// Limit on concurrent tasks of its group on this rank.
-    pub limit: Option<Limit>,
-}
-
-/// Upper limit `most` on concurrent tasks with the same key on a rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Limit {
-    /// Key of the tasks that share the limit.
-    pub key: u32,
-    /// Tasks that may run at once.
-    pub most: u32,
+    /// Units of pools; 0 for none.
+    pub pools: SetId,
+    /// The family that its slot time counts for; 0 for none.
+    pub family: FamilyId,
 }
 
 impl Needs {
     /// One slot and nothing else.
-    pub const SLOT: Needs = Needs { cpus: 1, memory: 0, gpus: 0, limit: None };
+    pub const SLOT: Needs = Needs { cpus: 1, memory: 0, gpus: 0, pools: 0, family: 0 };
 
     /// Number of slots, at least 1.
     pub fn slots(&self) -> usize {
@@ -64,12 +63,9 @@ pub enum Impossible {
         /// GPUs of the pool.
         have: u32,
     },
-    /// A concurrency limit of 0.
-    #[error("its concurrency limit is 0, so that it could never start; raise the limit to at least 1")]
-    Limit,
 }
 
-/// The memory, GPUs and limits of one rank. Nothing is granted twice: `free + granted = total` at
+/// The memory, GPUs and leases of one rank. Nothing is granted twice: `free + granted = total` at
 /// all times.
 #[derive(Debug)]
 pub struct ResourceLedger {
@@ -78,14 +74,46 @@ pub struct ResourceLedger {
     gpus: u32,
     free_memory: u64,
     free_gpus: u32,
-    /// Running tasks per limit key; keys with none are absent.
-    running: FxHashMap<u32, u32>,
+    pools: PoolShares,
+    fair: FairShares,
 }
 
 impl ResourceLedger {
-    /// A rank with this many slots, bytes of memory and GPUs.
-    pub fn new(slots: u32, memory: u64, gpus: u32) -> ResourceLedger {
-        ResourceLedger { slots, memory, gpus, free_memory: memory, free_gpus: gpus, running: FxHashMap::default() }
+    /// A rank with this many slots, bytes of memory and GPUs, and without leases of these pools.
+    pub fn new(slots: u32, memory: u64, gpus: u32, pools: Arc<PoolTable>) -> ResourceLedger {
+        let pools = PoolShares::new(pools);
+        let fair = FairShares::default();
+        ResourceLedger { slots, memory, gpus, free_memory: memory, free_gpus: gpus, pools, fair }
+    }
+
+    /// The same for a job whose families have shares.
+    pub fn with_fair(self, table: Arc<FairTable>) -> ResourceLedger {
+        ResourceLedger { fair: FairShares::new(table), ..self }
+    }
+
+    /// What families have got.
+    pub fn fair(&self) -> &FairShares {
+        &self.fair
+    }
+
+    /// What families have got.
+    pub fn fair_mut(&mut self) -> &mut FairShares {
+        &mut self.fair
+    }
+
+    /// The leases.
+    pub fn pools(&self) -> &PoolShares {
+        &self.pools
+    }
+
+    /// The leases.
+    pub fn pools_mut(&mut self) -> &mut PoolShares {
+        &mut self.pools
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> u32 {
+        self.slots
     }
 
     /// Checks that the needs could be met if nothing else ran.
@@ -98,15 +126,13 @@ impl ResourceLedger {
             n if n.cpus > self.slots => Err(Impossible::Cpus { asked: n.cpus, have: self.slots }),
             n if n.memory > self.memory => Err(Impossible::Memory { asked: n.memory, have: self.memory }),
             n if n.gpus > self.gpus => Err(Impossible::Gpus { asked: n.gpus, have: self.gpus }),
-            Needs { limit: Some(Limit { most: 0, .. }), .. } => Err(Impossible::Limit),
             _ => Ok(()),
         }
     }
 
-    /// True if the number of running tasks with the same limit key has reached the limit.
-    pub fn is_at_limit(&self, needs: &Needs) -> bool {
-        let running = |limit: Limit| self.running.get(&limit.key).copied().unwrap_or(0);
-        needs.limit.is_some_and(|limit| running(limit) >= limit.most)
+    /// True if enough units of its pools are idle here, without those that are reserved.
+    pub fn has_units(&self, needs: &Needs, reserved: &Reserved) -> bool {
+        self.pools.fits(needs.pools, reserved)
     }
 
     /// True if enough memory and GPUs are free now.
@@ -114,27 +140,22 @@ impl ResourceLedger {
         needs.memory <= self.free_memory && needs.gpus <= self.free_gpus
     }
 
-    /// Grants needs that [`ResourceLedger::fits`] and that are not at their limit.
-    pub fn grant(&mut self, needs: &Needs) {
+    /// Grants needs that [`ResourceLedger::fits`] and that [`ResourceLedger::has_units`]. Returns
+    /// what the family is charged.
+    pub fn grant(&mut self, needs: &Needs) -> f64 {
         self.free_memory -= needs.memory;
         self.free_gpus -= needs.gpus;
-        if let Some(Limit { key, .. }) = needs.limit {
-            *self.running.entry(key).or_insert(0) += 1;
-        }
+        self.pools.start(needs.pools);
+        self.fair.start(needs.family, needs.slots() as u32)
     }
 
-    /// Returns what was granted for `needs`.
-    pub fn take_back(&mut self, needs: &Needs) {
+    /// Returns what was granted for `needs`. `used`: what the family was charged, and the time
+    /// since the grant.
+    pub fn take_back(&mut self, needs: &Needs, (charge, took): (f64, Duration)) {
         self.free_memory += needs.memory;
         self.free_gpus += needs.gpus;
-        if let Some(Limit { key, .. }) = needs.limit
-            && let Some(n) = self.running.get_mut(&key)
-        {
-            *n -= 1;
-            if *n == 0 {
-                self.running.remove(&key);
-            }
-        }
+        self.pools.end(needs.pools);
+        self.fair.end(needs.family, charge, needs.slots() as u32, took);
     }
 }
 
@@ -142,25 +163,28 @@ impl ResourceLedger {
 mod tests {
     use super::*;
 
+    fn ledger(gpus: u32) -> ResourceLedger {
+        ResourceLedger::new(4, 100, gpus, Arc::default())
+    }
+
     #[test]
     fn what_is_granted_is_gone_until_it_is_taken_back() {
-        let mut ledger = ResourceLedger::new(4, 100, 3);
-        let needs = Needs { cpus: 1, memory: 60, gpus: 2, limit: Some(Limit { key: 1, most: 1 }) };
+        let mut ledger = ledger(3);
+        let needs = Needs { cpus: 1, memory: 60, gpus: 2, ..Needs::SLOT };
         ledger.grant(&needs);
-        assert!(ledger.is_at_limit(&needs) && !ledger.fits(&needs));
+        assert!(!ledger.fits(&needs));
         assert!(ledger.fits(&Needs { memory: 40, gpus: 1, ..Needs::SLOT }));
-        ledger.take_back(&needs);
-        assert!(ledger.fits(&Needs { memory: 100, gpus: 3, ..Needs::SLOT }) && !ledger.is_at_limit(&needs));
+        ledger.take_back(&needs, (0.0, Duration::ZERO));
+        assert!(ledger.fits(&Needs { memory: 100, gpus: 3, ..Needs::SLOT }));
     }
 
     #[test]
     fn what_can_never_be_met_is_told_apart() {
-        let ledger = ResourceLedger::new(4, 100, 1);
+        let ledger = ledger(1);
         let why = |needs| ledger.check(&needs).unwrap_err();
         assert_eq!(why(Needs { cpus: 5, ..Needs::SLOT }), Impossible::Cpus { asked: 5, have: 4 });
         assert_eq!(why(Needs { memory: 101, ..Needs::SLOT }), Impossible::Memory { asked: 101, have: 100 });
         assert_eq!(why(Needs { gpus: 2, ..Needs::SLOT }), Impossible::Gpus { asked: 2, have: 1 });
-        assert_eq!(why(Needs { limit: Some(Limit { key: 3, most: 0 }), ..Needs::SLOT }), Impossible::Limit);
-        assert!(ledger.check(&Needs { cpus: 4, memory: 100, gpus: 1, limit: Some(Limit { key: 0, most: 1 }) }).is_ok());
+        assert!(ledger.check(&Needs { cpus: 4, memory: 100, gpus: 1, pools: 7, family: 0 }).is_ok());
     }
 }

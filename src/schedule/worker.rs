@@ -43,6 +43,7 @@ use self::change::Lost;
 pub use self::effects::each_destination;
 pub use self::input::{Facts, Pace, WorkerEvent};
 use self::leases::Guest;
+use self::report::PoolReporting;
 use self::retry::PlannedRetry;
 use self::suspension::FailureStreak;
 pub use super::action::WorkerAction;
@@ -93,6 +94,7 @@ pub struct Worker {
     load: Load,
     reported_load: Load,
     load_due: Time,
+    pools: PoolReporting,
     stealer: WorkStealer,
     /// Further attempts, by their due time.
     retries: BinaryHeap<Reverse<PlannedRetry>>,
@@ -145,6 +147,7 @@ impl Worker {
             load: Load::default(),
             reported_load: Load::default(),
             load_due: Time::ZERO,
+            pools: PoolReporting::default(),
             stealer: WorkStealer::new(me, pace.steal),
             retries: BinaryHeap::new(),
             cut_off: false,
@@ -206,7 +209,7 @@ impl Worker {
     pub fn next_duty(&self) -> Option<Time> {
         let load = (self.load != self.reported_load).then_some(self.load_due);
         let retry = self.retries.peek().map(|Reverse(next)| next.due).filter(|_| self.phase.is_settled());
-        [self.report_due, self.rested_at(), load, retry].into_iter().flatten().min()
+        [self.report_due, self.rested_at(), load, retry, self.pools.due].into_iter().flatten().min()
     }
 
     /// When this rank, if it is idle, asks another for work without a further event.
@@ -237,6 +240,7 @@ impl Worker {
             WorkerEvent::Special(locals) => self.start(locals, actions),
             WorkerEvent::Surrendered { to, leases } => self.surrendered(to, leases, actions),
             WorkerEvent::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
+            WorkerEvent::Pools(report) => self.pools_changed(now, report),
             WorkerEvent::Load(load) => self.load = load,
             WorkerEvent::CutOff(cut_off) => {
                 self.cut_off = cut_off;
@@ -334,6 +338,9 @@ impl Worker {
                 tasks.iter().for_each(|&range| add_range(&mut self.cancelled, range));
                 self.cancel(now, tasks, actions);
             }
+            Message::Shares { elsewhere } => actions.push(WorkerAction::LearnShares(elsewhere)),
+            Message::PoolOrders(orders) => actions.push(WorkerAction::PoolOrders(orders)),
+            Message::Paused { tasks } => actions.push(WorkerAction::Pause(tasks)),
             Message::Finish => actions.push(WorkerAction::Exit),
             // Messages for the coordinator only, and those of the handshake before the worker
             // starts.
@@ -343,6 +350,7 @@ impl Worker {
             | Message::Ack { .. }
             | Message::Emptied { .. }
             | Message::Report { .. }
+            | Message::Pools(_)
             | Message::GangReady { .. }
             | Message::Held { .. }
             | Message::GangEnded { .. }

@@ -7,8 +7,13 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::schedule::admission::{AdmissionEntry, AdmissionQueue, Withdrawn};
+use crate::schedule::fair::{FairTable, FamilyId};
+use crate::schedule::pools::table::PoolTable;
+use crate::schedule::pools::{PoolOrders, PoolReport};
 use crate::schedule::protocol::{Lease, Load};
 use crate::schedule::resources::{Needs, ResourceLedger};
 
@@ -72,6 +77,8 @@ pub(super) struct SlotGrant {
     pub(super) slots: Vec<u16>,
     /// What the admission queue granted, if it came from there.
     admitted: Option<Needs>,
+    /// What the family was charged.
+    charge: f64,
 }
 
 /// Slots to be set aside for a gang.
@@ -120,12 +127,12 @@ pub(super) struct SimulatedPool {
 }
 
 impl SimulatedPool {
-    pub(super) fn new(slots: u32, memory: u64, gpus: u32) -> SimulatedPool {
+    pub(super) fn new(slots: u32, memory: u64, gpus: u32, tables: (Arc<PoolTable>, Arc<FairTable>)) -> SimulatedPool {
         SimulatedPool {
             slots,
             free: (0..slots as u16).rev().collect(),
             plain: WaitingQueue::default(),
-            queue: AdmissionQueue::new(ResourceLedger::new(slots, memory, gpus)),
+            queue: AdmissionQueue::new(ResourceLedger::new(slots, memory, gpus, tables.0).with_fair(tables.1)),
             held: Vec::new(),
             paused: false,
         }
@@ -167,7 +174,7 @@ impl SimulatedPool {
         self.queue.cancel_hold(|hold| hold.gang == gang);
         if let Some(at) = self.held.iter().position(|held| held.gang == gang) {
             let held = self.held.remove(at);
-            self.finish(held.grant);
+            self.finish(held.grant, Duration::ZERO);
         }
     }
 
@@ -187,6 +194,7 @@ impl SimulatedPool {
     /// Starts tasks again.
     pub(super) fn resume(&mut self) {
         self.paused = false;
+        self.queue.resume();
     }
 
     /// True if nothing runs and nothing more starts. Slots that wait for a gang to start, or to end
@@ -206,11 +214,27 @@ impl SimulatedPool {
         Load { idle, ready: self.plain.len, running: self.slots - idle }
     }
 
-    /// Returns the resources of a task.
-    pub(super) fn finish(&mut self, grant: SlotGrant) {
+    /// Carries out an order of rank 0 about leases of pools.
+    pub(super) fn carry_out_pool_orders(&mut self, orders: &PoolOrders) {
+        self.queue.carry_out_pool_orders(orders);
+    }
+
+    /// Learns the slot time that families have got on other ranks.
+    pub(super) fn learn_shares(&mut self, elsewhere: &[(FamilyId, u64)]) {
+        self.queue.learn_shares(elsewhere);
+    }
+
+    /// The report about leases of pools, if it would differ from the last one.
+    pub(super) fn pool_report(&mut self) -> Option<PoolReport> {
+        let idle = self.free.len() as u32;
+        self.queue.is_pool_report_due(idle).then(|| self.queue.pool_report(idle, !self.paused))
+    }
+
+    /// Returns the resources of a task that ran for this time.
+    pub(super) fn finish(&mut self, grant: SlotGrant, took: Duration) {
         self.free.extend(grant.slots.iter().rev());
         if let Some(needs) = &grant.admitted {
-            self.queue.take_back(needs);
+            self.queue.take_back(needs, (grant.charge, took));
         }
     }
 
@@ -223,14 +247,14 @@ impl SimulatedPool {
         let Some(head) = self.queue.head(self.slots as usize).filter(|head| plain.is_none_or(|p| head.level >= p))
         else {
             let lease = self.plain.pop()?.lease;
-            return Some(Begin::Task(lease, SlotGrant { slots: self.take_slots(1), admitted: None }));
+            return Some(Begin::Task(lease, SlotGrant { slots: self.take_slots(1), admitted: None, charge: 0.0 }));
         };
         let needs = head.needs;
         if self.free.len() < needs.slots() {
             return None;
         }
-        let entry = self.queue.admit(&head)?;
-        let grant = SlotGrant { slots: self.take_slots(needs.slots()), admitted: Some(needs) };
+        let (entry, charge) = self.queue.admit(&head)?;
+        let grant = SlotGrant { slots: self.take_slots(needs.slots()), admitted: Some(needs), charge };
         Some(match entry {
             AdmissionEntry::Task(lease) => Begin::Task(lease, grant),
             AdmissionEntry::Hold(Hold { gang, lead }) => {
@@ -250,7 +274,15 @@ impl SimulatedPool {
 mod tests {
     use super::*;
     use crate::model::{Rank, TaskId, Time};
-    use crate::schedule::resources::Limit;
+    use crate::schedule::pools::table::PoolResource;
+
+    /// A pool whose tasks with `pools: 1` need a unit of a pool.
+    fn pool(slots: u32, memory: u64) -> SimulatedPool {
+        let mut table = PoolTable::default();
+        table.add(PoolResource::capacity("a", Some(1), true));
+        let table = table.with_groups(std::iter::once((0, 1, vec![(0, 1)])));
+        SimulatedPool::new(slots, memory, 0, (Arc::new(table), Arc::default()))
+    }
 
     fn lease(task: u32, urgency: u8) -> Lease {
         Lease { task: TaskId(task), home: Rank(0), attempt: 1, urgency, ready: Time::ZERO }
@@ -265,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_most_urgent_begins_first_and_equals_in_order_of_arrival() {
-        let mut pool = SimulatedPool::new(8, 0, 0);
+        let mut pool = pool(8, 0);
         for (task, urgency) in [(0, 1), (1, 9), (2, 1)] {
             pool.push(lease(task, urgency), None);
         }
@@ -276,21 +308,22 @@ mod tests {
 
     #[test]
     fn a_wide_task_collects_slots_and_nothing_passes_it() {
-        let mut pool = SimulatedPool::new(2, 0, 0);
+        let mut pool = pool(2, 0);
         pool.push(lease(0, 5), None);
         let (_, narrow) = next(&mut pool).unwrap();
         pool.push(lease(1, 5), Some(Needs { cpus: 2, ..Needs::SLOT }));
         pool.push(lease(2, 5), None);
         assert!(next(&mut pool).is_none(), "one slot is kept for the wide task");
-        pool.finish(narrow);
+        pool.finish(narrow, Duration::ZERO);
         assert_eq!(next(&mut pool).unwrap().1.slots.len(), 2);
     }
 
     #[test]
-    fn memory_and_limits_are_kept() {
-        let mut pool = SimulatedPool::new(4, 100, 0);
+    fn memory_and_pools_are_kept() {
+        let mut pool = pool(4, 100);
         let hungry = Some(Needs { memory: 60, ..Needs::SLOT });
-        let limited = Some(Needs { limit: Some(Limit { key: 3, most: 1 }), ..Needs::SLOT });
+        let limited = Some(Needs { pools: 1, ..Needs::SLOT });
+        pool.carry_out_pool_orders(&PoolOrders { granted: vec![(0, 1)], ..PoolOrders::default() });
         for (task, needs) in [(0, hungry), (1, hungry), (2, limited), (3, limited)] {
             pool.push(lease(task, 1), needs);
         }
@@ -298,13 +331,13 @@ mod tests {
         assert_eq!((first, next(&mut pool).unwrap().0), (0, 2));
         assert!(next(&mut pool).is_none());
         assert_eq!(pool.load().ready, 0, "what has needs is not given away");
-        pool.finish(grant);
+        pool.finish(grant, Duration::ZERO);
         assert_eq!(next(&mut pool).unwrap().0, 1);
     }
 
     #[test]
     fn slots_for_a_gang_come_before_tasks() {
-        let mut pool = SimulatedPool::new(2, 0, 0);
+        let mut pool = pool(2, 0);
         pool.push(lease(0, 9), None);
         pool.hold(7, 2, Some(lease(5, 0)));
         assert!(matches!(pool.begin(), Some(Begin::Held { gang: 7, .. })));

@@ -125,8 +125,6 @@ struct SimulatedRank {
     pool: SimulatedPool,
     member: Member,
     ledger: Option<Arc<DependencyCounts>>,
-    /// Its shares of limits.
-    limits: Vec<(u32, u32)>,
     /// True while its slots count no completions.
     frozen: bool,
     /// Its next wake-up.
@@ -218,6 +216,8 @@ impl<'a> Simulator<'a> {
             home,
             urgency: prepared.urgency.clone(),
             advice: Box::new(rules),
+            pools: Arc::clone(&prepared.pools),
+            fair: prepared.family_slots(),
         };
         let parts = setup::parts(&tasks, ranks, done);
         let most = controller.as_ref().map_or(ranks, |scaling_setup| scaling_setup.scaler.most_ranks().max(ranks));

@@ -440,3 +440,88 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
         assert!((0.4..=0.6).contains(&share(cheaper)), "{cheaper} of {all}");
     }
 }
+
+/// The attempts of a job on three ranks of two slots.
+fn on_three_ranks(text: &str, seed: u64) -> (PreparedJob, Vec<Attempt>) {
+    let (prepared, cluster) = (prepared(text), Cluster::of_job(&Cost::default(), 2));
+    let mut records: Vec<Record> = Vec::new();
+    let simulation = Simulation {
+        prepared: &prepared,
+        cluster: &cluster,
+        policy: "static-3",
+        scaling: &Scaling::default(),
+        cost: &Cost::default(),
+        ranks: Some(3),
+        homes: None,
+        seed,
+        before: NO_EARLIER_SESSION,
+        floor: None,
+    };
+    let outcome = simulation.run(&mut records).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(outcome.ended.why, StopReason::Complete);
+    let attempts = attempts(&records);
+    (prepared, attempts)
+}
+
+/// The most tasks of the matching ones that ran at once.
+fn at_once(attempts: &[Attempt], which: impl Fn(TaskId) -> bool) -> i64 {
+    let of = attempts.iter().filter(|attempt| which(attempt.task));
+    let mut changes: Vec<(u64, i64)> = of.flat_map(|it| [(it.start.0, 1), (it.end.0, -1)]).collect();
+    changes.sort_unstable();
+    let mut now = 0;
+    changes
+        .into_iter()
+        .map(|(_, change)| {
+            now += change;
+            now
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+#[test]
+fn simulated_runs_keep_to_pools_and_rates_and_use_all_of_them() {
+    let text = "[pools.x]\ncapacity = 3\n[pools.y]\ncapacity = 1\n[pools.r]\nrate = \"2/s\"\n\
+        [[task]]\nname = \"a\"\narray = \"0-39\"\nkernel = \"noop\"\nestimate = \"2s\"\npools = { x = 1 }\n\
+        [[task]]\nname = \"b\"\narray = \"0-9\"\nkernel = \"noop\"\nestimate = \"1s\"\npools = { x = 1, y = 1 }\n\
+        [[task]]\nname = \"c\"\narray = \"0-19%2\"\nkernel = \"noop\"\nestimate = \"1s\"\n\
+        [[task]]\nname = \"d\"\narray = \"0-19\"\nkernel = \"noop\"\nestimate = \"100ms\"\npools = { r = 1 }\n";
+    for seed in seeds(20) {
+        let _named = Named(seed, "sim::tests::simulated_runs_keep_to_pools");
+        let (prepared, attempts) = on_three_ranks(text, seed);
+        let group = |task: TaskId| prepared.job.group_of(task).0;
+        assert_eq!(at_once(&attempts, |task| group(task) < 2), 3);
+        assert_eq!(at_once(&attempts, |task| group(task) == 1), 1);
+        assert_eq!(at_once(&attempts, |task| group(task) == 2), 2);
+        let mut starts: Vec<u64> = attempts.iter().filter(|it| group(it.task) == 3).map(|it| it.start.0).collect();
+        starts.sort_unstable();
+        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] > 490_000_000), "{starts:?}");
+        let took = starts[19] - starts[0];
+        assert!(took < 11_000_000_000, "{took}");
+    }
+}
+
+#[test]
+fn families_of_equal_shares_get_equal_slot_time_while_both_have_work() {
+    for (shares, fair) in [([1, 1], 0.5), ([3, 1], 0.75)] {
+        let [a, b] = shares;
+        let text = format!(
+            "[[task]]\nname = \"a\"\narray = \"0-1999\"\nkernel = \"noop\"\nestimate = \"1s\"\nshare = {a}\n\
+             [[task]]\nname = \"b\"\narray = \"0-299\"\nkernel = \"noop\"\nestimate = \"5s\"\nshare = {b}\n"
+        );
+        for seed in seeds(5) {
+            let _named = Named(seed, "sim::tests::families_of_equal_shares");
+            let (prepared, attempts) = on_three_ranks(&text, seed);
+            let group = |task: TaskId| prepared.job.group_of(task).0 as usize;
+            let last_start = |of: usize| attempts.iter().filter(|it| group(it.task) == of).map(|it| it.start.0).max();
+            let both = last_start(0).min(last_start(1)).expect("both ran");
+            let mut got = [0u64; 2];
+            for it in &attempts {
+                got[group(it.task)] += it.end.0.min(both).saturating_sub(it.start.0);
+            }
+            let part = got[0] as f64 / (got[0] + got[1]) as f64;
+            println!("shares {shares:?}: {:.1} % instead of {:.1} %", 100.0 * part, 100.0 * fair);
+            assert!((part / fair - 1.0).abs() < 0.05, "{part} instead of {fair}");
+        }
+    }
+}

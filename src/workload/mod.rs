@@ -4,14 +4,18 @@
 //! | file | one idea |
 //! |---|---|
 //! | `prepared` | [`PreparedJob`]: job, graph, estimates, order and urgency |
+//! | `fair` | the shares of families |
 //! | `estimates` | how long each task takes, in memory for each group |
 //! | `requirements` | what a task needs of a rank |
 //! | `selection` | which tasks of the job a run is to run |
 //! | `walltime` | the margin before the end of an allocation |
-//! | `placement` | which tasks fit on which ranks, shares of limits, homes |
+//! | `placement` | which tasks fit on which ranks, homes |
+//! | `pools` | the pools of a job, limits of arrays included |
 
 mod estimates;
+pub(crate) mod fair;
 pub(crate) mod placement;
+pub(crate) mod pools;
 mod prepared;
 pub(crate) mod requirements;
 mod selection;

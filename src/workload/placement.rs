@@ -1,18 +1,17 @@
-//! Which tasks fit on which ranks: refusals before the run, shares of limits, and the homes of
-//! tasks.
+//! Which tasks fit on which ranks: refusals before the run, and the homes of tasks.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::estimates::TaskEstimates;
-use super::requirements;
+use super::{fair, requirements};
 use crate::graph::deal::LoadRule;
 use crate::graph::link::GroupId;
 use crate::graph::partition::{self, Method, Partition, PartitionProblem};
 use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
-use crate::model::{Rank, TaskId};
+use crate::model::TaskId;
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
 use crate::schedule::protocol::Hello;
@@ -65,8 +64,7 @@ fn misfit(group: &Group, members: &[Member]) -> Option<String> {
             members.len()
         ));
     }
-    let asked =
-        [("memory", group.memory.is_some()), ("gpus", group.gpus > 0), ("a limit on its array", group.limit.is_some())];
+    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0)];
     let (what, _) = asked.iter().find(|asked| asked.1)?;
     Some(format!(
         "task `{name}` needs several ranks and asks for {what}, which is not built yet for such tasks: leave that out, or start ranks with enough slots to hold it alone"
@@ -87,38 +85,10 @@ fn too_large(group: &Group, members: &[Member]) -> String {
     )
 }
 
-/// Number of tasks of each limited group that may run at once on each rank: per rank, `(group,
-/// share)`. A limit is distributed over the ranks that fit the group; a remainder goes to the first
-/// ranks.
-pub(crate) struct LimitShares(Vec<Vec<(u32, u32)>>);
-
-impl LimitShares {
-    pub(crate) fn new(job: &Job, members: &[Member]) -> LimitShares {
-        let mut shares = vec![Vec::new(); members.len()];
-        for (id, group) in job.groups.iter().enumerate() {
-            let Some(limit) = group.limit else { continue };
-            let able: Vec<usize> = (0..members.len()).filter(|&rank| fits(group, &members[rank])).collect();
-            for (turn, &rank) in able.iter().enumerate() {
-                let share = limit / able.len() as u32 + u32::from((turn as u32) < limit % able.len() as u32);
-                if share > 0 {
-                    shares[rank].push((id as u32, share));
-                }
-            }
-        }
-        LimitShares(shares)
-    }
-
-    /// The shares of one rank.
-    pub(crate) fn of(&self, rank: usize) -> &[(u32, u32)] {
-        self.0.get(rank).map_or(&[], Vec::as_slice)
-    }
-}
-
 /// The coordinator's [`Advice`]: where each task may run, and how much work it is.
 pub(crate) struct PlacementRules {
     job: Arc<Job>,
     estimates: Arc<TaskEstimates>,
-    shares: LimitShares,
     /// For each group, whether some rank alone can run its tasks.
     alone: Vec<bool>,
     /// For each group, the first group of its class.
@@ -129,9 +99,8 @@ impl PlacementRules {
     pub(crate) fn new(job: Arc<Job>, estimates: Arc<TaskEstimates>, members: &[Member]) -> PlacementRules {
         let (classes, firsts) = job.classes();
         let classes = classes.into_iter().map(|class| firsts[class as usize]).collect();
-        let shares = LimitShares(Vec::new());
-        let mut rules = PlacementRules { job, estimates, shares, alone: Vec::new(), classes };
-        rules.share_out(members);
+        let mut rules = PlacementRules { job, estimates, alone: Vec::new(), classes };
+        rules.meet(members);
         rules
     }
 
@@ -158,8 +127,7 @@ impl Advice for PlacementRules {
         (group.mpi.is_some() && !self.alone[id]) || fits(group, member)
     }
 
-    fn share_out(&mut self, members: &[Member]) {
-        self.shares = LimitShares::new(&self.job, members);
+    fn meet(&mut self, members: &[Member]) {
         self.alone = self.job.groups.iter().map(|group| members.iter().any(|m| fits(group, m))).collect();
     }
 
@@ -168,16 +136,6 @@ impl Advice for PlacementRules {
             job::Placement::Load(rule) => Some(rule),
             job::Placement::Bands | job::Placement::EarliestFinish => None,
         }
-    }
-
-    fn has_share(&self, task: TaskId, rank: Rank) -> bool {
-        let (id, group) = self.group(task);
-        let has = || self.shares.of(rank.index()).binary_search_by_key(&(id as u32), |share| share.0).is_ok();
-        group.limit.is_none() || has()
-    }
-
-    fn shares(&self, rank: Rank) -> Vec<(u32, u32)> {
-        self.shares.of(rank.index()).to_vec()
     }
 }
 
@@ -203,7 +161,13 @@ pub(crate) fn homes(
     let slots: Vec<u32> = members.iter().map(|m| m.slots).collect();
     let may = May::of(job, members, rules);
     let fitting = |task: TaskId, rank: usize| may.on(job.group_of(task).0, rank);
-    partition::partition(&PartitionProblem { graph, order, duration, slots: &slots, fits: &fitting }, method)
+    let problem = PartitionProblem { graph, order, duration, slots: &slots, fits: &fitting };
+    let mut divided = partition::partition(&problem, method);
+    if fair::is_fair(job) {
+        fair::spread(job, &slots, &|group, rank| may.on(group, rank), &mut divided.home);
+        return partition::measure(graph, duration, &slots, divided.home);
+    }
+    divided
 }
 
 /// The ranks on which each group may run. Groups with equal needs share an entry, so neither a
@@ -218,12 +182,10 @@ impl May {
         let mut known: HashMap<_, u32> = HashMap::new();
         let mut rows = Vec::new();
         let mut row_of = Vec::with_capacity(job.groups.len());
-        for (id, group) in (0u32..).zip(&job.groups) {
-            // The shares of a limit belong to one group.
-            let asked = (group.cpus, group.memory, group.gpus, group.mpi, group.limit.map(|_| id));
+        for group in &job.groups {
+            let asked = (group.cpus, group.memory, group.gpus, group.mpi);
             row_of.push(*known.entry(asked).or_insert_with(|| {
-                let may = |(member, rank)| rules.fits(group.first, member) && rules.has_share(group.first, Rank(rank));
-                rows.push(members.iter().zip(0..).map(may).collect());
+                rows.push(members.iter().map(|member| rules.fits(group.first, member)).collect());
                 rows.len() as u32 - 1
             }));
         }
@@ -246,14 +208,6 @@ mod tests {
 
     fn hello(slots: u32, memory: u64) -> Hello {
         Hello { node: "n1".into(), pid: 1, slots, memory, gpus: 0, cpus: Vec::new() }
-    }
-
-    #[test]
-    fn a_limit_is_shared_out_among_the_ranks_that_fit() {
-        let job = job("[[task]]\nname = \"a\"\narray = \"0-9%3\"\nmemory = \"2G\"\nkernel = \"noop\"\n");
-        let hellos = [hello(2, 1 << 30), hello(2, 4 << 30), hello(0, 4 << 30), hello(2, 4 << 30)];
-        let shares = LimitShares::new(&job, &members(&hellos));
-        assert_eq!([shares.of(0), shares.of(1), shares.of(2), shares.of(3)], [&[][..], &[(0, 2)], &[], &[(0, 1)]]);
     }
 
     #[test]

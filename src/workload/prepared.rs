@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use super::estimates::TaskEstimates;
 use super::placement::{self, PlacementRules};
-use super::requirements;
 use super::selection::Selection;
+use super::{fair, pools, requirements};
 use crate::graph::partition::{self, Partition};
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::{Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
 use crate::schedule::coordinator::Member;
 use crate::schedule::dependency_counts::SPECIAL;
+use crate::schedule::fair::FairTable;
+use crate::schedule::pools::table::PoolTable;
 
 /// A job with its graph, its estimates and what follows from them: derived once, and shared by the
 /// parts of a real run or by all simulated runs of the job.
@@ -31,6 +33,10 @@ pub struct PreparedJob {
     /// For each task, whether it is left out of the run; empty if none is. Such a task counts as
     /// ended, and is no work.
     pub left_out: Arc<[bool]>,
+    /// The pools of the job.
+    pub pools: Arc<PoolTable>,
+    /// The shares of its families.
+    pub fair: Arc<FairTable>,
 }
 
 impl PreparedJob {
@@ -73,12 +79,20 @@ impl PreparedJob {
         let estimates = TaskEstimates::of(&job);
         let is_out = |task: TaskId| left_out.get(task.index()) == Some(&true);
         let order = graph.order(&|task| if is_out(task) { 0 } else { estimates.ns(job.group_of(task)) });
+        let is_fair = fair::is_fair(&job);
         let mut urgency = partition::urgency(&graph, &order, &|task| job.group(task).priority);
-        for group in job.groups.iter().filter(|group| requirements::is_special(group)) {
+        for group in job.groups.iter().filter(|group| is_fair || requirements::is_special(group)) {
             let nodes = &mut urgency[group.first.index()..][..group.count as usize];
             nodes.iter_mut().for_each(|urgency| *urgency |= SPECIAL);
         }
-        PreparedJob { job: Arc::new(job), graph, estimates: Arc::new(estimates), order, urgency, left_out }
+        let (pools, fair) = (Arc::new(pools::table(&job)), Arc::new(fair::table(&job)));
+        PreparedJob { job: Arc::new(job), graph, estimates: Arc::new(estimates), order, urgency, pools, fair, left_out }
+    }
+
+    /// If families have shares: for each, its first task and the slots of one.
+    pub(crate) fn family_slots(&self) -> Vec<(u32, u32)> {
+        let groups = self.job.groups.iter().filter(|_| !self.fair.is_empty());
+        groups.map(|group| (group.first.0, requirements::slots(group))).collect()
     }
 
     /// True if a task is left out of the run.

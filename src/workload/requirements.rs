@@ -2,8 +2,10 @@
 
 use crate::job::{Group, Job, Retry};
 use crate::model::TaskId;
+use crate::schedule::fair::FamilyId;
 use crate::schedule::gang::Shape;
-use crate::schedule::resources::{Limit, Needs};
+use crate::schedule::pools::SetId;
+use crate::schedule::resources::Needs;
 use crate::schedule::worker::Facts;
 
 impl Facts for Job {
@@ -12,7 +14,7 @@ impl Facts for Job {
     }
 
     fn movable(&self, task: TaskId) -> bool {
-        !is_special(self.group(task))
+        !is_special(self.group(task)) && !super::fair::is_fair(self)
     }
 
     fn needs_gang(&self, task: TaskId, slots: u32) -> bool {
@@ -22,7 +24,8 @@ impl Facts for Job {
 
 /// True if the group's tasks need more than one slot of a rank.
 pub(crate) fn is_special(group: &Group) -> bool {
-    group.cpus > 1 || group.memory.is_some() || group.gpus > 0 || group.limit.is_some() || group.mpi.is_some()
+    let pooled = group.limit.is_some() || !group.pools.is_empty();
+    group.cpus > 1 || group.memory.is_some() || group.gpus > 0 || pooled || group.mpi.is_some()
 }
 
 /// Number of slots of a task of the group, over all its MPI ranks; at least 1.
@@ -36,16 +39,15 @@ pub(crate) fn shape(group: &Group) -> Shape {
     Shape { ranks, cpus: group.cpus, per_node }
 }
 
-/// The needs of a task, if it needs more than one slot. `limits` holds the rank's share of each
-/// group's limit, by group.
-pub(crate) fn needs(job: &Job, task: TaskId, limits: &[(u32, u32)]) -> Option<Needs> {
-    let id = job.group_of(task).0;
-    let group = &job.groups[id as usize];
-    let share = || limits.binary_search_by_key(&id, |limit| limit.0).map_or(0, |at| limits[at].1);
-    is_special(group).then(|| Needs {
+/// The needs of a task, if it needs more than one slot. `pools`: what it needs of pools;
+/// `family`: its family, if families have shares.
+pub(crate) fn needs(job: &Job, task: TaskId, pools: SetId, family: FamilyId) -> Option<Needs> {
+    let group = job.group(task);
+    (is_special(group) || family > 0).then(|| Needs {
         cpus: group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)),
         memory: group.memory.unwrap_or(0),
         gpus: group.gpus,
-        limit: group.limit.map(|_| Limit { key: id, most: share() }),
+        pools,
+        family,
     })
 }

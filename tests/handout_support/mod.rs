@@ -16,7 +16,7 @@ use phalanx::fabric::wire;
 use phalanx::graph::TaskGraph;
 use phalanx::graph::link::{Condition, Link, LinkShape};
 use phalanx::graph::partition::{self, Method, PartitionProblem};
-use phalanx::model::{Rank, TaskId, Time};
+use phalanx::model::{TaskId, Time};
 use phalanx::schedule::coordinator::{Advice, Coordinator, Member, Tasks};
 use phalanx::schedule::dependency_counts::{CompletionEffects, DependencyCounts, Part};
 use phalanx::schedule::gang;
@@ -161,15 +161,7 @@ impl Advice for Anywhere {
         true
     }
 
-    fn share_out(&mut self, _: &[Member]) {}
-
-    fn has_share(&self, _: TaskId, _: Rank) -> bool {
-        true
-    }
-
-    fn shares(&self, _: Rank) -> Vec<(u32, u32)> {
-        Vec::new()
-    }
+    fn meet(&mut self, _: &[Member]) {}
 }
 
 /// What one hand-out took. Bytes are of the heap unless they are of the wire.
@@ -236,7 +228,14 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     let member = |rank| Member { node: format!("n{rank}"), slots: 1, ..Member::default() };
     let kept = graph_bytes + (divided.home.capacity() * 4 + urgency.capacity());
     // Homes may change during the run, so rank 0 keeps what they are chosen by.
-    let all = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(Anywhere) };
+    let all = Tasks {
+        graph: Arc::new(graph),
+        home: divided.home,
+        urgency,
+        advice: Box::new(Anywhere),
+        pools: Arc::default(),
+        fair: Vec::new(),
+    };
     let shape = Box::new(|_| gang::Shape { ranks: 1, cpus: 1, per_node: None });
     let coordinator = Coordinator::new(all, &|_| false, (0..ranks).map(member).collect(), None, shape);
     let coordinator_bytes = heap() - held + kept;

@@ -166,18 +166,21 @@ fn violations(value: &Value, schema: &Value, all: &Value, at: &str, found: &mut 
 }
 
 /// The paths that programs may rely on.
-const PUBLISHED: [(&str, &str); 16] = [
+const PUBLISHED: [(&str, &str); 19] = [
     ("/api/v1/cancel", "post"),
     ("/api/v1/classes", "get"),
     ("/api/v1/decisions", "get"),
     ("/api/v1/drain", "post"),
     ("/api/v1/failures", "get"),
     ("/api/v1/history", "get"),
+    ("/api/v1/limit", "post"),
     ("/api/v1/measures", "get"),
     ("/api/v1/nodes", "get"),
     ("/api/v1/openapi.json", "get"),
+    ("/api/v1/pause", "post"),
     ("/api/v1/ranks", "get"),
     ("/api/v1/rebalance", "post"),
+    ("/api/v1/resume", "post"),
     ("/api/v1/run", "get"),
     ("/api/v1/scale", "post"),
     ("/api/v1/spend", "get"),

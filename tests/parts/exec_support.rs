@@ -28,6 +28,8 @@ impl Spec {
             count: 1,
             indexed: false,
             limit: None,
+            share: None,
+            pools: Box::default(),
             cpus: 1,
             memory: None,
             gpus: 0,

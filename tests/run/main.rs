@@ -11,6 +11,7 @@ mod limits;
 mod mpi;
 mod new;
 mod parts;
+mod pools;
 mod resume;
 mod run;
 mod runs;

@@ -18,6 +18,7 @@ pub(crate) mod names;
 mod needs;
 mod offsets;
 mod pattern;
+mod pools;
 mod scaling;
 mod task;
 mod work;
@@ -83,6 +84,7 @@ impl<'a> Resolution<'a> {
         findings: &mut Findings,
     ) -> Self {
         let mut job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
+        job.pools = pools::resolve_pools(spec.pools.as_ref(), findings);
         job.graphs = graphs::resolve_graphs(spec.graphs(), &job.dir, findings);
         let drafts = Drafts::with_capacity(tables.max(spec.tasks().len()));
         Resolution { spec, context, defaults, job, drafts, shared: SharedTables::default() }

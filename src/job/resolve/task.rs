@@ -144,11 +144,14 @@ impl<'a> TaskResolver<'a> {
             _ => self.check_estimate(body, common.get(|c| &c.estimate)),
         };
         self.check_bounds(common);
+        let pools = self.pools(common.get(|c| &c.pools));
         Group {
             first: TaskId(0),
             count: 1,
             indexed: self.space.is_indexed(),
             limit: self.limit,
+            share: common.get(|c| &c.share).map(|at| small(at.value.0)),
+            pools,
             cpus: small(common.get(|c| &c.cpus).map_or(1, |at| at.value.0)),
             memory: common.get(|c| &c.memory).map(|at| at.value.0),
             gpus: small(common.get(|c| &c.gpus).map_or(0, |at| at.value.0)),

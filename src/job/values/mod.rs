@@ -2,6 +2,7 @@
 
 mod axes;
 mod graphs;
+mod pools;
 mod quantities;
 mod relations;
 mod words;
@@ -15,6 +16,7 @@ use super::scalar::Scalar;
 
 pub(crate) use axes::{ArraySpec, AxisSource, AxisSpec, MatrixSpec};
 pub(crate) use graphs::{GraphWeights, OperationName};
+pub(crate) use pools::{NamedPool, PoolAmounts, PoolsSpec, RateSpec};
 pub(crate) use quantities::{
     Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, Signed, SizeSpec,
 };

@@ -7,7 +7,7 @@ use crate::job::{Job, Work};
 use crate::observe::idle::Use;
 use crate::observe::style::{bytes, count, percent};
 use crate::observe::timeline::Slice;
-use crate::text::seconds;
+use crate::text::{counted, seconds};
 
 /// A task is long enough if it takes at least this multiple of its start overhead.
 const MIN_RUN_TO_OVERHEAD: f64 = 100.0;
@@ -281,6 +281,54 @@ pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
             .of_class(number)
             .change(case.advice(number, "array", format!("{line}   # instead of %{most}, if the protected resource can take it"))),
         )
+    });
+    found.take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+}
+
+/// Finds slots that are idle because a pool is used up.
+pub(super) fn pooled(case: &Case<'_>) -> Option<Finding> {
+    if case.share_of(Use::Limit) < 0.05 {
+        return None;
+    }
+    let job = case.job();
+    let found = (0..job.pools.len()).filter_map(|at| {
+        let pool = &job.pools[at];
+        let of_pool = |table: usize| job.groups[table].pools.iter().any(|need| need.0 as usize == at);
+        let number =
+            case.by_work().into_iter().find(|&class| case.group_of_class(class).is_some_and(|it| of_pool(it.0)))?;
+        let lifted = |job: &mut Job| (job.pools[at].capacity, job.pools[at].rate) = (None, None);
+        let held = match (pool.capacity, pool.rate) {
+            (Some(units), None) => format!("It has {}", counted(units, "unit")),
+            (None, Some(rate)) => format!("It allows {} in {:?}", counted(rate.starts, "start"), rate.per),
+            (Some(units), Some(rate)) => {
+                format!(
+                    "It has {}, and allows {} in {:?}",
+                    counted(units, "unit"),
+                    counted(rate.starts, "start"),
+                    rate.per
+                )
+            }
+            (None, None) => return None,
+        };
+        let text = format!(
+            "{held}; {} of the slot time was idle while tasks waited for a pool or a limit.",
+            percent(case.share_of(Use::Limit))
+        );
+        let finding = Finding::new("pool", format!("the pool {} leaves slots idle", pool.name), text)
+            .saving(case.saving_if_asked(&lifted))
+            .of_class(number);
+        let line = match pool.capacity {
+            Some(units) => format!(
+                "capacity = {}   # in [pools.{}], if the protected resource can take it",
+                units.saturating_mul(2),
+                pool.name
+            ),
+            None => format!(
+                "rate = \"...\"   # a higher one in [pools.{}], if the protected resource can take it",
+                pool.name
+            ),
+        };
+        Some(finding.change(case.advice(number, "pools", line)))
     });
     found.take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }

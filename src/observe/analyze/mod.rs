@@ -169,6 +169,7 @@ fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
     all.extend(classes::short(case));
     all.extend(classes::oversized(case));
     all.extend(classes::limited(case));
+    all.extend(classes::pooled(case));
     all.extend(pressure::io_wait(case));
     all.extend(pressure::memory(case));
     all.extend(order::later_stages(case));

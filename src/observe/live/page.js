@@ -129,6 +129,14 @@ function steer(question, consequence, path, body) {
 $('more').addEventListener('click', () => steer('One more rank?', 'A parked rank is woken, or else a node is asked for; nodes are billed.', '/api/v1/scale', {ranks: '+1'}));
 $('fewer').addEventListener('click', () => steer('One rank fewer?', 'What waits is withdrawn first; then a rank that joined drains and gives its node back, or one of the run’s own is parked.', '/api/v1/scale', {ranks: '-1'}));
 $('rebalance').addEventListener('click', () => steer('Share the remaining work out evenly?', 'Tasks that have not begun move between ranks; what runs goes on.', '/api/v1/rebalance', {}));
+$('pause').addEventListener('click', () => {
+  const task = $('task').value.trim();
+  steer(`Pause ${task || 'the run'}?`, 'What runs goes on, and nothing more of it is started until it is resumed.', '/api/v1/pause', task ? {task} : {});
+});
+$('resume').addEventListener('click', () => {
+  const task = $('task').value.trim();
+  steer(`Resume ${task || 'all that is paused'}?`, 'Paused tasks are started again.', '/api/v1/resume', task ? {task} : {});
+});
 $('cancelTask').addEventListener('click', () => {
   const task = $('task').value.trim();
   if (!task) return $('task').focus();

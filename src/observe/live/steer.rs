@@ -32,9 +32,12 @@ impl ChangePath {
 }
 
 /// All changes.
-pub(super) const CHANGES: [ChangePath; 4] = [
+pub(super) const CHANGES: [ChangePath; 7] = [
     ChangePath::new::<ScaleRequest>("/api/v1/scale", "Changes the number of ranks, as `phalanx scale`.", true),
     ChangePath::new::<Nothing>("/api/v1/rebalance", "Rebalances the remaining work, as `phalanx rebalance`.", false),
+    ChangePath::new::<LimitRequest>("/api/v1/limit", "Changes the limit of a pool, as `phalanx limit`.", true),
+    ChangePath::new::<PauseRequest>("/api/v1/pause", "Pauses the run or some of its tasks, as `phalanx pause`.", false),
+    ChangePath::new::<ResumeRequest>("/api/v1/resume", "Starts paused tasks again, as `phalanx resume`.", false),
     ChangePath::new::<DrainRequest>("/api/v1/drain", "Drains the ranks of a node, as `phalanx drain`.", true),
     ChangePath::new::<Cancel>(
         "/api/v1/cancel",
@@ -66,6 +69,40 @@ struct ScaleRequest {
     /// Exceed the `max_ranks` of the job file. What the provider of nodes holds is never exceeded.
     #[serde(default)]
     force: bool,
+}
+
+/// A limit of a pool.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LimitRequest {
+    /// Name of the pool, or of the task whose array has a limit.
+    pool: String,
+    /// Units that may be in use at once; 0 starts nothing more, and null lifts the limit.
+    #[serde(deserialize_with = "required_units")]
+    units: Option<u32>,
+}
+
+/// `null` lifts a limit, but a missing key must not.
+fn required_units<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    Option::deserialize(deserializer)
+}
+
+/// Tasks to pause.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PauseRequest {
+    /// A task such as `tile[3]`, or all tasks of an array (`tile`); without it, the whole run.
+    #[serde(default)]
+    task: Option<String>,
+}
+
+/// Tasks to resume.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ResumeRequest {
+    /// A task such as `tile[3]`, or all tasks of an array (`tile`); without it, all paused tasks.
+    #[serde(default)]
+    task: Option<String>,
 }
 
 /// Ranks to drain.
@@ -103,6 +140,30 @@ impl ChangeRequest for ScaleRequest {
 
     fn question(self) -> Result<Question, String> {
         Ok(Question::Scale { to: self.ranks.parse()?, force: self.force })
+    }
+}
+
+impl ChangeRequest for LimitRequest {
+    const EXAMPLE: &str = "{\"pool\": \"licences\", \"units\": 8}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Limit { pool: self.pool, units: self.units })
+    }
+}
+
+impl ChangeRequest for PauseRequest {
+    const EXAMPLE: &str = "{} for the whole run, or {\"task\": \"tile\"}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Pause { task: self.task })
+    }
+}
+
+impl ChangeRequest for ResumeRequest {
+    const EXAMPLE: &str = "{} for all tasks, or {\"task\": \"tile\"}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Resume { task: self.task })
     }
 }
 
@@ -163,6 +224,13 @@ mod tests {
             assert!(scale(body).is_err(), "{body}");
         }
         assert_eq!(parse::<DrainRequest>(b"{\"what\":\"n1\"}"), Ok(Question::Drain { what: "n1".into() }));
+        let limit = parse::<LimitRequest>(b"{\"pool\":\"db\",\"units\":8}");
+        assert_eq!(limit, Ok(Question::Limit { pool: "db".into(), units: Some(8) }));
+        let lifted = parse::<LimitRequest>(b"{\"pool\":\"db\",\"units\":null}");
+        assert_eq!(lifted, Ok(Question::Limit { pool: "db".into(), units: None }));
+        assert!(parse::<LimitRequest>(b"{\"pool\":\"db\"}").is_err(), "a limit must not be lifted by mistake");
+        assert_eq!(parse::<PauseRequest>(b""), Ok(Question::Pause { task: None }));
+        assert_eq!(parse::<ResumeRequest>(b"{\"task\":\"a\"}"), Ok(Question::Resume { task: Some("a".into()) }));
         assert_eq!(parse::<Nothing>(b""), Ok(Question::Rebalance));
         assert_eq!(parse::<Cancel>(b"{}"), Ok(Question::Cancel { task: None }));
         assert_eq!(parse::<Cancel>(b"{\"task\":\"a\"}"), Ok(Question::Cancel { task: Some("a".into()) }));

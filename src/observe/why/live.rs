@@ -36,6 +36,12 @@ pub struct LiveTask {
     pub able: u32,
     /// Running tasks of its family.
     pub group_running: u32,
+    /// Pools that have too few units left for it, in words.
+    #[serde(default)]
+    pub pools: Vec<String>,
+    /// True if it is paused.
+    #[serde(default)]
+    pub is_paused: bool,
 }
 
 /// A task that runs.

@@ -48,6 +48,13 @@ pub enum TaskReason {
         /// Those that have not ended, the running ones included.
         open: u32,
     },
+    /// It has been paused.
+    Paused,
+    /// A pool has too few units left.
+    Pool {
+        /// The pool, what is in use of it, and by whom.
+        pool: String,
+    },
     /// No rank has what it asks for.
     NoRank {
         /// What it asks for.
@@ -201,6 +208,8 @@ impl TaskReason {
                 let most = counted(*limit, "task");
                 format!("at most {most} of {family} at once: {running} {verb} of {open} that have not ended")
             }
+            Paused => "it is paused: `phalanx resume RUN` starts it again".to_owned(),
+            Pool { pool } => format!("waits for {pool}"),
             NoRank { wanted, nodes_coming: 0 } => format!("no rank that takes part has {wanted}"),
             NoRank { wanted, nodes_coming } => {
                 let coming = counted_are(*nodes_coming, "node");

@@ -142,6 +142,10 @@ impl Explainer<'_> {
             let family = group.name.to_string();
             reasons.push(TaskReason::Limit { family, limit, running: task.group_running, open });
         }
+        if task.is_paused {
+            reasons.push(TaskReason::Paused);
+        }
+        reasons.extend(task.pools.iter().map(|pool| TaskReason::Pool { pool: pool.clone() }));
         let active = live.ranks.iter().filter(|rank| rank.is_active && rank.slots > 0).count() as u32;
         if task.able == 0 {
             let nodes_coming = live.nodes_coming;

@@ -17,9 +17,13 @@ impl CoordinatorDriver {
         let (answer, messages) = match &question {
             Question::Status => (self.status(now), Messages::new()),
             Question::Tasks { name } => (self.tasks(now, name), Messages::new()),
+            Question::Pools => (self.list_pools(now), Messages::new()),
             _ if self.finished.is_some() => (Answer::refused("the run is ending"), Messages::new()),
             Question::Scale { to, force } => self.scale(now, *to, *force),
             Question::Drain { what } => self.drain(now, what),
+            Question::Limit { pool, units } => self.limit(now, pool, *units),
+            Question::Pause { task } => self.pause(now, task.as_deref(), true),
+            Question::Resume { task } => self.pause(now, task.as_deref(), false),
             Question::Rebalance => {
                 (Answer::done("the remaining work is shared out evenly"), self.step(now, [CoordinatorEvent::Rebalance]))
             }

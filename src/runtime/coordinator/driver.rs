@@ -228,6 +228,10 @@ impl CoordinatorDriver {
     /// Writes how the run ended and waits until that is on disk, before anything that may take
     /// long. Returns the exit code.
     pub(super) fn conclude(&mut self, now: Time) -> i32 {
+        let pools = self.pool_totals(now);
+        if !pools.is_empty() {
+            self.recording.record(Record::Pools(pools));
+        }
         let ended = match &self.finished {
             Some(why) => self.ended(now, why),
             None => self.ended(now, &StopReason::Broken("the coordinator did not finish".to_owned())),

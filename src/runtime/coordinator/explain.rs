@@ -25,7 +25,7 @@ impl CoordinatorDriver {
         let live = LiveTasks {
             time_s: now.seconds(),
             is_stopping: self.finished.is_some() || self.coordinator.is_stopping(),
-            tasks: tasks.iter().map(|&task| self.task_facts(task)).collect(),
+            tasks: tasks.iter().map(|&task| self.task_facts(now, task)).collect(),
             running: self.running_facts(&tasks),
             ranks: self.rank_facts(),
             nodes_coming: self.coming(),
@@ -36,7 +36,7 @@ impl CoordinatorDriver {
         }
     }
 
-    fn task_facts(&self, task: TaskId) -> LiveTask {
+    fn task_facts(&self, now: Time, task: TaskId) -> LiveTask {
         let group = self.job.group_of(task).0;
         let of_group = |other: &TaskId| self.job.group_of(*other).0 == group;
         let running = self.coordinator.running().map(|(_, started)| started.task);
@@ -45,6 +45,8 @@ impl CoordinatorDriver {
             home: self.coordinator.home(task),
             able: self.coordinator.able(task).count() as u32,
             group_running: running.filter(of_group).count() as u32,
+            pools: self.missing_units(now, task),
+            is_paused: self.coordinator.is_paused(task),
         }
     }
 

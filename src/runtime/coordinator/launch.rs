@@ -21,7 +21,9 @@ use crate::fabric::routed::RoutedFabric;
 use crate::fabric::{Alone, Fabric};
 use crate::graph::partition::Partition;
 use crate::job::{Job, ProviderKind};
-use crate::journal::{AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, RankInfo, Record, RunDir, RunLock};
+use crate::journal::{
+    AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, LimitChange, RankInfo, Record, RunDir, RunLock,
+};
 use crate::model::Rank;
 use crate::numbers;
 use crate::observe::live::{Listener, Orders, Serving, Watcher};
@@ -35,6 +37,7 @@ use crate::runtime::world::handshake::{dismiss, gather, send};
 use crate::runtime::{Finished, MAX_CLOSE_WAIT, Options, RunError, subject_of};
 use crate::schedule::coordinator::{Coordinator, Member, Tasks};
 use crate::schedule::handout::PartBuilder;
+use crate::schedule::pools::UNLIMITED;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
@@ -121,13 +124,14 @@ fn prepare(
     let divided = start.prepared.divide(&members, &rules);
     let infos = infos(&hellos);
     record_beginning(&mut start, &infos, &divided)?;
-    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, .. } = start;
+    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, limits, .. } = start;
     let done = Done::of(&kept, &prepared);
     let left_out = prepared.left_out_count();
     let autoscaler = Autoscaler::new(&prepared, &infos, &|task| done.has(task), spent, &past);
-    let PreparedJob { job, graph, estimates, order, urgency, left_out: _ } = prepared;
+    let fair = prepared.family_slots();
+    let PreparedJob { job, graph, estimates, order, urgency, pools, fair: _, left_out: _ } = prepared;
     drop(order);
-    let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules) };
+    let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
     let slots = infos.iter().map(|info| info.slots).sum();
     let history = HistoryRecorder::new(
@@ -143,7 +147,8 @@ fn prepare(
     }
     let journal = AsyncJournal::spawn(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
-    let coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
+    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
+    keep_limits(&mut coordinator, &limits);
     drop(done);
     let facts = |info: RankInfo| RankFacts { node: info.node, slots: info.slots, pid: info.pid };
     let mut nodes = NodeTable::new(infos.into_iter().map(facts));
@@ -259,8 +264,7 @@ fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -
     let cutter = PartBuilder::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
     let message = |rank: usize| {
         let part = cutter.part(rank);
-        let (limits, active) = (tasks.advice.shares(Rank(rank as u32)), Ranks::first(ranks as u32));
-        let hand_out = HandOut { part, limits, active, ..HandOut::default() };
+        let hand_out = HandOut { part, active: Ranks::first(ranks as u32), ..HandOut::default() };
         match hand_out.oversize(numbers::MOST) {
             // A single rank sends no parts.
             Some(size) if ranks > 1 => Err(RunError::Refused(format!(
@@ -280,6 +284,21 @@ fn coordinator(job: &Arc<Job>, tasks: Tasks, members: Vec<Member>, done: &Done) 
     let lookup = Arc::clone(job);
     let shape = Box::new(move |task| requirements::shape(lookup.group(task)));
     Coordinator::new(tasks, &|task| done.has(task.0), members, job.max_failures, shape)
+}
+
+/// Limits of pools that the user changed in earlier sessions still hold.
+fn keep_limits(coordinator: &mut Coordinator, limits: &[LimitChange]) {
+    for LimitChange { pool, units, .. } in limits {
+        let Some(resource) = coordinator.pools().table().capacity_of(pool) else { continue };
+        coordinator.keep_limit(resource, units.unwrap_or(UNLIMITED));
+        match units {
+            Some(0) => {
+                tracing::warn!("`{pool}` is still paused by its limit of 0: `phalanx limit RUN {pool}=none` lifts it")
+            }
+            Some(units) => tracing::info!("the limit of `{pool}` is {units}, as in the session before"),
+            None => tracing::info!("`{pool}` has no limit, as in the session before"),
+        }
+    }
 }
 
 /// The ranks as the journal records them.

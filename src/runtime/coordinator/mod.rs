@@ -13,7 +13,7 @@
 //! | | `provisioner` | requests and releases nodes |
 //! | | `membership` | keeps coordinator, node table and provider consistent |
 //! | scale | `autoscaler`, `scaling` | shows the run to the scaling controller, carries out its decisions |
-//! | control | `commands`, `status`, `explain` | what users ask at the control socket |
+//! | control | `commands`, `status`, `explain`, `pools` | what users ask at the control socket |
 //! | conclude | `driver`, `launch` | writes the end, closes links, gives nodes back, closes the journal |
 //!
 //! The end is on disk before anything that may take long, so no run claims what its journal does
@@ -29,6 +29,7 @@ pub(super) mod launch;
 mod limits;
 mod membership;
 mod part_of_job;
+mod pools;
 mod prepare;
 mod preview;
 mod pricing;

@@ -17,8 +17,8 @@ use crate::exec::{Kernels, user_variables};
 use crate::graph::TaskGraph;
 use crate::job::{self, Job};
 use crate::journal::{
-    EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, Replay, RunAgain, RunDir, RunDirError, RunLock,
-    replay,
+    EndedSessions, HistoryFile, Holder, Journal, KeptRun, LimitChange, RUNS, Record, Replay, RunAgain, RunDir,
+    RunDirError, RunLock, replay,
 };
 use crate::model::{Attempt, TaskId};
 use crate::observe::tell;
@@ -51,6 +51,8 @@ pub(super) struct PreparedRun {
     pub(super) past: LoadedHistory,
     /// The options that leave tasks out.
     pub(super) selection: String,
+    /// Limits of pools that the user changed in earlier sessions: they still hold.
+    pub(super) limits: Vec<LimitChange>,
 }
 
 impl PreparedRun {
@@ -104,7 +106,7 @@ impl PreparedRun {
         let began_unix_ns = unix_ns();
         let opened =
             open_journal(options, kernels, (&dir, resumes), (&job, &graph, &text), &selected, lock.gone_predecessor());
-        let Opened { journal, session, kept, run_again, spent, ended } = match opened {
+        let Opened { journal, session, kept, run_again, spent, ended, limits } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 drop(lock);
@@ -140,7 +142,20 @@ impl PreparedRun {
             user_variables: user_variables(),
         };
         let selection = selected.words().to_owned();
-        Ok(PreparedRun { prepared, dir, lock, journal, kept, run_again, welcome, spent, ended, past, selection })
+        Ok(PreparedRun {
+            prepared,
+            dir,
+            lock,
+            journal,
+            kept,
+            run_again,
+            welcome,
+            spent,
+            ended,
+            past,
+            selection,
+            limits,
+        })
     }
 }
 
@@ -186,6 +201,7 @@ struct Opened {
     run_again: Vec<RunAgain>,
     spent: f64,
     ended: EndedSessions,
+    limits: Vec<LimitChange>,
 }
 
 impl Opened {
@@ -197,6 +213,7 @@ impl Opened {
             run_again: Vec::new(),
             spent: 0.0,
             ended: EndedSessions::default(),
+            limits: Vec::new(),
         }
     }
 }
@@ -240,8 +257,19 @@ fn open_journal(
         kept: takeover.kept,
         spent: replay.spent(),
         ended,
+        limits: last_limits(&replay),
         ..Opened::new(journal)
     })
+}
+
+/// The last change of each pool's limit in all sessions.
+fn last_limits(replay: &Replay) -> Vec<LimitChange> {
+    let mut last: Vec<LimitChange> = Vec::new();
+    for change in replay.sessions.iter().flat_map(|session| &session.limits) {
+        last.retain(|other| other.pool != change.pool);
+        last.push(change.clone());
+    }
+    last
 }
 
 /// What a resume takes over.

@@ -61,6 +61,8 @@ impl CoordinatorDriver {
             "ranks": ranks,
             "blocks": blocks,
             "paused": self.nodes.blocks.paused(),
+            "paused_tasks": self.paused_tasks(),
+            "pools": self.pools(now),
         }));
         Answer { status: Some(status), ..Answer::done(text) }
     }

@@ -308,6 +308,9 @@ impl Engine {
         if quiet {
             self.step(WorkerEvent::Quiet);
         }
+        if let Some(event) = self.pool_report() {
+            self.step(event);
+        }
         let now = self.shared.clock.now();
         if self.worker.next_tick().is_some_and(|due| due <= now) {
             self.step(WorkerEvent::Tick);

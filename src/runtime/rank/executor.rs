@@ -156,6 +156,9 @@ impl Workload for Executor {
             // It may have waited for other slots since the last task ended on this one.
             state.timer.pause();
         }
+        if shared.sets_aside(item) {
+            return;
+        }
         if item.tag == LEASE_TAG {
             return self.run_lease(item, slot);
         }
@@ -215,6 +218,10 @@ impl Workload for Executor {
         let Some(lease) = self.shared.take_lease(item) else { return };
         tracing::error!(task = %self.shared.job.task_name(lease.task), "{why}");
         self.shared.fail_unstarted(lease, &why.to_string());
+    }
+
+    fn pool_units_returned(&self) {
+        self.shared.event_wait.notify();
     }
 
     fn held(&self, id: HoldId, slot: usize, cpus: &[u32], _gpus: &[u32]) {

@@ -4,7 +4,6 @@
 //! ledger that the item's tag names (`ledger_epochs`); every other attempt is the number of an
 //! entry in a slab, under a tag of its own.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::ledger_epochs::{CurrentLedger, LedgerRef};
@@ -14,6 +13,7 @@ use crate::pool::{Item, Slot};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{Lease, is_among};
 use crate::schedule::resources::Needs;
+use crate::workload::fair::family;
 use crate::workload::requirements;
 
 /// The tag of an item that represents an entry of `Shared::leases`; all other tags name ledgers.
@@ -87,7 +87,8 @@ impl Shared {
         let Some(pool) = self.pool.get() else { return Vec::new() };
         let constrained = pool.surrender_constrained();
         self.constrained_waiting.fetch_sub(constrained.len() as u32, Relaxed);
-        let items = pool.surrender(usize::MAX).into_iter().chain(constrained);
+        let paused = self.paused.take(|_| true);
+        let items = pool.surrender(usize::MAX).into_iter().chain(constrained).chain(paused);
         let mut leases: Vec<Lease> = items.filter_map(|item| self.take_lease(item)).collect();
         leases.sort_by_key(|lease| std::cmp::Reverse(lease.urgency));
         let out = leases.split_off((keep as usize).min(leases.len()));
@@ -103,14 +104,37 @@ impl Shared {
         let is_cancelled = |item: &Item| self.task_of(*item).is_some_and(|task| is_among(task, tasks));
         let cancelled = pool.withdraw(&is_cancelled);
         self.constrained_waiting.fetch_sub(cancelled.iter().filter(|item| item.constrained).count() as u32, Relaxed);
-        let leases = cancelled.into_iter().filter_map(|item| self.take_lease(item));
+        let paused = self.paused.take(is_cancelled);
+        let leases = cancelled.into_iter().chain(paused).filter_map(|item| self.take_lease(item));
         self.common_outbox().ended.extend(leases.map(|lease| lease.cancelled(self.me, now)));
+    }
+
+    /// True if the item is paused, and was set aside. Its resources are the caller's to free.
+    #[inline]
+    pub(super) fn sets_aside(&self, item: Item) -> bool {
+        self.paused.is_any() && self.paused.set_aside_if_paused(item, self.task_of(item))
+    }
+
+    /// Pauses exactly these tasks (from, to): what waits is set aside, and what is resumed is
+    /// queued again.
+    pub(super) fn pause_tasks(&self, tasks: Vec<(u32, u32)>) {
+        let Some(pool) = self.pool.get() else { return };
+        self.paused.set(tasks.clone());
+        let is_paused = |item: &Item| self.task_of(*item).is_some_and(|task| is_among(task, &tasks));
+        let constrained = |items: &[Item]| items.iter().filter(|item| item.constrained).count() as u32;
+        if !tasks.is_empty() {
+            let waiting = pool.withdraw(&is_paused);
+            self.constrained_waiting.fetch_sub(constrained(&waiting), Relaxed);
+            self.paused.add(waiting);
+        }
+        let resumed = self.paused.take(|item| !is_paused(item));
+        self.constrained_waiting.fetch_add(constrained(&resumed), Relaxed);
+        pool.push_many(&resumed);
     }
 
     /// What a task needs of the pool; `None` if a slot is enough.
     pub(super) fn needs_of(&self, task: TaskId) -> Option<Needs> {
-        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
-        requirements::needs(&self.job, task, &limits)
+        requirements::needs(&self.job, task, self.pools.set_of(task), family(&self.job, &self.fair, task))
     }
 
     /// The task that an item represents.

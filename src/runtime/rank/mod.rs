@@ -13,6 +13,7 @@
 //! | `intra_node` | completions between ranks of one node, without the engine |
 //! | `gangs` | slots set aside for MPI tasks over several ranks |
 //! | `outbox` | the state of one slot, and what it leaves for the engine |
+//! | `paused_tasks` | tasks that the user has paused |
 //! | `ledger_epochs` | the ledgers that items of the pool may name |
 //! | `task_timer` | when the tasks of a slot began and ended |
 //! | `telemetry` | values, reasons and resource usage on their way to rank 0 |
@@ -29,6 +30,7 @@ mod leases;
 mod ledger_epochs;
 pub(super) mod main_loop;
 mod outbox;
+mod paused_tasks;
 mod resource_monitor;
 pub(super) mod setup;
 mod shared;

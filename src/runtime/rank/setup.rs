@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam_utils::CachePadded;
 
@@ -11,6 +11,7 @@ use super::engine::Engine;
 use super::executor::Executor;
 use super::gangs::HeldGangs;
 use super::ledger_epochs::LedgerEpochs;
+use super::paused_tasks::PausedTasks;
 use super::resource_monitor::ResourceMonitor;
 use super::shared::Shared;
 use super::telemetry::{TaskOutput, TelemetryBuffer};
@@ -26,6 +27,7 @@ use crate::runtime::event_wait::EventWait;
 use crate::schedule::protocol::{Hello, Welcome};
 use crate::schedule::worker::{Facts, Pace, Worker};
 use crate::topology::{Gpu, SlotPlace, Topology};
+use crate::workload;
 
 /// The CPUs, memory and GPUs that this process brings to a run.
 pub(in crate::runtime) struct RankResources {
@@ -92,13 +94,15 @@ impl RankSetup {
         let runner = Runner::new(source, kernels, site, Arc::new(output)).map_err(|e| refused(&e))?;
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
         let worker = Worker::new(me, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
+        let (pools, fair) = (Arc::new(workload::pools::table(&job)), Arc::new(workload::fair::table(&job)));
         let shared = Arc::new(Shared {
             me,
             clock: Clock::new(welcome.began_unix_ns),
             event_wait,
             runner,
             job,
-            limits: RwLock::default(),
+            pools: Arc::clone(&pools),
+            fair: Arc::clone(&fair),
             ledgers: LedgerEpochs::new(),
             pool: OnceLock::new(),
             slots: (0..=slots).map(|_| CachePadded::default()).collect(),
@@ -107,6 +111,7 @@ impl RankSetup {
             has_received_work: AtomicBool::new(false),
             leases: Mutex::default(),
             constrained_waiting: AtomicU32::new(0),
+            paused: PausedTasks::default(),
             gangs: HeldGangs::default(),
             stops_by_failures: worker.stops_by_failures(),
             _monitor: ResourceMonitor::start(Arc::clone(&telemetry), fabric.size(), devices),
@@ -120,7 +125,8 @@ impl RankSetup {
         }
         // Starving slots drive the engine at once, but must not before tasks can be started.
         let mut engine = executor.engine.lock();
-        let config = PoolConfig { places: resources.places, memory: resources.topology.grant.memory, gpus: pool_gpus };
+        let memory = resources.topology.grant.memory;
+        let config = PoolConfig { places: resources.places, memory, gpus: pool_gpus, pools, fair };
         match Pool::start(config, Arc::clone(&executor)) {
             Ok(pool) => {
                 executor.shared.set_pool(pool.handle());

@@ -5,7 +5,7 @@
 //! the pool. It refers neither to the engine nor to the executor.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_utils::CachePadded;
 use slab::Slab;
@@ -13,6 +13,7 @@ use slab::Slab;
 use super::gangs::HeldGangs;
 use super::ledger_epochs::LedgerEpochs;
 use super::outbox::{Outbox, SlotState};
+use super::paused_tasks::PausedTasks;
 use super::resource_monitor::ResourceMonitor;
 use super::telemetry::TelemetryBuffer;
 use crate::exec::Runner;
@@ -23,6 +24,9 @@ use crate::pool::Handle;
 use crate::runtime::clock::Clock;
 use crate::runtime::event_wait::EventWait;
 use crate::schedule::dependency_counts::DependencyCounts;
+use crate::schedule::fair::FairTable;
+use crate::schedule::pools::PoolReport;
+use crate::schedule::pools::table::PoolTable;
 use crate::schedule::protocol::{Lease, Load};
 
 /// The outcome of an attempt that Phalanx itself could not run.
@@ -36,8 +40,10 @@ pub(in crate::runtime) struct Shared {
     pub(super) event_wait: Arc<EventWait>,
     pub(super) runner: Runner,
     pub(super) job: Arc<Job>,
-    /// The rank's shares of groups' limits, by group.
-    pub(super) limits: RwLock<Vec<(u32, u32)>>,
+    /// The pools of the job.
+    pub(super) pools: Arc<PoolTable>,
+    /// The shares of its families.
+    pub(super) fair: Arc<FairTable>,
     pub(super) ledgers: LedgerEpochs,
     /// Set once, before the engine is first used.
     pub(super) pool: OnceLock<Handle>,
@@ -53,6 +59,7 @@ pub(in crate::runtime) struct Shared {
     pub(super) leases: Mutex<Slab<Lease>>,
     /// Number of constrained items that wait in the pool. No other rank can have them.
     pub(super) constrained_waiting: AtomicU32,
+    pub(super) paused: PausedTasks,
     pub(super) gangs: HeldGangs,
     /// The run ends after a number of failures.
     pub(super) stops_by_failures: bool,
@@ -88,8 +95,7 @@ impl Shared {
     }
 
     /// Begins an epoch: from now on slots count in this ledger.
-    pub(super) fn open_epoch(&self, epoch: u32, ledger: &Arc<DependencyCounts>, limits: Vec<(u32, u32)>) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    pub(super) fn open_epoch(&self, epoch: u32, ledger: &Arc<DependencyCounts>) {
         // Before the ledger: slots count only once that is there, and read the epoch after it.
         self.epoch.store(epoch, Release);
         self.ledgers.set(ledger);
@@ -107,6 +113,14 @@ impl Shared {
             ready: load.ready.saturating_sub(waiting) as u32,
             running: load.busy as u32 + gangs,
         }
+    }
+
+    /// The report about leases of pools, if it would differ from the last one.
+    pub(super) fn pool_report(&self, idle: u32) -> Option<PoolReport> {
+        if self.pools.is_empty() {
+            return None;
+        }
+        self.pool.get().and_then(|pool| pool.pool_report(idle))
     }
 
     /// True if a starving slot has received work since the last call.

@@ -74,6 +74,7 @@ impl Coordinator {
             }
         }
         if !attempts.is_empty() {
+            self.family_times.observe(&attempts);
             let advice = &self.tasks.advice;
             self.health.observe(&attempts, &|task| advice.class(task), &|task| advice.work(task));
             actions.push(CoordinatorAction::Journal(attempts));

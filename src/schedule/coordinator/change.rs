@@ -104,6 +104,7 @@ impl Coordinator {
             Change::Lose if !held_tasks => {}
             Change::Lose => {
                 self.note_lost(rank, actions);
+                self.pools.lost(now, rank);
                 self.begin_change(now, true, false, actions);
             }
             // The rank arrives too late.
@@ -161,9 +162,11 @@ impl Coordinator {
     }
 
     /// Frees the slots of gangs whose leader has left or was lost.
-    pub(super) fn release_leaderless(&mut self, actions: &mut Vec<CoordinatorAction>) {
+    pub(super) fn release_leaderless(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {
         let is_here = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_here);
-        self.gangs.release_leaderless(&is_here, actions);
+        for task in self.gangs.release_leaderless(&is_here, actions) {
+            self.pools.gang_lost(now, task);
+        }
     }
 
     /// Starts a change that balances the remaining work.
@@ -187,12 +190,12 @@ impl Coordinator {
         if fresh {
             self.next_change = NextChange { began: now, ..NextChange::default() };
         }
+        if fresh {
+            self.abandon_gangs(actions);
+        }
         let preparing = self.change.get_or_insert_default();
         preparing.lost |= lost;
         preparing.even_out |= even_out;
-        if fresh {
-            self.gangs.abandon(actions);
-        }
         if fresh || lost {
             self.epoch += 1;
             preparing.kept.clear();
@@ -238,6 +241,7 @@ impl Coordinator {
         // During a change the rank answers `Prepare`, and reports again afterwards.
         if drained && epoch == self.epoch && self.change.is_none() {
             self.loads[from.index()] = Default::default();
+            self.pools.left(from);
             self.members.leave(from, actions);
         }
     }
@@ -263,7 +267,7 @@ impl Coordinator {
         }
         cut.begun.extend(self.tried.keys().map(|task| task.0));
         let members = self.members.able();
-        self.tasks.advice.share_out(&members);
+        self.tasks.advice.meet(&members);
         let remains = Remains {
             graph: &graph,
             ended: &self.ends,
@@ -283,6 +287,11 @@ impl Coordinator {
                 |to| CoordinatorAction::Send { to, message: Message::Cancel { tasks: self.cancelled.clone() } };
             actions.extend(fresh.map(cancel));
         }
+        if !self.paused.is_empty() {
+            let fresh = self.members.here().filter(|&to| !self.members.handed().any(|handed| handed == to));
+            let pause = |to| CoordinatorAction::Send { to, message: Message::Paused { tasks: self.paused.clone() } };
+            actions.extend(fresh.map(pause));
+        }
         self.members.hand_out();
         self.gangs.meet(members);
         self.next_change.after(now, graph.node_count());
@@ -293,7 +302,7 @@ impl Coordinator {
             self.stop(Stop::Drain, StopReason::Broken(reason), actions);
         }
         if self.stopping.is_some() {
-            self.gangs.abandon(actions);
+            self.abandon_gangs(actions);
         }
     }
 }

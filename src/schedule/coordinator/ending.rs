@@ -16,7 +16,7 @@ impl Coordinator {
         if !harder || self.finished {
             return;
         }
-        self.gangs.abandon(actions);
+        self.abandon_gangs(actions);
         let why = self.stopping.take().map_or(why, |(_, first)| first);
         self.stopping = Some((how, why));
         self.dismiss_arrivals(actions);
@@ -31,7 +31,12 @@ impl Coordinator {
         }
         add_range(&mut self.cancelled, (tasks.start, tasks.end));
         self.broadcast(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
-        for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
+        let is_among = |lease: &mut Lease| tasks.contains(&lease.task.0);
+        let mut back: Vec<Lease> = self.paused_gangs.extract_if(.., is_among).collect();
+        back.extend(self.gangs.take_back(|task| tasks.contains(&task.0), actions));
+        let gangs = &self.gangs;
+        back.extend(self.pools.withdraw_gangs(|task| tasks.contains(&task.0) && !gangs.is_running(task)));
+        for lease in back {
             self.return_cancelled(now, lease, actions);
         }
         // Tasks that no rank can run are in no part, and gangs may wait for ranks that do not

@@ -96,7 +96,6 @@ impl Coordinator {
                 part: pieces.piece(to.0, &turn.come, &mut local),
                 amends,
                 lost: lost.clone(),
-                limits: self.tasks.advice.shares(to),
                 active: active.clone(),
                 leave: self.members.standing(to) == Some(RankState::Draining),
                 ..std::mem::take(&mut turn.hand_out)

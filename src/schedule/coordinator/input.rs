@@ -8,6 +8,8 @@ use crate::model::Rank;
 use crate::schedule::action::StopReason;
 use crate::schedule::homes::Advice;
 use crate::schedule::membership::Change;
+use crate::schedule::pools::ResourceId;
+use crate::schedule::pools::table::PoolTable;
 use crate::schedule::protocol::{Message, Stop};
 
 /// An input of the coordinator.
@@ -42,6 +44,20 @@ pub enum CoordinatorEvent {
     Provisioning(ProvisioningState),
     /// Time has passed; see [`Coordinator::next_tick`](super::Coordinator::next_tick).
     Tick,
+    /// Change the capacity of a resource of the pools.
+    Limit {
+        /// The resource.
+        resource: ResourceId,
+        /// Its units from now on; [`UNLIMITED`](crate::schedule::pools::UNLIMITED) for no limit.
+        units: u32,
+    },
+    /// Start none of these tasks until they are resumed, or start them again.
+    Pause {
+        /// Range of task numbers.
+        tasks: Range<u32>,
+        /// False to resume them.
+        paused: bool,
+    },
     /// Cancel these tasks.
     Cancel {
         /// Range of task numbers.
@@ -91,4 +107,8 @@ pub struct Tasks {
     pub urgency: Vec<u8>,
     /// Further facts that the choice of homes depends on.
     pub advice: Box<dyn Advice>,
+    /// Their pools.
+    pub pools: Arc<PoolTable>,
+    /// If families have shares: for each, its first task and the slots of one.
+    pub fair: Vec<(u32, u32)>,
 }

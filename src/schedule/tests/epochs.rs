@@ -28,10 +28,11 @@ fn pairs(count: u32) -> Coordinator {
         duration: vec![1; tasks],
         needs: vec![1; tasks],
         max_failures: None,
+        pools: Arc::default(),
     };
     let home = (0..2 * count).map(|task| task % count * RANKS / count).collect();
     let (urgency, advice) = (vec![0; tasks], Box::new(Terms(Arc::new(job))));
-    let tasks = Tasks { graph, home, urgency, advice };
+    let tasks = Tasks { graph, home, urgency, advice, pools: Arc::default(), fair: Vec::new() };
     let alone = Shape { ranks: 1, cpus: 1, per_node: None };
     Coordinator::new(tasks, &|_| false, vec![slots(); RANKS as usize], None, Box::new(move |_| alone))
 }

@@ -10,9 +10,10 @@ use fastrand::Rng;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Retry;
-use crate::model::{Outcome, Rank, State, TaskId};
+use crate::model::{Outcome, State, TaskId};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang::Shape;
+use crate::schedule::pools::table::{PoolResource, PoolTable, ResourceKind};
 use crate::schedule::worker::Facts;
 
 /// What a job of the test is like.
@@ -28,6 +29,7 @@ pub(super) struct Job {
     pub(super) needs: Vec<u32>,
     /// Nothing more is started once this number of tasks has failed.
     pub(super) max_failures: Option<u32>,
+    pub(super) pools: Arc<PoolTable>,
 }
 
 impl Facts for Job {
@@ -61,15 +63,7 @@ impl Advice for Terms {
         member.slots >= self.0.needs[task.index()]
     }
 
-    fn share_out(&mut self, _: &[Member]) {}
-
-    fn has_share(&self, _: TaskId, _: Rank) -> bool {
-        true
-    }
-
-    fn shares(&self, _: Rank) -> Vec<(u32, u32)> {
-        Vec::new()
-    }
+    fn meet(&mut self, _: &[Member]) {}
 }
 
 impl Job {
@@ -100,6 +94,7 @@ impl Job {
         Job {
             needs: (0..n).map(need).collect(),
             max_failures: None,
+            pools: Arc::default(),
             retries: (0..n).map(|_| if rng.bool() { 0 } else { rng.u16(0..4) }).collect(),
             elsewhere: (0..n).map(|_| rng.bool()).collect(),
             movable,
@@ -123,7 +118,38 @@ impl Job {
             duration: (0..n).map(|_| rng.u64(1_000..longest)).collect(),
             needs: vec![1; n],
             max_failures: None,
+            pools: Arc::default(),
         }
+    }
+
+    /// The same job with some pools, of which most tasks need some: two at once, and several units.
+    pub(super) fn with_pools(mut self, rng: &mut Rng) -> Job {
+        let mut table = PoolTable::default();
+        let mut pools = Vec::new();
+        for _ in 0..rng.usize(1..4) {
+            let units = rng.u32(1..5);
+            let capacity = table.add(PoolResource::capacity("p", Some(units), false));
+            let rate = (rng.u32(0..4) == 0).then(|| {
+                let kind = ResourceKind::Rate { starts: rng.u32(1..20), per_ns: rng.u64(100_000..3_000_000) };
+                table.add(PoolResource { name: "p".into(), kind, is_array_limit: false })
+            });
+            pools.push((capacity, units, rate));
+        }
+        let mut groups = Vec::new();
+        for task in 0..self.graph.task_count() as u32 {
+            let mut needs = Vec::new();
+            for &(capacity, units, rate) in &pools {
+                if rng.u32(0..5) > 1 {
+                    continue;
+                }
+                needs.push((capacity, rng.u32(1..=units)));
+                needs.extend(rate.map(|rate| (rate, 1)));
+            }
+            self.movable[task as usize] &= needs.is_empty();
+            groups.push((task, 1, needs));
+        }
+        self.pools = Arc::new(table.with_groups(groups.into_iter()));
+        self
     }
 
     /// How an attempt ends; those that were lost with their rank are not counted.

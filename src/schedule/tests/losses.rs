@@ -25,7 +25,7 @@ fn two_ranks(chain: &[Condition], home: &[u32], gang: Shape) -> Coordinator {
     let job = Job { graph: Arc::clone(&graph), ..plain_job(tasks) };
     let (urgency, advice) = (vec![0; graph.node_count()], Box::new(Terms(Arc::new(job))));
     let members = vec![Member { slots: 2, ..Member::default() }; 2];
-    let tasks = Tasks { graph, home: home.to_vec(), urgency, advice };
+    let tasks = Tasks { graph, home: home.to_vec(), urgency, advice, pools: Arc::default(), fair: Vec::new() };
     Coordinator::new(tasks, &|_| false, members, None, Box::new(move |_| gang))
 }
 
@@ -40,6 +40,7 @@ fn plain_job(tasks: usize) -> Job {
         fails: HashSet::new(),
         duration: vec![1; tasks],
         needs: vec![1; tasks],
+        pools: Arc::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 mod epochs;
 mod job;
 mod losses;
+mod pools;
 mod sick;
 mod world;
 

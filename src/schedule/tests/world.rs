@@ -4,6 +4,7 @@
 mod checks;
 mod happenings;
 mod pool;
+mod units;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
@@ -13,10 +14,12 @@ use fastrand::Rng;
 
 pub(super) use self::happenings::Happening;
 use self::pool::{Item, Pool};
+use self::units::Units;
 use super::job::{Job, Terms};
 use crate::model::{Attempt, Rank, TaskId, Time};
 use crate::schedule::coordinator::{self, Change, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::handout::PartBuilder;
+use crate::schedule::pools::shares::PoolShares;
 use crate::schedule::protocol::{HandOut, Message, Started};
 use crate::schedule::ranks::Ranks;
 use crate::schedule::worker::{self, Facts, Pace, Worker};
@@ -89,6 +92,12 @@ pub(super) struct World {
     cut: BTreeMap<Rank, (u64, u64)>,
     /// The next thief dies, and the loss is detected after this time.
     thief_dies: Option<u64>,
+    /// What is known of each resource of the pools.
+    pub(super) units: Vec<Units>,
+    /// Units that MPI tasks on several ranks use, by task.
+    pub(super) gang_units: BTreeMap<u32, Vec<(u32, u32)>>,
+    /// Until when tasks of a rank may run.
+    ghosts_until: Vec<u64>,
     pub(super) dead_thieves: u32,
     delay: u64,
     trace: bool,
@@ -107,7 +116,14 @@ impl World {
             |rank: u32| HandOut { part: cutter.part(rank as usize), active: Ranks::first(ranks), ..HandOut::default() };
         let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();
         let shapes = job.gangs.clone();
-        let tasks = Tasks { graph: Arc::clone(&job.graph), home, urgency, advice: Box::new(Terms(Arc::clone(&job))) };
+        let tasks = Tasks {
+            graph: Arc::clone(&job.graph),
+            home,
+            urgency,
+            advice: Box::new(Terms(Arc::clone(&job))),
+            pools: Arc::clone(&job.pools),
+            fair: Vec::new(),
+        };
         let coordinator = Coordinator::new(
             tasks,
             &|t| done.contains(&t.0),
@@ -138,6 +154,9 @@ impl World {
             cut: BTreeMap::new(),
             emptied: BTreeMap::new(),
             thief_dies: None,
+            units: Units::of(&job.pools),
+            gang_units: BTreeMap::new(),
+            ghosts_until: Vec::new(),
             dead_thieves: 0,
             delay: [1_000, 100_000, 5_000_000][rng.usize(0..3)],
             rng,
@@ -163,8 +182,10 @@ impl World {
         let facts = Arc::clone(&self.job) as Arc<dyn Facts>;
         let worker = Worker::new(rank, slots, facts, Pace::default()).with_max_failures(self.job.max_failures);
         self.workers.push(worker);
-        self.pools.push(Pool { slots, idle: slots, frozen: true, ..Pool::default() });
+        let shares = PoolShares::new(Arc::clone(&self.job.pools));
+        self.pools.push(Pool { slots, idle: slots, frozen: true, shares, ..Pool::default() });
         self.life.push(Life::Alive);
+        self.ghosts_until.push(u64::MAX);
     }
 
     /// Virtual time since the start in nanoseconds.
@@ -285,7 +306,8 @@ impl World {
             self.step(to.index(), worker::WorkerEvent::Message { from, message });
         } else if self.life[to.index()] == Life::Left {
             assert!(
-                message.epoch().is_some() || matches!(message, Message::Release { .. } | Message::Finish),
+                message.epoch().is_some()
+                    || matches!(message, Message::Release { .. } | Message::Finish | Message::PoolOrders(_)),
                 "{to} left before {message:?}"
             );
         }
@@ -296,6 +318,7 @@ impl World {
         self.coordinator.step(Time(self.now), event, &mut actions);
         self.carry_out(actions);
         self.check_running();
+        self.check_leases();
     }
 
     fn carry_out(&mut self, actions: Vec<coordinator::CoordinatorAction>) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::job::Retry;
 use crate::model::{Attempt, Rank, TaskId};
 use crate::schedule::dependency_counts::CompletionEffects;
+use crate::schedule::pools::PoolReport;
 use crate::schedule::protocol::{Lease, Load, Message, Started};
 
 /// Facts about tasks that the worker needs.
@@ -74,6 +75,8 @@ pub enum WorkerEvent {
         /// Their CPUs.
         cpus: Vec<u32>,
     },
+    /// The leases of pools, after any change.
+    Pools(PoolReport),
     /// The pool's load, after any change.
     Load(Load),
     /// The connection to rank 0 is silent (true), or works again (false).
@@ -99,6 +102,9 @@ pub struct Pace {
     pub load: Duration,
     /// Pause of a rank after an unsuccessful round of stealing (victims remember it meanwhile).
     pub steal: Duration,
+    /// Longest time until rank 0 learns how many units of pools are in use; claims and returned
+    /// units are reported at once.
+    pub pools: Duration,
 }
 
 impl Pace {
@@ -116,6 +122,7 @@ impl Default for Pace {
             report_size: 4096,
             load: Duration::from_millis(200),
             steal: Duration::from_millis(50),
+            pools: Duration::from_millis(5),
         }
     }
 }

@@ -3,7 +3,17 @@
 
 use super::{Worker, WorkerAction, send};
 use crate::model::{Rank, Time};
+use crate::schedule::pools::PoolReport;
 use crate::schedule::protocol::Message;
+
+/// What the coordinator is to learn about the leases of pools.
+#[derive(Debug, Default)]
+pub(super) struct PoolReporting {
+    /// The latest state.
+    latest: PoolReport,
+    /// When it is sent, if it is new.
+    pub(super) due: Option<Time>,
+}
 
 impl Worker {
     pub(super) fn note_report(&mut self, now: Time) {
@@ -18,6 +28,7 @@ impl Worker {
         if self.may_steal() || self.may_only_give() {
             self.stealer.update(now, self.offered(self.load), actions);
         }
+        self.report_pools(now, actions);
         let idle = self.load.running == 0 && self.load.ready == 0;
         self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
         let rested = self.rested_at().is_some_and(|at| at <= now);
@@ -50,6 +61,31 @@ impl Worker {
     /// When a rank without work reports what it has done.
     pub(super) fn rested_at(&self) -> Option<Time> {
         self.idle_since.filter(|_| !self.report.is_empty()).map(|since| since.after(self.pace.idle))
+    }
+
+    /// Takes over what the pool says about its leases. Claims and returned units are reported at
+    /// once, since other ranks may wait for them; how much is in use can wait.
+    pub(super) fn pools_changed(&mut self, now: Time, mut report: PoolReport) {
+        let latest = &mut self.pools.latest;
+        let is_urgent = !report.returned.is_empty() || report.claims != latest.claims || report.seen != latest.seen;
+        // What an earlier report gave back may not have been sent yet.
+        if self.pools.due.is_some() {
+            report.returned.append(&mut latest.returned);
+        }
+        if is_urgent || report.used != latest.used {
+            let due = if is_urgent { now } else { now.after(self.pace.pools) };
+            self.pools.due = Some(self.pools.due.map_or(due, |before| before.min(due)));
+        }
+        *latest = report;
+    }
+
+    fn report_pools(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {
+        if self.pools.due.is_some_and(|due| due <= now) {
+            self.pools.due = None;
+            let report =
+                PoolReport { returned: std::mem::take(&mut self.pools.latest.returned), ..self.pools.latest.clone() };
+            send(actions, Rank::ZERO, Message::Pools(report));
+        }
     }
 
     pub(super) fn send_report(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {

@@ -31,6 +31,11 @@ pub enum LeverChange {
         /// Its limit.
         limit: u32,
     },
+    /// A pool without its limits.
+    NoPoolLimit {
+        /// Name of the pool.
+        pool: String,
+    },
     /// Higher priorities for later stages.
     Priorities {
         /// Number, name and new priority of each table.
@@ -75,6 +80,10 @@ pub(super) fn levers(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> 
             change: LeverChange::NoLimit { table, task: group.name.to_string(), limit },
             makespan_q50_s,
         });
+    }
+    for (at, pool) in job.pools.iter().enumerate().take(MAX_LIMITS) {
+        let makespan_q50_s = with(&|job| (job.pools[at].capacity, job.pools[at].rate) = (None, None));
+        levers.push(Lever { change: LeverChange::NoPoolLimit { pool: pool.name.clone() }, makespan_q50_s });
     }
     let saving = |priorities: &Priorities| base - with(&|job| set(job, priorities));
     if let Some((priorities, saved)) = later_first((job, &prepared.graph), &work, &saving) {

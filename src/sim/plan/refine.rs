@@ -51,7 +51,7 @@ impl<'a> Simulations<'a> {
         // Without a cap: a plan shows what a run would cost, and the verdict evaluates it.
         let cost = Cost { budget: None, budget_per_hour: None, deadline: None, ..question.cost.clone() };
         let (chain_s, work_s) = (mean(|floor| floor.critical_path_s), mean(|floor| floor.work_s));
-        let unlimited = prepared.job.groups.iter().any(|group| group.limit.is_some()).then(|| unlimited(prepared));
+        let unlimited = (!prepared.pools.is_empty()).then(|| unlimited(prepared));
         Simulations { question, unlimited, scaling: Scaling::default(), cost, floors, is_large, chain_s, work_s }
     }
 
@@ -186,10 +186,11 @@ impl<'a> Simulations<'a> {
     }
 }
 
-/// The job without limits of arrays.
+/// The job without pools and limits of arrays.
 fn unlimited(prepared: &PreparedJob) -> PreparedJob {
     let mut job = (*prepared.job).clone();
     job.groups.iter_mut().for_each(|group| group.limit = None);
+    job.pools.iter_mut().for_each(|pool| (pool.capacity, pool.rate) = (None, None));
     prepared.with_job(job)
 }
 

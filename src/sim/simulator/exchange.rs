@@ -99,15 +99,17 @@ impl Simulator<'_> {
         let me = Rank(rank);
         match action {
             worker::WorkerAction::Send { to, message } => self.send(me, to, message),
-            worker::WorkerAction::TakeUp { limits } => {
+            worker::WorkerAction::TakeUp => {
                 let simulated = &mut self.ranks[rank as usize];
-                (simulated.limits, simulated.frozen) = (limits, false);
+                simulated.frozen = false;
                 simulated.ledger = simulated.worker.ledger().cloned();
             }
+            worker::WorkerAction::PoolOrders(orders) => self.ranks[rank as usize].pool.carry_out_pool_orders(&orders),
+            worker::WorkerAction::LearnShares(elsewhere) => self.ranks[rank as usize].pool.learn_shares(&elsewhere),
             worker::WorkerAction::Start(locals) => locals.into_iter().for_each(|local| self.start(rank, local)),
             worker::WorkerAction::StartLease(lease) => {
                 let retry = self.prepared.job.group(lease.task).retry;
-                let needs = lease.needs(&retry, self.needs(rank, lease.task));
+                let needs = lease.needs(&retry, self.needs(lease.task));
                 self.push(rank, lease, needs);
             }
             worker::WorkerAction::Surrender { to, max } => {
@@ -135,8 +137,8 @@ impl Simulator<'_> {
                     self.interrupt(rank);
                 }
             }
-            // The simulation has no user who could cancel tasks.
-            worker::WorkerAction::Cancel(_) => {}
+            // The simulation has no user who could cancel or pause tasks.
+            worker::WorkerAction::Cancel(_) | worker::WorkerAction::Pause(_) => {}
             worker::WorkerAction::Exit => self.leave(rank),
         }
     }

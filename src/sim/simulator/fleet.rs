@@ -57,10 +57,14 @@ impl Simulator<'_> {
         self.ranks.push(SimulatedRank {
             worker: Worker::new(rank, member.slots, std::sync::Arc::clone(&self.facts), self.pace)
                 .with_max_failures(self.prepared.job.max_failures),
-            pool: SimulatedPool::new(member.slots, member.memory, member.gpus),
+            pool: SimulatedPool::new(
+                member.slots,
+                member.memory,
+                member.gpus,
+                (std::sync::Arc::clone(&self.prepared.pools), std::sync::Arc::clone(&self.prepared.fair)),
+            ),
             member,
             ledger: None,
-            limits: Vec::new(),
             frozen: true,
             tick: None,
             dozes: None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::graph::partition::Partition;
 use crate::journal::Record;
-use crate::model::{Rank, TaskId, Time};
+use crate::model::{TaskId, Time};
 use crate::scale::elasticity::LevelStep;
 use crate::scale::{Forecast, Prices, Scaler};
 use crate::schedule::coordinator::{StopReason, TaskTally, Tasks};
@@ -98,11 +98,7 @@ pub(super) fn parts(tasks: &Tasks, ranks: u32, done: &dyn Fn(TaskId) -> bool) ->
     let count = tasks.graph.task_count() as u32;
     let ended = |node: u32| (node < count && done(TaskId(node))).then_some(true);
     let cutter = PartBuilder::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks as usize, &ended);
-    let part = |rank: u32| HandOut {
-        part: cutter.part(rank as usize),
-        limits: tasks.advice.shares(Rank(rank)),
-        active: Ranks::first(ranks),
-        ..HandOut::default()
-    };
+    let part =
+        |rank: u32| HandOut { part: cutter.part(rank as usize), active: Ranks::first(ranks), ..HandOut::default() };
     (0..ranks).map(part).collect()
 }

@@ -15,14 +15,15 @@ use crate::schedule::protocol::{Lease, Started};
 use crate::schedule::resources::Needs;
 use crate::schedule::worker;
 use crate::sim::pool::Begin;
-use crate::workload::requirements;
+use crate::workload::fair::family;
+use crate::workload::{PreparedJob, requirements};
 
 impl Simulator<'_> {
     /// A task at home became ready.
     pub(super) fn start(&mut self, rank: u32, local: u32) {
         let Some(ledger) = &self.ranks[rank as usize].ledger else { return };
         let lease = Lease::at_home(ledger, local, Rank(rank));
-        let needs = if ledger.is_special(local) { self.needs(rank, lease.task) } else { None };
+        let needs = if ledger.is_special(local) { self.needs(lease.task) } else { None };
         self.push(rank, lease, needs);
     }
 
@@ -33,8 +34,9 @@ impl Simulator<'_> {
         self.ranks[rank as usize].pool.push(lease, needs);
     }
 
-    pub(super) fn needs(&self, rank: u32, task: TaskId) -> Option<Needs> {
-        requirements::needs(&self.prepared.job, task, &self.ranks[rank as usize].limits)
+    pub(super) fn needs(&self, task: TaskId) -> Option<Needs> {
+        let PreparedJob { job, pools, fair, .. } = self.prepared;
+        requirements::needs(job, task, pools.set_of(task), family(job, fair, task))
     }
 
     pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On) {
@@ -78,6 +80,9 @@ impl Simulator<'_> {
             }
         }
         let simulated = &mut self.ranks[rank as usize];
+        if let Some(report) = simulated.pool.pool_report() {
+            queue.push_back(worker::WorkerEvent::Pools(report));
+        }
         let load = simulated.pool.load();
         if simulated.worker.load() != load {
             queue.push_back(worker::WorkerEvent::Load(load));
@@ -112,7 +117,7 @@ impl Simulator<'_> {
             controller.task_stopped(lease.task);
         }
         match on {
-            On::Slots(grant) => simulated.pool.finish(grant),
+            On::Slots(grant) => simulated.pool.finish(grant, self.now.since(start)),
             On::Gang { gang, .. } => {
                 simulated.pool.release(gang);
                 return self.step(rank, worker::WorkerEvent::GangEnded { gang, attempt });

@@ -11,8 +11,13 @@ impl Engine {
     /// Hands the worker an event and carries out its actions.
     pub(super) fn step(&mut self, event: WorkerEvent) {
         let mut actions = std::mem::take(&mut self.actions);
+        let reports_pools = matches!(event, WorkerEvent::Pools(_));
         self.worker.step(self.shared.clock.now(), event, &mut actions);
         self.carry_out(actions);
+        // Tasks that wait for units wake no slot, so nothing else would report them soon.
+        if !reports_pools && let Some(report) = self.pool_report() {
+            self.step(report);
+        }
     }
 
     /// Records attempts that slots have counted, and carries out what follows for other ranks.
@@ -36,6 +41,15 @@ impl Engine {
         self.actions = actions;
     }
 
+    /// What there is to report about leases of pools.
+    pub(super) fn pool_report(&self) -> Option<WorkerEvent> {
+        if self.shared.pools.is_empty() {
+            return None;
+        }
+        let idle = self.shared.load().idle;
+        self.shared.pool_report(idle).map(WorkerEvent::Pools)
+    }
+
     /// Carries one action out; some are answered by an event.
     fn act(&mut self, action: WorkerAction) -> Option<WorkerEvent> {
         match action {
@@ -45,9 +59,20 @@ impl Engine {
                 }
                 self.send(to, message);
             }
-            WorkerAction::TakeUp { limits } => {
+            WorkerAction::TakeUp => {
                 if let Some(ledger) = self.worker.ledger() {
-                    self.shared.open_epoch(self.worker.epoch(), ledger, limits);
+                    self.shared.open_epoch(self.worker.epoch(), ledger);
+                }
+            }
+            WorkerAction::PoolOrders(orders) => {
+                if let Some(pool) = self.shared.pool.get() {
+                    pool.carry_out_pool_orders(&orders);
+                }
+                return self.pool_report();
+            }
+            WorkerAction::LearnShares(elsewhere) => {
+                if let Some(pool) = self.shared.pool.get() {
+                    pool.learn_shares(&elsewhere);
                 }
             }
             WorkerAction::Start(locals) => self.shared.start(&locals),
@@ -85,6 +110,7 @@ impl Engine {
                 self.shared.cancel_waiting(&tasks);
                 self.drain_outboxes();
             }
+            WorkerAction::Pause(tasks) => self.shared.pause_tasks(tasks),
             WorkerAction::Exit => self.over = true,
         }
         None

@@ -33,6 +33,10 @@ pub(in crate::schedule::tests) enum Happening {
     LinkChanged(Rank, bool),
     /// A task is not wanted any more.
     Cancel(u32),
+    /// The capacity of a resource of the pools changes.
+    Limit(u32, u32),
+    /// Tasks are paused, or resumed.
+    Pause(u32, u32, bool),
     /// The next rank that returns a task which completed on lease dies before it reports it; the
     /// loss is detected after this time.
     KillThief(u64),
@@ -54,6 +58,7 @@ impl World {
             }
             Happening::Suspect(rank) if rank != Rank::ZERO && is_alive(rank) => {
                 self.life[rank.index()] = Life::DeclaredLost;
+                self.haunt(rank.index());
                 self.declared_lost.insert(rank.index());
                 self.change(rank, Change::Lose);
             }
@@ -91,6 +96,13 @@ impl World {
                 }
             }
             Happening::Rebalance => self.coordinate(coordinator::CoordinatorEvent::Rebalance),
+            Happening::Limit(resource, units) => {
+                self.capacity_changed(resource, units);
+                self.coordinate(coordinator::CoordinatorEvent::Limit { resource, units });
+            }
+            Happening::Pause(from, to, paused) => {
+                self.coordinate(coordinator::CoordinatorEvent::Pause { tasks: from..to, paused });
+            }
             Happening::KillThief(notice) => self.thief_dies = Some(notice),
             _ => {}
         }
@@ -103,6 +115,7 @@ impl World {
     /// sent before an `Emptied` that arrives, to whomever, arrives too.
     pub(super) fn kill(&mut self, rank: Rank) {
         self.life[rank.index()] = Life::Dead;
+        self.haunt(rank.index());
         let ends = std::mem::take(&mut self.ends);
         self.ends = ends.into_iter().filter(|Reverse(end)| end.1 != rank.0).collect();
         self.known.retain(|known| known.0 != rank);

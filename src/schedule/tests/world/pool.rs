@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::{Execution, LINK_TIMEOUT_NS, Life, World};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
-use crate::schedule::protocol::{Lease, Load, Started, Stop};
+use crate::schedule::pools::shares::{PoolShares, Reserved};
+use crate::schedule::pools::{PoolClaim, PoolReport, SetId};
+use crate::schedule::protocol::{Lease, Load, Started, Stop, is_among};
 use crate::schedule::resources::Needs;
 use crate::schedule::tests::job::Job;
 use crate::schedule::worker::{self, Facts};
@@ -35,6 +37,12 @@ pub(super) struct Pool {
     pub(super) frozen: bool,
     /// Tasks that end as CANCELLED.
     pub(super) cancelled: BTreeSet<u32>,
+    /// Tasks that do not start, as ranges.
+    pub(super) paused: Vec<(u32, u32)>,
+    /// Leases of pools.
+    pub(super) shares: PoolShares,
+    /// Idle slots when they were last reported.
+    pub(super) reported_idle: u32,
     /// Completions of slots that have not been reported yet.
     pub(super) outbox: Vec<worker::WorkerEvent>,
 }
@@ -49,7 +57,9 @@ impl World {
         let me = Rank(rank as u32);
         match action {
             worker::WorkerAction::Send { to, message } => self.send(me, to, message),
-            worker::WorkerAction::TakeUp { .. } => self.pools[rank].frozen = false,
+            worker::WorkerAction::TakeUp => self.pools[rank].frozen = false,
+            worker::WorkerAction::PoolOrders(orders) => self.pools[rank].shares.carry_out(&orders),
+            worker::WorkerAction::LearnShares(_) => {}
             worker::WorkerAction::Start(locals) => {
                 assert!(!self.pools[rank].frozen, "rank {rank} starts tasks of a ledger that it does not have yet");
                 let ledger = self.workers[rank].ledger().expect("open").clone();
@@ -97,6 +107,10 @@ impl World {
                     self.pools[rank].outbox.push(worker::WorkerEvent::Ended { attempt });
                 }
             }
+            worker::WorkerAction::Pause(tasks) => {
+                self.pools[rank].paused = tasks;
+                self.pools[rank].shares.note_change();
+            }
             worker::WorkerAction::Exit => self.exit(rank),
         }
     }
@@ -123,6 +137,7 @@ impl World {
         let pool = &mut self.pools[rank];
         let chosen: Vec<_> = pool.ready.iter().filter(|r| which(&r.2)).skip(keep).take(most).copied().collect();
         pool.ready.retain(|r| !chosen.contains(r));
+        pool.shares.note_change();
         chosen.into_iter().map(|(Reverse(urgency), _, item)| lease_of(urgency, &item)).collect()
     }
 
@@ -134,6 +149,7 @@ impl World {
     pub(super) fn push(&mut self, rank: usize, urgency: u8, item: Item) {
         assert!(self.pools[rank].slots > 0, "rank {rank} has no slots");
         self.sequence += 1;
+        self.pools[rank].shares.note_change();
         self.pools[rank].ready.insert((Reverse(urgency), self.sequence, item));
     }
 
@@ -177,6 +193,9 @@ impl World {
             assert!(!self.journalled.contains(&(task, attempt)), "{task:?}, attempt {attempt}, is known to have ended");
             assert!(self.job.gangs.contains_key(&task.0) || self.job.needs[task.index()] <= self.pools[rank].slots);
         }
+        assert!(self.life[rank] != Life::Alive || !is_among(task, &self.pools[rank].paused), "{task:?} is paused");
+        let in_gang = self.pools[rank].held.values().any(|held| held.1.is_some_and(|lead| lead.task == task));
+        self.check_use(task.0, in_gang);
         let is_sick = self.sick.contains(&rank);
         let took = if is_sick { FAILS_WITHIN_NS } else { self.job.duration[task.index()] };
         self.ends.push(Reverse((self.now + took, rank as u32, item, self.now)));
@@ -200,10 +219,11 @@ impl World {
         }
         let starts = |pool: &Pool| !pool.stopped && !pool.suspended;
         while starts(&self.pools[rank]) && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
-            let Some((_, _, item)) = self.pools[rank].ready.pop_first() else { break };
+            let Some((_, _, item)) = self.take_next(rank) else { break };
             self.pools[rank].idle -= 1;
             self.begin(rank, item, events);
         }
+        self.report_pools(rank, events);
         // While other tasks run, an outbox may be flushed with a later completion.
         if self.pools[rank].running == 0 || self.rng.bool() {
             self.flush(rank, events);
@@ -226,6 +246,60 @@ impl World {
                 self.act(rank, action, events);
             }
         }
+    }
+
+    fn unpaused(&self, rank: usize) -> impl Iterator<Item = &(Reverse<u8>, u64, Item)> {
+        let pool = &self.pools[rank];
+        pool.ready.iter().filter(|ready| !is_among(TaskId(ready.2.0), &pool.paused))
+    }
+
+    fn set_of(&self, item: &Item) -> SetId {
+        self.job.pools.set_of(TaskId(item.0))
+    }
+
+    /// Takes the first task that has the units it needs; those before it keep theirs.
+    fn take_next(&mut self, rank: usize) -> Option<(Reverse<u8>, u64, Item)> {
+        let pool = &self.pools[rank];
+        let mut reserved = Reserved::default();
+        let next = pool.ready.iter().filter(|r| !is_among(TaskId(r.2.0), &pool.paused)).find(|ready| {
+            let set = self.set_of(&ready.2);
+            let fits = pool.shares.fits(set, &reserved);
+            if !fits {
+                pool.shares.reserve(set, 1, &mut reserved);
+            }
+            fits
+        });
+        let next = *next?;
+        let set = self.set_of(&next.2);
+        let pool = &mut self.pools[rank];
+        pool.ready.remove(&next);
+        pool.shares.start(set);
+        Some(next)
+    }
+
+    /// As `AdmissionQueue::pool_report` does, task by task.
+    fn report_pools(&mut self, rank: usize, events: &mut VecDeque<worker::WorkerEvent>) {
+        let pool = &self.pools[rank];
+        let starts = !pool.stopped && !pool.suspended && pool.holds.is_empty();
+        let idle = if starts { pool.idle } else { 0 };
+        let (ahead, slots) = if idle == 0 { (true, pool.slots) } else { (false, idle) };
+        let waiting: Vec<(u8, SetId)> =
+            self.unpaused(rank).map(|r| (r.0.0, self.set_of(&r.2))).filter(|waits| waits.1 != 0).collect();
+        if self.job.pools.is_empty() || !(pool.shares.is_changed() || idle != pool.reported_idle) {
+            return;
+        }
+        let mut reserved = Reserved::default();
+        let mut claims: Vec<PoolClaim> = Vec::new();
+        for &(level, set) in waiting.iter().take(slots as usize).filter(|_| starts) {
+            let Some(kept) = pool.shares.reserve(set, 1, &mut reserved) else { continue };
+            if !claims.iter().any(|claim| claim.set == set) {
+                claims.push(PoolClaim { set, tasks: 1, level, ahead, kept });
+            }
+        }
+        let pool = &mut self.pools[rank];
+        pool.reported_idle = idle;
+        let report: PoolReport = pool.shares.report(claims, waiting.into_iter().map(|(_, set)| (set, 1)));
+        events.push_back(worker::WorkerEvent::Pools(report));
     }
 
     pub(super) fn end_task(&mut self) {
@@ -256,6 +330,10 @@ impl World {
         let pool = &mut self.pools[rank];
         pool.running -= 1;
         let gang = pool.held.iter().find(|h| h.1.1.is_some_and(|l| l.task == task)).map(|h| *h.0);
+        match gang {
+            Some(_) => drop(self.gang_units.remove(&task.0)),
+            None => pool.shares.end(self.job.pools.set_of(task)),
+        }
         pool.idle += gang.and_then(|gang| pool.held.remove(&gang)).map_or(1, |(slots, _)| slots);
         let record = Attempt {
             task,

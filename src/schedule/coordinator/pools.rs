@@ -1,0 +1,92 @@
+//! What may start: units of pools are dealt to ranks and to MPI tasks on several ranks, and tasks
+//! are paused and resumed.
+
+use std::ops::Range;
+
+use super::{Coordinator, CoordinatorAction};
+use crate::model::{TaskId, Time};
+use crate::schedule::pools::ResourceId;
+use crate::schedule::pools::dealer::{PoolDealer, PoolState};
+use crate::schedule::protocol::{Lease, Message, add_range, is_among, remove_range};
+
+impl Coordinator {
+    /// The pools.
+    pub fn pools(&self) -> &PoolDealer {
+        &self.pools
+    }
+
+    /// Sets the capacity of a resource before the run begins.
+    pub fn keep_limit(&mut self, resource: ResourceId, units: u32) {
+        self.pools.set_capacity(resource, units);
+    }
+
+    /// The state of each resource of the pools.
+    pub fn pool_states(&self, now: Time) -> Vec<PoolState> {
+        self.pools.states(now)
+    }
+
+    /// Deals units after every event. A run that stops starts nothing more.
+    pub(super) fn deal_pools(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {
+        if self.stopping.is_some() || self.finished || self.pools.table().is_empty() {
+            return;
+        }
+        let dealt = self.pools.deal(now);
+        let send = |(to, orders)| CoordinatorAction::Send { to, message: Message::PoolOrders(orders) };
+        actions.extend(dealt.orders.into_iter().map(send));
+        for lease in dealt.gangs {
+            self.gangs.ready(lease, actions);
+        }
+    }
+
+    /// An MPI task on several ranks is ready: it waits for its units first.
+    pub(super) fn gang_ready(&mut self, lease: Lease, actions: &mut Vec<CoordinatorAction>) {
+        if self.gangs.is_paused() {
+            return;
+        }
+        if self.is_paused(lease.task) {
+            return self.paused_gangs.push(lease);
+        }
+        if !self.pools.gang_ready(lease) {
+            self.gangs.ready(lease, actions);
+        }
+    }
+
+    /// True if a task is paused.
+    pub fn is_paused(&self, task: TaskId) -> bool {
+        is_among(task, &self.paused)
+    }
+
+    /// The paused tasks, as ranges (from, to).
+    pub fn paused(&self) -> &[(u32, u32)] {
+        &self.paused
+    }
+
+    /// Pauses tasks or resumes them. All ranks are sent the list, since any of them may have the
+    /// tasks; ranks that join later get it with their part.
+    pub(super) fn pause(&mut self, tasks: &Range<u32>, paused: bool, actions: &mut Vec<CoordinatorAction>) {
+        if self.finished {
+            return;
+        }
+        match paused {
+            true => add_range(&mut self.paused, (tasks.start, tasks.end)),
+            false => remove_range(&mut self.paused, (tasks.start, tasks.end)),
+        }
+        self.broadcast(Message::Paused { tasks: self.paused.clone() }, actions);
+        // Those whose slots are not set aside yet wait again.
+        let gangs = &self.gangs;
+        let mut waiting = self.pools.withdraw_gangs(|task| is_among(task, &self.paused) && !gangs.is_running(task));
+        waiting.extend(self.gangs.take_back(|task| is_among(task, &self.paused), actions));
+        waiting.append(&mut self.paused_gangs);
+        for lease in waiting {
+            self.gang_ready(lease, actions);
+        }
+    }
+
+    /// Frees the units of MPI tasks that do not run: their homes report them again after the change.
+    pub(super) fn abandon_gangs(&mut self, actions: &mut Vec<CoordinatorAction>) {
+        self.gangs.abandon(actions);
+        self.paused_gangs.clear();
+        let gangs = &self.gangs;
+        self.pools.withdraw_gangs(|task| !gangs.is_running(task));
+    }
+}

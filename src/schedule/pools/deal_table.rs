@@ -1,0 +1,54 @@
+//! What can be dealt at one moment, and what is spoken for.
+
+use std::collections::BTreeMap;
+
+use super::dealer::{PoolDealer, Ticket};
+use super::recall::Recall;
+use super::stock::{Holder, Stock};
+use super::{SetId, UNLIMITED};
+use crate::model::Time;
+
+/// What lies on the table during one deal.
+pub(super) struct Table {
+    /// Units that can be dealt; negative where more is leased than the capacity.
+    pub(super) free: Vec<i64>,
+    /// An even share of the capacity among those that use or want the resource, at least 1.
+    pub(super) fair: Vec<u32>,
+    /// Resources for which a claim ahead waits.
+    pub(super) contended: Vec<bool>,
+    /// Claims that were served and can use more: holder, set, tasks.
+    pub(super) served: BTreeMap<Ticket, (Holder, SetId, u32)>,
+    pub(super) recall: Recall,
+}
+
+impl Table {
+    pub(super) fn new(dealer: &PoolDealer, now: Time) -> Table {
+        let free = |stock: &Stock| match &stock.budget {
+            Some(budget) => budget.available(now) as i64,
+            None if stock.capacity == UNLIMITED => i64::MAX / 2,
+            None => i64::from(stock.capacity) - stock.dealt as i64,
+        };
+        let mut demand: Vec<Vec<Holder>> = dealer
+            .stocks
+            .iter()
+            .map(|stock| stock.grants.iter().filter(|(_, grant)| grant.used > 0).map(|(&holder, _)| holder).collect())
+            .collect();
+        for waiting in dealer.line.values().filter(|waiting| !waiting.claim.ahead) {
+            for need in dealer.table.set(waiting.claim.set) {
+                demand[need.0 as usize].push(waiting.holder);
+            }
+        }
+        let fair = |(stock, demand): (&Stock, &mut Vec<Holder>)| {
+            demand.sort_unstable();
+            demand.dedup();
+            (stock.capacity / (demand.len() as u32).max(1)).max(1)
+        };
+        Table {
+            free: dealer.stocks.iter().map(free).collect(),
+            fair: dealer.stocks.iter().zip(&mut demand).map(fair).collect(),
+            contended: vec![false; dealer.stocks.len()],
+            served: BTreeMap::new(),
+            recall: Recall::new(dealer.stocks.len()),
+        }
+    }
+}
