@@ -255,7 +255,7 @@ impl Coordinator {
 
     /// When the next [`CoordinatorEvent::Tick`] is due, if any.
     pub fn next_tick(&self) -> Option<Time> {
-        let pools = self.pools.due().filter(|_| self.stopping.is_none());
+        let pools = self.pools.due().filter(|_| self.stopping.is_none() && !self.finished);
         [self.next_change.due(), self.suspended.due(), pools].into_iter().flatten().min()
     }
 
