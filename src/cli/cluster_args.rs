@@ -35,5 +35,5 @@ pub(super) fn cluster_of(
 /// Cluster of nodes with the job's prices, used when no cluster file is given. The default is one
 /// slot per node.
 fn default_cluster(prepared: &PreparedJob, slots: Option<u32>) -> Cluster {
-    Cluster::of_job(&prepared.job.cost, slots.unwrap_or(1))
+    Cluster::of_job(&prepared.job.cost, slots.unwrap_or(1)).with_labels_of(&prepared.job)
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::value_parser;
 
 use super::complain;
+use super::selection_args::label;
 use crate::exec::Kernels;
 use crate::runtime::{JoinOptions, detach_from_terminal, join_run};
 
@@ -18,6 +19,9 @@ pub(super) struct Args {
     /// Slots of each rank [default: the run's --slots, else the CPUs that the launcher granted].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
+    /// Labels of each rank, beside those in PHALANX_LABELS: tasks may ask for them (`labels`).
+    #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
+    labels: Vec<String>,
     /// Block that this process belongs to; set by the run when it requests nodes.
     #[arg(long, value_name = "NUMBER", hide = true)]
     block: Option<u64>,
@@ -28,7 +32,13 @@ pub(super) struct Args {
 
 pub(super) fn main(args: Args) -> ExitCode {
     detach_from_terminal();
-    let options = JoinOptions { contact: args.contact, slots: args.slots, block: args.block, siblings: args.siblings };
+    let options = JoinOptions {
+        contact: args.contact,
+        slots: args.slots,
+        labels: args.labels,
+        block: args.block,
+        siblings: args.siblings,
+    };
     match join_run(&options, Kernels::builtin()) {
         Ok(finished) => ExitCode::from(u8::try_from(finished.exit_code).unwrap_or(1)),
         Err(error) => {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::value_parser;
 
-use super::selection_args::SelectionArgs;
+use super::selection_args::{SelectionArgs, label};
 use super::{complain, launched_rank, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, PolicyKind, ProviderKind};
@@ -44,6 +44,9 @@ pub(super) struct Args {
     #[arg(short = 'j', long, aliases = ["jobs", "cores", "threads"], value_name = "N")]
     #[arg(value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
+    /// Labels of each rank, beside those in PHALANX_LABELS: tasks may ask for them (`labels`).
+    #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
+    labels: Vec<String>,
     /// Rank 0 only coordinates and runs no tasks.
     #[arg(long)]
     coordinator_only: bool,
@@ -95,6 +98,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         rerun: args.rerun,
         selection,
         slots: args.slots,
+        labels: args.labels,
         coordinator_only: args.coordinator_only,
         max_failures: args.max_failures,
         keep_going: args.keep_going,

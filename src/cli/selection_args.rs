@@ -1,5 +1,7 @@
-//! The options that choose a part of a job; `run`, `plan`, `simulate` and `check` share them.
+//! The options that choose a part of a job, which `run`, `plan`, `simulate` and `check` share; and
+//! labels of ranks, which `run` and `join` share.
 
+use crate::job::check_name;
 use crate::workload::Selection;
 
 /// Which tasks of the job.
@@ -24,4 +26,9 @@ impl SelectionArgs {
         let SelectionArgs { until, only, omit } = self.clone();
         Selection { until, only, omit }
     }
+}
+
+/// Reads a label of a rank.
+pub(super) fn label(text: &str) -> Result<String, String> {
+    check_name(text.trim()).map(|()| text.trim().to_owned())
 }

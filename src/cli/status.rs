@@ -163,9 +163,11 @@ fn text(run: &str, status: &Value) -> String {
     }
     for rank in status["ranks"].as_array().into_iter().flatten() {
         let block = rank["block"].as_u64().map(|block| format!("  block {block}")).unwrap_or_default();
+        let labels: Vec<&str> = rank["labels"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("  labels {}", labels.join(",")) };
         let _ = writeln!(
             text,
-            "  rank {:<4} {:<11} {:<16} {:>3} of {:>3} slots busy{block}{}",
+            "  rank {:<4} {:<11} {:<16} {:>3} of {:>3} slots busy{block}{labels}{}",
             number(rank, "rank"),
             word(rank, "state"),
             word(rank, "node"),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::print;
 use crate::system::launch;
-use crate::topology::{Topology, show};
+use crate::topology::{Topology, labels, show};
 
 /// Shows the machine, the CPUs that the launcher granted, and where each slot is pinned.
 #[derive(Debug, clap::Args)]
@@ -26,9 +26,14 @@ pub(super) fn main(args: Args) -> ExitCode {
     if args.json {
         let mut all = show::json(&topology, &places);
         all["mpi"] = mpi_json();
+        all["labels"] = json!(labels(&[]));
         print(&format!("{all:#}\n"))
     } else {
-        print(&format!("{}\n{}", mpi_text(), show::text(&topology, &places)))
+        let labels = match labels(&[]) {
+            labels if labels.is_empty() => "none".to_owned(),
+            labels => labels.join(", "),
+        };
+        print(&format!("{}\nlabels     {labels}\n{}", mpi_text(), show::text(&topology, &places)))
     }
 }
 

@@ -56,6 +56,7 @@ pub use expand::SubstError;
 pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded, load, parse};
 pub(crate) use resolve::graphs::OPERATION_KERNEL;
+pub(crate) use resolve::names::check_name;
 pub use retry::Retry;
 pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
@@ -210,6 +211,8 @@ pub struct Group {
     pub memory: Option<u64>,
     /// GPUs per task.
     pub gpus: u32,
+    /// Labels that a rank must have to run a task; ascending.
+    pub labels: Arc<[String]>,
     /// Time limit per task.
     pub time: Option<Duration>,
     /// Retries after a failure.

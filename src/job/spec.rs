@@ -88,6 +88,8 @@ section! {
         memory: MemorySpec = "no limit",
         /// GPUs per task
         gpus: Whole<0, 1024> = "0",
+        /// Labels that a rank must have to run the task
+        labels: Strings,
         /// Time limit, as 30s, 10m, 1.5h, HH:MM:SS or D-HH:MM:SS; a bare number is minutes
         time: DurationSpec = "no limit",
         /// Further attempts after a failure: their number, or a table with options

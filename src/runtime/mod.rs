@@ -115,7 +115,7 @@ fn run_on(
     wake.begin(fabric.me() != Rank::ZERO);
     let result = match fabric.me() {
         Rank::ZERO => coordinator::launch::run(fabric, options, kernels, wake),
-        _ => worker_main::run(fabric, None, kernels, wake, false),
+        _ => worker_main::run(fabric, (None, &options.labels), kernels, wake, false),
     };
     notify(&result);
     if let Err(RunError::Missing { .. }) = result {

@@ -23,6 +23,8 @@ pub struct Options {
     pub selection: Selection,
     /// Slots of each rank; `None`: the CPUs that the launcher granted.
     pub slots: Option<u32>,
+    /// Labels of this rank, beside those in `PHALANX_LABELS`.
+    pub labels: Vec<String>,
     /// Rank 0 runs no tasks.
     pub coordinator_only: bool,
     /// Start no further task after this number of failures; overrides the job file.
@@ -51,6 +53,7 @@ impl Options {
             rerun: Vec::new(),
             selection: Selection::default(),
             slots: None,
+            labels: Vec::new(),
             coordinator_only: false,
             max_failures: None,
             keep_going: false,

@@ -205,6 +205,11 @@ impl Coordinator {
         self.running.values().filter(move |(rank, _)| !is_gone(*rank)).copied()
     }
 
+    /// The labels of a rank.
+    pub fn labels(&self, rank: Rank) -> &[String] {
+        self.members.member(rank).map_or(&[], |member| &member.labels)
+    }
+
     /// Slowdown of a rank relative to the others (`None` if it is not slow), and the number of
     /// attempts that failed there.
     pub fn health(&self, rank: Rank) -> (Option<f64>, u64) {

@@ -35,6 +35,8 @@ pub struct Member {
     pub gpus: u32,
     /// CPUs that its slots run on; empty if unknown.
     pub cpus: Arc<[u32]>,
+    /// Its labels, ascending.
+    pub labels: Arc<[String]>,
 }
 
 /// An event in the life of a rank.

@@ -404,6 +404,8 @@ pub struct Hello {
     pub gpus: u32,
     /// CPUs that its slots run on; other ranks of the node may use the same ones.
     pub cpus: Vec<u32>,
+    /// Its labels, ascending.
+    pub labels: Vec<String>,
 }
 
 /// Load of a rank.

@@ -3,13 +3,14 @@
 //! A simulated *node* hosts one rank, like the blocks that Phalanx adds while running, so any node
 //! can be given back alone. `read` parses the file; docs/cluster-file.md documents it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::random::Distribution;
 use super::read;
-use crate::job::{Cost, Diagnostics};
+use crate::job::{Cost, Diagnostics, Job};
 use crate::model::Time;
 use crate::scale::{self, NodeTypeId, Prices};
 
@@ -39,6 +40,8 @@ pub struct NodeKind {
     pub memory: u64,
     /// GPUs for tasks.
     pub gpus: u32,
+    /// Labels of its ranks.
+    pub labels: Arc<[String]>,
     /// A task takes its duration divided by this.
     pub speed: f64,
     /// Price per hour.
@@ -169,6 +172,15 @@ impl Cluster {
         let node = &mut cluster.nodes[0];
         (node.price, node.minimum, node.granularity) = (cost.node_hour, cost.minimum, cost.granularity);
         cluster
+    }
+
+    /// The same cluster, whose nodes have all labels that the tasks of a job ask for.
+    #[must_use]
+    pub fn with_labels_of(mut self, job: &Job) -> Cluster {
+        let labels: BTreeSet<&String> = job.groups.iter().flat_map(|group| group.labels.iter()).collect();
+        let labels: Arc<[String]> = labels.into_iter().cloned().collect();
+        self.nodes.iter_mut().for_each(|node| node.labels = Arc::clone(&labels));
+        self
     }
 
     /// The same cluster with `slots` slots on every node.

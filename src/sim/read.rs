@@ -20,7 +20,7 @@ use crate::job::load::{not_utf8, with_syntax_errors};
 use crate::job::read::{
     At, Field, Read, Section, Tables, TomlNode, Whole, check_keys, float, integer, mismatch, section,
 };
-use crate::job::values::{DurationSpec, MemorySpec};
+use crate::job::values::{DurationSpec, MemorySpec, Strings};
 use crate::job::{Diagnostic, Diagnostics};
 
 section! {
@@ -50,6 +50,8 @@ section! {
         memory: MemorySpec = "more than any task asks for",
         /// GPUs for tasks
         gpus: Whole<0, 1024> = "0",
+        /// Labels that tasks may ask for
+        labels: Strings,
         /// Speed; the duration of a task is divided by it
         speed: Positive = "1.0",
         /// Price per hour, in any currency
@@ -365,6 +367,7 @@ impl NodeSpec {
             slots: self.slots.map_or(1, |n| n.value.0 as u32),
             memory: self.memory.map_or(u64::MAX, |m| m.value.0),
             gpus: self.gpus.map_or(0, |n| n.value.0 as u32),
+            labels: self.labels.iter().flat_map(|labels| &labels.value.0).map(|label| label.value.clone()).collect(),
             speed: self.speed.map_or(1.0, |n| n.value.0),
             price: self.price.map_or(1.0, |n| n.value.0),
             granularity: self.billing.map_or(Duration::from_secs(1), |d| d.value.0),

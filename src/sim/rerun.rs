@@ -48,7 +48,7 @@ impl Rerun<'_> {
             (group.retry.count, group.time) = (0, None);
         }
         self.job.max_failures = None;
-        let cluster = cluster(self.slots);
+        let cluster = cluster(self.slots).with_labels_of(&self.job);
         let prepared = PreparedJob::new(self.job, Arc::clone(self.graph));
         let homes = Some(self.homes);
         let ranks = self.slots.len() as u32;
@@ -65,7 +65,7 @@ impl Rerun<'_> {
 /// If a task fits on none of the ranks.
 pub fn homes(job: &Job, graph: &Arc<TaskGraph>, slots: &[u32]) -> Result<Vec<u32>, String> {
     let prepared = PreparedJob::new(job.clone(), Arc::clone(graph));
-    Simulator::homes(&prepared, &cluster(slots), slots.len() as u32)
+    Simulator::homes(&prepared, &cluster(slots).with_labels_of(job), slots.len() as u32)
 }
 
 /// Nodes with these slots and unlimited other resources: the caller must model the effect of memory
@@ -77,6 +77,7 @@ fn cluster(slots: &[u32]) -> Cluster {
         slots: alike[0],
         memory: u64::MAX,
         gpus: u32::MAX,
+        labels: Arc::default(),
         speed: 1.0,
         price: 0.0,
         granularity: Duration::ZERO,

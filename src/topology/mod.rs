@@ -62,6 +62,17 @@ pub struct Domain {
     pub memory: Option<u64>,
 }
 
+/// The labels of this process: these, and those in the environment variable `PHALANX_LABELS`,
+/// separated by commas. Ascending, each once.
+pub fn labels(given: &[String]) -> Vec<String> {
+    let of_environment = std::env::var("PHALANX_LABELS").unwrap_or_default();
+    let words = of_environment.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned);
+    let mut labels: Vec<String> = words.chain(given.iter().cloned()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels
+}
+
 impl Topology {
     /// Reads the machine and the grant. Takes a few milliseconds, mostly in hwloc (tens on a large
     /// node), so a program may do it in a separate thread at its start, as long as nothing has been

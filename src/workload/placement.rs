@@ -1,6 +1,6 @@
 //! Which tasks fit on which ranks: refusals before the run, and the homes of tasks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,7 +24,8 @@ pub(crate) fn members(hellos: &[Hello]) -> Vec<Member> {
 /// A rank in the coordinator's terms.
 pub(crate) fn member(hello: &Hello) -> Member {
     let cpus = hello.cpus.as_slice().into();
-    Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus, cpus }
+    let labels = hello.labels.as_slice().into();
+    Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus, cpus, labels }
 }
 
 /// Refuses a job with a task that can never run: on no rank or, for an MPI task, on no set of
@@ -47,6 +48,12 @@ fn fits(group: &Group, member: &Member) -> bool {
         && group.cpus.saturating_mul(ranks) <= member.slots
         && group.memory.is_none_or(|memory| memory <= member.memory)
         && group.gpus <= member.gpus
+        && has_labels(group, member)
+}
+
+/// True if the rank has the labels that the group's tasks ask for.
+fn has_labels(group: &Group, member: &Member) -> bool {
+    group.labels.iter().all(|label| member.labels.contains(label))
 }
 
 fn misfit(group: &Group, members: &[Member]) -> Option<String> {
@@ -54,6 +61,9 @@ fn misfit(group: &Group, members: &[Member]) -> Option<String> {
         return None;
     }
     let name = &group.name;
+    if !members.iter().any(|member| member.slots > 0 && has_labels(group, member)) {
+        return Some(unlabelled(group, members));
+    }
     let Some(mpi) = group.mpi else { return Some(too_large(group, members)) };
     if gang::place(requirements::shape(group), members).is_none() {
         let all: u64 = members.iter().map(|m| u64::from(m.slots)).sum();
@@ -64,11 +74,30 @@ fn misfit(group: &Group, members: &[Member]) -> Option<String> {
             members.len()
         ));
     }
-    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0)];
+    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0), ("labels", !group.labels.is_empty())];
     let (what, _) = asked.iter().find(|asked| asked.1)?;
     Some(format!(
         "task `{name}` needs several ranks and asks for {what}, which is not built yet for such tasks: leave that out, or start ranks with enough slots to hold it alone"
     ))
+}
+
+/// The refusal of a task whose labels no rank has.
+fn unlabelled(group: &Group, members: &[Member]) -> String {
+    let mut known: Vec<&str> = members.iter().flat_map(|member| member.labels.iter()).map(String::as_str).collect();
+    known.sort_unstable();
+    known.dedup();
+    let there = match known.is_empty() {
+        true => "no rank has a label".to_owned(),
+        false => format!("the labels of the ranks are {}", known.join(", ")),
+    };
+    format!(
+        "task `{}` asks for a rank with the label{} {}, and none has {}: {there}; give a rank its labels with --labels or in PHALANX_LABELS (`mpirun -n 1 -x PHALANX_LABELS={} phalanx ... : -n 3 phalanx ...`), or correct `labels` of the task",
+        group.name,
+        if group.labels.len() == 1 { "" } else { "s" },
+        group.labels.join(", "),
+        if group.labels.len() == 1 { "it" } else { "all of them" },
+        group.labels.join(","),
+    )
 }
 
 fn too_large(group: &Group, members: &[Member]) -> String {
@@ -170,6 +199,11 @@ pub(crate) fn homes(
     divided
 }
 
+/// True if a rank has a label that tasks of the job ask for, and those of the group do not.
+fn has_wanted_label(member: &Member, group: &Group, wanted: &HashSet<&String>) -> bool {
+    member.labels.iter().any(|label| wanted.contains(label) && !group.labels.contains(label))
+}
+
 /// The ranks on which each group may run. Groups with equal needs share an entry, so neither a
 /// million tasks nor a million groups repeat the check.
 struct May {
@@ -179,13 +213,19 @@ struct May {
 
 impl May {
     fn of(job: &Job, members: &[Member], rules: &PlacementRules) -> May {
+        let wanted: HashSet<&String> = job.groups.iter().flat_map(|group| group.labels.iter()).collect();
         let mut known: HashMap<_, u32> = HashMap::new();
         let mut rows = Vec::new();
         let mut row_of = Vec::with_capacity(job.groups.len());
         for group in &job.groups {
-            let asked = (group.cpus, group.memory, group.gpus, group.mpi);
+            let asked = (group.cpus, group.memory, group.gpus, &group.labels, group.mpi);
             row_of.push(*known.entry(asked).or_insert_with(|| {
-                rows.push(members.iter().map(|member| rules.fits(group.first, member)).collect());
+                let able: Vec<bool> = members.iter().map(|member| rules.fits(group.first, member)).collect();
+                // A rank is kept free for tasks that ask for its labels, if others can do the rest.
+                // Without such tasks it steals.
+                let spare = |(&able, member): (&bool, &Member)| able && !has_wanted_label(member, group, &wanted);
+                let spared: Vec<bool> = able.iter().zip(members).map(spare).collect();
+                rows.push(if spared.contains(&true) { spared } else { able });
                 rows.len() as u32 - 1
             }));
         }
@@ -207,7 +247,30 @@ mod tests {
     }
 
     fn hello(slots: u32, memory: u64) -> Hello {
-        Hello { node: "n1".into(), pid: 1, slots, memory, gpus: 0, cpus: Vec::new() }
+        Hello { node: "n1".into(), pid: 1, slots, memory, gpus: 0, cpus: Vec::new(), labels: Vec::new() }
+    }
+
+    #[test]
+    fn labels_filter_and_labelled_ranks_are_kept_free() {
+        let text = "[[task]]\nname = 'big'\nlabels = ['highmem']\narray = '0-9'\nkernel = 'noop'\n\
+                    [[task]]\nname = 'small'\narray = '0-19'\nkernel = 'noop'\n";
+        let labelled =
+            |labels: &[&str]| Hello { labels: labels.iter().map(|&label| label.to_owned()).collect(), ..hello(2, 1) };
+        let hellos = [labelled(&[]), labelled(&["highmem", "ssd"]), labelled(&["ssd"])];
+        let prepared = crate::workload::PreparedJob::new(
+            job(text),
+            std::sync::Arc::new(crate::graph::TaskGraph::build(&[10, 20], &[]).unwrap()),
+        );
+        let members = members(&hellos);
+        let homes = prepared.divide(&members, &prepared.placement_rules(&members)).home;
+        assert!(homes[..10].iter().all(|&rank| rank == 1), "{homes:?}");
+        assert!(homes[10..].iter().all(|&rank| rank != 1) && homes[10..].contains(&2), "{homes:?}");
+        // One rank alone does everything.
+        let alone = &members[1..2];
+        assert!(prepared.divide(alone, &prepared.placement_rules(alone)).home.iter().all(|&rank| rank == 0));
+        let refused = check(&prepared.job, &[member(&hellos[2])], &|_| true).unwrap_err();
+        assert!(refused.contains("`big` asks for a rank with the label highmem"), "{refused}");
+        assert!(refused.contains("the labels of the ranks are ssd"), "{refused}");
     }
 
     #[test]

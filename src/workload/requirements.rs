@@ -22,10 +22,11 @@ impl Facts for Job {
     }
 }
 
-/// True if the group's tasks need more than one slot of a rank.
+/// True if the group's tasks need more than one slot of any rank.
 pub(crate) fn is_special(group: &Group) -> bool {
+    let asks = group.memory.is_some() || group.gpus > 0 || !group.labels.is_empty();
     let pooled = group.limit.is_some() || !group.pools.is_empty();
-    group.cpus > 1 || group.memory.is_some() || group.gpus > 0 || pooled || group.mpi.is_some()
+    group.cpus > 1 || asks || pooled || group.mpi.is_some()
 }
 
 /// Number of slots of a task of the group, over all its MPI ranks; at least 1.

@@ -33,6 +33,7 @@ impl Spec {
             cpus: 1,
             memory: None,
             gpus: 0,
+            labels: Default::default(),
             time: None,
             retry: Retry { count: 0, backoff: Duration::ZERO, factor: 1.0, elsewhere: false },
             priority: 0,

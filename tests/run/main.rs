@@ -7,6 +7,7 @@ mod faults;
 mod gpus;
 mod graphs;
 mod journal;
+mod labels;
 mod limits;
 mod mpi;
 mod new;

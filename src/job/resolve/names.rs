@@ -10,7 +10,7 @@ fn allowed(c: char) -> bool {
 }
 
 /// Checks a name; the error says what is wrong.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("it is empty".into());
     }

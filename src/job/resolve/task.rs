@@ -155,6 +155,7 @@ impl<'a> TaskResolver<'a> {
             cpus: small(common.get(|c| &c.cpus).map_or(1, |at| at.value.0)),
             memory: common.get(|c| &c.memory).map(|at| at.value.0),
             gpus: small(common.get(|c| &c.gpus).map_or(0, |at| at.value.0)),
+            labels: self.labels(common),
             time: common.get(|c| &c.time).map(|at| at.value.0),
             retry: retry(common.get(|c| &c.retries).map(|at| &at.value)),
             priority: common.get(|c| &c.priority).and_then(|at| i32::try_from(at.value.0).ok()).unwrap_or(0),
@@ -163,6 +164,25 @@ impl<'a> TaskResolver<'a> {
             mpi: self.mpi(),
             name: Arc::clone(&self.name),
         }
+    }
+
+    /// The labels that a rank must have.
+    fn labels(&mut self, common: &Given<'_>) -> Arc<[String]> {
+        let Some(typed) = common.get(|c| &c.labels) else { return Arc::default() };
+        let mut labels: Vec<String> = Vec::new();
+        for label in &typed.value.0 {
+            match check_name(&label.value) {
+                Ok(()) => labels.push(label.value.clone()),
+                Err(reason) => self.findings.push(
+                    Diagnostic::error(format!("this is no label of a rank: {reason}"))
+                        .at(&label.span)
+                        .help("a label is a word such as \"highmem\"; list several: `labels = [\"highmem\", \"ssd\"]`"),
+                ),
+            }
+        }
+        labels.sort_unstable();
+        labels.dedup();
+        labels.into()
     }
 
     pub(super) fn template(&mut self, text: &str, span: &Span) -> Template {

@@ -110,7 +110,7 @@ fn prepare(
 ) -> Result<Run, RunError> {
     let listener = options.listen.map(listen).transpose()?;
     let mut start = PreparedRun::open(options, &kernels)?;
-    let ready = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
+    let ready = handshake(fabric.as_mut(), &wake, &start.welcome, options)
         .and_then(|(resources, hellos)| check(&start.prepared, &hellos).map(|()| (resources, hellos)));
     let (resources, hellos) = match ready {
         Ok(found) => found,
@@ -213,7 +213,7 @@ fn handshake(
     fabric: &mut dyn Fabric,
     wake: &EventWait,
     welcome: &Welcome,
-    works: bool,
+    options: &Options,
 ) -> Result<(RankResources, Vec<Hello>), RunError> {
     let topology = Topology::discover();
     let here = (topology.machine.node.clone(), topology.grant.mask.clone());
@@ -229,7 +229,8 @@ fn handshake(
     for rank in 1..fabric.size() {
         send(fabric, Rank(rank), &Message::Welcome(Box::new(welcome_of(rank as usize))))?;
     }
-    let resources = RankResources::new(topology, &Welcome { works, ..welcome_of(0) });
+    let resources =
+        RankResources::new(topology, &Welcome { works: !options.coordinator_only, ..welcome_of(0) }, &options.labels);
     let hellos = gather(fabric, wake, resources.hello.clone(), |message| match message {
         Message::Hello(hello) => Some(hello),
         _ => None,

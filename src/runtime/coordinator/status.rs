@@ -97,6 +97,7 @@ impl CoordinatorDriver {
             "slots": entry.map_or(0, |entry| entry.facts.slots),
             "running": if is_here { load.running } else { 0 },
             "ready": if is_here { load.ready } else { 0 },
+            "labels": self.coordinator.labels(rank),
             "slowdown": slow,
             "failures": failures,
             "block": self.nodes.world_of(rank).and_then(|world| world.block).map(|id| id.0),

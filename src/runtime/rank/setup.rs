@@ -38,7 +38,8 @@ pub(in crate::runtime) struct RankResources {
 
 impl RankResources {
     /// Divides what the launcher granted among the processes of this node, and the rest into slots.
-    pub(in crate::runtime) fn new(mut topology: Topology, welcome: &Welcome) -> RankResources {
+    /// `labels`: those of the command line, beside those of the environment.
+    pub(in crate::runtime) fn new(mut topology: Topology, welcome: &Welcome, labels: &[String]) -> RankResources {
         if welcome.masks.len() > 1 {
             topology.grant.agree(&topology.machine, &welcome.masks);
         }
@@ -51,6 +52,7 @@ impl RankResources {
             memory: topology.grant.memory,
             gpus: topology.grant.gpus.list.len() as u32,
             cpus: topology.grant.cpus.clone(),
+            labels: crate::topology::labels(labels),
         };
         RankResources { topology, places, hello }
     }

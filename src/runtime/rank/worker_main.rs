@@ -21,11 +21,12 @@ use crate::topology::Topology;
 /// How long a rank whose coordinator is gone may take to end its tasks before its process exits.
 const ORPHAN_EXIT_DELAY: Duration = Duration::from_secs(3);
 
-/// Takes part in a run as a worker. `slots` overrides the number of slots that rank 0 requests;
+/// Takes part in a run as a worker. `slots` overrides the number of slots that rank 0 requests, and
+/// `labels` are those of its command line;
 /// a `guest` has joined a run under way.
 pub(in crate::runtime) fn run(
     fabric: &mut Box<dyn Fabric>,
-    slots: Option<u32>,
+    (slots, labels): (Option<u32>, &[String]),
     kernels: Kernels,
     event_wait: Arc<EventWait>,
     guest: bool,
@@ -39,7 +40,7 @@ pub(in crate::runtime) fn run(
     send(fabric.as_mut(), Rank::ZERO, &Message::Arrived { node, mask })?;
     let Some(mut welcome) = await_welcome(fabric.as_mut(), &event_wait)? else { return Ok(silent) };
     welcome.slots = slots.or(welcome.slots);
-    match work(fabric, welcome, topology, kernels, event_wait, guest) {
+    match work(fabric, welcome, (topology, labels), kernels, event_wait, guest) {
         Ok(()) => Ok(silent),
         // Rank 0 is gone: there is no rank to notify.
         Err(error @ RunError::Orphaned) => Err(error),
@@ -54,7 +55,7 @@ pub(in crate::runtime) fn run(
 fn work(
     fabric: &mut Box<dyn Fabric>,
     welcome: Welcome,
-    topology: Topology,
+    (topology, labels): (Topology, &[String]),
     kernels: Kernels,
     event_wait: Arc<EventWait>,
     guest: bool,
@@ -63,7 +64,7 @@ fn work(
     let mut job = job::parse(welcome.job_text.clone(), &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
     // Rank 0 hands out the edges that this rank needs.
     job.links = Vec::new();
-    let resources = RankResources::new(topology, &welcome);
+    let resources = RankResources::new(topology, &welcome, labels);
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(resources.hello.clone()))?;
     let open = welcome.open;
     if open {

@@ -38,6 +38,8 @@ pub struct JoinOptions {
     pub contact: PathBuf,
     /// Slots of each rank; `None`: as the run's own ranks.
     pub slots: Option<u32>,
+    /// Labels of each rank, beside those in `PHALANX_LABELS`.
+    pub labels: Vec<String>,
     /// The block that this world is part of, if the run requested it.
     pub block: Option<u64>,
     /// Name of the run's jobs in the queue of Slurm, if this world is one of them.
@@ -64,7 +66,7 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
     let world = fabric::join()?;
     let world = if world.size() > 1 { Box::new(Rounds::new(world)) } else { world };
     let mut fabric = enter(world, options, &wake)?;
-    let result = worker_main::run(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
+    let result = worker_main::run(&mut fabric, (options.slots, &options.labels), kernels, Arc::clone(&wake), true);
     wake.leave();
     match fabric.close(MAX_CLOSE_WAIT) {
         Some(mut world) if result.is_ok() => world.end_round(LEAVE_TIMEOUT)?,

@@ -4,6 +4,7 @@
 //! The provider holds the state of nodes, the coordinator that of ranks; this file keeps each
 //! informed of the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ScalingSetup, SimulatedEvent, SimulatedRank, Simulator};
@@ -28,7 +29,8 @@ const NEWS_PER_INTERVAL: u32 = 10;
 pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
     let node = &cluster.nodes[kind.0 as usize];
     let name = format!("{}{rank}", node.name);
-    Member { node: name, slots: node.slots, memory: node.memory, gpus: node.gpus, ..Member::default() }
+    let labels = Arc::clone(&node.labels);
+    Member { node: name, slots: node.slots, memory: node.memory, gpus: node.gpus, labels, ..Member::default() }
 }
 
 /// The ranks at the start of a run.

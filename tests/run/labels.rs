@@ -1,0 +1,60 @@
+//! Labels: tasks that ask for ranks with special equipment.
+
+use crate::support::checker::Trace;
+use crate::support::{Dir, phalanx, program, shell};
+
+/// Twelve tasks for a labelled rank, and as many for any.
+const JOB: &str = "[[task]]\nname = 'big'\narray = '0-11'\nlabels = ['highmem']\ncommand = 'sleep 0.02'\n\
+    [[task]]\nname = 'small'\narray = '0-23'\ncommand = 'sleep 0.02'\n";
+
+/// Three ranks, each with the labels of its own environment.
+fn labelled(dir: &Dir, rest: &str) -> crate::support::Output {
+    let rank = |labels: &str| format!("-n 1 -x PHALANX_LABELS={labels} {} {rest}", program().display());
+    let ranks = [rank("ssd"), rank("highmem,ssd"), rank("")].join(" : ");
+    shell(dir, &format!("mpirun --oversubscribe {ranks}")).run()
+}
+
+#[test]
+fn tasks_run_only_on_ranks_with_their_labels() {
+    let dir = Dir::new("labels");
+    dir.job("job.toml", JOB);
+    labelled(&dir, "run job.toml --slots 1").ok();
+    let trace = Trace::of(&dir, "latest");
+    let of_big: Vec<Option<u32>> = trace.0.iter().filter(|row| row.name == "big").map(|row| row.rank).collect();
+    assert_eq!(of_big, [Some(1); 12]);
+    assert!(trace.0.iter().any(|row| row.name == "small" && row.rank != Some(1)));
+    let csv = phalanx(&dir).args(["report", "latest", "--json"]).run().ok().json();
+    assert_eq!(csv["counts"]["completed"], 36);
+    // All ranks have the labels of the command line.
+    phalanx(&dir).args(["run", "job.toml", "--labels", "highmem,other"]).run().ok();
+}
+
+#[test]
+fn a_task_that_no_rank_can_serve_is_refused_with_the_label() {
+    let dir = Dir::new("no-label");
+    dir.job("job.toml", JOB);
+    let refused = phalanx(&dir).args(["run", "job.toml"]).run().code(2);
+    refused.says("`big` asks for a rank with the label highmem").says("no rank has a label");
+    let refused = phalanx(&dir).args(["run", "job.toml", "--labels", "ssd"]).run().code(2);
+    refused.says("the labels of the ranks are ssd").says("PHALANX_LABELS");
+    phalanx(&dir).args(["run", "job.toml", "--labels", "a b"]).run().code(2).says("letters, digits");
+    phalanx(&dir).args(["run", "job.toml", "--omit", "big"]).run().ok().says("24 completed");
+    dir.job("bad.toml", "[[task]]\nname = 'a'\nlabels = 'so many'\ncommand = 'true'\n");
+    phalanx(&dir).args(["check", "bad.toml"]).run().code(2).says("bad.toml:3:").says("no label of a rank");
+    // Simulated nodes have the labels of their file; without one, those that the job asks for.
+    phalanx(&dir).args(["simulate", "job.toml", "--ranks", "2"]).run().ok().says("36 completed");
+    phalanx(&dir).args(["plan", "job.toml", "--ranks", "2"]).run().ok();
+    dir.file("cluster.toml", "[[node]]\nname = 'small'\nslots = 2\nfirst = 2\n[[node]]\nname = 'big'\nslots = 2\nfirst = 1\nlabels = ['highmem']\n");
+    let simulate = ["simulate", "job.toml", "--cluster", "cluster.toml", "--ranks", "3"];
+    phalanx(&dir).args(simulate).run().ok().says("36 completed");
+    dir.file("cluster.toml", "[[node]]\nslots = 2\n");
+    phalanx(&dir).args(simulate).run().code(2).says("asks for a rank with the label highmem");
+}
+
+#[test]
+fn labels_are_shown() {
+    let dir = Dir::new("shown-labels");
+    let topo = phalanx(&dir).args(["topo", "--json"]).env("PHALANX_LABELS", "ssd, highmem").run().ok().json();
+    assert_eq!(topo["labels"], serde_json::json!(["highmem", "ssd"]));
+    phalanx(&dir).args(["topo"]).run().ok().says("labels     none");
+}
