@@ -4,7 +4,8 @@
 //! wrong. Each attempt is encoded relative to the previous one (before the first: all zeros):
 //!
 //! ```text
-//! flags   u8      which of the fields below have their expected value and are omitted
+//! flags   u8      which of the fields below have their expected value and are omitted, and whether
+//!                 the result was taken from the cache
 //! state   u8      index in `State::ALL`, plus 128 if this is the task's last attempt
 //! exit    zigzag
 //! attempt varint
@@ -36,8 +37,10 @@ const SAME_SLOT: u8 = 1 << 2;
 const NEXT_TASK: u8 = 1 << 3;
 /// Same `ready` as the previous attempt (usual for the tasks of an array).
 const SAME_READY: u8 = 1 << 4;
+/// The result was taken from the cache.
+const CACHED: u8 = 1 << 5;
 /// Bits that no encoder sets.
-const UNKNOWN: u8 = !(PLAIN | SAME_RANK | SAME_SLOT | NEXT_TASK | SAME_READY);
+const UNKNOWN: u8 = !(PLAIN | SAME_RANK | SAME_SLOT | NEXT_TASK | SAME_READY | CACHED);
 
 /// Minimum size: the flags and two times.
 const SHORTEST_ATTEMPT_BYTES: usize = 3;
@@ -95,7 +98,9 @@ const ORIGIN: Attempt = Attempt {
 
 fn flags(a: &Attempt, before: &Attempt) -> u8 {
     let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-    bit(a.outcome == Outcome::OK && a.attempt == 1 && a.last, PLAIN)
+    let is_plain = (a.outcome.state, a.outcome.exit) == (State::Completed, 0) && a.attempt == 1 && a.last;
+    bit(is_plain, PLAIN)
+        | bit(a.outcome.cached, CACHED)
         | bit(a.rank == before.rank, SAME_RANK)
         | bit(a.slot == before.slot, SAME_SLOT)
         | bit(Some(a.task.0) == before.task.0.checked_add(1), NEXT_TASK)
@@ -138,9 +143,10 @@ fn decode(input: &mut Input<'_>, before: &Attempt) -> Result<Attempt, &'static s
         a.last = byte & LAST != 0;
         let state = *State::ALL.get(usize::from(byte & !LAST)).ok_or("an unknown state")?;
         let exit = i32::try_from(unzigzag(input.varint()?)).map_err(|_| "an exit code out of range")?;
-        a.outcome = Outcome { state, exit };
+        a.outcome = Outcome { state, exit, cached: false };
         a.attempt = input.narrow("an attempt number out of range")?;
     }
+    a.outcome.cached = !absent(CACHED);
     if absent(SAME_RANK) {
         a.rank = Rank(input.narrow("a rank out of range")?);
     }
@@ -275,7 +281,12 @@ pub(crate) mod tests {
     pub(crate) fn any_attempt() -> impl Strategy<Value = Attempt> {
         let outcome = prop_oneof![
             Just(Outcome::OK),
-            (0..State::ALL.len(), any::<i32>()).prop_map(|(s, exit)| Outcome { state: State::ALL[s], exit })
+            Just(Outcome::CACHED),
+            (0..State::ALL.len(), any::<i32>(), any::<bool>()).prop_map(|(s, exit, cached)| Outcome {
+                state: State::ALL[s],
+                exit,
+                cached
+            })
         ];
         let number = prop_oneof![Just(1u16), any::<u16>()];
         (any::<u32>(), number, outcome, any::<bool>(), 0u32..4, any::<u16>(), any::<[u64; 3]>()).prop_map(

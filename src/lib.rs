@@ -24,6 +24,7 @@ pub mod schedule;
 #[cfg(test)]
 mod seeds;
 pub mod sim;
+pub mod store;
 mod svg;
 mod system;
 mod text;

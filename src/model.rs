@@ -4,11 +4,15 @@
 //! both the pure core (`graph`, `schedule`) and the edges (`pool`, `exec`, `journal`, `observe`)
 //! use it.
 
+mod cache_use;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use cache_use::{CacheHit, CacheMiss, CacheUse, KeyDifference};
 
 /// Dense number of a task within its job: `0..job.task_count()`, in the order of the job file.
 ///
@@ -155,11 +159,18 @@ pub struct Outcome {
     /// Exit code of a command (0 to 255); `-n` if signal `n` killed it; 0 for a successful kernel,
     /// 1 for a failed one.
     pub exit: i32,
+    /// True if the task was not run: its outputs and what it printed are those of an equal task,
+    /// taken from the result cache. Only completed attempts are.
+    #[serde(default)]
+    pub cached: bool,
 }
 
 impl Outcome {
     /// Success.
-    pub const OK: Outcome = Outcome { state: State::Completed, exit: 0 };
+    pub const OK: Outcome = Outcome { state: State::Completed, exit: 0, cached: false };
+
+    /// Success without running: the result of an equal task was taken from the cache.
+    pub const CACHED: Outcome = Outcome { cached: true, ..Outcome::OK };
 
     /// True if the attempt succeeded.
     pub fn ok(self) -> bool {

@@ -3,6 +3,7 @@
 
 mod analyze;
 mod bench;
+mod cache;
 mod check;
 mod cluster_args;
 mod completions;
@@ -95,6 +96,7 @@ enum Verb {
     Explain(explain::Args),
     Analyze(analyze::Args),
     Trace(trace::Args),
+    Cache(cache::Args),
     Import(import::Args),
     Graph(graph::Args),
     Topo(topo::Args),
@@ -147,6 +149,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::Clean(args) => runs::clean(args),
         Verb::Analyze(args) => analyze::main(args),
         Verb::Trace(args) => trace::main(args),
+        Verb::Cache(args) => cache::main(args),
         Verb::Import(args) => import::main(args),
         Verb::Graph(args) => graph::main(args),
         Verb::Topo(args) => topo::main(args),

@@ -13,6 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::aside::AttemptDeadline;
+use super::cache::Visible;
 use super::env::{BaseEnv, TaskEnv};
 use super::files::{self, Streams, first_missing};
 use super::leftovers::{Leftovers, Owner};
@@ -74,6 +75,8 @@ pub(super) struct CommandAttempt<'a> {
     /// Number of its job.
     pub(super) job: usize,
     pub(super) output: &'a Output<'a>,
+    /// Which variables of its identity the task sees.
+    pub(super) visible: Visible,
 }
 
 /// A started process.
@@ -119,7 +122,7 @@ impl Commands {
         let (task, number) = (attempt.task.id, attempt.seat.attempt);
         let (attempt, started) = self.scarcity.retry_while_scarce(&attempt.deadline, |deadline| {
             let attempt = CommandAttempt { deadline, ..*attempt };
-            let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat)?;
+            let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat, attempt.visible)?;
             if let Some(file) = self.measures.file(task, number) {
                 env.set(VARIABLE, &file.to_string_lossy())?;
             }
@@ -304,7 +307,7 @@ impl Commands {
             }
             None => State::Failed,
         };
-        Outcome { state, exit }
+        Outcome { state, exit, cached: false }
     }
 }
 

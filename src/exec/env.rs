@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use rustc_hash::FxHashMap;
 
+use super::cache::Visible;
 use super::mark::{self, Mark};
 use super::script::LONGEST_WORD;
 use super::user_env::is_of_a_family;
@@ -183,12 +184,18 @@ impl BaseEnv {
     }
 
     /// The environment of one attempt at `task`.
-    pub(super) fn of_task(&self, task: &Task, group: &Group, seat: &ExecContext) -> Result<TaskEnv<'_>, Fault> {
+    pub(super) fn of_task(
+        &self,
+        task: &Task,
+        group: &Group,
+        seat: &ExecContext,
+        visible: Visible,
+    ) -> Result<TaskEnv<'_>, Fault> {
         let mut env = TaskEnv { base: self, own: Vec::with_capacity(16 + task.env.len()), replaced: Vec::new() };
         for (name, value) in &task.env {
             env.set(name, value)?;
         }
-        env.describe_task(task, group, seat)?;
+        env.describe_task(task, group, seat, visible)?;
         env.describe_seat(group, seat)?;
         Ok(env)
     }
@@ -203,12 +210,16 @@ pub(super) struct TaskEnv<'a> {
 }
 
 impl TaskEnv<'_> {
-    fn describe_task(&mut self, task: &Task, group: &Group, seat: &ExecContext) -> Result<(), Fault> {
-        self.offer("PHALANX_TASK_ID", task.id.0)?;
-        self.offer("PHALANX_TASK_NAME", &task.name)?;
+    fn describe_task(&mut self, task: &Task, group: &Group, seat: &ExecContext, visible: Visible) -> Result<(), Fault> {
+        if visible.id {
+            self.offer("PHALANX_TASK_ID", task.id.0)?;
+        }
+        if visible.name {
+            self.offer("PHALANX_TASK_NAME", &task.name)?;
+        }
         self.offer("PHALANX_TASK_DIR", task.dir.display())?;
         self.offer("PHALANX_ATTEMPT", seat.attempt)?;
-        if let Some(index) = task.index {
+        if let Some(index) = task.index.filter(|_| visible.index) {
             self.offer("PHALANX_ARRAY_INDEX", index)?;
         }
         if let Some(bytes) = group.memory {

@@ -32,6 +32,7 @@
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task measures |
 //! | `used_files` | what a resumed run compares: inputs and programs of a task |
+//! | `cache/` | tasks that take the result of an equal task |
 //! | `kernel`, `args`, `kernels/` | functions of this process as tasks |
 //! | `graphs` | data graphs that stay in memory during the run |
 //!
@@ -39,6 +40,7 @@
 
 mod args;
 mod aside;
+mod cache;
 mod command;
 mod control;
 mod env;
@@ -82,7 +84,7 @@ pub(crate) use used_files::change_of;
 pub use user_env::user_variables;
 
 use crate::graph::link::GroupId;
-use crate::job::{DataGraph, FileNames, Group, Task};
+use crate::job::{CacheSettings, DataGraph, FileNames, Group, Task};
 use crate::model::{Rank, State, TaskId};
 use crate::topology::Gpus;
 
@@ -111,6 +113,14 @@ pub trait TaskSource: Send + Sync {
     /// How long to wait for a declared output of a group to become visible on a shared file system.
     fn output_wait(&self, _: GroupId) -> Duration {
         Duration::ZERO
+    }
+    /// Name of the job.
+    fn job_name(&self) -> &str {
+        ""
+    }
+    /// Where results of tasks are kept.
+    fn cache(&self) -> CacheSettings {
+        CacheSettings::default()
     }
     /// Data graphs that operations run on.
     fn graphs(&self) -> &[DataGraph] {

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{Outcome, Stream, TaskId, Usage, UsedFile};
+use crate::model::{CacheUse, Outcome, Stream, TaskId, Usage, UsedFile};
 
 /// Receives the output of tasks. All slots call it concurrently. The chunks of one attempt arrive
 /// in order: from one thread for a command, from any thread that prints for a kernel.
@@ -22,6 +22,10 @@ pub trait OutputSink: Send + Sync {
     fn measure(&self, _task: TaskId, _attempt: u16, _name: &str, _value: f64) {}
     /// Receives the files that a completed task has used. A sink may ignore it.
     fn used_files(&self, _task: TaskId, _attempt: u16, _files: &[UsedFile]) -> io::Result<()> {
+        Ok(())
+    }
+    /// Receives what the result cache did for an attempt. A sink may ignore it.
+    fn cache_used(&self, _task: TaskId, _attempt: u16, _used: &CacheUse) -> io::Result<()> {
         Ok(())
     }
     /// Receives the reason why Phalanx failed the attempt. A sink may ignore it.
@@ -77,6 +81,14 @@ impl<'a> Output<'a> {
     /// Passes the files that the task has used to the sink.
     pub(super) fn used_files(&self, files: &[UsedFile]) {
         self.note(self.sink.used_files(self.task, self.attempt, files));
+    }
+
+    /// Passes what the cache did to the sink. It is only for observers: an error is told, and fails
+    /// nothing.
+    pub(super) fn cache_used(&self, used: &CacheUse) {
+        if let Err(error) = self.sink.cache_used(self.task, self.attempt, used) {
+            tracing::warn!("what the cache did for a task could not be recorded: {error}");
+        }
     }
 
     /// Passes a value that the task measured to the sink.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 
 use super::aside::AttemptDeadline;
+use super::cache::{Answer, CacheRequest, Recorder, TaskCache, Visible};
 use super::command::{CommandAttempt, Commands};
 use super::control::{Control, TaskStop, watch_starts};
 use super::files;
@@ -24,11 +25,11 @@ use super::output::{Output, OutputSink};
 use super::used_files::UsedFiles;
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
-use crate::job::{Group, Task, Work};
-use crate::model::{Outcome, State, TaskId};
+use crate::job::{CacheRules, Group, Task, Work};
+use crate::model::{Outcome, State, Stream, TaskId};
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
-const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0 };
+const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
 
 /// Set in `stopping` once any task has been cancelled.
 const ANY_CANCELLED: u8 = 1 << 7;
@@ -54,6 +55,7 @@ pub struct Runner {
     commands: Commands,
     used_files: UsedFiles,
     graphs: Graphs,
+    cache: Arc<TaskCache>,
 }
 
 /// How the tasks of a group are run.
@@ -65,6 +67,7 @@ enum GroupPlan {
 }
 
 /// One attempt in progress.
+#[derive(Clone, Copy)]
 struct AttemptRun<'a> {
     id: TaskId,
     group: &'a Group,
@@ -100,6 +103,7 @@ impl Runner {
             commands: Commands::new(&site, source.env(), &source.prologues())?,
             used_files: UsedFiles::default(),
             graphs: Graphs::new(source.graphs(), site.graphs.as_deref()),
+            cache: Arc::new(TaskCache::new(&*source, &site)),
             stopping: AtomicU8::new(0),
             cancelled: RwLock::default(),
             watch: Once::new(),
@@ -121,7 +125,7 @@ impl Runner {
         };
         let outcome = result.unwrap_or_else(|fault| {
             output.report_failure(&fault.text);
-            Outcome { state: fault.state, exit: fault.exit }
+            Outcome { state: fault.state, exit: fault.exit, cached: false }
         });
         if output.used() { self.settle(task, &output, outcome) } else { outcome }
     }
@@ -213,7 +217,7 @@ impl Runner {
         }
         let task = self.source.task(id).map_err(Fault::new)?;
         match &task.work {
-            Work::Kernel { name, args } if task.inputs.is_empty() => {
+            Work::Kernel { name, args } if task.inputs.is_empty() && task.cache.is_none() => {
                 Ok(GroupPlan::Constant(self.prepare(&task, name, args)?))
             }
             _ => Ok(GroupPlan::Each),
@@ -222,11 +226,62 @@ impl Runner {
 
     fn each(&self, turn: AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
         let task = self.source.task(turn.id).map_err(Fault::new)?;
+        match &task.cache {
+            Some(rules) => self.with_cache(turn, &task, rules, output),
+            None => self.work(turn, &task, Visible::ALL, output),
+        }
+    }
+
+    /// Takes the result of an equal task from the cache, or runs the task and stores its result.
+    fn with_cache(
+        &self,
+        turn: AttemptRun,
+        task: &Task,
+        rules: &Arc<CacheRules>,
+        output: &mut Output,
+    ) -> Result<Outcome, Fault> {
+        let AttemptRun { id, group, number, seat, control } = turn;
+        let is_alike = self.source.constant(number);
+        let request =
+            Arc::new(CacheRequest::new(task, group, (rules, is_alike), self.source.job_of(number), &self.site));
+        let mut pending = match self.cache.look_up(&request, &AttemptDeadline::begin(control, group.time))? {
+            Answer::Miss(pending) => pending,
+            Answer::Hit(hit) => {
+                let (taken, used) = *hit;
+                for (is_err, bytes) in &taken.printed {
+                    output.append(if *is_err { Stream::Err } else { Stream::Out }, bytes);
+                }
+                taken.measures.iter().for_each(|(name, value)| output.measure(name, *value));
+                self.describe_files(task, Outcome::CACHED, control, output);
+                output.cache_used(&used);
+                return Ok(Outcome::CACHED);
+            }
+        };
+        let recorder = Recorder::new(&*self.sink);
+        let mut recording = Output::new(&recorder, id, seat.attempt);
+        let mut used = std::mem::take(&mut pending.used);
+        let start = Instant::now();
+        let result = self.work(turn, task, pending.visible, &mut recording);
+        let took = start.elapsed();
+        let result = match result {
+            Ok(outcome) if recording.used() => Ok(self.settle(id, &recording, outcome)),
+            result => result,
+        };
+        if result.as_ref().is_ok_and(|outcome| outcome.ok()) {
+            let deadline = AttemptDeadline::begin(control, None);
+            used.not_stored = self.cache.store_result(&request, *pending, (recorder.take(), took), &deadline);
+        }
+        output.cache_used(&used);
+        result
+    }
+
+    /// Runs a command or a kernel.
+    fn work(&self, turn: AttemptRun, task: &Task, visible: Visible, output: &mut Output) -> Result<Outcome, Fault> {
         let AttemptRun { group, number, seat, control, .. } = turn;
         if let Work::Kernel { name, args } = &task.work {
-            let kernel = self.prepare(&task, name, args)?;
+            let kernel = self.prepare(task, name, args)?;
             let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
-            self.describe_files(&task, outcome, control, output);
+            self.describe_files(task, outcome, control, output);
             return Ok(outcome);
         }
         self.watch.call_once(|| {
@@ -236,9 +291,10 @@ impl Runner {
         });
         let deadline = AttemptDeadline::begin(control, group.time);
         let (output_wait, job) = (self.source.output_wait(number), self.source.job_of(number));
-        let attempt = CommandAttempt { task: &task, group, seat, site: &self.site, deadline, output_wait, job, output };
+        let site = &self.site;
+        let attempt = CommandAttempt { task, group, seat, site, deadline, output_wait, job, output, visible };
         let outcome = self.commands.run(&attempt)?;
-        self.describe_files(&task, outcome, control, output);
+        self.describe_files(task, outcome, control, output);
         Ok(outcome)
     }
 
@@ -332,10 +388,10 @@ fn conclude(
     }
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
         output.report_failure(&format!("over its time limit of {:?}", limit.unwrap_or_default()));
-        return Outcome { state: State::Timeout, exit: 0 };
+        return Outcome { state: State::Timeout, exit: 0, cached: false };
     }
     match result {
         Ok(Ok(())) => Outcome::OK,
-        _ => Outcome { state: State::Failed, exit: 1 },
+        _ => Outcome { state: State::Failed, exit: 1, cached: false },
     }
 }

@@ -108,7 +108,7 @@ impl Hashes {
     fn state(&self, path: PathBuf, runs: bool) -> Option<UsedFile> {
         let meta = fs::metadata(&path).ok()?;
         let state = plain_state(&meta)?;
-        if runs && !(meta.permissions().mode() & 0o111 != 0 || is_script(&path)) {
+        if runs && !is_run(&path, &meta) {
             return None;
         }
         let known = |hashes: &FxHashMap<PathBuf, FileState>| {
@@ -131,6 +131,28 @@ impl Hashes {
 
 fn is_script(path: &Path) -> bool {
     path.extension().is_some_and(|ending| SCRIPTS.iter().any(|script| ending == *script))
+}
+
+/// The programs and scripts that a task's command names by path, as it names them, and that are
+/// there. What the task writes itself is none of them, and what it declares as an input is not
+/// listed again.
+pub(super) fn programs_of(task: &Task) -> Vec<PathBuf> {
+    let declared = |file: &PathBuf| task.outputs.iter().chain(&task.inputs).any(|(other, _)| other == file);
+    let is_program = |file: &PathBuf| {
+        let path = task.dir.join(file);
+        fs::metadata(&path).is_ok_and(|meta| meta.is_file() && is_run(&path, &meta))
+    };
+    programs(&task.work).into_iter().filter(|file| !declared(file) && is_program(file)).collect()
+}
+
+/// True if a command names something that may be a program by its path.
+pub(super) fn may_name_programs(work: &Work) -> bool {
+    !programs(work).is_empty()
+}
+
+/// True for a file that a command that names it probably runs.
+fn is_run(path: &Path, meta: &Metadata) -> bool {
+    meta.permissions().mode() & 0o111 != 0 || is_script(path)
 }
 
 /// The words of a command that may name a program or a script by its path.

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::cache::CacheRules;
 use super::space::Space;
 use super::template::{Element, Placeholder, Template};
 use super::{Task, Work};
@@ -34,6 +35,7 @@ pub(crate) struct Extras {
     pub estimate: Option<Template>,
     pub shell: Option<Arc<[String]>>,
     pub keeps_background: bool,
+    pub cache: Option<Arc<CacheRules>>,
 }
 
 /// A declared file.
@@ -121,7 +123,7 @@ impl Body {
     /// Expands one element to a task.
     pub(crate) fn task(&self, id: TaskId, name: &str, number: u32, job_dir: &Path) -> Task {
         let element = Element { name, space: self.space(), number };
-        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, .. } = &*self.extras;
+        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, cache, .. } = &*self.extras;
         let path = |template: &Option<Template>| template.as_ref().map(|t| t.fill_pattern(element).into());
         let files = |files: &[FileTemplate]| files.iter().map(|f| (f.name.fill(element).into(), f.size)).collect();
         Task {
@@ -139,6 +141,7 @@ impl Body {
             promised: self.outputs.iter().filter(|f| !f.optional).map(|f| f.name.fill(element).into()).collect(),
             shell: shell.clone(),
             keeps_background: *keeps_background,
+            cache: cache.clone(),
         }
     }
 }

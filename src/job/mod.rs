@@ -11,6 +11,7 @@
 pub mod alert;
 mod body;
 pub(crate) mod bounded_read;
+pub(crate) mod cache;
 mod capacity;
 pub(crate) mod diagnostic;
 pub(crate) mod dialect;
@@ -48,6 +49,7 @@ use crate::graph::link::Link;
 use crate::model::TaskId;
 
 pub use alert::Alert;
+pub use cache::{CacheRules, CacheSettings};
 pub use capacity::{Capacity, ProviderKind};
 pub(crate) use diagnostic::suggest;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
@@ -98,6 +100,8 @@ pub struct Job {
     pub cost: Cost,
     /// `[capacity]`: where further nodes come from.
     pub capacity: Capacity,
+    /// `[cache]`: where results of tasks are kept.
+    pub cache: CacheSettings,
     /// `[[alert]]`: metrics to watch.
     pub alerts: Vec<Alert>,
     /// `[[graph]]`: data graphs for operations.
@@ -279,6 +283,8 @@ pub struct Task {
     pub shell: Option<Arc<[String]>>,
     /// `background = "keep"`: processes that the command leaves running are not killed.
     pub keeps_background: bool,
+    /// `cache`: the result of an equal task is taken from the cache.
+    pub cache: Option<Arc<CacheRules>>,
 }
 
 /// The work of a task.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a task | its name is `JOB/TASK`; defaults, directory, variables, prologue, shell and the words `{name}` and `%x` are as in a run of its own file |
 //! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
-//! | the run | `[scaling]`, `[cost]`, `[capacity]` and `placement` stand in one file, or alike in several |
+//! | the run | `[scaling]`, `[cost]`, `[capacity]`, `[cache]` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
 //! | | data graphs and pools are shared by name; alerts of all files count |
 //!
@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 use super::body::Body;
 use super::load::{KernelCheck, Loaded, load, parse};
 use super::template::Template;
-use super::{Capacity, Cost, Diagnostic, Diagnostics, Flush, Job, KeepOutput};
+use super::{CacheSettings, Capacity, Cost, Diagnostic, Diagnostics, Flush, Job, KeepOutput};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 
@@ -167,6 +167,9 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
     if job.capacity == Capacity::default() {
         job.capacity = own.capacity;
     }
+    if job.cache == CacheSettings::default() {
+        job.cache = own.cache;
+    }
     if own.placement != Default::default() {
         job.placement = own.placement;
     }
@@ -267,6 +270,10 @@ fn conflicts(all: &[Loaded]) -> Vec<(String, String)> {
         differs("[cost]", &|a, b| both(&a.cost, &b.cost));
         let both = |a: &Capacity, b: &Capacity| *a != Capacity::default() && *b != Capacity::default() && a != b;
         differs("[capacity]", &|a, b| both(&a.capacity, &b.capacity));
+        let both = |a: &CacheSettings, b: &CacheSettings| {
+            *a != CacheSettings::default() && *b != CacheSettings::default() && a != b
+        };
+        differs("[cache]", &|a, b| both(&a.cache, &b.cache));
         let default = Job::default().placement;
         differs("placement", &|a, b| ![a.placement, b.placement].contains(&default) && a.placement != b.placement);
         for pool in &job.pools {

@@ -4,16 +4,20 @@
 //! are generated from them (see `read`), and editors show their comments. `resolve` determines what
 //! the fields mean together (defaults, arrays, dependencies).
 
+mod cache;
+
 use serde_json::Value;
+
+pub(crate) use cache::{CacheSpec, CacheTable};
 
 use super::diagnostic::Findings;
 use super::read::{
     At, Field, Read, Section, Tables, TomlNode, Whole, check_keys, check_required, section, table, table_schema,
 };
 use super::values::{
-    Amount, ArgsSpec, ArraySpec, Background, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec,
-    FlushSpec, Fraction, GraphWeights, MatrixSpec, MemorySpec, NeedsSpec, OneOf, OperationName, PoolAmounts, PoolsSpec,
-    RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings, TriggerSpec,
+    Amount, ArgsSpec, ArraySpec, Background, Budget, CacheUse, CommandSpec, DurationSpec, EnvSpec, EstimateSpec,
+    FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemorySpec, NeedsSpec, OneOf, OperationName, PoolAmounts,
+    PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings, TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Placement, PolicyKind, ProviderKind};
 use crate::data::format::GraphFormat;
@@ -39,6 +43,8 @@ section! {
         cost: CostSpec,
         /// Where further nodes come from while the job runs
         capacity: CapacitySpec,
+        /// Where results of tasks are kept, so that equal tasks are not run again
+        cache: CacheSpec,
         /// Alerts: metrics of the run to watch, one table each
         alert: Tables<AlertSpec>,
     }
@@ -117,6 +123,9 @@ section! {
         /// Shell for command lines, as "bash" or with its options: ["bash", "-euo", "pipefail",
         /// "-c"]
         shell: ShellSpec = "the job's",
+        /// Take the outputs of an equal task of this or an earlier run instead of running the task:
+        /// true, or a table with options
+        cache: CacheUse = "false",
     }
 }
 
@@ -463,6 +472,7 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[[scaling.rule]]", has(RuleSpec::FIELDS)),
         ("[cost]", has(CostSpec::FIELDS)),
         ("[capacity]", has(CapacitySpec::FIELDS)),
+        ("[cache]", has(CacheSpec::FIELDS)),
         ("[[alert]]", has(AlertSpec::FIELDS)),
         ("[[graph]]", has(GraphSpec::FIELDS)),
         ("[pools.NAME]", has(PoolSpec::FIELDS)),
@@ -512,7 +522,14 @@ mod tests {
         for field in scaling
             .into_iter()
             .chain(others)
-            .chain([AlertSpec::FIELDS, GraphSpec::FIELDS, GenerateSpec::FIELDS, PoolSpec::FIELDS])
+            .chain([
+                CacheSpec::FIELDS,
+                CacheTable::FIELDS,
+                AlertSpec::FIELDS,
+                GraphSpec::FIELDS,
+                GenerateSpec::FIELDS,
+                PoolSpec::FIELDS,
+            ])
             .flatten()
         {
             assert!(field.doc.trim().len() > 10, "{}", field.name);

@@ -379,7 +379,7 @@ pub(crate) mod tests {
     #[test]
     fn what_was_kept_is_found_under_its_new_number() {
         let dir = tempfile::tempdir().unwrap();
-        let failed = Attempt { outcome: Outcome { state: State::Failed, exit: 3 }, ..attempt(4) };
+        let failed = Attempt { outcome: Outcome { state: State::Failed, exit: 3, cached: false }, ..attempt(4) };
         let path = written(
             &dir,
             &[
@@ -402,7 +402,8 @@ pub(crate) mod tests {
     #[test]
     fn a_later_attempt_counts_and_a_session_without_end_has_none() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Attempt { outcome: Outcome { state: State::Timeout, exit: -15 }, last: false, ..attempt(0) };
+        let first =
+            Attempt { outcome: Outcome { state: State::Timeout, exit: -15, cached: false }, last: false, ..attempt(0) };
         let second = Attempt { attempt: 2, ..attempt(0) };
         let records = [began(1), Record::Attempts(vec![first]), Record::Attempts(vec![second])];
         let replay = replay(&written(&dir, &records)).unwrap();

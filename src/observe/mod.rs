@@ -8,6 +8,7 @@
 
 mod alerts;
 pub mod analyze;
+mod cache;
 mod chain;
 mod estimate;
 mod explain;
@@ -37,6 +38,7 @@ mod skip_cause;
 mod spending;
 mod standing;
 mod steps;
+mod stored;
 mod style;
 mod summary;
 mod tables;
@@ -46,6 +48,7 @@ pub mod trace;
 mod vitals;
 mod why;
 
+pub use cache::{CacheFigures, cache_texts};
 pub use estimate::RunProgress;
 pub use explain::{write_decision, write_decisions, write_decisions_json};
 pub use figures::{Figures, StateCounts};
@@ -58,6 +61,9 @@ pub use run_view::{Parse, RunState, RunView};
 pub use runs::{ListedRun, disk_space, list_runs, old_runs, write_runs, write_runs_json};
 pub use samples::{RecordedSamples, Sample};
 pub use standing::{Standing, TaskCounts};
+pub use stored::{
+    ShownLevel, level_json, results_json, verified_json, write_level, write_removed, write_results, write_verified,
+};
 pub use style::Paint;
 pub(crate) use style::{LISTED, and_more, bytes};
 pub use summary::write_summary;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::cache::{CacheFigures, by_attempt_of_session, texts_of, write_cache};
 use super::failures::{OutputTail, TaskFailure, failures, own_file, tails_of, write_failure};
 use super::figures::{Figures, JobFigures, StateCounts, of_jobs};
 use super::latency::{ClassLatency, classes};
@@ -43,6 +44,7 @@ pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
     write_summary(out, run, paint)?;
     write_slowest(out, run, paint)?;
     write_classes(out, run, paint)?;
+    write_cache(out, run, paint)?;
     write_measures(out, run, paint)?;
     write_pools(out, run, paint)?;
     write_nodes(out, run, paint)
@@ -83,6 +85,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         measures: measures.iter().collect(),
         nodes_held: uses(run),
         pools: pools(run),
+        cache: CacheFigures::of(run),
         warnings: run.warnings(),
     };
     serde_json::to_writer_pretty(&mut *out, &object).map_err(ReportError::Json)?;
@@ -134,6 +137,8 @@ struct ReportJson<'a> {
     nodes_held: Vec<NodeUse>,
     /// Pools and limits of arrays; empty until the run has ended.
     pools: Vec<PoolUse>,
+    /// What the result cache did; null if no task uses it.
+    cache: Option<CacheFigures>,
     warnings: &'a [String],
 }
 
@@ -220,6 +225,7 @@ pub fn write_task_json(out: &mut dyn Write, run: &RunView, wanted: &str) -> Resu
             "start_s": clock(attempt.start),
             "end_s": clock(attempt.end),
             "reason": session.reason(attempt),
+            "cache": by_attempt_of_session(run, session).get(&(attempt.task, attempt.attempt)),
         })
     };
     let each = tasks.iter().map(|&task| {
@@ -293,6 +299,10 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
         writeln!(out, "    ready at {ready:.3} s, started at {start:.3} s, ended at {end:.3} s")?;
         if let Some(reason) = session.reason(attempt) {
             writeln!(out, "    reason: {}", super::style::printable(reason.as_bytes()))?;
+        }
+        if let Some(used) = by_attempt_of_session(run, session).get(&(attempt.task, attempt.attempt)) {
+            let texts = texts_of(used);
+            texts.iter().try_for_each(|text| writeln!(out, "    {}", super::style::printable(text.as_bytes())))?;
         }
     }
     for stream in [Stream::Out, Stream::Err] {

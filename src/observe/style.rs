@@ -102,6 +102,9 @@ pub(super) fn percent(share: f64) -> String {
 
 /// Formats the outcome of an attempt: `FAILED, exit 3`, `FAILED, signal 9 (KILL)`, `COMPLETED`.
 pub(super) fn outcome(outcome: Outcome) -> String {
+    if outcome.cached {
+        return format!("{}, from the cache", outcome.state);
+    }
     match (outcome.state, outcome.exit) {
         (State::Completed | State::Skipped, _) | (_, 0) => outcome.state.to_string(),
         (state, exit) if exit < 0 => format!("{state}, {}", signal(exit.unsigned_abs())),
@@ -160,9 +163,10 @@ mod tests {
 
     #[test]
     fn outcomes_name_exit_or_signal() {
-        let shown = |state, exit| outcome(Outcome { state, exit });
+        let shown = |state, exit| outcome(Outcome { state, exit, cached: false });
         assert_eq!(shown(State::Completed, 0), "COMPLETED");
         assert_eq!(shown(State::Failed, 3), "FAILED, exit 3");
+        assert_eq!(outcome(Outcome::CACHED), "COMPLETED, from the cache");
         assert_eq!(shown(State::OutOfMemory, -9), "OUT_OF_MEMORY, signal 9 (KILL)");
         assert_eq!(shown(State::Failed, i32::MIN), "FAILED, signal 2147483648");
     }

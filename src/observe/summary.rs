@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::cache::CacheFigures;
 use super::failures::{failures, write_failure};
 use super::figures::{Figures, StateCounts, of_jobs};
 use super::history_text::{before_text, unusual};
@@ -108,6 +109,9 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     }
     if figures.bytes_moved > 0 {
         row("moved", format!("{} between ranks", bytes(figures.bytes_moved)))?;
+    }
+    if let Some(cache) = CacheFigures::of(run) {
+        row("cache", cache.text())?;
     }
     if let Some(text) = before_text(run) {
         row("earlier", text)?;

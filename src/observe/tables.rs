@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
+use super::cache::{by_attempt_of_session, short_text};
 use super::job_view::JobView;
 use super::measures::by_attempt;
 use super::print::ReportError;
@@ -12,18 +13,21 @@ use super::run_view::{RunView, node_of, run_ns};
 use crate::journal::Session;
 use crate::model::{Attempt, Stream, TaskId};
 
-/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session` as CSV (RFC
-/// 4180 without the carriage returns).
+/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache` as CSV
+/// (RFC 4180 without the carriage returns).
 ///
 /// Times are seconds since the first session began. A task that never ran has attempt 0 and no
 /// rank, node and slot; so has a task whose own end was not recorded before the run was killed, and
 /// which is known to have completed because a task that depends on it has. The reason says why
-/// Phalanx failed the attempt, where it did. Attempts of each session are numbered from 1.
+/// Phalanx failed the attempt, where it did. Attempts of each session are numbered from 1. Of a task
+/// that uses the result cache, the last column says where its result came from, or why it ran.
 pub fn write_tasks(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
-    writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session")?;
+    writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache")?;
     for (session, subject) in run.sessions() {
+        let cache = by_attempt_of_session(run, session);
         for attempt in &session.attempts {
-            write_row(out, run, session, &*subject.job, attempt)?;
+            let used = cache.get(&(attempt.task, attempt.attempt)).map(short_text).unwrap_or_default();
+            write_row(out, run, session, (&*subject.job, attempt), &used)?;
         }
     }
     Ok(())
@@ -33,8 +37,8 @@ fn write_row(
     out: &mut dyn Write,
     run: &RunView,
     session: &Session,
-    job: &dyn JobView,
-    attempt: &Attempt,
+    (job, attempt): (&dyn JobView, &Attempt),
+    cache: &str,
 ) -> Result<(), ReportError> {
     let label = job.label(attempt.task);
     write!(out, "{},", cell(label.name))?;
@@ -51,7 +55,8 @@ fn write_row(
         let ns = run.on_run_clock(session, time);
         write!(out, ",{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)?;
     }
-    writeln!(out, ",{},{}", cell(session.reason(attempt).unwrap_or_default()), session.began.session)?;
+    let reason = cell(session.reason(attempt).unwrap_or_default());
+    writeln!(out, ",{reason},{},{}", session.began.session, cell(cache))?;
     Ok(())
 }
 

@@ -66,6 +66,7 @@ impl JobView for Mosaic {
             promised: Vec::new(),
             shell: None,
             keeps_background: false,
+            cache: None,
         })
     }
 
@@ -118,8 +119,8 @@ fn ran(task: u32, attempt: u16, start: u64, end: u64, outcome: Outcome) -> Attem
     }
 }
 
-const FAILED: Outcome = Outcome { state: State::Failed, exit: 3 };
-const SKIPPED: Outcome = Outcome { state: State::Skipped, exit: 0 };
+const FAILED: Outcome = Outcome { state: State::Failed, exit: 3, cached: false };
+const SKIPPED: Outcome = Outcome { state: State::Skipped, exit: 0, cached: false };
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -149,7 +150,8 @@ impl Fixture {
     /// One tile fails at its second attempt, and the tasks that depend on it are skipped.
     fn failed_session(&mut self) {
         let began = began(1, 0, self.start_dir());
-        let retried = Attempt { last: false, ..ran(2, 1, 0, 1, Outcome { state: State::Timeout, exit: -15 }) };
+        let retried =
+            Attempt { last: false, ..ran(2, 1, 0, 1, Outcome { state: State::Timeout, exit: -15, cached: false }) };
         self.write([
             Record::Began(began),
             Record::Attempts(vec![ran(0, 1, 0, 2, Outcome::OK), ran(1, 1, 0, 4, Outcome::OK), retried]),
@@ -277,7 +279,7 @@ fn the_tables_have_a_line_for_each_attempt() {
     let csv = text(|out| write_tasks(out, &view));
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 8);
-    assert_eq!(lines[0], "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session");
+    assert_eq!(lines[0], "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache");
     assert_eq!(lines[3], "tile,2,1,TIMEOUT,-15,0,n1,1,0.000000000,0.000000000,1.000000000,,1");
     assert_eq!(lines[7], "\"thumb, \"\"small\"\"\",,0,SKIPPED,0,,,,0.000000000,4.000000000,4.000000000,,1");
     let joblog = text(|out| write_joblog(out, &view));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::exec::{Kernels, TaskSource};
 use crate::graph::link::GroupId;
-use crate::job::{DataGraph, Group, Job, KernelCheck, Task};
+use crate::job::{CacheSettings, DataGraph, Group, Job, KernelCheck, Task};
 use crate::model::TaskId;
 use crate::observe::{JobView, Label};
 use crate::workload::requirements;
@@ -54,6 +54,14 @@ impl TaskSource for Job {
 
     fn output_wait(&self, group: GroupId) -> Duration {
         self.part_of(group).map_or(self.output_wait, |part| part.output_wait)
+    }
+
+    fn job_name(&self) -> &str {
+        &self.name
+    }
+
+    fn cache(&self) -> CacheSettings {
+        self.cache.clone()
     }
 
     fn graphs(&self) -> &[DataGraph] {

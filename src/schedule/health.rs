@@ -167,7 +167,7 @@ impl Health {
                     record.completed += 1;
                     chart.streak.clear();
                     let took = attempt.end.since(attempt.start);
-                    if took >= MIN_TIMED {
+                    if took >= MIN_TIMED && !attempt.outcome.cached {
                         let ratio = took.as_nanos() as f64 / work(attempt.task).max(1) as f64;
                         record.timed += 1.0;
                         record.sum += ratio;
@@ -329,7 +329,7 @@ mod tests {
 
     /// An attempt at a task of class `task / 100` that took `ms` milliseconds.
     fn attempt(task: u32, rank: u32, ms: u64, state: State) -> Attempt {
-        let outcome = Outcome { state, exit: 0 };
+        let outcome = Outcome { state, exit: 0, cached: false };
         let end = Time(SECOND + ms * 1_000_000);
         let (ready, start) = (Time(SECOND), Time(SECOND));
         Attempt { task: TaskId(task), attempt: 1, outcome, last: true, rank: Rank(rank), slot: 0, ready, start, end }

@@ -459,7 +459,7 @@ impl Lease {
 
     /// The record of an attempt that was cancelled on `rank` before it began.
     pub fn cancelled(&self, rank: Rank, now: Time) -> Attempt {
-        let outcome = Outcome { state: State::Cancelled, exit: 0 };
+        let outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
         let Lease { task, attempt, ready, .. } = *self;
         Attempt { task, attempt, outcome, last: false, rank, slot: 0, ready, start: now, end: now }
     }

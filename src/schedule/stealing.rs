@@ -317,7 +317,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn attempt(task: u32, end: u64, state: State) -> Attempt {
-        let (time, outcome) = (Time(end), Outcome { state, exit: 0 });
+        let (time, outcome) = (Time(end), Outcome { state, exit: 0, cached: false });
         let (start, rank) = (Time(end - 1_000_000), Rank(1));
         Attempt { task: TaskId(task), attempt: 1, outcome, last: true, rank, slot: 0, ready: start, start, end: time }
     }

@@ -65,11 +65,14 @@ impl Fates {
         let took = (stretch(Duration::from_nanos(ns), own * slowness) + spawn).max(Duration::from_nanos(1));
         let fails = self.failing > 0.0 && rng.f64() < self.failing;
         match group.time {
-            Some(limit) if took > limit => {
-                SimulatedAttempt { took: limit, outcome: Outcome { state: State::Timeout, exit: -libc::SIGTERM } }
-            }
+            Some(limit) if took > limit => SimulatedAttempt {
+                took: limit,
+                outcome: Outcome { state: State::Timeout, exit: -libc::SIGTERM, cached: false },
+            },
             // The moment at which a failing task fails is unknown: half way on average.
-            _ if fails => SimulatedAttempt { took: took / 2, outcome: Outcome { state: State::Failed, exit: 1 } },
+            _ if fails => {
+                SimulatedAttempt { took: took / 2, outcome: Outcome { state: State::Failed, exit: 1, cached: false } }
+            }
             _ => SimulatedAttempt { took, outcome },
         }
     }

@@ -161,10 +161,10 @@ mod tests {
     #[test]
     fn what_failed_fails_again_and_once() {
         let mut told = told();
-        told.ends[3] = Outcome { state: State::Failed, exit: 1 };
+        told.ends[3] = Outcome { state: State::Failed, exit: 1, cached: false };
         assert_eq!(seconds(&told, &[4]), 20.0, "what needs it is skipped");
         told.ends[3] = Outcome::OK;
-        told.ends[8] = Outcome { state: State::Failed, exit: 1 };
+        told.ends[8] = Outcome { state: State::Failed, exit: 1, cached: false };
         assert_eq!(seconds(&told, &[4]), 25.0, "it is not tried again, and its limit is no more");
     }
 }

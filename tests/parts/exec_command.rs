@@ -11,7 +11,7 @@ use phalanx::exec::{Kernels, OutputSink, Runner, Stream, TaskStop};
 use phalanx::model::{Outcome, State, TaskId};
 
 fn ended(state: State, exit: i32) -> Outcome {
-    Outcome { state, exit }
+    Outcome { state, exit, cached: false }
 }
 
 fn alive(pid: &str) -> bool {

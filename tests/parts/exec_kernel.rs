@@ -9,7 +9,7 @@ use crate::exec_support::{Job, Spec, bench, bench_with, once, pool, seat, site};
 use phalanx::exec::{ArgError, Args, ExecContext, Kernels, Prepared, TaskStop};
 use phalanx::model::{Outcome, State, TaskId};
 
-const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
+const FAILED: Outcome = Outcome { state: State::Failed, exit: 1, cached: false };
 
 /// The built-in kernels, and some that misbehave.
 fn kernels() -> Kernels {

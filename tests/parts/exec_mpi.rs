@@ -100,7 +100,7 @@ fn a_failing_rank_fails_the_task() {
     let mut spec = mpi(program.to_str().unwrap(), 2, &[]);
     spec.task.work = phalanx::job::Work::Command(vec![program.display().to_string(), "5".to_owned()]);
     let bench = bench(allow_root(Job::new([spec])));
-    assert_eq!(bench.run(0), Outcome { state: State::Failed, exit: 9 });
+    assert_eq!(bench.run(0), Outcome { state: State::Failed, exit: 9, cached: false });
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_missing_launcher_is_named() {
     site.mpirun = vec!["no-such-mpirun".to_owned()];
     let job = allow_root(Job::new([mpi("/bin/true", 2, &[])]));
     let bench = exec_support::bench_with(job, phalanx::exec::Kernels::builtin(), site);
-    assert_eq!(bench.run(0), Outcome { state: State::Failed, exit: 127 });
+    assert_eq!(bench.run(0), Outcome { state: State::Failed, exit: 127, cached: false });
     let err = bench.sink.err(0);
     assert!(err.contains("no-such-mpirun") && err.contains("PHALANX_MPIRUN"), "{err}");
 }

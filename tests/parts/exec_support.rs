@@ -56,6 +56,7 @@ impl Spec {
             promised: Vec::new(),
             shell: None,
             keeps_background: false,
+            cache: None,
         };
         Spec { group, task, constant: false }
     }

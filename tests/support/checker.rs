@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Dir, phalanx};
 
 /// The header that `report --tasks` promises.
-pub const HEADER: &str = "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session";
+pub const HEADER: &str = "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache";
 
 /// One attempt, as a line of the report tells it. Times are nanoseconds since the run began.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,8 +163,9 @@ impl Trace {
 #[track_caller]
 fn row(line: &str) -> Row {
     let cells = cells(line);
-    let [name, index, attempt, state, exit, rank, node, slot, ready, start, end, reason, _session] = &cells[..] else {
-        panic!("this line has not 13 cells: {line}");
+    let [name, index, attempt, state, exit, rank, node, slot, ready, start, end, reason, _session, _cache] = &cells[..]
+    else {
+        panic!("this line has not 14 cells: {line}");
     };
     let number = |text: &String| text.parse::<u32>().unwrap_or_else(|e| panic!("{text:?}: {e} in {line}"));
     let optional = |text: &String| (!text.is_empty()).then(|| number(text));

@@ -9,6 +9,7 @@
 
 mod alerts;
 mod axes;
+mod cache;
 mod drafts;
 mod files;
 pub(crate) mod graphs;
@@ -85,6 +86,8 @@ impl<'a> Resolution<'a> {
     ) -> Self {
         let mut job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
         job.pools = pools::resolve_pools(spec.pools.as_ref(), findings);
+        job.cache =
+            spec.cache.as_ref().map(|at| cache::resolve_cache(&at.value, &job.dir, findings)).unwrap_or_default();
         job.graphs = graphs::resolve_graphs(spec.graphs(), &job.dir, findings);
         let drafts = Drafts::with_capacity(tables.max(spec.tasks().len()));
         Resolution { spec, context, defaults, job, drafts, shared: SharedTables::default() }

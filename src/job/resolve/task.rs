@@ -200,7 +200,8 @@ impl<'a> TaskResolver<'a> {
             Some((EstimateSpec::Text(text), span)) => Some(self.template(text, span)),
             _ => None,
         };
-        let extras = Extras {
+        let mut extras = Extras {
+            cache: None,
             stdin: self.stream("stdin", own.stdin.as_ref()),
             stdout: self.stream("stdout", common.get(|c| &c.stdout)),
             stderr: self.stream("stderr", common.get(|c| &c.stderr)),
@@ -213,6 +214,8 @@ impl<'a> TaskResolver<'a> {
         let env = self.variables(common.defaults.env.as_ref(), common.own.env.as_ref());
         let inputs = self.files("inputs", own.inputs.as_ref());
         let outputs = self.files("outputs", own.outputs.as_ref());
+        extras.cache =
+            self.cache((common.own.cache.as_ref(), common.defaults.cache.as_ref()), &work, &extras, &outputs);
         self.check_lengths(&work, &env, extras.shell.as_ref().or(self.job.shell.as_ref()));
         let (env, extras) = (self.shared.env(env), self.shared.extras(extras));
         let family = self.space.is_indexed().then(|| Box::new(self.space.clone()));

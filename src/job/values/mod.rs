@@ -1,6 +1,7 @@
 //! Types of field values: the notations that a field may have, each with its reader and its schema.
 
 mod axes;
+mod cache;
 mod graphs;
 mod pools;
 mod quantities;
@@ -15,6 +16,7 @@ use super::read::{At, TomlNode, float, integer};
 use super::scalar::Scalar;
 
 pub(crate) use axes::{ArraySpec, AxisSource, AxisSpec, MatrixSpec};
+pub(crate) use cache::CacheUse;
 pub(crate) use graphs::{GraphWeights, OperationName};
 pub(crate) use pools::{NamedPool, PoolAmounts, PoolsSpec, RateSpec};
 pub(crate) use quantities::{

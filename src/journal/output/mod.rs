@@ -8,6 +8,7 @@
 //!                           for each ended command the same with stream 3:
 //!                           CPU time (ns) and peak memory (bytes)
 //! outputs/s1/rank-0.files   a JSON line per completed task that used files (see `used_files`)
+//! outputs/s1/rank-0.cache   a JSON line per attempt at a task that uses the result cache
 //! outputs/s1/rank-0.held/   long output of running tasks that may be discarded
 //! ```
 //!
@@ -16,13 +17,16 @@
 //! after a kill, finds only complete chunks. Places that were reserved and never written are
 //! entries of zeros, which readers skip.
 
+mod cache_uses;
 mod follow;
 mod held;
 mod index;
+mod line_file;
 mod reader;
 mod used_files;
 mod writer;
 
+pub use cache_uses::cache_uses;
 pub use follow::OutputFollower;
 pub use reader::{OutputReader, last_lines};
 pub use used_files::UsedFilesReader;
@@ -83,7 +87,7 @@ mod tests {
     use crate::model::{Outcome, State};
     use proptest::prelude::*;
 
-    const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
+    const FAILED: Outcome = Outcome { state: State::Failed, exit: 1, cached: false };
 
     fn run_dir() -> (tempfile::TempDir, RunDir) {
         let dir = tempfile::tempdir().unwrap();

@@ -4,15 +4,13 @@
 //! a task without a line nothing is known, and it counts as unchanged.
 
 use std::cell::RefCell;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs;
 use std::rc::Rc;
-use std::sync::OnceLock;
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use super::line_file::LineFile;
 use super::{OutputError, file};
 use crate::journal::RunDir;
 use crate::model::{Attempt, Rank, TaskId, UsedFile};
@@ -30,31 +28,16 @@ struct Line {
 
 /// Appends lines.
 #[derive(Debug)]
-pub(super) struct UsedFilesWriter {
-    path: PathBuf,
-    /// Opened with the first line.
-    file: OnceLock<File>,
-}
+pub(super) struct UsedFilesWriter(LineFile);
 
 impl UsedFilesWriter {
     pub(super) fn new(run: &RunDir, session: u32, rank: Rank) -> UsedFilesWriter {
-        UsedFilesWriter { path: file(run, session, rank, EXTENSION), file: OnceLock::new() }
+        UsedFilesWriter(LineFile::new(file(run, session, rank, EXTENSION)))
     }
 
-    /// Appends what a task has used. A line is one write, so those of several threads do not mix.
+    /// Appends what a task has used.
     pub(super) fn append(&self, task: TaskId, attempt: u16, files: &[UsedFile]) -> Result<(), OutputError> {
-        let line = Line { task: task.0, attempt, files: files.to_vec() };
-        let mut text = serde_json::to_vec(&line).map_err(|error| OutputError::io("write", &self.path)(error.into()))?;
-        text.push(b'\n');
-        let file = match self.file.get() {
-            Some(file) => file,
-            None => {
-                let opened = OpenOptions::new().append(true).create(true).open(&self.path);
-                let opened = opened.map_err(OutputError::io("create", &self.path))?;
-                self.file.get_or_init(|| opened)
-            }
-        };
-        (&mut &*file).write_all(&text).map_err(OutputError::io("write", &self.path))
+        self.0.append(&Line { task: task.0, attempt, files: files.to_vec() })
     }
 }
 
@@ -107,11 +90,12 @@ mod tests {
         let run = RunDir::create(dir.path(), "job").unwrap();
         fs::create_dir_all(run.outputs().join("s1")).unwrap();
         let writer = UsedFilesWriter::new(&run, 1, Rank(0));
-        assert!(!writer.path.exists());
+        assert!(!writer.0.path.exists());
         let state = FileState { size: 3, mtime_ns: -4, hash: Some(u64::MAX) };
         let used = |name: &str| UsedFile { path: name.into(), is_program: false, state };
         writer.append(TaskId(3), 1, &[used("/a"), used("/é \n")]).unwrap();
-        fs::write(&writer.path, [fs::read(&writer.path).unwrap(), b"nonsense\n{\"task\":3".to_vec()].concat()).unwrap();
+        fs::write(&writer.0.path, [fs::read(&writer.0.path).unwrap(), b"nonsense\n{\"task\":3".to_vec()].concat())
+            .unwrap();
         let reader = UsedFilesReader::new(&run);
         let mut seen = Vec::new();
         let all = |file: &UsedFile| {

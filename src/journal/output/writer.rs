@@ -6,13 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::cache_uses::CacheUseWriter;
 use super::held::RunningOutput;
 use super::index::{Chunk, ENTRY, IndexEntry};
 use super::used_files::UsedFilesWriter;
 use super::{OutputError, OutputKey, extension, file};
 use crate::job::KeepOutput;
 use crate::journal::RunDir;
-use crate::model::{Outcome, Rank, Stream, TaskId, Usage, UsedFile};
+use crate::model::{CacheUse, Outcome, Rank, Stream, TaskId, Usage, UsedFile};
 
 /// Writes the output of the tasks of one rank in one session.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub struct OutputWriter {
     err: Growing,
     index: Growing,
     used_files: UsedFilesWriter,
+    cache_uses: CacheUseWriter,
     /// Output of running tasks, if only the output of failed tasks is kept.
     held: Option<RunningOutput>,
 }
@@ -38,6 +40,7 @@ impl OutputWriter {
             err: Growing::open(file(run, session, rank, extension(Stream::Err)), 1)?,
             index: Growing::open(file(run, session, rank, "idx"), ENTRY as u64)?,
             used_files: UsedFilesWriter::new(run, session, rank),
+            cache_uses: CacheUseWriter::new(run, session, rank),
             held: (keep == KeepOutput::Failed).then(|| RunningOutput::new(held)),
         })
     }
@@ -72,6 +75,11 @@ impl OutputWriter {
     /// Records the files that a completed task has used.
     pub fn used_files(&self, task: TaskId, attempt: u16, files: &[UsedFile]) -> Result<(), OutputError> {
         self.used_files.append(task, attempt, files)
+    }
+
+    /// Records what the result cache did for an attempt.
+    pub fn cache_used(&self, task: TaskId, attempt: u16, used: &CacheUse) -> Result<(), OutputError> {
+        self.cache_uses.append(task, attempt, used)
     }
 
     /// Records the resource use of an attempt.

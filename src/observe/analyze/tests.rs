@@ -132,7 +132,7 @@ impl Execution<'_> {
                 start: Time(start),
                 end: Time(end),
             };
-            let failure = Outcome { state: State::Failed, exit: 1 };
+            let failure = Outcome { state: State::Failed, exit: 1, cached: false };
             self.attempts.extend(failed.map(|failed| attempt(1, failure, ready, start, failed)));
             let number = 1 + u16::from(failed.is_some());
             self.attempts.push(attempt(number, Outcome::OK, failed.unwrap_or(ready), again, end));

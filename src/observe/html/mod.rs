@@ -9,6 +9,7 @@ mod nodes;
 mod page;
 
 use super::analyze::{Analysis, analysis, capital};
+use super::cache::CacheFigures;
 use super::chain::chain as chain_of;
 use super::failures::{TaskFailure, failures, tails_of};
 use super::figures::Figures;
@@ -67,6 +68,7 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
         class_table(&mut html, &by_work);
         slowest(&mut html, run, &timeline, &by_work);
     }
+    cache(&mut html, run);
     measures(&mut html, run);
     decisions(&mut html, run);
     failed(&mut html, run)?;
@@ -289,6 +291,26 @@ fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class
 }
 
 /// Writes the statistics of values that tasks wrote.
+fn cache(html: &mut Html, run: &RunView) {
+    let Some(figures) = CacheFigures::of(run) else { return };
+    html.add(
+        "<h2>Result cache</h2>\n<div class=\"wide\"><table><thead><tr><th>class</th><th class=\"n\">hits</th>\
+         <th class=\"n\">misses</th><th class=\"n\">saved</th><th>why tasks ran</th></tr></thead><tbody>",
+    );
+    for (name, class) in figures.classes.iter().take(CLASSES) {
+        let reasons = class.reasons();
+        html.add(format_args!(
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+            Escaped(name),
+            count(class.hits),
+            count(class.missed()),
+            seconds(class.saved_s),
+            Escaped(&reasons)
+        ));
+    }
+    html.add("</tbody></table></div>\n");
+}
+
 fn measures(html: &mut Html, run: &RunView) {
     let measures = MeasureReader::of(&run.dir.measures());
     if measures.is_empty() {

@@ -143,6 +143,14 @@ fn classes(page: &mut MetricsPage, live: &Live) {
         let labels = [("class", &*classes[*class].name), ("state", &*state.name().to_lowercase())];
         page.value("phalanx_attempts_total", &labels, *n as f64);
     }
+    let mut cached: Vec<_> = live.totals.cached.iter().filter(|(class, _)| **class < MAX_SERIES).collect();
+    cached.sort_unstable();
+    if !cached.is_empty() {
+        page.head("phalanx_cache_hits_total", "counter", "Results taken from the result cache, by class.");
+    }
+    for (class, n) in cached {
+        page.value("phalanx_cache_hits_total", &[("class", &*classes[*class].name)], *n as f64);
+    }
     page.head("phalanx_task_run_seconds", "histogram", "Run time of attempts, by class.");
     classes
         .iter()

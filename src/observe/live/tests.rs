@@ -45,7 +45,7 @@ fn what_is_written_is_counted_once() {
     journal.append(&began(1, Vec::new())).unwrap();
     let mut live = Live::open(&run, &subject_of).unwrap();
     assert_eq!(live.totals.ended(), 0);
-    let failed = Outcome { state: State::Failed, exit: 3 };
+    let failed = Outcome { state: State::Failed, exit: 3, cached: false };
     journal.append(&Record::Attempts(vec![attempt(0, Outcome::OK, true), attempt(1, failed, false)])).unwrap();
     live.refresh(&subject_of).unwrap();
     live.refresh(&subject_of).unwrap();
@@ -71,7 +71,7 @@ fn a_frame_fits_the_terminal() {
     let dir = tempfile::tempdir().unwrap();
     let run = RunDir::create(dir.path(), "a").unwrap();
     let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
-    let failed = Outcome { state: State::Failed, exit: 3 };
+    let failed = Outcome { state: State::Failed, exit: 3, cached: false };
     let attempts = (0..10).map(|task| attempt(task, if task == 4 { failed } else { Outcome::OK }, true)).collect();
     let ended = Ended { time: Time(12 * SECOND), reason: EndReason::Failures, exit_code: 1 };
     for record in [began(1, Vec::new()), Record::Attempts(attempts), Record::Ended(ended)] {
@@ -115,7 +115,7 @@ fn every_metric_that_an_alert_may_name_has_a_value() {
     let dir = tempfile::tempdir().unwrap();
     let run = RunDir::create(dir.path(), "a").unwrap();
     let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
-    let failed = Outcome { state: State::Failed, exit: 3 };
+    let failed = Outcome { state: State::Failed, exit: 3, cached: false };
     let attempts = (0..4).map(|task| attempt(task, if task == 3 { failed } else { Outcome::OK }, true)).collect();
     for record in [began(1, Vec::new()), Record::Attempts(attempts)] {
         journal.append(&record).unwrap();

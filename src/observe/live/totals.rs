@@ -34,6 +34,8 @@ pub(super) struct Totals {
     class_numbers: FxHashMap<String, usize>,
     /// Number of attempts by class and state.
     pub attempts: FxHashMap<(usize, State), u64>,
+    /// Number of tasks by class whose result was taken from the cache.
+    pub cached: FxHashMap<usize, u64>,
     /// Indices of the latest failures in the session, newest first.
     pub failures: VecDeque<usize>,
 }
@@ -65,6 +67,9 @@ impl Totals {
         let slots = job.slots(attempt.task);
         let class = self.class_number(job.class(attempt.task));
         *self.attempts.entry((class, state)).or_default() += 1;
+        if attempt.outcome.cached {
+            *self.cached.entry(class).or_default() += 1;
+        }
         let waited = attempt.start.0.saturating_sub(attempt.ready.0);
         self.classes[class].count(run_ns(attempt), waited, slots, state.is_failure());
         let rank = self.ranks.entry(attempt.rank.0).or_default();

@@ -133,6 +133,11 @@ impl HistoryRecorder {
     #[inline]
     pub(super) fn attempt_ended(&mut self, attempt: &Attempt, group: GroupId, estimate_ns: u64) {
         let Some(&class) = self.classes.get(group as usize).filter(|_| attempt.attempt > 0) else { return };
+        if attempt.outcome.cached {
+            // What the cache answered says nothing of how long tasks and the job take.
+            self.run.whole = false;
+            return;
+        }
         let took = attempt.end.since(attempt.start);
         if !took.is_zero() {
             self.lessons.worked(took, self.job.groups.get(group as usize).map_or(1, requirements::slots));

@@ -30,7 +30,7 @@ use crate::schedule::pools::table::PoolTable;
 use crate::schedule::protocol::{Lease, Load};
 
 /// The outcome of an attempt that Phalanx itself could not run.
-pub(super) const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
+pub(super) const FAILED: Outcome = Outcome { state: State::Failed, exit: 1, cached: false };
 
 /// State of a rank that its slots and its engine both use.
 pub(in crate::runtime) struct Shared {

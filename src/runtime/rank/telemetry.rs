@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
-use crate::model::{Measure, Outcome, Reason, Stream, TaskId, Usage, UsedFile, Vitals};
+use crate::model::{CacheUse, Measure, Outcome, Reason, Stream, TaskId, Usage, UsedFile, Vitals};
 use crate::schedule::protocol::Message;
 
 /// Values or reasons in one message, at most.
@@ -113,6 +113,10 @@ impl OutputSink for TaskOutput {
 
     fn used_files(&self, task: TaskId, attempt: u16, files: &[UsedFile]) -> io::Result<()> {
         self.checked(self.files.used_files(task, attempt, files).map_err(io::Error::other))
+    }
+
+    fn cache_used(&self, task: TaskId, attempt: u16, used: &CacheUse) -> io::Result<()> {
+        self.files.cache_used(task, attempt, used).map_err(io::Error::other)
     }
 
     fn reason(&self, task: TaskId, attempt: u16, text: &str) {

@@ -199,7 +199,7 @@ impl Coordinator {
     /// The record of an end that its own rank was lost before reporting.
     pub(super) fn unreported_attempt(&self, now: Time, task: TaskId, attempt: u16, state: State) -> Attempt {
         let (rank, exit) = (Rank(self.tasks.home[task.index()]), i32::from(state == State::Failed));
-        let outcome = Outcome { state, exit };
+        let outcome = Outcome { state, exit, cached: false };
         Attempt { task, attempt, outcome, last: true, rank, slot: 0, ready: now, start: now, end: now }
     }
 
@@ -216,7 +216,7 @@ impl Coordinator {
             let is_lost = self.members.standing(rank) == Some(RankState::Lost);
             if is_lost && !kept.contains_key(&task) {
                 let (attempt, start) = (running.attempt, running.start);
-                let outcome = Outcome { state: State::NodeFail, exit: 0 };
+                let outcome = Outcome { state: State::NodeFail, exit: 0, cached: false };
                 lost.push(Attempt {
                     task,
                     attempt,

@@ -154,7 +154,11 @@ impl Job {
 
     /// How an attempt ends; those that were lost with their rank are not counted.
     pub(super) fn outcome(&self, task: TaskId, attempt: u16) -> Outcome {
-        if self.fails.contains(&(task.0, attempt)) { Outcome { state: State::Failed, exit: 1 } } else { Outcome::OK }
+        if self.fails.contains(&(task.0, attempt)) {
+            Outcome { state: State::Failed, exit: 1, cached: false }
+        } else {
+            Outcome::OK
+        }
     }
 
     /// The state that every task must end in, from the meaning of the graph alone.

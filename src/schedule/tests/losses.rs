@@ -69,7 +69,7 @@ fn whether_a_task_failed_or_was_skipped_follows_from_what_it_needs() {
         let mut coordinator = two_ranks(&[Condition::Ok, Condition::NotOk], &[1, 1, 0], ALONE);
         lose(&mut coordinator, &[2]);
         assert_eq!(coordinator.final_state(TaskId(1)), None, "it has not completed; nobody knows more");
-        let (rank, outcome) = (Rank::ZERO, Outcome { state: needed, exit: 0 });
+        let (rank, outcome) = (Rank::ZERO, Outcome { state: needed, exit: 0, cached: false });
         let (ready, start, end) = (Time(1), Time(1), Time(1));
         let attempt = Attempt { task: TaskId(0), attempt: 1, outcome, last: true, rank, slot: 0, ready, start, end };
         let report = Message::Report { attempts: vec![attempt], started: Vec::new(), load: Load::default() };
@@ -167,7 +167,7 @@ fn slots_of_a_gang_whose_leader_has_left_are_free() {
 fn the_wait_before_a_further_attempt_does_not_depend_on_clocks() {
     const HOUR: u64 = 3_600_000_000_000;
     let mut coordinator = two_ranks(&[], &[1], ALONE);
-    let (rank, outcome) = (Rank(1), Outcome { state: State::Failed, exit: 1 });
+    let (rank, outcome) = (Rank(1), Outcome { state: State::Failed, exit: 1, cached: false });
     let (ready, start, end) = (Time(4 * HOUR), Time(4 * HOUR), Time(4 * HOUR));
     let attempt = Attempt { task: TaskId(0), attempt: 1, outcome, last: false, rank, slot: 0, ready, start, end };
     let report = Message::Report { attempts: vec![attempt], started: Vec::new(), load: Load::default() };

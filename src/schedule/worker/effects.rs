@@ -62,7 +62,7 @@ impl Worker {
             let skipped = effects.skipped.drain(..).map(|local| Attempt {
                 task: ledger.task(local),
                 attempt: 0,
-                outcome: Outcome { state: State::Skipped, exit: 0 },
+                outcome: Outcome { state: State::Skipped, exit: 0, cached: false },
                 last: true,
                 rank: self.me,
                 slot: 0,

@@ -164,7 +164,7 @@ impl Simulator<'_> {
         for number in self.running_on(rank) {
             let ends = self.events_due.schedule(self.now, SimulatedEvent::Ends(number as u32));
             if let Some(running) = self.running.get_mut(number) {
-                running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM };
+                running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM, cached: false };
                 running.ends = ends;
             }
         }

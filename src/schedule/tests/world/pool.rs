@@ -313,9 +313,11 @@ impl World {
             self.journal.iter().filter(lost).filter(|a| !self.signalled.contains(&(a.task, a.attempt))).count();
         let before = (signalled + before) as u16;
         let outcome = match interrupted || self.pools[rank].cancelled.contains(&task.0) {
-            true => Outcome { state: State::Cancelled, exit: -15 },
-            false if self.signals && self.rng.u32(0..50) == 0 => Outcome { state: State::NodeFail, exit: -15 },
-            false if self.sick.contains(&rank) => Outcome { state: State::Failed, exit: 1 },
+            true => Outcome { state: State::Cancelled, exit: -15, cached: false },
+            false if self.signals && self.rng.u32(0..50) == 0 => {
+                Outcome { state: State::NodeFail, exit: -15, cached: false }
+            }
+            false if self.sick.contains(&rank) => Outcome { state: State::Failed, exit: 1, cached: false },
             false => self.job.outcome(task, attempt - before),
         };
         // The report may be lost: then the next attempt has the same number.

@@ -1,0 +1,383 @@
+//! What stands behind a path: a file, a directory, or a symbolic link.
+//!
+//! A directory is a content too: the list of its entries, each with its own content, named by the
+//! digest of the list (a Merkle tree). So two directories with the same names and contents are one,
+//! and each file of them is stored once.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::disk::{Disk, FetchError, Kind};
+use super::memo::Memo;
+
+/// Maximum depth of directories.
+const MAX_DEPTH: usize = 64;
+/// Maximum size in bytes of the list of a directory's entries.
+const MAX_TREE: u64 = 64 << 20;
+
+/// Number of the next file that is put in place by this process.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// What stands behind a path. Modes are those of `chmod`: of a file and of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// A regular file.
+    File {
+        /// Digest of its bytes.
+        digest: Digest,
+        /// Their number.
+        size: u64,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A directory.
+    Directory {
+        /// Digest of the list of its entries.
+        tree: Digest,
+        /// Length of the list in bytes.
+        size: u64,
+        /// Number of bytes of all files below it.
+        bytes: u64,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A symbolic link, with its target as bytes.
+    Link(Vec<u8>),
+}
+
+/// An entry of a directory: its name as bytes, and its content. Entries are sorted by name.
+type Entry = (Vec<u8>, Content);
+
+impl Content {
+    /// Number of bytes of all files in it.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Content::File { size, .. } => *size,
+            Content::Directory { bytes, .. } => *bytes,
+            Content::Link(target) => target.len() as u64,
+        }
+    }
+
+    /// What tells this content from others, for a key: kind, digest, and whether it can be run.
+    pub fn identity(&self) -> String {
+        match self {
+            Content::File { digest, mode, .. } => format!("file {digest}{}", if mode & 0o111 != 0 { " x" } else { "" }),
+            Content::Directory { tree, .. } => format!("directory {tree}"),
+            Content::Link(target) => format!("link {}", String::from_utf8_lossy(target)),
+        }
+    }
+}
+
+/// Where contents go while they are described.
+pub(super) enum Sink<'a> {
+    /// Nowhere: only digests are computed. Permissions other than whether a file can be run do not
+    /// count, because they follow from the user's umask.
+    Digests,
+    /// Nowhere, but permissions count in full, as they do for what is stored.
+    Exact,
+    /// Into a level of the store.
+    Store(&'a Disk),
+}
+
+/// Why what stands behind a path could not be described or stored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DescribeError {
+    /// It cannot be read, or is nothing that can be kept.
+    #[error(transparent)]
+    Source(#[from] io::Error),
+    /// The store could not be written.
+    #[error("the store cannot be written: {0}")]
+    Store(io::Error),
+}
+
+/// Describes what stands behind a path, and stores it if the sink says so. A link at the path
+/// itself is followed if `follow` says so; links inside directories are kept as they are.
+pub(super) fn describe(path: &Path, follow: bool, memo: &Memo, sink: &Sink<'_>) -> Result<Content, DescribeError> {
+    let meta = if follow { fs::metadata(path)? } else { fs::symlink_metadata(path)? };
+    of(path, &meta, memo, sink, 0)
+}
+
+fn of(path: &Path, meta: &Metadata, memo: &Memo, sink: &Sink<'_>, depth: usize) -> Result<Content, DescribeError> {
+    let mode = match sink {
+        Sink::Digests => meta.permissions().mode() & 0o111,
+        Sink::Exact | Sink::Store(_) => meta.permissions().mode() & 0o7777,
+    };
+    let kind = meta.file_type();
+    if kind.is_symlink() {
+        return Ok(Content::Link(fs::read_link(path)?.into_os_string().into_vec()));
+    }
+    if kind.is_file() {
+        let (digest, size) = match sink {
+            Sink::Digests | Sink::Exact => memo.digest(path, meta)?,
+            Sink::Store(disk) => {
+                let stored = disk.store_object(&mut File::open(path)?).map_err(DescribeError::Store)?;
+                memo.learn(path, meta, stored.0);
+                stored
+            }
+        };
+        return Ok(Content::File { digest, size, mode });
+    }
+    if !kind.is_dir() {
+        return Err(io::Error::other("it is neither a file, nor a directory, nor a symbolic link").into());
+    }
+    if depth >= MAX_DEPTH {
+        return Err(io::Error::other(format!("its directories are more than {MAX_DEPTH} deep")).into());
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let path = entry.path();
+        let content = of(&path, &fs::symlink_metadata(&path)?, memo, sink, depth + 1)?;
+        entries.push((entry.file_name().into_vec(), content));
+    }
+    entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let list = postcard::to_stdvec(&entries).map_err(|error| DescribeError::Source(io::Error::other(error)))?;
+    let tree = match sink {
+        Sink::Digests | Sink::Exact => Digest::of(&list),
+        Sink::Store(disk) => disk.store_object(&mut &list[..]).map_err(DescribeError::Store)?.0,
+    };
+    let bytes = entries.iter().map(|(_, content)| content.bytes()).sum();
+    let mode = if matches!(sink, Sink::Digests) { 0 } else { mode };
+    Ok(Content::Directory { tree, size: list.len() as u64, bytes, mode })
+}
+
+/// The entries of a directory, as a level has them.
+fn entries(disk: &Disk, tree: &Digest, size: u64) -> Result<Vec<Entry>, FetchError> {
+    if size > MAX_TREE {
+        return Err(FetchError::Damaged);
+    }
+    let mut list = Vec::new();
+    disk.copy_object(tree, size, &mut list)?;
+    let entries: Vec<Entry> = postcard::from_bytes(&list).map_err(|_| FetchError::Damaged)?;
+    let is_name = |name: &[u8]| !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b"..";
+    match entries.iter().all(|(name, _)| is_name(name)) {
+        true => Ok(entries),
+        false => Err(FetchError::Damaged),
+    }
+}
+
+/// Calls `each` with every object that a content consists of, and its size.
+pub(super) fn each_object(
+    disk: &Disk,
+    content: &Content,
+    each: &mut dyn FnMut(&Digest, u64) -> Result<(), FetchError>,
+) -> Result<(), FetchError> {
+    match content {
+        Content::Link(_) => Ok(()),
+        Content::File { digest, size, .. } => each(digest, *size),
+        Content::Directory { tree, size, .. } => {
+            each(tree, *size)?;
+            entries(disk, tree, *size)?.iter().try_for_each(|(_, content)| each_object(disk, content, each))
+        }
+    }
+}
+
+/// Copies a content from one level to another, checked on the way.
+pub(super) fn copy(from: &Disk, to: &Disk, content: &Content) -> Result<(), FetchError> {
+    each_object(from, content, &mut |digest, size| {
+        if to.has(Kind::Object, digest, Some(size)) {
+            to.touch(Kind::Object, digest);
+            return Ok(());
+        }
+        let (stored, length) = to.store_object(&mut from.open_object(digest)?)?;
+        if (stored, length) != (*digest, size) {
+            from.condemn(digest);
+            to.remove(Kind::Object, &stored);
+            return Err(FetchError::Damaged);
+        }
+        Ok(())
+    })
+}
+
+/// Puts a content where a path is, in one step: what is there is whole at any time. `is_given_up`
+/// asks to stop. Returns the number of bytes that were written.
+pub(super) fn place(disk: &Disk, content: &Content, path: &Path, is_given_up: &AtomicBool) -> Result<u64, FetchError> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent)?;
+    let name = format!(".phalanx-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+    let temporary = parent.join(name);
+    let written = build(disk, content, &temporary, is_given_up).and_then(|bytes| {
+        replace(&temporary, path, matches!(content, Content::Directory { .. }))?;
+        Ok(bytes)
+    });
+    if written.is_err() {
+        remove(&temporary);
+    }
+    written
+}
+
+/// Puts these bytes where a path is, in one step.
+pub(super) fn place_bytes(bytes: &[u8], mode: u32, path: &Path) -> io::Result<()> {
+    use std::io::Write;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent)?;
+    let temporary = parent.join(format!(".phalanx-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed)));
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        replace(&temporary, path, false)
+    };
+    let written = write();
+    if written.is_err() {
+        remove(&temporary);
+    }
+    written
+}
+
+fn build(disk: &Disk, content: &Content, path: &Path, is_given_up: &AtomicBool) -> Result<u64, FetchError> {
+    if is_given_up.load(Relaxed) {
+        return Err(io::Error::from(ErrorKind::Interrupted).into());
+    }
+    match content {
+        Content::Link(target) => {
+            std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), path)?;
+            Ok(0)
+        }
+        Content::File { digest, size, mode } => {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            disk.copy_object(digest, *size, &mut file)?;
+            file.set_permissions(Permissions::from_mode(*mode))?;
+            Ok(*size)
+        }
+        Content::Directory { tree, size, mode, .. } => {
+            DirBuilder::new().mode(0o700).create(path)?;
+            let mut written = 0;
+            for (name, content) in entries(disk, tree, *size)? {
+                written += build(disk, &content, &path.join(std::ffi::OsStr::from_bytes(&name)), is_given_up)?;
+            }
+            fs::set_permissions(path, Permissions::from_mode(*mode))?;
+            Ok(written)
+        }
+    }
+}
+
+/// Renames what was built to its path. A directory that stands there, or that comes, cannot be
+/// replaced in one step: the old one is moved aside first.
+fn replace(temporary: &Path, path: &Path, comes_dir: bool) -> io::Result<()> {
+    let is_dir = fs::symlink_metadata(path).ok().map(|meta| meta.is_dir());
+    if is_dir.is_none() || (is_dir == Some(false) && !comes_dir) {
+        return fs::rename(temporary, path);
+    }
+    let old = temporary.with_extension("old");
+    fs::rename(path, &old)?;
+    let renamed = fs::rename(temporary, path);
+    match renamed {
+        Ok(()) => remove(&old),
+        Err(_) => fs::rename(&old, path)?,
+    }
+    renamed
+}
+
+/// Removes what this process has built, whatever it is.
+fn remove(path: &Path) {
+    let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+    let _ = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+/// True if a path holds this content already. Permissions of files are set right if they are all
+/// that differs.
+pub(super) fn is_in_place(content: &Content, path: &Path, memo: &Memo) -> bool {
+    let Ok(meta) = fs::symlink_metadata(path) else { return false };
+    match content {
+        Content::Link(target) => fs::read_link(path).is_ok_and(|there| there.as_os_str().as_bytes() == target),
+        Content::File { digest, size, mode } => {
+            let is_same = meta.is_file()
+                && meta.len() == *size
+                && memo.digest(path, &meta).is_ok_and(|there| there == (*digest, *size));
+            let there = meta.permissions().mode() & 0o7777;
+            is_same && (there == *mode || fs::set_permissions(path, Permissions::from_mode(*mode)).is_ok())
+        }
+        Content::Directory { .. } => {
+            meta.is_dir() && describe(path, false, memo, &Sink::Exact).is_ok_and(|there| there == *content)
+        }
+    }
+}
+
+/// Where a path leads, as it is written: `..` and `.` removed.
+pub(super) fn lexical(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(dir: &Path) {
+        fs::create_dir_all(dir.join("sub/empty")).unwrap();
+        fs::write(dir.join("sub/data"), "data").unwrap();
+        fs::write(dir.join("run.sh"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(dir.join("run.sh"), Permissions::from_mode(0o750)).unwrap();
+        fs::set_permissions(dir.join("sub/empty"), Permissions::from_mode(0o711)).unwrap();
+        std::os::unix::fs::symlink("sub/data", dir.join("link")).unwrap();
+    }
+
+    #[test]
+    fn a_directory_comes_back_with_modes_and_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&dir.path().join("store"), false).unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to/there"));
+        tree(&from);
+        let memo = Memo::default();
+        let content = describe(&from, false, &memo, &Sink::Store(&disk)).unwrap();
+        assert_eq!(content.bytes(), 4 + 10 + 8);
+        let go = AtomicBool::new(false);
+        place(&disk, &content, &to, &go).unwrap();
+        assert_eq!(describe(&to, false, &memo, &Sink::Store(&disk)).unwrap(), content);
+        let mode = |name: &str| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("run.sh"), mode("sub/empty")), (0o750, 0o711));
+        assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("sub/data"));
+        // It replaces what is there, whatever that is.
+        fs::write(to.join("more"), "").unwrap();
+        place(&disk, &content, &to, &go).unwrap();
+        assert!(!to.join("more").exists());
+        fs::remove_dir_all(&to).unwrap();
+        fs::write(&to, "a file").unwrap();
+        place(&disk, &content, &to, &go).unwrap();
+        assert!(to.join("sub/data").exists());
+        assert_eq!(fs::read_dir(dir.path().join("to")).unwrap().count(), 1, "nothing temporary is left");
+    }
+
+    #[test]
+    fn the_digest_of_a_directory_tells_contents_and_not_umasks() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        tree(&a);
+        tree(&b);
+        let digest = |path: &Path| describe(path, true, &Memo::default(), &Sink::Digests).unwrap().identity();
+        fs::set_permissions(b.join("sub/data"), Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(digest(&a), digest(&b));
+        fs::set_permissions(b.join("run.sh"), Permissions::from_mode(0o640)).unwrap();
+        assert_ne!(digest(&a), digest(&b), "whether a file can be run counts");
+        fs::set_permissions(b.join("run.sh"), Permissions::from_mode(0o755)).unwrap();
+        fs::rename(b.join("sub/data"), b.join("sub/other")).unwrap();
+        assert_ne!(digest(&a), digest(&b), "names count");
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = describe(&path, true, &Memo::default(), &Sink::Digests).unwrap_err();
+        assert!(error.to_string().contains("neither a file"), "{error}");
+    }
+}
