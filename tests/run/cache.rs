@@ -129,7 +129,7 @@ fn failures_and_what_has_no_result_are_never_stored() {
         "w.toml",
         "[cache]\nnode_dir = \"node\"\n[defaults]\ncache = true\n\
          [[task]]\nname = \"fails\"\ncommand = \"echo fails >> ran; echo text; exit 3\"\n\
-         [[task]]\nname = \"silent\"\ncommand = \"echo silent >> ran\"\n\
+         [[task]]\nname = \"silent\"\ncache = true\ncommand = \"echo silent >> ran\"\n\
          [[task]]\nname = \"prints\"\ncommand = \"echo prints >> ran; echo text; echo error >&2\"\n\
          [[task]]\nname = \"changes\"\ninputs = \"in\"\noutputs = \"out\"\ncommand = \"echo changes >> ran; echo x >> in; cp in out\"\n\
          [[task]]\nname = \"opts\"\noutputs = [\"o\", { file = \"never\", optional = true }]\ncommand = \"echo opts >> ran; echo o > o\"\n",
@@ -216,7 +216,7 @@ fn damage_costs_time_and_nothing_else() {
             fs::remove_file(dir.path().join("total")).unwrap();
             run(&dir);
             assert_eq!(dir.read("total"), total(4));
-            assert!(ran(&dir).len() >= 8, "what was damaged ran again");
+            assert!(ran(&dir).len() >= 7, "what was damaged ran again");
             run(&dir);
             assert_eq!(ran(&dir), [""; 0], "and is stored anew");
         }

@@ -76,7 +76,7 @@ impl TaskResolver<'_> {
             return None;
         }
         let is_declared = !outputs.is_empty() || extras.stdout.is_some();
-        if !is_declared && !self.findings.is_full() {
+        if !is_declared && own.is_some() {
             let message = format!(
                 "`{}` declares no `outputs`: the cache keeps only what it prints, and nothing if it prints nothing",
                 self.name

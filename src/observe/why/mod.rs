@@ -23,6 +23,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
+use super::cache::cache_texts;
 use super::latency::Durations;
 use super::run_view::{RunState, RunView, run_ns};
 use super::skip_cause::SkipCauses;
@@ -145,6 +146,7 @@ impl<'a> Explainer<'a> {
             output: None,
         };
         self.explain_reruns(task, &mut known);
+        known.reasons.extend(cache_texts(self.run, &known.task).into_iter().map(|text| TaskReason::Cache { text }));
         if let Some(left_out) = self.left_out(task).filter(|_| state == State::Pending || state == State::Ready) {
             known.state = LEFT_OUT;
             known.reasons.push(TaskReason::LeftOut { words: left_out.words.clone() });
@@ -210,7 +212,7 @@ impl<'a> Explainer<'a> {
         }
         let mut times = Durations::default();
         for (session, subject) in self.run.sessions() {
-            let completed = session.attempts.iter().filter(|a| a.outcome.ok() && a.attempt > 0);
+            let completed = session.attempts.iter().filter(|a| a.outcome.ok() && a.attempt > 0 && !a.outcome.cached);
             completed.filter(|a| subject.job.class(a.task) == name).for_each(|a| times.add(run_ns(a)));
         }
         let times = Rc::new(times);

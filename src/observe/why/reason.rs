@@ -170,6 +170,11 @@ pub enum TaskReason {
         /// Attempts that were made.
         attempts: u16,
     },
+    /// Where its result came from the cache, or why the task ran instead.
+    Cache {
+        /// What the cache did.
+        text: String,
+    },
     /// A known cause of such a failure, and what helps.
     Hint {
         /// What helps.
@@ -255,6 +260,7 @@ impl TaskReason {
             Failed { why } => format!("reason: {why}"),
             NoAttemptLeft { attempts: 1 } => "no further attempt: the job file gives it no `retries`".to_owned(),
             NoAttemptLeft { attempts } => format!("no further attempt: all {attempts} have failed"),
+            Cache { text } => format!("cache: {text}"),
             Hint { text } => format!("hint: {text}"),
         }
     }
