@@ -159,7 +159,8 @@ fn text(run: &str, status: &Value) -> String {
     text += &super::pools::text(&status["pools"]);
     for task in status["running"].as_array().into_iter().flatten().take(MAX_RUNNING_SHOWN) {
         let passed = seconds((time - task["since_s"].as_f64().unwrap_or(time)).max(0.0));
-        let _ = writeln!(text, "  runs    {:<24} on rank {:<4} for {passed}", word(task, "task"), number(task, "rank"));
+        let _ =
+            writeln!(text, "  runs    {:<24} on rank {:<4} for {passed}", word(task, "label"), number(task, "rank"));
     }
     for rank in status["ranks"].as_array().into_iter().flatten() {
         let block = rank["block"].as_u64().map(|block| format!("  block {block}")).unwrap_or_default();

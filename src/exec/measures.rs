@@ -1,4 +1,4 @@
-//! Values that a task measures: lines `NAME VALUE` in the file that `$PHALANX_METRICS` names.
+//! Values that a task measures: lines `NAME VALUE` or `NAME=VALUE` in the file that `$PHALANX_METRICS` names.
 //!
 //! The file lies in a directory of this rank on the node's local disk. The task creates it, and the
 //! rank reads and removes it when the attempt has ended. A rank locks its directory for its
@@ -161,19 +161,21 @@ fn parse(bytes: &[u8], cut: bool) -> AttemptMeasures {
     let more = if cut { format!(", and everything beyond {MAX_BYTES} bytes") } else { String::new() };
     if let Some(first) = bad.first().cloned().or_else(|| cut.then(String::new)) {
         measured.complaint = Some(format!(
-            "left out of ${VARIABLE}: {}{more}, the first: `{first}` (a line is NAME VALUE, at most {MAX_VALUES} of them)",
+            "left out of ${VARIABLE}: {}{more}, the first: `{first}` (a line is NAME VALUE or NAME=VALUE, at most {MAX_VALUES} of them)",
             counted(bad.len() as u64, "line")
         ));
     }
     measured
 }
 
-/// A line `NAME VALUE`.
+/// A line `NAME VALUE`, `NAME=VALUE` or `NAME: VALUE`.
 fn value(line: &str) -> Option<(String, f64)> {
-    let mut words = line.split_whitespace();
-    let (name, value) = (words.next()?, words.next()?.parse::<f64>().ok()?);
-    let well = Measure::is_name(name) && value.is_finite() && words.next().is_none();
-    well.then(|| (name.to_owned(), value))
+    let line = line.trim();
+    let (name, value) = line.split_once('=').or_else(|| line.split_once(char::is_whitespace))?;
+    let name = name.trim_end();
+    let name = name.strip_suffix(':').unwrap_or(name);
+    let value = value.trim().parse::<f64>().ok()?;
+    (Measure::is_name(name) && value.is_finite()).then(|| (name.to_owned(), value))
 }
 
 #[cfg(test)]
@@ -188,6 +190,10 @@ mod tests {
         let values = [("loss", 0.25), ("steps", 1000.0), ("speed.gflops", -7.0)];
         assert_eq!(measured.values, values.map(|(name, value)| (name.to_owned(), value)));
         assert_eq!(measured.complaint, None);
+        let measured = parse(b"loss=0.25\n steps = 1e3\nrate: 7\nx=y\na=b=1\n=1\n", false);
+        let values = [("loss", 0.25), ("steps", 1000.0), ("rate", 7.0)];
+        assert_eq!(measured.values, values.map(|(name, value)| (name.to_owned(), value)));
+        assert!(measured.complaint.unwrap().contains("3 lines, the first: `x=y`"));
         let measured = parse(b"loss\n1 2\nx nan\ny inf\nz 1 2\nok 1\n\xff 3\n", false);
         assert_eq!(measured.values, [("ok".to_owned(), 1.0)]);
         assert!(measured.complaint.unwrap().starts_with("left out of $PHALANX_METRICS: 6 lines, the first: `loss`"));

@@ -87,14 +87,17 @@ impl Job {
         Some((group, self.bodies.get(id as usize)?, number))
     }
 
-    /// Name of a task in reports: `tile[3]` in an array, `merge` for a single task. Empty for an
-    /// invalid number.
+    /// Name of a task: `tile[3]` in an array, `align[NA3]` in a matrix whose values are names,
+    /// `merge` for a single task. Empty for an invalid number.
     pub fn task_name(&self, task: TaskId) -> String {
         let Some((group, body, number)) = self.element(task) else { return String::new() };
-        match body.space().index(number) {
-            Some(index) => format!("{}[{index}]", group.name),
-            None => group.name.to_string(),
-        }
+        body.space().element_name(&group.name, number)
+    }
+
+    /// What stands in the brackets of its name if it is a task of a matrix whose values are names.
+    pub fn value_name(&self, task: TaskId) -> Option<String> {
+        let (_, body, number) = self.element(task)?;
+        body.space().value_name(number)
     }
 
     /// The value of `{index}` for a task of an array or matrix.

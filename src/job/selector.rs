@@ -163,7 +163,7 @@ mod tests {
 
     fn axis(name: &str, values: &[&str], tied: bool) -> Axis {
         let values = values.iter().map(|value| Scalar::typed(value)).collect();
-        Axis { name: name.into(), values: AxisSpec::List(values), tied }
+        Axis { tied, ..Axis::new(name, AxisSpec::List(values)) }
     }
 
     #[test]

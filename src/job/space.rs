@@ -6,10 +6,10 @@
 
 use std::borrow::Cow;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::scalar::Scalar;
-use super::selector::Selector;
+use super::selector::{Selector, quoted};
 use super::units::{IndexSet, shorten};
 use super::values::AxisSpec;
 use crate::graph::pattern::Pattern;
@@ -21,7 +21,13 @@ pub(crate) struct Axis {
     pub values: AxisSpec,
     /// True for a further column of a table: the axis has the position of the one before it.
     pub tied: bool,
+    /// Number of axes, from this one on, whose values together are another at each position; 0 if
+    /// values do not name the elements (see [`Space::matrix`]).
+    pub naming: usize,
 }
+
+/// Maximum length of the values that name an element, in bytes; a longer name has the index.
+const MAX_NAME_BYTES: usize = 64;
 
 /// Axes that vary together: a single axis, or the columns of a table.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +53,19 @@ impl Dimension<'_> {
         self.axes.iter().any(|axis| axis.name == name)
     }
 
+    /// Number of its axes, the first ones, that together have other values at each position.
+    fn naming(&self) -> Option<usize> {
+        (1..=self.axes.len()).find(|&count| {
+            let axes = &self.axes[..count];
+            if matches!(axes, [Axis { values: AxisSpec::Set(_), .. }]) {
+                return true;
+            }
+            let row = |at: u64| axes.iter().map(|axis| axis.value(at).to_string()).collect::<Vec<_>>();
+            let mut seen = FxHashSet::default();
+            (0..self.len()).all(|at| seen.insert(row(at)))
+        })
+    }
+
     /// For each position, the position of `other` with the same value along every axis of `other`,
     /// if there is one. Of equal rows the nth corresponds to the nth. `None` if an axis of `other`
     /// is missing here.
@@ -69,6 +88,11 @@ impl Dimension<'_> {
 }
 
 impl Axis {
+    /// An axis of its own.
+    pub(crate) fn new(name: &str, values: AxisSpec) -> Axis {
+        Axis { name: name.to_owned(), values, tied: false, naming: 0 }
+    }
+
     pub(crate) fn len(&self) -> u64 {
         match &self.values {
             AxisSpec::Set(set) => set.len(),
@@ -126,6 +150,56 @@ pub(crate) enum Space {
 const PLACE: [&str; 2] = ["step", "point"];
 
 impl Space {
+    /// A matrix. Its elements are named by their values if that is unambiguous: along each dimension
+    /// each position has other values, and not all values are whole numbers, which would look like
+    /// indices.
+    pub(crate) fn matrix(axes: Vec<Axis>) -> Space {
+        let mut space = Space::Matrix(axes);
+        let naming: Option<Vec<usize>> = space.dimensions().iter().map(Dimension::naming).collect();
+        let are_whole = space.axes().iter().filter(|axis| !axis.tied).all(Axis::is_whole);
+        if let (Space::Matrix(axes), false, Some(naming)) = (&mut space, are_whole, naming) {
+            axes.iter_mut().filter(|axis| !axis.tied).zip(naming).for_each(|(axis, count)| axis.naming = count);
+        }
+        space
+    }
+
+    /// What stands in the brackets of an element's name, without the index: its values along the
+    /// axes that tell it from others, in their order. `None` if it is named by its index.
+    pub(crate) fn value_name(&self, element: u32) -> Option<String> {
+        let axes = self.axes();
+        if !axes.iter().any(|axis| axis.naming > 0) {
+            return None;
+        }
+        let mut name = String::new();
+        let mut is_plain = true;
+        for (at, axis) in axes.iter().enumerate().filter(|(_, axis)| !axis.tied) {
+            for column in at..at + axis.naming {
+                let value = self.value(column, element).to_string();
+                let value = quoted(&value);
+                let comma = if name.is_empty() { "" } else { "," };
+                let by_name = if is_plain { String::new() } else { format!("{}=", axes[column].name) };
+                name.push_str(&format!("{comma}{by_name}{value}"));
+            }
+            // A column that is left out moves what follows to another place.
+            let columns = 1 + axes[at + 1..].iter().take_while(|axis| axis.tied).count();
+            is_plain &= columns == axis.naming;
+        }
+        if IndexSet::parse(&name).is_ok() {
+            name.insert_str(0, &format!("{}=", axes[0].name));
+        }
+        let is_short = name.len() <= MAX_NAME_BYTES && !name.contains(char::is_control);
+        is_short.then_some(name)
+    }
+
+    /// The name of an element of the group with this name: `align[NA3]`, `tile[3]`, `merge`.
+    pub(crate) fn element_name(&self, group: &str, element: u32) -> String {
+        match (self.value_name(element), self.index(element)) {
+            (Some(values), _) => format!("{group}[{values}]"),
+            (None, Some(index)) => format!("{group}[{index}]"),
+            (None, None) => group.to_owned(),
+        }
+    }
+
     /// Number of elements, saturating.
     pub(crate) fn len(&self) -> u64 {
         match self {
@@ -323,7 +397,7 @@ mod tests {
     }
 
     fn axis(name: &str, values: AxisSpec, tied: bool) -> Axis {
-        Axis { name: name.into(), values, tied }
+        Axis { tied, ..Axis::new(name, values) }
     }
 
     fn words(words: &[&str]) -> AxisSpec {
@@ -359,6 +433,41 @@ mod tests {
         assert_eq!(of(&["a", "a"], "0", false).former(&of(&["b", "a", "a", "a"], "0", false)), [Some(1), Some(2)]);
         assert_eq!(of(&["a"], "0", false).former(&Space::Matrix(vec![axis("s", words(&["a"]), false)])), [None]);
         assert_eq!(Space::Matrix(vec![axis("s", words(&["a"]), false)]).former(&of(&["a"], "0", false)), [None]);
+    }
+
+    #[test]
+    fn elements_are_named_by_their_values_where_these_are_names() {
+        let set = |text: &str| AxisSpec::Set(IndexSet::parse(text).unwrap());
+        let names = |axes: Vec<Axis>| {
+            let space = Space::matrix(axes);
+            let count = space.len() as u32;
+            let names: Vec<Option<String>> = (0..count).map(|element| space.value_name(element)).collect();
+            for (element, name) in (0..count).zip(&names).filter_map(|(e, name)| Some((e, name.as_ref()?))) {
+                assert_eq!(space.select(name), Ok(vec![element]), "{name}");
+            }
+            names.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names(vec![axis("s", words(&["NA1", "NA3"]), false)]), "NA1 NA3");
+        let seeds = || axis("seed", set("1-2"), false);
+        assert_eq!(names(vec![axis("s", words(&["a", "b,c"]), false), seeds()]), "a,1 a,2 \"b,c\",1 \"b,c\",2");
+        assert_eq!(names(vec![seeds(), axis("s", words(&["a"]), false)]), "1,a 2,a");
+        // Whole numbers look like indices.
+        assert_eq!(names(vec![seeds(), axis("k", set("5-6"), false)]), "   ");
+        assert_eq!(names(vec![axis("s", words(&["007", "x"]), false)]), "s=007 x");
+        // The first columns of a table that tell its rows apart; what follows is then named.
+        let table = |second: &[&str]| {
+            vec![
+                axis("s", words(&["a", "a", "b"]), false),
+                axis("lane", words(second), true),
+                axis("f", words(&["x", "y", "z"]), true),
+            ]
+        };
+        assert_eq!(names(table(&["L1", "L2", "L1"])), "a,L1 a,L2 b,L1");
+        let with_seeds = table(&["L1", "L2", "L1"]).into_iter().chain([axis("seed", set("9"), false)]).collect();
+        assert_eq!(names(with_seeds), "a,L1,seed=9 a,L2,seed=9 b,L1,seed=9");
+        // Equal rows, long values and line breaks.
+        assert_eq!(names(vec![axis("s", words(&["a", "a"]), false)]), " ");
+        assert_eq!(names(vec![axis("s", words(&[&"x".repeat(99), "a\nb", "c"]), false)]), "  c");
     }
 
     #[test]

@@ -320,7 +320,7 @@ mod tests {
 
     fn sweep() -> Space {
         let values = AxisSpec::List(vec![Scalar::Float(0.1), Scalar::Float(1e-9)]);
-        Space::Matrix(vec![Axis { name: "alpha".into(), values, tied: false }])
+        Space::Matrix(vec![Axis::new("alpha", values)])
     }
 
     fn fill(text: &str, space: &Space, number: u32) -> (String, usize) {

@@ -49,20 +49,31 @@ pub trait JobView {
     fn find(&self, name: &str) -> Result<Vec<TaskId>, String>;
 }
 
-/// Name of a task: `mosaic`, or `tile[3]` in an array.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Name of a task: `mosaic`, `tile[3]` in an array, `align[NA3]` in a matrix whose values are names.
+#[derive(Clone, Copy)]
 pub struct Label<'a> {
     /// Name of the group.
     pub name: &'a str,
     /// Index within an array or matrix.
     pub index: Option<u64>,
+    /// The job and the task, if values may name it.
+    pub valued: Option<(&'a Job, TaskId)>,
+}
+
+impl Label<'_> {
+    /// The name by index, `align[3]`, which programs have read in JSON since before values were
+    /// shown.
+    pub fn indexed(&self) -> String {
+        Label { valued: None, ..*self }.to_string()
+    }
 }
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.index {
-            None => f.write_str(self.name),
-            Some(index) => write!(f, "{}[{index}]", self.name),
+        match (self.valued.and_then(|(job, task)| job.value_name(task)), self.index) {
+            (Some(values), _) => write!(f, "{}[{values}]", self.name),
+            (None, Some(index)) => write!(f, "{}[{index}]", self.name),
+            (None, None) => f.write_str(self.name),
         }
     }
 }
@@ -91,7 +102,7 @@ impl JobView for Nameless {
     }
 
     fn label(&self, task: TaskId) -> Label<'_> {
-        Label { name: "task", index: Some(u64::from(task.0)) }
+        Label { name: "task", index: Some(u64::from(task.0)), valued: None }
     }
 
     fn class(&self, _: TaskId) -> &str {

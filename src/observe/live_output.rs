@@ -24,7 +24,7 @@ struct Whereabouts {
 /// Asks rank 0 where a task runs; `None` if it does not run, or rank 0 cannot be reached from here.
 fn whereabouts(run: &RunView, label: &str) -> Option<Whereabouts> {
     let status = ask(run.dir.path(), &Question::Status).ok()?.status?;
-    let task = status["running"].as_array()?.iter().find(|task| task["task"] == label)?;
+    let task = status["running"].as_array()?.iter().find(|task| task["label"] == label)?;
     let rank = Rank(u32::try_from(task["rank"].as_u64()?).ok()?);
     Some(Whereabouts { rank, node: task["node"].as_str().unwrap_or("unknown").to_owned() })
 }

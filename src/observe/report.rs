@@ -146,6 +146,7 @@ struct ReportJson<'a> {
 #[derive(Serialize)]
 struct Failed<'a> {
     task: String,
+    label: String,
     state: &'static str,
     exit: i32,
     attempt: u16,
@@ -156,7 +157,8 @@ struct Failed<'a> {
 fn failed<'a>(run: &RunView, failure: &TaskFailure<'a>) -> Failed<'a> {
     let TaskFailure { task, session, attempt } = failure;
     Failed {
-        task: run.subject().job.label(*task).to_string(),
+        task: run.subject().job.label(*task).indexed(),
+        label: run.subject().job.label(*task).to_string(),
         state: attempt.outcome.state.name(),
         exit: attempt.outcome.exit,
         attempt: attempt.attempt,
@@ -233,7 +235,8 @@ pub fn write_task_json(out: &mut dyn Write, run: &RunView, wanted: &str) -> Resu
         let state = run.replay.latest(task).map_or(without_end(run, task), |(_, attempt)| attempt.outcome.state.name());
         let described = job.describe(task);
         serde_json::json!({
-            "task": &label,
+            "task": job.label(task).indexed(),
+            "label": &label,
             "state": state,
             "command": described.as_ref().map(|task| command(&task.work)),
             "dir": described.map(|task| task.dir),

@@ -30,10 +30,10 @@ impl JobView for Mosaic {
 
     fn label(&self, task: TaskId) -> Label<'_> {
         match task.0 {
-            0..4 => Label { name: "tile", index: Some(u64::from(task.0)) },
-            4 => Label { name: "mosaic", index: None },
-            5 => Label { name: "thumb, \"small\"", index: None },
-            _ => Label { name: "?", index: None },
+            0..4 => Label { name: "tile", index: Some(u64::from(task.0)), valued: None },
+            4 => Label { name: "mosaic", index: None, valued: None },
+            5 => Label { name: "thumb, \"small\"", index: None, valued: None },
+            _ => Label { name: "?", index: None, valued: None },
         }
     }
 

@@ -79,7 +79,7 @@ impl JobView for Job {
     }
 
     fn label(&self, task: TaskId) -> Label<'_> {
-        Label { name: &self.group(task).name, index: self.index_of(task) }
+        Label { name: &self.group(task).name, index: self.index_of(task), valued: Some((self, task)) }
     }
 
     fn class(&self, task: TaskId) -> &str {

@@ -525,3 +525,41 @@ fn families_of_equal_shares_get_equal_slot_time_while_both_have_work() {
         }
     }
 }
+
+#[test]
+fn a_bound_on_failures_acts_as_in_a_real_run() {
+    let mut ended_early = 0;
+    for seed in seeds(100) {
+        let _named = Named(seed, "sim::tests::a_bound_on_failures");
+        let mut rng = Rng::with_seed(seed);
+        let most = rng.u32(1..6);
+        let prepared = prepared(&format!(
+            "[job]\nmax_failures = {most}\n[[task]]\nname = \"t\"\narray = \"1-300\"\nkernel = \"noop\"\nestimate = \"1s\"\n"
+        ));
+        let (slots, ranks) = (rng.u32(1..4), rng.u32(1..6));
+        let cluster = cluster(&format!("[[node]]\nslots = {slots}\nlimit = 8\n[faults]\ntask = 0.1\n"));
+        let simulation = Simulation {
+            prepared: &prepared,
+            cluster: &cluster,
+            policy: "fixed",
+            scaling: &Scaling { max_ranks: ranks, ..Scaling::default() },
+            cost: &Cost::default(),
+            ranks: Some(ranks),
+            homes: None,
+            seed,
+            before: NO_EARLIER_SESSION,
+            floor: None,
+        };
+        let mut records: Vec<Record> = Vec::new();
+        simulation.run(&mut records).unwrap();
+        let attempts = attempts(&records);
+        let mut failed: Vec<Attempt> = attempts.iter().filter(|a| a.outcome.state == State::Failed).copied().collect();
+        failed.sort_by_key(|attempt| attempt.end);
+        let Some(reached) = failed.get(most as usize - 1).map(|attempt| attempt.end) else { continue };
+        ended_early += 1;
+        let started: Vec<Attempt> =
+            attempts.iter().filter(|a| a.start > reached.after(Duration::from_millis(20))).copied().collect();
+        assert!(started.is_empty(), "{} tasks started after the failure that reaches {most}", started.len());
+    }
+    assert!(ended_early > 0 || std::env::var("PHALANX_SEED").is_ok());
+}

@@ -79,10 +79,14 @@ fn every_state_of_a_task_has_a_reason() {
     let gate = explained(&dir, "gate");
     assert_eq!((&gate["state"], &gate["output"]), (&"RUNNING".into(), &"waiting".into()), "{gate:#}");
     let align = explained(&dir, "align[NA2]");
-    assert_eq!((&align["task"], &align["state"]), (&"align[4]".into(), &"PENDING".into()));
+    assert_eq!((&align["task"], &align["state"]), (&"align[NA2,0]".into(), &"PENDING".into()));
     assert_eq!((align["values"].as_str(), reasons(&align)), (Some("sample=NA2, seed=0"), vec!["needs"]));
     assert_eq!((&align["reasons"][0]["task"], &align["reasons"][0]["state"]), (&"gate".into(), &"RUNNING".into()));
-    says(&dir, "align[sample=NA2,seed=3]", &["align[7] (sample=NA2, seed=3)", "which must complete and is RUNNING"]);
+    says(
+        &dir,
+        "align[sample=NA2,seed=3]",
+        &["align[NA2,3] (sample=NA2, seed=3)", "which must complete and is RUNNING"],
+    );
     says(&dir, "undo", &["waits for gate, which must fail"]);
     let one = phalanx(&dir).args(["explain", "--task", "one", "--json"]).run().ok().json();
     let states: Vec<_> = one["tasks"].as_array().expect("tasks").iter().map(|t| t["state"].as_str().unwrap()).collect();
@@ -107,7 +111,7 @@ fn every_state_of_a_task_has_a_reason() {
     says(&dir, "one[2]", &["asked by the user: cancel one: done"]);
     phalanx(&dir).args(["cancel", "latest"]).run().ok();
     run.wait().code(143);
-    says(&dir, "align", &["align[0] (sample=NA1, seed=0): PENDING", "the run ended first: stopped by signal 15"]);
+    says(&dir, "align", &["align[NA1,0] (sample=NA1, seed=0): PENDING", "the run ended first: stopped by signal 15"]);
     says(&dir, "bad", &["the run ended first", "| oops"]);
 }
 

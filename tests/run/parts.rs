@@ -42,13 +42,13 @@ fn what_runs_alone_needs_what_it_needs() {
     let dir = Dir::new("alone");
     dir.job("job.toml", JOB);
     let refused = phalanx(&dir).args(["run", "job.toml", "--only", "merge"]).run().code(2);
-    refused.says("leaves out align[0], which merge needs").says("--until merge");
+    refused.says("leaves out align[NA1], which merge needs").says("--until merge");
     assert!(!dir.has("phalanx-runs/job-1"));
     // Elements by their values; nothing else runs.
     mpirun(&dir, 3).args(["run", "job.toml", "--only", "align[NA2]", "--only", "align[2-3]"]).run().ok();
     assert_eq!(ran(&dir), ["align NA2", "align NA3", "align NA4"]);
     // Three have completed, the fourth was left out, but its output is there.
-    phalanx(&dir).args(["run", "job.toml", "--resume", "--only", "merge"]).run().code(2).says("align[0]");
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--only", "merge"]).run().code(2).says("align[NA1]");
     dir.file("NA1.bam", "by hand\n");
     phalanx(&dir).args(["run", "job.toml", "--resume", "--only", "merge"]).run().ok().says("4 completed");
     assert!(dir.read("all").contains("by hand"));
@@ -65,7 +65,7 @@ fn a_part_is_shown_checked_planned_and_simulated() {
     dir.job("job.toml", JOB);
     let dry =
         phalanx(&dir).args(["run", "job.toml", "--dry-run", "--until", "merge", "--omit", "align[NA4]"]).run().ok();
-    dry.says("3 of 7 tasks would run, 4 are left out").says("align[0]: is needed by merge");
+    dry.says("3 of 7 tasks would run, 4 are left out").says("align[NA1]: is needed by merge");
     assert!(!dir.has("ran") && !dir.has("phalanx-runs"));
     phalanx(&dir).args(["check", "job.toml", "--until", "merge"]).run().ok().says("4 dependencies in 2 levels");
     let checked = phalanx(&dir).args(["check", "job.toml", "--json", "--omit", "align"]).run().ok().json();

@@ -19,11 +19,11 @@ pub(super) fn resolve_axes(
     let mut failed = false;
     for (name, source) in &matrix.axes {
         let further = match source {
-            AxisSource::Given(values) => Some(vec![axis(&name.value, values.clone())]),
+            AxisSource::Given(values) => Some(vec![Axis::new(&name.value, values.clone())]),
             AxisSource::List(file) => read(file, dir, files, findings, read_list)
-                .map(|values| vec![axis(&name.value, AxisSpec::List(values))]),
+                .map(|values| vec![Axis::new(&name.value, AxisSpec::List(values))]),
             AxisSource::Table(file) => read(file, dir, files, findings, read_table).map(|columns| {
-                let columns = columns.into_iter().map(|(name, values)| axis(&name, AxisSpec::List(values)));
+                let columns = columns.into_iter().map(|(name, values)| Axis::new(&name, AxisSpec::List(values)));
                 columns.enumerate().map(|(at, column)| Axis { tied: at > 0, ..column }).collect()
             }),
         };
@@ -35,10 +35,6 @@ pub(super) fn resolve_axes(
         axes.extend(further.into_iter().flatten());
     }
     (!failed).then_some(axes)
-}
-
-fn axis(name: &str, values: AxisSpec) -> Axis {
-    Axis { name: name.to_owned(), values, tied: false }
 }
 
 fn read<T>(

@@ -107,10 +107,7 @@ pub(super) struct Draft<'a> {
 impl Draft<'_> {
     /// The name of one of its tasks.
     pub(super) fn task_name(self, element: u32) -> String {
-        match self.body.space().index(element) {
-            Some(index) => format!("{}[{index}]", self.group.name),
-            None => self.group.name.to_string(),
-        }
+        self.body.space().element_name(&self.group.name, element)
     }
 }
 

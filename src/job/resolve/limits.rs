@@ -51,10 +51,7 @@ impl TaskResolver<'_> {
                 Work::Kernel { .. } => None,
             };
             let Some((what, found, most)) = reason else { continue };
-            let name = match self.space.index(number) {
-                Some(index) => format!("{}[{index}]", self.name),
-                None => self.name.to_string(),
-            };
+            let name = self.space.element_name(&self.name, number);
             let span = self.spec.value.own.command.as_ref().map_or(&self.spec.span, |command| &command.span);
             let error =
                 Diagnostic::error(format!("`{name}` can never start: {what} {found} bytes, and Linux takes {most}"));

@@ -61,7 +61,7 @@ fn space(
         (Some(array), None) => (Space::Array(array.value.indices.clone()), array.value.limit, array.span.clone()),
         (None, Some(matrix)) => {
             let axes = resolve_axes(&matrix.value, dir, context.values, findings);
-            (axes.map_or(Space::One, Space::Matrix), matrix.value.limit, matrix.span.clone())
+            (axes.map_or(Space::One, Space::matrix), matrix.value.limit, matrix.span.clone())
         }
         (None, None) => (Space::One, None, spec.span.clone()),
     }

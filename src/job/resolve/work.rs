@@ -220,8 +220,8 @@ impl TaskResolver<'_> {
                     }
                     _ => format!("the kernel `{name}` refuses its arguments: {reason}"),
                 };
-                if let Some(index) = self.space.index(number).filter(|_| !work.is_constant()) {
-                    message.push_str(&format!(" (in `{}[{index}]`)", self.name));
+                if self.space.is_indexed() && !work.is_constant() {
+                    message.push_str(&format!(" (in `{}`)", self.space.element_name(&self.name, number)));
                 }
                 self.findings.push(Diagnostic::error(message).at(span));
                 return;

@@ -444,8 +444,10 @@ pub(super) struct Failures {
 /// One failed attempt.
 #[derive(Serialize, JsonSchema)]
 struct FailureRow {
-    /// The task.
+    /// The task, by index in an array or matrix.
     task: String,
+    /// Its name as it is shown: by values in a matrix whose values are names.
+    label: String,
     /// How the attempt ended.
     state: &'static str,
     /// Exit code; -n after signal n.
@@ -481,7 +483,8 @@ pub(super) fn failures(live: &Live) -> Failures {
         let tails = tails_of(&live.view, &failure).unwrap_or_default();
         let text = |stream| tails.iter().find(|tail| tail.stream == stream).map(OutputTail::text).unwrap_or_default();
         FailureRow {
-            task: live.view.subject().job.label(attempt.task).to_string(),
+            task: live.view.subject().job.label(attempt.task).indexed(),
+            label: live.view.subject().job.label(attempt.task).to_string(),
             state: attempt.outcome.state.name(),
             exit: attempt.outcome.exit,
             attempt: attempt.attempt,

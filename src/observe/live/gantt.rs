@@ -49,8 +49,11 @@ struct Bar {
     start: f64,
     /// Its end.
     end: f64,
-    /// The task.
+    /// The task, by index in an array or matrix.
     task: String,
+    /// Its name as it is shown, if that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
     /// How it ended.
     state: &'static str,
 }
@@ -127,12 +130,15 @@ pub(super) fn timeline(live: &Live, from: Option<f64>, to: Option<f64>, columns:
 
 fn bar(live: &Live, rows: &LiveGanttRows, attempt: &Attempt) -> Option<Bar> {
     let job = &live.view.subject().job;
+    let label = job.label(attempt.task);
+    let (task, shown) = (label.indexed(), label.to_string());
     Some(Bar {
         row: rows.row(attempt)?,
         class: live.totals.number_of(job.class(attempt.task))?,
         start: attempt.start.seconds(),
         end: attempt.start.seconds() + run_ns(attempt) as f64 / 1e9,
-        task: job.label(attempt.task).to_string(),
+        label: (shown != task).then_some(shown),
+        task,
         state: attempt.outcome.state.name(),
     })
 }

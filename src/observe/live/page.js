@@ -158,7 +158,7 @@ function showClasses({classes}) {
 function showFailures({failures}) {
   const parts = failures.slice(0, 10).flatMap(f => {
     const line = element('p');
-    line.append(element('b', f.task), ': ', element('span', f.exit < 0 ? `${f.state}, signal ${-f.exit}` : `${f.state}, exit ${f.exit}`, 'badly'),
+    line.append(element('b', f.label), ': ', element('span', f.exit < 0 ? `${f.state}, signal ${-f.exit}` : `${f.state}, exit ${f.exit}`, 'badly'),
       `, attempt ${f.attempt} on ${f.node} after ${seconds(f.ran_s)}`);
     if (f.reason) line.append(`: ${f.reason}`);
     return [line, ...[f.stdout, f.stderr].filter(text => text).map(text => element('pre', text))];
@@ -261,7 +261,7 @@ gantt.addEventListener('pointermove', e => {
   const row = Math.floor(e.offsetY / Math.max(5, Math.min(18, 460 / data.rows.length))), at = timeAt(e.offsetX);
   const bar = data.bars.find(b => b.row === row && b.start <= at && at <= b.end);
   const column = Math.floor((at - data.from) / (data.to - data.from) * data.columns), cell = data.cells.find(c => c[0] === row && c[1] === column);
-  $('hint').textContent = bar ? `${bar.task}: ${seconds(bar.end - bar.start)} from ${seconds(bar.start)}, ${bar.state}`
+  $('hint').textContent = bar ? `${bar.label ?? bar.task}: ${seconds(bar.end - bar.start)} from ${seconds(bar.start)}, ${bar.state}`
     : cell ? `${data.rows[row]} at ${seconds(at)}: ${cell[3]} % held, mostly ${data.classes[cell[2]]}` : `${seconds(Math.max(0, at))}`;
 });
 gantt.addEventListener('keydown', e => {

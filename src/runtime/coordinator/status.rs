@@ -7,7 +7,7 @@ use super::driver::CoordinatorDriver;
 use crate::capacity::Block;
 use crate::control::Answer;
 use crate::model::{Rank, RankState, Time};
-use crate::observe::{RunState, Standing, TaskCounts};
+use crate::observe::{JobView, RunState, Standing, TaskCounts};
 use crate::schedule::protocol::Started;
 
 /// Number of running tasks in an answer; those that have been running longest are shown.
@@ -74,7 +74,8 @@ impl CoordinatorDriver {
         running.sort_unstable_by_key(|(_, started)| (started.start, started.task));
         let view = |(rank, started): (Rank, Started)| {
             json!({
-                "task": job.task_name(started.task),
+                "task": job.label(started.task).indexed(),
+                "label": job.task_name(started.task),
                 "attempt": started.attempt,
                 "rank": rank.0,
                 "node": self.nodes.rank(rank).map(|entry| &entry.facts.node),
