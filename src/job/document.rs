@@ -253,7 +253,12 @@ fn parse<'t>(text: &'t str, place: &dyn Fn(usize) -> usize) -> Parsed<'t> {
 /// Converts a syntax error of the parser; `moved` maps its place to the whole text.
 pub(crate) fn syntax_error(error: &toml::de::Error, moved: impl Fn(Span) -> Span) -> Diagnostic {
     let span = moved(error.span().unwrap_or(0..0));
-    Diagnostic::error(error.message().replace('\n', ", ")).at(&span)
+    let mistake = Diagnostic::error(error.message().replace('\n', ", ")).at(&span);
+    // Digits with a hyphen are the beginning of a date of TOML.
+    match error.message().contains("date") {
+        true => mistake.help("a range of numbers stands in quotes: array = \"1-100\""),
+        false => mistake,
+    }
 }
 
 fn moved(span: Range<usize>, place: &dyn Fn(usize) -> usize) -> Range<usize> {

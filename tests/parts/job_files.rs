@@ -174,7 +174,7 @@ fn a_matrix_expands_in_file_order_with_the_last_axis_fastest() {
     );
     assert_eq!(job.task_count(), 4);
     let third = task(&job, 2);
-    assert_eq!((job.task_name(TaskId(2)), job.index_of(TaskId(2))), ("sweep[2]".to_string(), Some(2)));
+    assert_eq!((job.task_name(TaskId(2)), job.index_of(TaskId(2))), ("sweep[1.0,3]".to_string(), Some(2)));
     let Work::Kernel { args, .. } = &third.work else { panic!("{third:?}") };
     assert_eq!(args["b"], toml::Value::Float(1.0));
     assert_eq!(args["label"].as_str(), Some("b=1.0"));
@@ -314,11 +314,14 @@ fn suspicious_things_are_warned_about() {
         ("command = 'echo {index}'", "neither an array nor a matrix"),
         ("array = '0-3'\ncommand = 'true'\nstdout = 'out.txt'", "write to the same `stdout`"),
         ("matrix = { alpha = [1] }\ncommand = 'echo {alhpa}'", "did you mean `{alpha}`"),
+        ("array = '1-9'\ncommand = './sim $SLURM_ARRAY_TASK_ID'", "write `{index}`, or `$PHALANX_ARRAY_INDEX`"),
     ] {
         let loaded = parse(&format!("[[task]]\nname = 'a'\n{fields}\n")).unwrap();
         assert!(loaded.warnings.iter().all(|item| item.severity == Severity::Warning));
         assert!(loaded.warnings.to_string().contains(fragment), "{}", loaded.warnings);
     }
+    let given = "array = '1-9'\nenv = { SGE_TASK_ID = '{index}' }\ncommand = './sim $SGE_TASK_ID'";
+    assert!(parse(&format!("[[task]]\nname = 'a'\n{given}\n")).unwrap().warnings.is_empty());
 }
 
 #[test]
@@ -554,14 +557,16 @@ fn chains_go_along_arrays_and_axes() {
     let segments = "matrix = { member = [\"a\", \"b\"], part = \"1-3\" }\nneeds = \"s[{part}-1]\"\ncommand = \"x\"\n";
     let job = good(&format!("[[task]]\nname = \"s\"\n{segments}"));
     let named = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect::<Vec<_>>();
-    assert_eq!(edges(&job), named(&[("s[0]", "s[1]"), ("s[1]", "s[2]"), ("s[3]", "s[4]"), ("s[4]", "s[5]")]));
+    assert_eq!(
+        edges(&job),
+        named(&[("s[a,1]", "s[a,2]"), ("s[a,2]", "s[a,3]"), ("s[b,1]", "s[b,2]"), ("s[b,2]", "s[b,3]")])
+    );
     // Another matrix whose axes stand in another order and have values of their own.
     let other = "[[task]]\nname = \"t\"\nmatrix = { part = \"2-4\", member = [\"b\"], k = [1, 2] }\nneeds = \"afterany:s[{part}-1]\"\ncommand = \"x\"\n";
     let job = good(&format!("[[task]]\nname = \"s\"\n{segments}{other}"));
     let of_t: Vec<_> = edges(&job).into_iter().filter(|(_, to)| to.starts_with('t')).collect();
-    let expected =
-        [("s[3]", "t[0]"), ("s[3]", "t[1]"), ("s[4]", "t[2]"), ("s[4]", "t[3]"), ("s[5]", "t[4]"), ("s[5]", "t[5]")];
-    assert_eq!(of_t, named(&expected));
+    let expected = [1, 2, 3].map(|part| [1, 2].map(|k| (format!("s[b,{part}]"), format!("t[{},b,{k}]", part + 1))));
+    assert_eq!(of_t, expected.concat());
     // Of an array the value is the index.
     let job = good(
         "[[task]]\nname = \"a\"\narray = \"5-6\"\ncommand = \"x\"\n[[task]]\nname = \"b\"\nmatrix = { y = [6, 9], z = \"0-1\" }\nneeds = { task = \"a[{y}-1, {y}+0]\", when = \"afterany\" }\ncommand = \"x\"\n",

@@ -132,11 +132,12 @@ impl<'a> NeedsResolver<'a> {
                 let found = When::WORDS.iter().find(|(name, ..)| *name == word).map(|(_, when, _)| *when);
                 if found.is_none() {
                     let words: Vec<&str> = When::WORDS.iter().map(|(word, ..)| *word).collect();
-                    self.findings.push(
-                        Diagnostic::error(format!("unknown condition `{}`", shorten(word)))
-                            .at(&need.text_span)
-                            .help(suggest(word, &words, "conditions")),
-                    );
+                    let help = match words.contains(&parts.name) {
+                        true => format!("the condition comes first: \"{}:{word}\"", parts.name),
+                        false => suggest(word, &words, "conditions"),
+                    };
+                    let message = format!("unknown condition `{}`", shorten(word));
+                    self.findings.push(Diagnostic::error(message).at(&need.text_span).help(help));
                 }
                 found
             }
@@ -284,6 +285,9 @@ impl<'a> NeedsResolver<'a> {
             let to = self.draft(self.to).group;
             let help = match to.indexed {
                 false => format!("`{}` is neither an array nor a matrix, so it has no `{{index}}`", to.name),
+                true if text.contains("{index-") || text.contains("{index+") => {
+                    "an offset follows the braces: `{index}-1`, `{index}+1`".to_string()
+                }
                 true => "the placeholders here are `{index}` and the axes of this task".to_string(),
             };
             let message = format!("`{}` in brackets is unknown", shorten(text));

@@ -84,7 +84,7 @@ fn retry(spec: Option<&RetriesSpec>) -> Retry {
 /// Resolves one table.
 pub(super) struct TaskResolver<'a> {
     pub(super) spec: &'a At<TaskSpec>,
-    defaults: &'a Common,
+    pub(super) defaults: &'a Common,
     /// Everything outside of the task tables.
     pub(super) job: &'a Job,
     pub(super) name: Arc<str>,

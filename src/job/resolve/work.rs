@@ -14,6 +14,10 @@ use crate::job::units::shorten;
 use crate::job::values::{ArgsSpec, CommandSpec, RawArg};
 use crate::job::{DataGraph, Work};
 
+/// Variables that number the jobs of an array of Slurm, PBS Pro, Torque, Grid Engine and LSF.
+const ARRAY_VARIABLES: [&str; 5] =
+    ["SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "SGE_TASK_ID", "LSB_JOBINDEX"];
+
 impl TaskResolver<'_> {
     pub(super) fn work(&mut self) -> WorkTemplate {
         let own = &self.spec.value.own;
@@ -62,9 +66,26 @@ impl TaskResolver<'_> {
                 WorkTemplate::Command(words.iter().map(|word| self.template(&word.value, &word.span)).collect())
             }
             CommandSpec::Line(line) => {
+                self.judge_array_variables(line, &command.span);
                 let line = compile((line, &command.span), StringKind::Shell, &self.space, self.findings);
                 WorkTemplate::Shell(self.shared.template(line))
             }
+        }
+    }
+
+    /// Warns of a variable that numbers the jobs of a batch system's array: the tasks of an array of
+    /// this job do not have it, or all have the same.
+    fn judge_array_variables(&mut self, line: &str, span: &Span) {
+        let is_given = |name: &str| {
+            let env = [&self.spec.value.common, self.defaults].into_iter();
+            let mut names = env.filter_map(|common| common.env.as_ref()).flat_map(|env| &env.value.0);
+            names.any(|(given, _)| given.value == name) || line.contains(&format!("{name}="))
+        };
+        let used = ARRAY_VARIABLES.iter().find(|name| line.contains(**name) && !is_given(name));
+        if let Some(name) = used.filter(|_| self.space.is_indexed()) {
+            let message = format!("`{name}` numbers the jobs of a batch system's array, not the tasks of this one");
+            let help = "write `{index}`, or `$PHALANX_ARRAY_INDEX` in a script";
+            self.findings.push(Diagnostic::warning(message).at(span).help(help));
         }
     }
 
