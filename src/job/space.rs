@@ -173,11 +173,11 @@ impl Space {
         let mut name = String::new();
         let mut is_plain = true;
         for (at, axis) in axes.iter().enumerate().filter(|(_, axis)| !axis.tied) {
-            for column in at..at + axis.naming {
+            for (column, named) in axes.iter().enumerate().skip(at).take(axis.naming) {
                 let value = self.value(column, element).to_string();
                 let value = quoted(&value);
                 let comma = if name.is_empty() { "" } else { "," };
-                let by_name = if is_plain { String::new() } else { format!("{}=", axes[column].name) };
+                let by_name = if is_plain { String::new() } else { format!("{}=", named.name) };
                 name.push_str(&format!("{comma}{by_name}{value}"));
             }
             // A column that is left out moves what follows to another place.
