@@ -13,6 +13,7 @@ mod guess;
 mod import;
 mod join;
 mod man;
+mod mcp;
 mod new;
 mod plan;
 mod pools;
@@ -104,6 +105,7 @@ enum Verb {
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
+    Mcp(mcp::Args),
 }
 
 /// Parses the command line and runs the verb. `commit` is what the program was built from, for
@@ -157,6 +159,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::Schema(args) => schema::main(args),
         Verb::Completions(args) => completions::main(args),
         Verb::Man(args) => man::main(args),
+        Verb::Mcp(args) => mcp::main(args),
     }
 }
 

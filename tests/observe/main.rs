@@ -3,6 +3,7 @@
 
 mod habits;
 mod live;
+mod mcp;
 mod observe;
 mod readme;
 mod recommend;
