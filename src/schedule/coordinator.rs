@@ -289,8 +289,9 @@ impl Coordinator {
         }
         self.review_suspended(now, actions);
         self.release_leaderless(now, actions);
-        self.handle_unplaced_tasks(now, actions);
+        // First this: an MPI task that gets its units may find too few ranks.
         self.deal_pools(now, actions);
+        self.handle_unplaced_tasks(now, actions);
         self.finish_if_over(actions);
         // A rank that has left or was lost gets no message except the order to exit.
         let gone = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_gone);
@@ -343,8 +344,8 @@ impl Coordinator {
             Message::Pools(report) => self.pools.report(from, report),
             Message::Held { gang, cpus } if self.stopping.is_none() => self.gangs.held(from, gang, &cpus, actions),
             Message::GangEnded { gang } => {
-                if let Some(task) = self.gangs.ended(gang, actions) {
-                    self.pools.withdraw_gangs(|other| other == task);
+                if let Some(lease) = self.gangs.ended(gang, actions) {
+                    self.pools.withdraw_gangs(|task, attempt| (task, attempt) == (lease.task, lease.attempt));
                 }
             }
             _ => {}

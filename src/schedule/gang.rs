@@ -128,14 +128,14 @@ impl Gangs {
         self.gather(actions);
     }
 
-    /// The task of a gang has ended: its slots are freed. Returns the task.
-    pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<CoordinatorAction>) -> Option<TaskId> {
+    /// The task of a gang has ended: its slots are freed. Returns its lease.
+    pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<CoordinatorAction>) -> Option<Lease> {
         let at = self.running.iter().position(|g| g.number == gang)?;
         let gang = self.running.swap_remove(at);
         for &(rank, _) in &gang.hosts[1..] {
             actions.push(CoordinatorAction::Send { to: rank, message: Message::Release { gang: gang.number } });
         }
-        Some(gang.lease.task)
+        Some(gang.lease)
     }
 
     /// True while no gang is assembled.
@@ -143,9 +143,9 @@ impl Gangs {
         self.paused
     }
 
-    /// True if the gang of a task has been started.
-    pub(super) fn is_running(&self, task: TaskId) -> bool {
-        self.running.iter().any(|gang| gang.lease.task == task)
+    /// True if the gang of this attempt has been started.
+    pub(super) fn is_running(&self, task: TaskId, attempt: u16) -> bool {
+        self.running.iter().any(|gang| (gang.lease.task, gang.lease.attempt) == (task, attempt))
     }
 
     /// Pauses gangs until the next [`Gangs::meet`]: slots already set aside for a gathering gang
@@ -187,12 +187,12 @@ impl Gangs {
         self.unplaced = 0;
     }
 
-    /// Frees the slots of gangs whose leader is gone. Returns their tasks.
+    /// Frees the slots of gangs whose leader is gone. Returns their leases.
     pub(super) fn release_leaderless(
         &mut self,
         is_here: &dyn Fn(Rank) -> bool,
         actions: &mut Vec<CoordinatorAction>,
-    ) -> Vec<TaskId> {
+    ) -> Vec<Lease> {
         let leaderless = self.running.iter().filter(|gang| !is_here(gang.hosts[0].0)).map(|gang| gang.number);
         let leaderless: Vec<u32> = leaderless.collect();
         leaderless.into_iter().filter_map(|gang| self.ended(gang, actions)).collect()

@@ -30,7 +30,7 @@ impl CoordinatorDriver {
         };
         let holder = |&(holder, units): &(Holder, u32)| match holder {
             Holder::Rank(rank) => json!({ "rank": rank.0, "units": units }),
-            Holder::Gang(task) => json!({ "task": self.job.task_name(task), "units": units }),
+            Holder::Gang(task, _) => json!({ "task": self.job.task_name(task), "units": units }),
         };
         json!({
             "pool": resource.name,
@@ -136,7 +136,7 @@ impl CoordinatorDriver {
             let capacity = state.capacity?;
             let holder = |&(holder, units): &(Holder, u32)| match holder {
                 Holder::Rank(rank) => format!("rank {} ({units})", rank.0),
-                Holder::Gang(task) => format!("{} ({units})", self.job.task_name(task)),
+                Holder::Gang(task, _) => format!("{} ({units})", self.job.task_name(task)),
             };
             let holders: Vec<String> = state.holders.iter().take(MAX_NAMED_HOLDERS).map(holder).collect();
             let by = if holders.is_empty() { String::new() } else { format!(" by {}", holders.join(", ")) };

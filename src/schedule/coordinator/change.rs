@@ -164,8 +164,8 @@ impl Coordinator {
     /// Frees the slots of gangs whose leader has left or was lost.
     pub(super) fn release_leaderless(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {
         let is_here = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_here);
-        for task in self.gangs.release_leaderless(&is_here, actions) {
-            self.pools.gang_lost(now, task);
+        for lease in self.gangs.release_leaderless(&is_here, actions) {
+            self.pools.gang_lost(now, lease.task, lease.attempt);
         }
     }
 

@@ -35,7 +35,9 @@ impl Coordinator {
         let mut back: Vec<Lease> = self.paused_gangs.extract_if(.., is_among).collect();
         back.extend(self.gangs.take_back(|task| tasks.contains(&task.0), actions));
         let gangs = &self.gangs;
-        back.extend(self.pools.withdraw_gangs(|task| tasks.contains(&task.0) && !gangs.is_running(task)));
+        back.extend(
+            self.pools.withdraw_gangs(|task, attempt| tasks.contains(&task.0) && !gangs.is_running(task, attempt)),
+        );
         for lease in back {
             self.return_cancelled(now, lease, actions);
         }

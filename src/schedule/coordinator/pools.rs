@@ -74,7 +74,8 @@ impl Coordinator {
         self.broadcast(Message::Paused { tasks: self.paused.clone() }, actions);
         // Those whose slots are not set aside yet wait again.
         let gangs = &self.gangs;
-        let mut waiting = self.pools.withdraw_gangs(|task| is_among(task, &self.paused) && !gangs.is_running(task));
+        let mut waiting =
+            self.pools.withdraw_gangs(|task, attempt| is_among(task, &self.paused) && !gangs.is_running(task, attempt));
         waiting.extend(self.gangs.take_back(|task| is_among(task, &self.paused), actions));
         waiting.append(&mut self.paused_gangs);
         for lease in waiting {
@@ -87,6 +88,6 @@ impl Coordinator {
         self.gangs.abandon(actions);
         self.paused_gangs.clear();
         let gangs = &self.gangs;
-        self.pools.withdraw_gangs(|task| !gangs.is_running(task));
+        self.pools.withdraw_gangs(|task, attempt| !gangs.is_running(task, attempt));
     }
 }

@@ -193,7 +193,7 @@ impl PoolDealer {
         if set != 0 {
             let kept = vec![0; self.table.set(set).len()];
             let claim = PoolClaim { set, tasks: 1, level: lease.urgency, ahead: false, kept };
-            self.queue(Holder::Gang(lease.task), claim, Some(lease));
+            self.queue(Holder::Gang(lease.task, lease.attempt), claim, Some(lease));
             self.is_due = true;
         }
         set != 0
@@ -201,8 +201,8 @@ impl PoolDealer {
 
     /// MPI tasks on several ranks that match wait no more, and give back their units. Returns those
     /// that were waiting for units.
-    pub fn withdraw_gangs(&mut self, which: impl Fn(TaskId) -> bool) -> Vec<Lease> {
-        let matches = |holder: Holder| matches!(holder, Holder::Gang(task) if which(task));
+    pub fn withdraw_gangs(&mut self, which: impl Fn(TaskId, u16) -> bool) -> Vec<Lease> {
+        let matches = |holder: Holder| matches!(holder, Holder::Gang(task, attempt) if which(task, attempt));
         let waiting: Vec<Lease> =
             self.line.values().filter(|waiting| matches(waiting.holder)).filter_map(|waiting| waiting.gang).collect();
         self.withdraw(|holder, _| matches(holder));
@@ -224,8 +224,8 @@ impl PoolDealer {
     }
 
     /// The rank that leads an MPI task was lost.
-    pub fn gang_lost(&mut self, now: Time, task: TaskId) {
-        self.bind(now, Holder::Gang(task));
+    pub fn gang_lost(&mut self, now: Time, task: TaskId, attempt: u16) {
+        self.bind(now, Holder::Gang(task, attempt));
     }
 
     fn bind(&mut self, now: Time, holder: Holder) {
@@ -394,7 +394,7 @@ impl PoolDealer {
                 if stock.capacity == UNLIMITED && matches!(holder, Holder::Rank(_)) {
                     units = units.max(UNLIMITED_CHUNK);
                 }
-                let used = if matches!(holder, Holder::Gang(_)) { units } else { 0 };
+                let used = if matches!(holder, Holder::Gang(..)) { units } else { 0 };
                 let fresh = Grant { units: 0, used, owed: 0, since: now, until: None };
                 let grant = stock.grants.entry(holder).or_insert(fresh);
                 grant.units += units;
@@ -420,7 +420,7 @@ impl PoolDealer {
         for (resource, stock) in (0..).zip(&mut self.stocks) {
             let is_current = |holder: Holder| match holder {
                 Holder::Rank(rank) => self.orders.get(&rank).is_none_or(|orders| orders.0 == orders.1),
-                Holder::Gang(_) => true,
+                Holder::Gang(..) => true,
             };
             let due = recall.debts(now, resource, stock, &is_current);
             if let Some(at) = due.again {
@@ -451,7 +451,7 @@ impl PoolDealer {
     fn is_current(&self, holder: Holder) -> bool {
         match holder {
             Holder::Rank(rank) => self.orders.get(&rank).is_none_or(|orders| orders.0 == orders.1),
-            Holder::Gang(_) => true,
+            Holder::Gang(..) => true,
         }
     }
 

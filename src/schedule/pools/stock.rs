@@ -16,8 +16,9 @@ pub(super) const QUANTUM: Duration = Duration::from_millis(1);
 pub enum Holder {
     /// A rank, for its tasks.
     Rank(Rank),
-    /// An MPI task on several ranks.
-    Gang(TaskId),
+    /// An attempt at an MPI task on several ranks: the report of its end and the next attempt come
+    /// from different ranks, in any order.
+    Gang(TaskId, u16),
 }
 
 /// Units of one resource that a holder has.

@@ -139,7 +139,7 @@ fn an_mpi_task_on_several_ranks_holds_its_units_until_it_ends() {
     let lease = Lease { task: TaskId(1), home: Rank(0), attempt: 1, urgency: 3, ready: Time(0) };
     assert!(dealer.gang_ready(lease) && !dealer.gang_ready(Lease { task: TaskId(9), ..lease }));
     assert_eq!(dealer.deal(Time(0)).gangs, [lease]);
-    assert_eq!(dealer.states(Time(0))[0].holders, [(Holder::Gang(TaskId(1)), 1)]);
-    dealer.withdraw_gangs(|task| task == TaskId(1));
+    assert_eq!(dealer.states(Time(0))[0].holders, [(Holder::Gang(TaskId(1), 1), 1)]);
+    dealer.withdraw_gangs(|task, _| task == TaskId(1));
     assert_eq!((dealer.dealt(0), dealer.dealt(1)), (0, 0));
 }

@@ -94,8 +94,8 @@ pub(super) struct World {
     thief_dies: Option<u64>,
     /// What is known of each resource of the pools.
     pub(super) units: Vec<Units>,
-    /// Units that MPI tasks on several ranks use, by task.
-    pub(super) gang_units: BTreeMap<u32, Vec<(u32, u32)>>,
+    /// Units that MPI tasks on several ranks use, by task, with the rank that leads it.
+    pub(super) gang_units: BTreeMap<u32, (usize, Vec<(u32, u32)>)>,
     /// Until when tasks of a rank may run.
     ghosts_until: Vec<u64>,
     pub(super) dead_thieves: u32,

@@ -195,7 +195,7 @@ impl World {
         }
         assert!(self.life[rank] != Life::Alive || !is_among(task, &self.pools[rank].paused), "{task:?} is paused");
         let in_gang = self.pools[rank].held.values().any(|held| held.1.is_some_and(|lead| lead.task == task));
-        self.check_use(task.0, in_gang);
+        self.check_use(rank, task.0, in_gang);
         let is_sick = self.sick.contains(&rank);
         let took = if is_sick { FAILS_WITHIN_NS } else { self.job.duration[task.index()] };
         self.ends.push(Reverse((self.now + took, rank as u32, item, self.now)));

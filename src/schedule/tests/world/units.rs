@@ -54,7 +54,10 @@ impl World {
     }
 
     /// A task starts: never more units are in use than are leased, tasks of lost ranks included.
-    pub(super) fn check_use(&mut self, task: u32, in_gang: bool) {
+    pub(super) fn check_use(&mut self, rank: usize, task: u32, in_gang: bool) {
+        if in_gang {
+            self.gang_units.insert(task, (rank, Vec::new()));
+        }
         let set = self.job.pools.set(self.job.pools.set_of(crate::model::TaskId(task))).to_vec();
         for (resource, amount) in set {
             let units = &mut self.units[resource as usize];
@@ -66,14 +69,20 @@ impl World {
                 continue;
             }
             if in_gang {
-                self.gang_units.entry(task).or_default().push((resource, amount));
+                self.gang_units.entry(task).or_default().1.push((resource, amount));
             }
             let on_ranks: u64 = (0..self.pools.len())
                 .filter(|&rank| self.life[rank] != Life::Left && self.ghosts_until[rank] > self.now)
                 .map(|rank| u64::from(self.pools[rank].shares.lease(resource).1))
                 .sum();
-            let of_gangs: u64 =
-                self.gang_units.values().flatten().filter(|of| of.0 == resource).map(|of| u64::from(of.1)).sum();
+            let of_gangs: u64 = self
+                .gang_units
+                .values()
+                .filter(|(leader, _)| self.ghosts_until[*leader] > self.now)
+                .flat_map(|(_, units)| units)
+                .filter(|of| of.0 == resource)
+                .map(|of| u64::from(of.1))
+                .sum();
             let used = on_ranks + of_gangs;
             let dealt = self.coordinator.pools().dealt(resource);
             assert!(used <= dealt, "{used} units of {resource} are in use, and {dealt} leased");
