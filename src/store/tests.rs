@@ -85,6 +85,8 @@ fn a_result_comes_back_from_each_level() {
         let again = place.take(&other, &key).unwrap();
         assert_eq!(again.restored, 0, "what is in place is not written");
     }
+    // Its thread that looks at the size of the level has ended.
+    drop(store);
     fs::remove_dir_all(place.dir.path().join("node")).unwrap();
     let other = Store::open(&place.config(true));
     assert_eq!(place.take(&other, &key).unwrap().level, Level::Shared);

@@ -123,7 +123,7 @@ fn output_of_a_running_task_can_be_read_and_followed() {
     let followed = follower.wait().ok();
     assert_eq!(followed.stdout(), "bob begins\nbob ends\n");
     assert!(
-        followed.stderr().contains("bob worries") && followed.stderr().contains("talk[1]: COMPLETED"),
+        followed.stderr().contains("bob worries") && followed.stderr().contains("talk[bob]: COMPLETED"),
         "{followed}"
     );
     run.wait().ok();
