@@ -21,7 +21,8 @@ use crate::workload::{Selected, Selection, estimate_ns, graph_of, refused_select
 /// Checks a job file: reports all mistakes at once, or a summary of its graph.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Job file; `-` reads standard input. Several are checked as one job whose tasks are called JOB/TASK.
+    /// Job file; `-` reads standard input. Several are checked as one job whose tasks are called
+    /// JOB/TASK.
     #[arg(required = true, value_name = "JOB")]
     jobs: Vec<PathBuf>,
     #[command(flatten)]

@@ -31,7 +31,8 @@ use crate::workload::walltime::{longest_task, time_limit};
 /// task durations.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Job file; `-` reads standard input. Several count as one job whose tasks are called JOB/TASK.
+    /// Job file; `-` reads standard input. Several count as one job whose tasks are called
+    /// JOB/TASK.
     #[arg(required = true, value_name = "JOB")]
     jobs: Vec<PathBuf>,
     #[command(flatten)]

@@ -60,8 +60,8 @@ pub(super) struct Args {
     /// 127.0.0.1 or node7:7000.
     #[arg(long, value_name = "HOST[:PORT]")]
     join_on: Option<String>,
-    /// Run nothing. Check the job and show its graph or, with --resume or a part of the job, list the
-    /// tasks that would run, each with a reason.
+    /// Run nothing. Check the job and show its graph or, with --resume or a part of the job, list
+    /// the tasks that would run, each with a reason.
     #[arg(short = 'n', long, alias = "dryrun")]
     dry_run: bool,
     /// Print how a batch script should start several nodes: `one` MPI world, or `each` node as its

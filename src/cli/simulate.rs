@@ -23,7 +23,8 @@ const DEFAULT_POLICIES: [&str; 7] = ["hybrid", "cost", "performance", "reactive"
 /// Runs a job in virtual time: the scheduler and policies of a real run on a described cluster.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Job file; `-` reads standard input. Several count as one job whose tasks are called JOB/TASK.
+    /// Job file; `-` reads standard input. Several count as one job whose tasks are called
+    /// JOB/TASK.
     #[arg(required = true, value_name = "JOB")]
     jobs: Vec<PathBuf>,
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! Values that a task measures: lines `NAME VALUE` or `NAME=VALUE` in the file that `$PHALANX_METRICS` names.
+//! Values that a task measures: lines `NAME VALUE` or `NAME=VALUE` in the file that
+//! `$PHALANX_METRICS` names.
 //!
 //! The file lies in a directory of this rank on the node's local disk. The task creates it, and the
 //! rank reads and removes it when the attempt has ended. A rank locks its directory for its

@@ -1,9 +1,9 @@
 //! The job file: parses TOML text into a validated [`Job`] and reports all mistakes at once.
 //!
-//! Stages: [`load`] reads the file ([`load_all`] several, as one job); `read` and `spec` convert the TOML tree to typed fields with
-//! places; `resolve` interprets them and builds the [`Job`]. Mistakes of all stages are collected
-//! as [`Diagnostics`]. A job stores its tasks as groups with templates; [`Job::task`] expands one
-//! at a time.
+//! Stages: [`load`] reads the file ([`load_all`] several, as one job); `read` and `spec` convert
+//! the TOML tree to typed fields with places; `resolve` interprets them and builds the [`Job`].
+//! Mistakes of all stages are collected as [`Diagnostics`]. A job stores its tasks as groups with
+//! templates; [`Job::task`] expands one at a time.
 //!
 //! Parsing is a pure function of the text and the starting directory: ranks that cannot read the
 //! file parse the text that rank 0 sends, and build the same job with the same numbers.

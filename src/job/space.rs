@@ -150,9 +150,9 @@ pub(crate) enum Space {
 const PLACE: [&str; 2] = ["step", "point"];
 
 impl Space {
-    /// A matrix. Its elements are named by their values if that is unambiguous: along each dimension
-    /// each position has other values, and not all values are whole numbers, which would look like
-    /// indices.
+    /// A matrix. Its elements are named by their values if that is unambiguous: along each
+    /// dimension each position has other values, and not all values are whole numbers, which would
+    /// look like indices.
     pub(crate) fn matrix(axes: Vec<Axis>) -> Space {
         let mut space = Space::Matrix(axes);
         let naming: Option<Vec<usize>> = space.dimensions().iter().map(Dimension::naming).collect();

@@ -102,8 +102,8 @@ section! {
         retries: RetriesSpec = "0",
         /// Ready tasks with a higher priority start first
         priority: Whole<{ i32::MIN as i64 }, { i32::MAX as i64 }> = "0",
-        /// Share of the slot time that the tasks of this table get while others have work, too; only
-        /// ratios matter
+        /// Share of the slot time that the tasks of this table get while others have work, too;
+        /// only ratios matter
         share: Whole<1, 10_000> = "none, or 1 where another table has one",
         /// Units of pools that a task holds while it runs: { licences = 1 }
         pools: PoolAmounts,

@@ -49,7 +49,8 @@ pub trait JobView {
     fn find(&self, name: &str) -> Result<Vec<TaskId>, String>;
 }
 
-/// Name of a task: `mosaic`, `tile[3]` in an array, `align[NA3]` in a matrix whose values are names.
+/// Name of a task: `mosaic`, `tile[3]` in an array, `align[NA3]` in a matrix whose values are
+/// names.
 #[derive(Clone, Copy)]
 pub struct Label<'a> {
     /// Name of the group.

@@ -13,14 +13,14 @@ use super::run_view::{RunView, node_of, run_ns};
 use crate::journal::Session;
 use crate::model::{Attempt, Stream, TaskId};
 
-/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache` as CSV
-/// (RFC 4180 without the carriage returns).
+/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache` as
+/// CSV (RFC 4180 without the carriage returns).
 ///
 /// Times are seconds since the first session began. A task that never ran has attempt 0 and no
 /// rank, node and slot; so has a task whose own end was not recorded before the run was killed, and
 /// which is known to have completed because a task that depends on it has. The reason says why
-/// Phalanx failed the attempt, where it did. Attempts of each session are numbered from 1. Of a task
-/// that uses the result cache, the last column says where its result came from, or why it ran.
+/// Phalanx failed the attempt, where it did. Attempts of each session are numbered from 1. Of a
+/// task that uses the result cache, the last column says where its result came from, or why it ran.
 pub fn write_tasks(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache")?;
     for (session, subject) in run.sessions() {

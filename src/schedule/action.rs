@@ -111,7 +111,8 @@ pub enum WorkerAction {
     /// Cancel these tasks (from, to), whether they run, wait in the pool, or start later: they end
     /// as CANCELLED.
     Cancel(Vec<(u32, u32)>),
-    /// Start none of these tasks (from, to) from now on, and others again; replaces the list before.
+    /// Start none of these tasks (from, to) from now on, and others again; replaces the list
+    /// before.
     Pause(Vec<(u32, u32)>),
     /// The run is over: exit.
     Exit,

@@ -268,8 +268,8 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         Some((entry, self.ledger.grant(&head.needs)))
     }
 
-    /// Returns what was granted for `needs`. `used`: what the family was charged, and the time since
-    /// the grant.
+    /// Returns what was granted for `needs`. `used`: what the family was charged, and the time
+    /// since the grant.
     pub fn take_back(&mut self, needs: &Needs, used: (f64, Duration)) {
         self.ledger.take_back(needs, used);
     }

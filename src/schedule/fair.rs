@@ -1,12 +1,13 @@
 //! Fair share: which family of tasks starts next, so that families with work get slot time in
 //! proportion to their shares.
 //!
-//! The rule is deficit-based. Each family has a *service*: the slot time that its tasks have got, on
-//! this rank and elsewhere, divided by its share. Of the tasks of equal `priority` that may start,
-//! those of the family with the least service come first. A task is charged when it starts, with the
-//! mean of its family, and the charge is corrected when it ends; so families whose tasks take
-//! unequally long get equal time and not equally many tasks. A family that had no work for a while
-//! starts level with the one that has got least: it neither pays for the pause nor is it paid.
+//! The rule is deficit-based. Each family has a *service*: the slot time that its tasks have got,
+//! on this rank and elsewhere, divided by its share. Of the tasks of equal `priority` that may
+//! start, those of the family with the least service come first. A task is charged when it starts,
+//! with the mean of its family, and the charge is corrected when it ends; so families whose tasks
+//! take unequally long get equal time and not equally many tasks. A family that had no work for a
+//! while starts level with the one that has got least: it neither pays for the pause nor is it
+//! paid.
 
 use std::sync::Arc;
 use std::time::Duration;

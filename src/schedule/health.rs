@@ -13,8 +13,8 @@
 //!   that completed most such tasks before must fail [`LONG_STREAK`] of them: it may have got the
 //!   bad tasks of an array.
 //! - Where nearly every task has a class of its own, no class has witnesses. There a rank that has
-//!   completed nothing is sick if its failed tasks are of at least [`MIN_CLASSES`] classes that fail
-//!   nowhere else, and the others complete nine of ten tasks.
+//!   completed nothing is sick if its failed tasks are of at least [`MIN_CLASSES`] classes that
+//!   fail nowhere else, and the others complete nine of ten tasks.
 //!
 //! A rank may be slow because its slots share CPUs with others. That counts when work is
 //! distributed, but the user is notified only if sharing does not explain it.

@@ -230,8 +230,8 @@ pub enum Message {
         /// Number of failed tasks.
         tasks: u32,
     },
-    /// Rank to coordinator, after a `Report`: its last tasks all failed, and it starts nothing until
-    /// the coordinator has compared it with others and answers with `Resume`.
+    /// Rank to coordinator, after a `Report`: its last tasks all failed, and it starts nothing
+    /// until the coordinator has compared it with others and answers with `Resume`.
     Suspended,
     /// Coordinator to a suspended rank: start tasks again.
     Resume,

@@ -1,5 +1,5 @@
-//! The resources that a task needs of its rank, and the ledger of the rank's memory, GPUs and leases
-//! of pools.
+//! The resources that a task needs of its rank, and the ledger of the rank's memory, GPUs and
+//! leases of pools.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -42,7 +42,8 @@ pub struct Limits {
     pub size: Option<u64>,
     /// Maximum time since the last use.
     pub age: Option<Duration>,
-    /// Contents that no result names are removed even if they are young: nobody else uses the level.
+    /// Contents that no result names are removed even if they are young: nobody else uses the
+    /// level.
     pub is_alone: bool,
 }
 

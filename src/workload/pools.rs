@@ -1,5 +1,5 @@
-//! The pools of a job as the schedule knows them: those that the job declares, and one for each array
-//! with a limit.
+//! The pools of a job as the schedule knows them: those that the job declares, and one for each
+//! array with a limit.
 
 use crate::job::Job;
 use crate::schedule::pools::table::{PoolResource, PoolTable, ResourceKind};

@@ -7,8 +7,8 @@
 //! | `omit` | all but these tasks and what needs them |
 //!
 //! `until` and `only` add to each other; `omit` takes from what they choose. A dependency counts
-//! whatever its condition. Tasks that are left out count as ended for this run, but not as complete:
-//! a later run has them to do.
+//! whatever its condition. Tasks that are left out count as ended for this run, but not as
+//! complete: a later run has them to do.
 
 use crate::graph::link::Condition;
 use crate::graph::{JoinRule, TaskGraph};

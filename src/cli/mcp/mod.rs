@@ -35,8 +35,8 @@ used. `scale`, `drain` and `cancel` change a live run: call them with `dry_run` 
 /// Serves the verbs as tools for agents: the Model Context Protocol on standard input and output.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The run that tools act on if a call names none: a directory, a name such as mosaic-3, a job's
-    /// name (its newest run), or `latest`.
+    /// The run that tools act on if a call names none: a directory, a name such as mosaic-3, a
+    /// job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]
     run: String,
 }

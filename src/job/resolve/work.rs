@@ -73,8 +73,8 @@ impl TaskResolver<'_> {
         }
     }
 
-    /// Warns of a variable that numbers the jobs of a batch system's array: the tasks of an array of
-    /// this job do not have it, or all have the same.
+    /// Warns of a variable that numbers the jobs of a batch system's array: the tasks of an array
+    /// of this job do not have it, or all have the same.
     fn judge_array_variables(&mut self, line: &str, span: &Span) {
         let is_given = |name: &str| {
             let env = [&self.spec.value.common, self.defaults].into_iter();

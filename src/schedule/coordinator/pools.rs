@@ -83,7 +83,8 @@ impl Coordinator {
         }
     }
 
-    /// Frees the units of MPI tasks that do not run: their homes report them again after the change.
+    /// Frees the units of MPI tasks that do not run: their homes report them again after the
+    /// change.
     pub(super) fn abandon_gangs(&mut self, actions: &mut Vec<CoordinatorAction>) {
         self.gangs.abandon(actions);
         self.paused_gangs.clear();

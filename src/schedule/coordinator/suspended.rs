@@ -9,8 +9,8 @@
 //! | nothing, but one of them runs such a task | wait |
 //! | nothing for [`LONGEST_WAIT`], or [`IDLE_WAIT`] if all of them are idle | resume |
 //!
-//! A rank that is no longer active resumes at once: its tasks have new homes. So a rank is suspended
-//! no longer than another one runs a task that could show whose fault the failures are.
+//! A rank that is no longer active resumes at once: its tasks have new homes. So a rank is
+//! suspended no longer than another one runs a task that could show whose fault the failures are.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

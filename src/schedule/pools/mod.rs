@@ -1,9 +1,9 @@
-//! Pools: named resources that all ranks of a run share, such as licences or a limit on the tasks of
-//! an array.
+//! Pools: named resources that all ranks of a run share, such as licences or a limit on the tasks
+//! of an array.
 //!
 //! Rank 0 deals units of a pool to ranks as *leases* ([`dealer`]). A rank starts a task if it holds
-//! enough idle units of all pools of the task ([`shares`]); it keeps the units afterwards, so a rank
-//! whose lease suffices exchanges no message. It asks for more once a slot is idle for want of
+//! enough idle units of all pools of the task ([`shares`]); it keeps the units afterwards, so a
+//! rank whose lease suffices exchanges no message. It asks for more once a slot is idle for want of
 //! units, and rank 0 recalls units from ranks that can spare them.
 //!
 //! | file | one idea |
@@ -20,14 +20,14 @@
 //! **Never above capacity.** Units in use on a rank are at most its lease, and leases together are
 //! at most the capacity: a unit is dealt again only after its rank has reported it back, after the
 //! rank has left empty, or, if the rank was lost, once its tasks have certainly ended
-//! ([`dealer::LOST_LEASE`]). If the capacity is lowered below what is leased, each unit that becomes
-//! idle goes back until the leases fit.
+//! ([`dealer::LOST_LEASE`]). If the capacity is lowered below what is leased, each unit that
+//! becomes idle goes back until the leases fit.
 //!
 //! **No deadlock, no starvation.** A task gets the units of all its pools at once or none of them.
 //! Claims are served in one order for all pools: the more urgent first, then the older. The first
-//! claim in line for a pool gets what becomes free there, and ranks return idle units that they keep
-//! for younger claims. So the first claim of all always gets everything in the end, and a claim that
-//! is served loses its place.
+//! claim in line for a pool gets what becomes free there, and ranks return idle units that they
+//! keep for younger claims. So the first claim of all always gets everything in the end, and a
+//! claim that is served loses its place.
 
 mod deal_table;
 pub mod dealer;

@@ -1,11 +1,11 @@
 //! Which ranks give units back, and how many.
 //!
-//! In each deal, the first claim in line for a resource may find fewer units free than it needs. What
-//! is missing is asked of the other holders: at once what is idle with them and not kept for an
-//! older claim; and, if the claimant has less than its share, what they have above an even share. If
-//! there are fewer units than ranks that want them, the units go round: each is asked back a
-//! quantum after it was granted. Several holders may owe the same unit: the first that has one idle
-//! gives it back, and the others are released from their debt.
+//! In each deal, the first claim in line for a resource may find fewer units free than it needs.
+//! What is missing is asked of the other holders: at once what is idle with them and not kept for
+//! an older claim; and, if the claimant has less than its share, what they have above an even
+//! share. If there are fewer units than ranks that want them, the units go round: each is asked
+//! back a quantum after it was granted. Several holders may owe the same unit: the first that has
+//! one idle gives it back, and the others are released from their debt.
 
 use std::collections::BTreeMap;
 

@@ -98,8 +98,8 @@ impl PoolTable {
         matches!(self.resources[resource as usize].kind, ResourceKind::Rate { .. })
     }
 
-    /// The resource that holds the capacity of a pool: of the pool with this name, else of the limit
-    /// of the array with this name.
+    /// The resource that holds the capacity of a pool: of the pool with this name, else of the
+    /// limit of the array with this name.
     pub fn capacity_of(&self, name: &str) -> Option<ResourceId> {
         let has_name = |(_, resource): &(ResourceId, &PoolResource)| {
             resource.name == name && matches!(resource.kind, ResourceKind::Capacity(_))

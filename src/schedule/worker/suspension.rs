@@ -3,8 +3,8 @@
 //! Failures are fast, so a rank on which every task fails would fail all that is at home there
 //! before others have completed enough to prove that it is the cause. So it *suspends itself* after
 //! a few failed tasks in a row, and asks rank 0, which compares it with the others
-//! (`coordinator/suspended`): the rank is quarantined, or resumes. Meanwhile other ranks may take its
-//! tasks, which shows where they fail.
+//! (`coordinator/suspended`): the rank is quarantined, or resumes. Meanwhile other ranks may take
+//! its tasks, which shows where they fail.
 //!
 //! No message is sent between two tasks: each suspension needs four times as many failures as the
 //! one before, so tasks that fail everywhere suspend a rank a few times at most.

@@ -12,8 +12,8 @@ const GHOSTS_NS: u64 = LOST_LEASE.as_nanos() as u64 - 1_000_000_000;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::schedule::tests) struct Units {
     kind: ResourceKind,
-    /// Units that may be leased: the capacity, or what was leased when it was lowered as far as that
-    /// has not come back.
+    /// Units that may be leased: the capacity, or what was leased when it was lowered as far as
+    /// that has not come back.
     bound: u64,
     /// Starts so far, for a rate.
     starts: u64,
