@@ -70,17 +70,14 @@ impl FromStr for NewLimit {
 }
 
 pub(super) fn limit(args: LimitArgs) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
     if args.limits.is_empty() {
-        return list(&args.run);
+        return match args.run.parse::<NewLimit>() {
+            Ok(_) => refuse(format_args!("name the run first: phalanx limit latest {}", args.run)),
+            Err(_) => list(&args.run),
+        };
     }
-    for NewLimit { pool, units } in args.limits {
-        let done = put(&args.run, &Question::Limit { pool, units });
-        if done != ExitCode::SUCCESS {
-            code = done;
-        }
-    }
-    code
+    let set = |NewLimit { pool, units }| put(&args.run, &Question::Limit { pool, units });
+    args.limits.into_iter().map(set).find(|done| *done != ExitCode::SUCCESS).unwrap_or(ExitCode::SUCCESS)
 }
 
 pub(super) fn pause(args: PauseArgs) -> ExitCode {

@@ -4,17 +4,18 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{check, print, refuse};
+use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
 use crate::job::{self, FieldChange, set_task_fields};
 use crate::journal::{RUNS, RunDir};
 use crate::observe::{Paint, Recommendations, RunView, to_stdout};
+use crate::text::{counted, shell_word};
 
 /// Upper limit on the number of runs that are read, newest first.
 const MAX_RUNS: usize = 20;
 
 /// Recommends memory, CPUs and time limits for the tasks of a job, from what they used in its
-/// earlier runs.
+/// earlier runs. Runs of several job files as one do not count.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Job file.
@@ -43,8 +44,8 @@ pub(super) fn main(args: Args) -> ExitCode {
     let found = Recommendations::of(&loaded.job, &runs);
     if found.classes.is_empty() {
         return refuse(format_args!(
-            "the {} runs of {} that were read have fewer than three completed tasks of each class: run it first",
-            runs.len(),
+            "{} of {} read: no class has three completed tasks yet; run the job first",
+            counted(runs.len() as u64, "run"),
             loaded.job.name
         ));
     }
@@ -56,7 +57,8 @@ pub(super) fn main(args: Args) -> ExitCode {
             to_stdout(|out| {
                 found.write(out, paint)?;
                 if !args.apply && !changes.is_empty() {
-                    writeln!(out, "\n`phalanx recommend --apply` writes them into the job file:")?;
+                    let file = shell_word(&args.job.display().to_string());
+                    writeln!(out, "\n`phalanx recommend {file} --apply` writes these changes into the job file:")?;
                     for FieldChange { task, key, value } in &changes {
                         writeln!(out, "  {task}: {key} = {value}")?;
                     }
@@ -70,10 +72,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         return printed;
     }
     match apply(&args.job, &changes) {
-        Ok(patch) if args.json => {
-            let _ = patch;
-            ExitCode::SUCCESS
-        }
+        Ok(_) if args.json => ExitCode::SUCCESS,
         Ok(patch) => print(&patch),
         Err(error) => refuse(format_args!("cannot change {}: {error}", args.job.display())),
     }
@@ -84,14 +83,13 @@ fn runs(dirs: &[PathBuf], job: &str) -> Result<Vec<RunView>, String> {
     if !dirs.is_empty() {
         return dirs.iter().map(|dir| super::view::find(&dir.display().to_string())).collect();
     }
-    let all = RunDir::all(Path::new(RUNS)).map_err(|error| error.to_string())?;
-    let is_of_job = |dir: &RunDir| dir.name().rsplit_once('-').is_some_and(|(name, _)| name == job);
-    let mut runs: Vec<RunView> =
-        all.iter().filter(|dir| is_of_job(dir)).filter_map(|dir| super::view::load(dir).ok()).collect();
+    let all = RunDir::of_job(Path::new(RUNS), job).map_err(|error| error.to_string())?;
+    let load = |dir: RunDir| {
+        let left_out = |error| complain(format_args!("{} is left out: {error}", dir.name()));
+        super::view::load(&dir).map_err(left_out).ok()
+    };
     let is_real = |run: &RunView| run.session().terms.as_ref().is_none_or(|terms| terms.simulated.is_none());
-    runs.retain(is_real);
-    runs.sort_by_key(|run| std::cmp::Reverse(run.session().began.unix_ns));
-    runs.truncate(MAX_RUNS);
+    let runs: Vec<RunView> = all.into_iter().filter_map(load).filter(is_real).take(MAX_RUNS).collect();
     if runs.is_empty() {
         return Err(format!("no run of {job} in {RUNS}: run it first, or name a run with --run-dir"));
     }
@@ -123,27 +121,26 @@ fn apply(file: &Path, changes: &[FieldChange]) -> Result<String, String> {
     Ok(format!("\n--- {}\n{}", file.display(), patch(&before, &after)))
 }
 
-/// The lines that were taken out and put in. Changes only replace lines and add some, so a line of
-/// the old text that comes up again in the new one has stayed.
+/// The lines that were replaced or added. A line that replaces another has the same key.
 fn patch(before: &str, after: &str) -> String {
-    let (mut text, mut new) = (String::new(), after.lines().zip(1..).peekable());
-    for (old, _) in before.lines().zip(1..) {
-        let stays = new.clone().any(|(line, _)| line == old);
-        if !stays {
-            text += &format!("-{old}\n");
-            if let Some((line, number)) = new.next() {
-                text += &format!("+{line}  (line {number})\n");
-            }
-            continue;
-        }
-        for (line, number) in new.by_ref() {
+    let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let (mut text, mut new) = (String::new(), (1..).zip(after.lines()));
+    for old in before.lines() {
+        for (number, line) in new.by_ref() {
             if line == old {
                 break;
             }
+            let is_replaced = key(line) == key(old);
+            if is_replaced {
+                text += &format!("-{old}\n");
+            }
             text += &format!("+{line}  (line {number})\n");
+            if is_replaced {
+                break;
+            }
         }
     }
-    new.for_each(|(line, number)| text += &format!("+{line}  (line {number})\n"));
+    new.for_each(|(number, line)| text += &format!("+{line}  (line {number})\n"));
     text
 }
 
@@ -158,5 +155,7 @@ mod tests {
         assert_eq!(patch(before, "a\ncpus = 2\nmemory = 1\nb\n"), "+cpus = 2  (line 2)\n");
         assert_eq!(patch(before, before), "");
         assert_eq!(patch("a", "a\nb"), "+b  (line 2)\n");
+        let twice = "m = 1\nx\nm = 1\n";
+        assert_eq!(patch(twice, "m = 2\nx\nm = 1\n"), "-m = 1\n+m = 2  (line 1)\n");
     }
 }

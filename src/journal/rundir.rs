@@ -110,6 +110,11 @@ impl RunDir {
         Ok(own.filter_map(|dir| RunDir::open(&dir).ok()).collect())
     }
 
+    /// The runs of a job under `runs` that have a journal, newest first.
+    pub fn of_job(runs: &Path, job: &str) -> Result<Vec<RunDir>, RunDirError> {
+        Ok(newest_first(runs, &file_name(job))?.collect())
+    }
+
     /// Finds the run that `--resume` continues: `explicit` if given, else the newest run of `job`
     /// that has a journal.
     pub fn for_resume(runs: &Path, job: &str, explicit: Option<&Path>) -> Result<RunDir, RunDirError> {
@@ -315,9 +320,13 @@ fn names(runs: &Path) -> Result<Vec<String>, RunDirError> {
 
 /// The newest run of a job that has a journal.
 fn newest_of(runs: &Path, job: &str) -> Result<Option<RunDir>, RunDirError> {
-    let numbers = numbered(runs, job)?;
-    let dirs = numbers.iter().rev().map(|number| runs.join(format!("{job}-{number}")));
-    Ok(dirs.into_iter().find_map(|dir| RunDir::open(&dir).ok()))
+    Ok(newest_first(runs, job)?.next())
+}
+
+/// The runs of `job` that have a journal.
+fn newest_first<'a>(runs: &'a Path, job: &'a str) -> Result<impl Iterator<Item = RunDir> + 'a, RunDirError> {
+    let numbers = numbered(runs, job)?.into_iter().rev();
+    Ok(numbers.filter_map(move |number| RunDir::open(&runs.join(format!("{job}-{number}"))).ok()))
 }
 
 /// The newest run of any job.

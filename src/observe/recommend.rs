@@ -15,7 +15,7 @@ use super::run_view::{RunView, run_ns};
 use super::style::{Paint, bytes};
 use super::vitals;
 use crate::job::{FieldChange, Group, Job};
-use crate::model::State;
+use crate::model::{Attempt, State};
 use crate::scale::estimate::{FittingRequest, UsedAmount, fit};
 use crate::text::{counted, seconds};
 
@@ -110,17 +110,33 @@ struct Observed {
     memory: Vec<UsedAmount>,
     cpus: Vec<UsedAmount>,
     time: Vec<UsedAmount>,
+    /// True if the memory, or the time, of a task was not enough: completed tasks do not show how
+    /// much it needs.
+    hit_memory: bool,
+    hit_time: bool,
+}
+
+/// True for an attempt that shows what its task uses: it completed, and it ran.
+fn is_witness(attempt: &Attempt) -> bool {
+    attempt.outcome.ok() && attempt.attempt > 0 && !attempt.outcome.cached
 }
 
 impl Recommendations {
     /// The recommendations for a job from its runs, newest first.
     pub fn of(job: &Job, runs: &[RunView]) -> Recommendations {
         let mut observed: BTreeMap<&str, Observed> = BTreeMap::new();
+        let present: BTreeMap<&str, u32> = job.groups.iter().map(|group| (&*group.class, group.cpus)).collect();
         for (age, run) in (0i32..).zip(runs) {
             let weight = RUN_DECAY.powi(age);
             for (session, subject) in run.sessions() {
-                for attempt in session.attempts.iter().filter(|a| a.outcome.ok() && a.attempt > 0) {
-                    let class = observed.entry(subject.job.class(attempt.task)).or_default();
+                for attempt in &session.attempts {
+                    let name = subject.job.class(attempt.task);
+                    let class = observed.entry(name).or_default();
+                    class.hit_memory |= attempt.outcome.state == State::OutOfMemory;
+                    class.hit_time |= attempt.outcome.state == State::Timeout;
+                    if !is_witness(attempt) {
+                        continue;
+                    }
                     let took_s = run_ns(attempt) as f64 / 1e9;
                     let used = |amount: f64| UsedAmount { amount, seconds: took_s.max(1e-6), weight };
                     class.time.push(used(took_s));
@@ -129,7 +145,9 @@ impl Recommendations {
                     let measured = run.outputs.used(session.began.session, attempt).ok().flatten();
                     let Some(measured) = measured.filter(|_| !is_mpi) else { continue };
                     class.memory.push(used(measured.peak_bytes as f64));
-                    if took_s >= MIN_CPU_TIME_S {
+                    // With fewer CPUs than now a task could not show that it uses more.
+                    let had_as_many = present.get(name).is_some_and(|cpus| subject.job.slots(attempt.task) >= *cpus);
+                    if took_s >= MIN_CPU_TIME_S && had_as_many {
                         class.cpus.push(used(measured.cpu_ns as f64 / 1e9 / took_s));
                     }
                 }
@@ -181,7 +199,7 @@ impl Recommendations {
         let memory = memory.filter(|memory| *memory > 0).map_or(f64::INFINITY, |memory| memory as f64);
         let share = |cpus: f64, bytes: f64| (cpus / slots).max(bytes / memory);
         let (mut now, mut then) = (0.0, 0.0);
-        for attempt in session.attempts.iter().filter(|a| a.outcome.state == State::Completed && a.attempt > 0) {
+        for attempt in session.attempts.iter().filter(|a| is_witness(a)) {
             let subject = &run.subject().job;
             let Some(class) = self.classes.iter().find(|class| class.class == subject.class(attempt.task)) else {
                 continue;
@@ -232,8 +250,10 @@ impl Recommendations {
             let Savings { node_hours_now: now, node_hours_recommended: then, money } = savings;
             writeln!(
                 out,
-                "\nthe tasks of {} reserved {now:.4} node-hours; with these requests {then:.4}, which saves {money:.4}",
-                self.runs.first().map_or("", String::as_str)
+                "\n{}: its tasks reserved {now:.4} node-hours; {then:.4} with these requests (cost: {:.4} {})",
+                self.runs.first().map_or("", String::as_str),
+                money.abs(),
+                if *money < 0.0 { "more" } else { "less" }
             )?;
         }
         Ok(())
@@ -251,9 +271,12 @@ fn class_requests(job: &Job, group: &Group, observed: &Observed) -> Option<Class
         let FittingRequest { p50, p90, p95, max, .. } = fitting;
         Request { now, recommended, p50, p90, p95, max }
     };
-    let memory = enough(&observed.memory).map(|fitting| {
-        let recommended = (fitting.amount.max(MIN_MEMORY) / MEMORY_STEP).ceil() * MEMORY_STEP;
-        request(fitting, group.memory.map(|memory| memory as f64), recommended)
+    // A limit that was hit and then taken away is not brought back.
+    let may_limit_memory = !observed.hit_memory || group.memory.is_some();
+    let memory = enough(&observed.memory).filter(|_| may_limit_memory).map(|fitting| {
+        let now = group.memory.map(|memory| memory as f64);
+        let least = now.filter(|_| observed.hit_memory).unwrap_or_default().max(MIN_MEMORY);
+        request(fitting, now, (fitting.amount.max(least) / MEMORY_STEP).ceil() * MEMORY_STEP)
     });
     let cpus = enough(&observed.cpus).map(|fitting| {
         // A task cannot use more than it was given, so what it uses up it may well need.
@@ -261,8 +284,9 @@ fn class_requests(job: &Job, group: &Group, observed: &Observed) -> Option<Class
         request(fitting, Some(f64::from(group.cpus)), recommended)
     });
     let time = enough(&observed.time).map(|fitting| {
-        let least = (fitting.p95 * TIME_FACTOR).max(fitting.max * LONGEST_FACTOR).max(MIN_TIME_S);
-        request(fitting, group.time.map(|time: Duration| time.as_secs_f64()), least.ceil())
+        let now = group.time.map(|time: Duration| time.as_secs_f64());
+        let least = now.filter(|_| observed.hit_time).unwrap_or_default().max(MIN_TIME_S);
+        request(fitting, now, (fitting.p95 * TIME_FACTOR).max(fitting.max * LONGEST_FACTOR).max(least).ceil())
     });
     let tasks = of_class.map(|group| group.name.to_string()).collect();
     Some(ClassRequests { class: group.class.to_string(), tasks, measured, memory, cpus, time })

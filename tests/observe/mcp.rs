@@ -72,7 +72,7 @@ fn an_agent_looks_at_a_run_and_changes_it() {
     let mut server = Server::start(&dir);
     let begun = server.ask("initialize", &json!({ "protocolVersion": "2025-06-18", "capabilities": {} }));
     assert_eq!(begun["result"]["serverInfo"]["name"], "phalanx");
-    assert_eq!(server.ask("tools/list", &json!({}))["result"]["tools"].as_array().map(Vec::len), Some(12));
+    assert_eq!(server.ask("tools/list", &json!({}))["result"]["tools"].as_array().map(Vec::len), Some(15));
 
     assert_eq!(server.json("status", &json!({}))["run_state"], "RUNNING");
     assert_eq!(server.json("failures", &json!({}))["failures"][0]["output"][0]["text"], "oops");
@@ -134,5 +134,7 @@ fn the_client_of_the_python_package_is_served() {
     );
     let program = program().display().to_string();
     let said = shell(&dir, &format!("python3 client.py '{program}'")).run().ok();
-    said.says("'analyze', 'cancel', 'check', 'drain'").says("planned True").says("refused True");
+    said.says("'analyze', 'cancel', 'check', 'drain', 'explain', 'failures', 'limit', 'pause', 'plan', 'recommend'")
+        .says("planned True")
+        .says("refused True");
 }

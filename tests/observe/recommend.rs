@@ -37,7 +37,7 @@ fn requests_follow_what_was_used_and_are_written_into_the_job_file() {
     let savings = &found["recommended"]["savings"];
     assert!(savings["node_hours_recommended"].as_f64() < savings["node_hours_now"].as_f64(), "{savings:#}");
     let said = phalanx(&dir).args(["recommend", "fit.toml"]).run().ok().says("small: memory = \"32M\"");
-    assert!(said.stdout().contains("which saves"));
+    assert!(said.stdout().contains("with these requests (cost: "));
     assert_eq!(dir.read("fit.toml"), JOB, "nothing is written unasked");
 
     phalanx(&dir).args(["recommend", "fit.toml", "--apply"]).run().ok().says("-cpus = 2").says("+cpus = 1");

@@ -4,7 +4,8 @@
 //! Each message is one line of JSON-RPC 2.0. The server keeps no state: a call of a tool is a call
 //! of the verb with `--json`, in a process of its own, so an agent sees what a person sees and can
 //! do nothing that the verbs cannot. The protocol needs four methods, which are answered here
-//! rather than by a framework with an async runtime behind it.
+//! rather than by a framework with an async runtime behind it. Messages are answered one after the
+//! other, so a long simulation holds up those behind it.
 
 mod tools;
 
@@ -16,8 +17,9 @@ use serde_json::{Value, json};
 use self::tools::{call, descriptions};
 use super::refuse;
 
-/// Versions of the protocol that are spoken, newest first. They do not differ in what is used here.
-const VERSIONS: [&str; 3] = ["2025-06-18", "2025-03-26", "2024-11-05"];
+/// Versions of the protocol that are spoken, newest first. They do not differ in what is used here;
+/// the one between them, 2025-03-26, has batches of messages.
+const VERSIONS: [&str; 2] = ["2025-06-18", "2024-11-05"];
 
 /// Longest message in bytes.
 const MAX_LINE_BYTES: u64 = 16 << 20;
@@ -30,7 +32,7 @@ const INVALID_PARAMS: i32 = -32602;
 
 const INSTRUCTIONS: &str = "Phalanx runs graphs of tasks on MPI clusters. `check`, `plan` and `simulate` look at a job \
 file before it runs; `status`, `explain`, `report`, `failures` and `analyze` at a run; `recommend` at what a job's runs \
-used. `scale`, `drain` and `cancel` change a live run: call them with `dry_run` first.";
+used. `scale`, `drain`, `limit`, `pause`, `resume` and `cancel` change a live run: call them with `dry_run` first.";
 
 /// Serves the verbs as tools for agents: the Model Context Protocol on standard input and output.
 #[derive(Debug, clap::Args)]
@@ -49,6 +51,12 @@ pub(super) fn main(args: Args) -> ExitCode {
             Ok(0) => return ExitCode::SUCCESS,
             Ok(_) => {}
             Err(error) => return refuse(format_args!("cannot read standard input: {error}")),
+        }
+        if line.len() as u64 == MAX_LINE_BYTES && !line.ends_with(b"\n") {
+            // The rest of the message must not count as another one.
+            if let Err(error) = input.skip_until(b'\n') {
+                return refuse(format_args!("cannot read standard input: {error}"));
+            }
         }
         if line.trim_ascii().is_empty() {
             continue;
@@ -148,6 +156,6 @@ mod tests {
             assert_eq!(tool["annotations"]["readOnlyHint"], !changes, "{tool:#}");
             assert!(tool["description"].as_str().is_some_and(|text| text.len() > 20), "{tool:#}");
         }
-        assert_eq!(tools.len(), 12);
+        assert_eq!(tools.len(), 15);
     }
 }

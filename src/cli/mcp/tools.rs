@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::control::Scale;
 use crate::system::bounded_command;
+use crate::text::shell_word;
 
 /// Upper limit on the duration of a call; a large simulation is the longest.
 const MAX_CALL: Duration = Duration::from_secs(600);
@@ -71,15 +72,31 @@ struct DrainArgs {
     dry_run: bool,
 }
 
-/// Arguments of `cancel`.
+/// Arguments of `cancel`, `pause` and `resume`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct CancelArgs {
+struct TasksArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name, or `latest`.
     run: Option<String>,
-    /// Cancel only these tasks (`tile[3]`, `tile[0-9]`, `tile`); without it the whole run.
+    /// Only these tasks (`tile[3]`, `tile[0-9]`, `tile`); without it the whole run.
     task: Option<String>,
     /// Say what would be asked, and how the run or its tasks stand, and change nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Arguments of `limit`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LimitArgs {
+    /// The run: a directory, a name such as mosaic-3, a job's name, or `latest`.
+    run: Option<String>,
+    /// Name of the pool, or of the task whose array has a limit.
+    pool: String,
+    /// Units that may be in use at once, such as `8`; `0` starts nothing more, `none` lifts the
+    /// limit.
+    units: String,
+    /// Say what would be asked, and how the run stands, and change nothing.
     #[serde(default)]
     dry_run: bool,
 }
@@ -146,7 +163,24 @@ fn run_words(before: &[&str], run: &str, value: Value) -> Result<Plan, String> {
     Ok(Plan::reads(&[before, &["--", args.run.as_deref().unwrap_or(run)]].concat()))
 }
 
-fn tools() -> [Tool; 12] {
+/// A tool that changes a run, or some of its tasks.
+fn of_tasks(name: &'static str, about: &'static str, plan: fn(&str, Value) -> Result<Plan, String>) -> Tool {
+    Tool { name, about, schema: schema_of::<TasksArgs>, changes: true, plan }
+}
+
+fn tasks_words(verb: &str, run: &str, value: Value) -> Result<Plan, String> {
+    let TasksArgs { run: named, task, dry_run } = arguments(value)?;
+    let run = named.unwrap_or_else(|| run.to_owned());
+    let option = task.as_ref().map(|task| format!("--task={task}"));
+    let words: Vec<&str> = [verb, "--", &run].into_iter().chain(task.as_deref()).collect();
+    let shows = match &option {
+        Some(option) => vec!["explain", option, "--json", "--", &run],
+        None => vec!["status", "--json", "--", &run],
+    };
+    Ok(Plan::changes(&words, dry_run, &shows))
+}
+
+fn tools() -> [Tool; 15] {
     [
         of_job("check", "Checks a job file: all of its mistakes at once, else a summary of its graph.", |_, args| {
             job_words(&["check", "--json"], args)
@@ -215,22 +249,30 @@ fn tools() -> [Tool; 12] {
             },
         },
         Tool {
-            name: "cancel",
-            about: "Cancels tasks of a live run, or all of it; --resume continues it. Call it with `dry_run` first.",
-            schema: schema_of::<CancelArgs>,
+            name: "limit",
+            about: "Changes how many units of a pool of a live run may be in use. Call it with `dry_run` first.",
+            schema: schema_of::<LimitArgs>,
             changes: true,
             plan: |run, value| {
-                let CancelArgs { run: named, task, dry_run } = arguments(value)?;
+                let LimitArgs { run: named, pool, units, dry_run } = arguments(value)?;
                 let run = named.unwrap_or_else(|| run.to_owned());
-                let option = task.as_ref().map(|task| format!("--task={task}"));
-                let words: Vec<&str> = ["cancel", "--", &run].into_iter().chain(task.as_deref()).collect();
-                let shows = match &option {
-                    Some(option) => vec!["explain", option, "--json", "--", &run],
-                    None => vec!["status", "--json", "--", &run],
-                };
-                Ok(Plan::changes(&words, dry_run, &shows))
+                let limit = format!("{pool}={units}");
+                Ok(Plan::changes(&["limit", "--", &run, &limit], dry_run, &["status", "--json", "--", &run]))
             },
         },
+        of_tasks(
+            "pause",
+            "Starts no further tasks of a live run, or none of these. Call it with `dry_run` first.",
+            |run, value| tasks_words("pause", run, value),
+        ),
+        of_tasks("resume", "Starts paused tasks of a live run again. Call it with `dry_run` first.", |run, value| {
+            tasks_words("resume", run, value)
+        }),
+        of_tasks(
+            "cancel",
+            "Cancels tasks of a live run, or all of it; --resume continues it. Call it with `dry_run` first.",
+            |run, value| tasks_words("cancel", run, value),
+        ),
     ]
 }
 
@@ -261,7 +303,7 @@ pub(super) fn call(run: &str, name: &str, arguments: Value) -> Option<Result<Str
 fn carry_out(plan: &Plan) -> Result<String, String> {
     let Some(shows) = &plan.shows_instead else { return phalanx(&plan.words) };
     let now = phalanx(shows)?;
-    let line: Vec<&str> = plan.words.iter().map(String::as_str).filter(|word| *word != "--").collect();
+    let line: Vec<String> = plan.words.iter().filter(|word| *word != "--").map(|word| shell_word(word)).collect();
     let now = serde_json::from_str(&now).unwrap_or(Value::String(now));
     Ok(json!({ "dry_run": true, "would_run": format!("phalanx {}", line.join(" ")), "now": now }).to_string())
 }
