@@ -134,15 +134,14 @@ fn is_script(path: &Path) -> bool {
 }
 
 /// The programs and scripts that a task's command names by path, as it names them, and that are
-/// there. What the task writes itself is none of them, and what it declares as an input is not
-/// listed again.
+/// there. What the task writes itself is none of them.
 pub(super) fn programs_of(task: &Task) -> Vec<PathBuf> {
-    let declared = |file: &PathBuf| task.outputs.iter().chain(&task.inputs).any(|(other, _)| other == file);
+    let is_written = |file: &PathBuf| task.outputs.iter().any(|(other, _)| other == file);
     let is_program = |file: &PathBuf| {
         let path = task.dir.join(file);
         fs::metadata(&path).is_ok_and(|meta| meta.is_file() && is_run(&path, &meta))
     };
-    programs(&task.work).into_iter().filter(|file| !declared(file) && is_program(file)).collect()
+    programs(&task.work).into_iter().filter(|file| !is_written(file) && is_program(file)).collect()
 }
 
 /// True if a command names something that may be a program by its path.

@@ -42,7 +42,10 @@ pub struct CacheHit {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CacheMiss {
-    /// The reason in one word, see [`CacheMiss::REASONS`].
+    /// The reason in one word: `new` (no result of a task of this name is known), `changed` (a
+    /// component of the key differs), `evicted` (it was removed to make room), `expired` (it was not
+    /// used for its time to live), `damaged` (it or a content of it was damaged or gone),
+    /// `not_restored` (its outputs could not be put in place) or `no_key`.
     pub reason: String,
     /// Details, where there are any.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -53,13 +56,6 @@ pub struct CacheMiss {
     /// The components of the key that differ from that result.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<KeyDifference>,
-}
-
-impl CacheMiss {
-    /// The reasons: no result of a task of this name is known; a component of the key differs; the
-    /// result was removed to make room; it was not used for its time to live; it or a content of it
-    /// was damaged or gone; its outputs could not be put in place; the key could not be computed.
-    pub const REASONS: [&str; 7] = ["new", "changed", "evicted", "expired", "damaged", "not_restored", "no_key"];
 }
 
 /// A component of a key that differs between two tasks.

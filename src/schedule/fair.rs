@@ -61,8 +61,8 @@ struct FamilyState {
     ended: f64,
     waiting: u32,
     running: u32,
-    /// `elsewhere_ns` when it last ran out of work here.
-    idle_at: f64,
+    /// True if it has got slot time on other ranks between the last two reports of them.
+    grows_elsewhere: bool,
 }
 
 impl FairShares {
@@ -96,7 +96,7 @@ impl FairShares {
     pub fn wait(&mut self, family: FamilyId) {
         let Some(at) = FairShares::at(family).filter(|&at| at < self.states.len()) else { return };
         let state = self.states[at];
-        if state.waiting + state.running == 0 && state.elsewhere_ns == state.idle_at {
+        if state.waiting + state.running == 0 && !state.grows_elsewhere {
             self.lift(at);
         }
         self.states[at].waiting += 1;
@@ -121,7 +121,6 @@ impl FairShares {
     pub fn withdraw(&mut self, family: FamilyId) {
         if let Some(state) = FairShares::at(family).and_then(|at| self.states.get_mut(at)) {
             state.waiting = state.waiting.saturating_sub(1);
-            state.idle_at = state.elsewhere_ns;
         }
     }
 
@@ -144,13 +143,13 @@ impl FairShares {
         state.ended += 1.0;
         state.mean_ns += (took - state.mean_ns) / state.ended;
         state.running = state.running.saturating_sub(1);
-        state.idle_at = state.elsewhere_ns;
     }
 
     /// Learns the slot time that families have got on other ranks.
     pub fn learn(&mut self, elsewhere: &[(FamilyId, u64)]) {
         for &(family, ns) in elsewhere {
             if let Some(state) = FairShares::at(family).and_then(|at| self.states.get_mut(at)) {
+                state.grows_elsewhere = ns as f64 > state.elsewhere_ns;
                 state.elsewhere_ns = ns as f64;
             }
         }
@@ -242,5 +241,27 @@ mod tests {
     fn a_higher_priority_comes_before_every_share() {
         let got = served(&[family(100, 0), family(1, 5)], &[0, 0], &[1_000_000, 1_000_000], 2, 1, 100_000_000);
         assert!(got[0] == 0, "{got:?}");
+    }
+
+    #[test]
+    fn a_pause_is_not_paid_for_where_other_ranks_report_late() {
+        let family = FairFamily { share: 1, priority: 0 };
+        let mut fair = FairShares::new(Arc::new(FairTable { families: vec![family; 2] }));
+        let run = |fair: &mut FairShares, family: FamilyId| {
+            fair.wait(family);
+            let charge = fair.start(family, 1);
+            fair.end(family, charge, 1, Duration::from_secs(1));
+        };
+        run(&mut fair, 1);
+        // What the other ranks did for the first family before it ran out of work is heard of after.
+        fair.learn(&[(1, 5_000_000_000), (2, 0)]);
+        fair.wait(2);
+        for elsewhere in 1..100u64 {
+            run(&mut fair, 2);
+            fair.learn(&[(1, 5_000_000_000), (2, elsewhere * 1_000_000_000)]);
+        }
+        fair.wait(1);
+        let missing = fair.key(2).1 - fair.key(1).1;
+        assert!(missing.abs() < 1e9, "the first family has {missing} ns to catch up with");
     }
 }

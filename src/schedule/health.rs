@@ -37,9 +37,10 @@ pub(super) const LONG_STREAK: usize = 20;
 /// Number of completions elsewhere that prove that a class of tasks can be run.
 const MIN_COMPLETIONS_ELSEWHERE: u64 = 3;
 
-/// Number of classes of failed tasks that make a rank suspicious whichever classes others complete,
+/// Number of classes of failed tasks that make a rank suspicious whichever classes others complete.
 const MIN_CLASSES: usize = 3;
-/// and number of tasks that the others must have completed.
+
+/// Number of tasks that the others must have completed for that.
 const MIN_COMPLETIONS_OF_ANY_CLASS: u64 = 10;
 
 /// Minimum factor by which a slow rank is slower than the others.

@@ -68,7 +68,7 @@ pub struct Row {
 pub fn compare(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Row>, SimulationError> {
     let homes = first_homes(field, policies)?;
     let trials: Vec<(usize, u64)> = (0..policies.len())
-        .flat_map(|policy| (0..field.repeats.max(1)).map(move |n| (policy, field.seed + n)))
+        .flat_map(|policy| (0..field.repeats.max(1)).map(move |n| (policy, field.seed.wrapping_add(n))))
         .collect();
     let outcomes: Vec<(usize, SimulationOutcome)> = trials
         .into_par_iter()
@@ -216,7 +216,7 @@ fn placement_row(
     job.placement = placement;
     let prepared = &field.prepared.with_job(job);
     let homes = Simulator::homes(prepared, cluster, ranks).map_err(SimulationError::Refused)?;
-    let seeds: Vec<u64> = (0..repeats.max(1)).map(|n| field.seed + n).collect();
+    let seeds: Vec<u64> = (0..repeats.max(1)).map(|n| field.seed.wrapping_add(n)).collect();
     let run = |&seed: &u64| {
         let before = Before { done: &|_| false, spent: 0.0 };
         let (policy, ranks, homes) = ("fixed", Some(ranks), Some(homes.as_slice()));

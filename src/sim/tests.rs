@@ -102,6 +102,29 @@ fn random_scaling(rng: &mut Rng) -> Scaling {
     Scaling { max_ranks: rng.u32(1..9), interval: Duration::from_secs(rng.u64(1..15)), ..Scaling::default() }
 }
 
+/// A run with nothing before it.
+fn simulation<'a>(
+    prepared: &'a PreparedJob,
+    cluster: &'a Cluster,
+    (scaling, cost): (&'a Scaling, &'a Cost),
+    policy: &'a str,
+    ranks: Option<u32>,
+    seed: u64,
+) -> Simulation<'a> {
+    let before = NO_EARLIER_SESSION;
+    Simulation { prepared, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
+}
+
+/// Runs it, with its journal; `None` if a task fits on no rank.
+fn recorded(simulation: &Simulation<'_>) -> Option<(SimulationOutcome, Vec<Record>)> {
+    let mut records: Vec<Record> = Vec::new();
+    match simulation.run(&mut records) {
+        Ok(outcome) => Some((outcome, records)),
+        Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// The attempts in the journal, in the order in which they were written.
 fn attempts(records: &[Record]) -> Vec<Attempt> {
     let of = |record: &Record| match record {
@@ -170,24 +193,8 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
         let scaling = random_scaling(&mut rng);
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
         let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
-        let simulation = Simulation {
-            prepared: &prepared,
-            cluster: &cluster,
-            policy,
-            scaling: &scaling,
-            cost: &cost,
-            ranks,
-            homes: None,
-            seed,
-            before: NO_EARLIER_SESSION,
-            floor: None,
-        };
-        let mut records: Vec<Record> = Vec::new();
-        let outcome = match simulation.run(&mut records) {
-            Ok(outcome) => outcome,
-            Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => continue,
-            Err(error) => panic!("{error}"),
-        };
+        let simulation = simulation(&prepared, &cluster, (&scaling, &cost), policy, ranks, seed);
+        let Some((outcome, records)) = recorded(&simulation) else { continue };
         assert_eq!(outcome.ended.why, StopReason::Complete);
         check_complete(&prepared, &records, policy);
         let left =
@@ -213,24 +220,8 @@ fn every_placement_runs_every_task_whatever_goes_wrong() {
         let cluster = cluster(&random_cluster(&mut rng, false));
         let (scaling, cost) = (random_scaling(&mut rng), Cost::default());
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
-        let simulation = Simulation {
-            prepared: &prepared,
-            cluster: &cluster,
-            policy,
-            scaling: &scaling,
-            cost: &cost,
-            ranks: Some(rng.u32(1..5)),
-            homes: None,
-            seed,
-            before: NO_EARLIER_SESSION,
-            floor: None,
-        };
-        let mut records: Vec<Record> = Vec::new();
-        let outcome = match simulation.run(&mut records) {
-            Ok(outcome) => outcome,
-            Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => continue,
-            Err(error) => panic!("{error}"),
-        };
+        let simulation = simulation(&prepared, &cluster, (&scaling, &cost), policy, Some(rng.u32(1..5)), seed);
+        let Some((outcome, records)) = recorded(&simulation) else { continue };
         assert_eq!(outcome.ended.why, StopReason::Complete);
         check_complete(&prepared, &records, word);
         epochs += outcome.ended.epochs;
@@ -248,18 +239,7 @@ fn a_run_repeats_itself_exactly() {
             let cluster = cluster(&random_cluster(&mut rng, false));
             let (scaling, cost) = (random_scaling(&mut rng), Cost::default());
             let mut records: Vec<Record> = Vec::new();
-            let simulation = Simulation {
-                prepared: &prepared,
-                cluster: &cluster,
-                policy: "hybrid",
-                scaling: &scaling,
-                cost: &cost,
-                ranks: Some(2),
-                homes: None,
-                seed,
-                before: NO_EARLIER_SESSION,
-                floor: None,
-            };
+            let simulation = simulation(&prepared, &cluster, (&scaling, &cost), "hybrid", Some(2), seed);
             let outcome = simulation.run(&mut records).ok();
             (outcome.map(|outcome| outcome.ended), records)
         };
@@ -283,18 +263,8 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
         }
         let scaling = random_scaling(&mut rng);
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
-        let first = Simulation {
-            prepared: &prepared,
-            cluster: &cluster,
-            policy,
-            scaling: &scaling,
-            cost: &Cost::default(),
-            ranks: None,
-            homes: None,
-            seed,
-            before: NO_EARLIER_SESSION,
-            floor: None,
-        };
+        let free = Cost::default();
+        let first = simulation(&prepared, &cluster, (&scaling, &free), policy, None, seed);
         // The minimum cost of the first nodes, and the longest task on each of them, are
         // unavoidable.
         let prices = cluster.prices(&Cost::default());
@@ -311,13 +281,8 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
             let cost = Cost { budget: Some(budget), ..Cost::default() };
             let is_done = |task: TaskId| done.contains(&task);
             let before = Before { done: &is_done, spent: 0.0 };
-            let mut records: Vec<Record> = Vec::new();
             let simulation = Simulation { cost: &cost, before, seed: seed + 1000 * sessions, ..first };
-            let outcome = match simulation.run(&mut records) {
-                Ok(outcome) => outcome,
-                Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => break,
-                Err(error) => panic!("{error}"),
-            };
+            let Some((outcome, records)) = recorded(&simulation) else { break };
             assert!(outcome.bill <= budget + 1e-9, "{policy}: {} of {budget}", outcome.bill);
             let attempts = attempts(&records);
             finals(&attempts, prepared.tasks());
@@ -357,18 +322,10 @@ fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
         let planned = plan(&question).unwrap();
         for candidate in planned.candidates.iter().filter(|c| c.feasible) {
             for other in 0..20 {
-                let simulation = Simulation {
-                    prepared: &prepared,
-                    cluster: &cluster,
-                    policy: "fixed",
-                    scaling: &Scaling::default(),
-                    cost: &Cost::default(),
-                    ranks: Some(candidate.ranks),
-                    homes: None,
-                    seed: 1_000_000 + seed * 100 + other,
-                    before: NO_EARLIER_SESSION,
-                    floor: None,
-                };
+                let (scaling, cost) = (Scaling::default(), Cost::default());
+                let seed = 1_000_000 + seed * 100 + other;
+                let simulation =
+                    simulation(&prepared, &cluster, (&scaling, &cost), "fixed", Some(candidate.ranks), seed);
                 let took = simulation.run(&mut Forget).unwrap().makespan_s();
                 feasible += 1;
                 met += u32::from(took <= deadline.as_secs_f64());
@@ -402,18 +359,7 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
         let scaling = Scaling { max_ranks: 8, ..Scaling::default() };
         let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
         let (prepared, cluster, scaling, cost) = (&prepared, &cluster, &scaling, &cost);
-        let simulation = Simulation {
-            prepared,
-            cluster,
-            policy,
-            scaling,
-            cost,
-            ranks,
-            homes: None,
-            seed,
-            before: NO_EARLIER_SESSION,
-            floor: None,
-        };
+        let simulation = simulation(prepared, cluster, (scaling, cost), policy, ranks, seed);
         let outcome = simulation.run(&mut Forget).unwrap();
         let (end, bill) = (outcome.makespan_s(), outcome.bill);
         // Consecutive forecasts of one run are alike, so four of each run are checked, spread over
@@ -445,18 +391,8 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
 fn on_three_ranks(text: &str, seed: u64) -> (PreparedJob, Vec<Attempt>) {
     let (prepared, cluster) = (prepared(text), Cluster::of_job(&Cost::default(), 2));
     let mut records: Vec<Record> = Vec::new();
-    let simulation = Simulation {
-        prepared: &prepared,
-        cluster: &cluster,
-        policy: "static-3",
-        scaling: &Scaling::default(),
-        cost: &Cost::default(),
-        ranks: Some(3),
-        homes: None,
-        seed,
-        before: NO_EARLIER_SESSION,
-        floor: None,
-    };
+    let (scaling, cost) = (Scaling::default(), Cost::default());
+    let simulation = simulation(&prepared, &cluster, (&scaling, &cost), "static-3", Some(3), seed);
     let outcome = simulation.run(&mut records).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(outcome.ended.why, StopReason::Complete);
     let attempts = attempts(&records);
@@ -538,20 +474,9 @@ fn a_bound_on_failures_acts_as_in_a_real_run() {
         ));
         let (slots, ranks) = (rng.u32(1..4), rng.u32(1..6));
         let cluster = cluster(&format!("[[node]]\nslots = {slots}\nlimit = 8\n[faults]\ntask = 0.1\n"));
-        let simulation = Simulation {
-            prepared: &prepared,
-            cluster: &cluster,
-            policy: "fixed",
-            scaling: &Scaling { max_ranks: ranks, ..Scaling::default() },
-            cost: &Cost::default(),
-            ranks: Some(ranks),
-            homes: None,
-            seed,
-            before: NO_EARLIER_SESSION,
-            floor: None,
-        };
-        let mut records: Vec<Record> = Vec::new();
-        simulation.run(&mut records).unwrap();
+        let (scaling, cost) = (Scaling { max_ranks: ranks, ..Scaling::default() }, Cost::default());
+        let simulation = simulation(&prepared, &cluster, (&scaling, &cost), "fixed", Some(ranks), seed);
+        let (_, records) = recorded(&simulation).expect("every task fits");
         let attempts = attempts(&records);
         let mut failed: Vec<Attempt> = attempts.iter().filter(|a| a.outcome.state == State::Failed).copied().collect();
         failed.sort_by_key(|attempt| attempt.end);

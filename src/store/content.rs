@@ -107,7 +107,8 @@ pub(super) fn describe(path: &Path, follow: bool, memo: &Memo, sink: &Sink<'_>) 
 fn of(path: &Path, meta: &Metadata, memo: &Memo, sink: &Sink<'_>, depth: usize) -> Result<Content, DescribeError> {
     let mode = match sink {
         Sink::Digests => meta.permissions().mode() & 0o111,
-        Sink::Exact | Sink::Store(_) => meta.permissions().mode() & 0o7777,
+        // Nobody gets a program that runs with the rights of another user from a store.
+        Sink::Exact | Sink::Store(_) => meta.permissions().mode() & 0o777,
     };
     let kind = meta.file_type();
     if kind.is_symlink() {
@@ -204,6 +205,10 @@ pub(super) fn place(disk: &Disk, content: &Content, path: &Path, is_given_up: &A
     let name = format!(".phalanx-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
     let temporary = parent.join(name);
     let written = build(disk, content, &temporary, is_given_up).and_then(|bytes| {
+        if is_given_up.load(Relaxed) {
+            // Another attempt may have written there meanwhile.
+            return Err(io::Error::from(ErrorKind::Interrupted).into());
+        }
         replace(&temporary, path, matches!(content, Content::Directory { .. }))?;
         Ok(bytes)
     });
@@ -222,7 +227,7 @@ pub(super) fn place_bytes(bytes: &[u8], mode: u32, path: &Path) -> io::Result<()
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
+        file.set_permissions(Permissions::from_mode(mode & 0o777))?;
         replace(&temporary, path, false)
     };
     let written = write();
@@ -244,7 +249,7 @@ fn build(disk: &Disk, content: &Content, path: &Path, is_given_up: &AtomicBool) 
         Content::File { digest, size, mode } => {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             disk.copy_object(digest, *size, &mut file)?;
-            file.set_permissions(Permissions::from_mode(*mode))?;
+            file.set_permissions(Permissions::from_mode(*mode & 0o777))?;
             Ok(*size)
         }
         Content::Directory { tree, size, mode, .. } => {
@@ -253,7 +258,7 @@ fn build(disk: &Disk, content: &Content, path: &Path, is_given_up: &AtomicBool) 
             for (name, content) in entries(disk, tree, *size)? {
                 written += build(disk, &content, &path.join(std::ffi::OsStr::from_bytes(&name)), is_given_up)?;
             }
-            fs::set_permissions(path, Permissions::from_mode(*mode))?;
+            fs::set_permissions(path, Permissions::from_mode(*mode & 0o777))?;
             Ok(written)
         }
     }
@@ -292,8 +297,8 @@ pub(super) fn is_in_place(content: &Content, path: &Path, memo: &Memo) -> bool {
             let is_same = meta.is_file()
                 && meta.len() == *size
                 && memo.digest(path, &meta).is_ok_and(|there| there == (*digest, *size));
-            let there = meta.permissions().mode() & 0o7777;
-            is_same && (there == *mode || fs::set_permissions(path, Permissions::from_mode(*mode)).is_ok())
+            let there = meta.permissions().mode() & 0o777;
+            is_same && (there == *mode || fs::set_permissions(path, Permissions::from_mode(*mode & 0o777)).is_ok())
         }
         Content::Directory { .. } => {
             meta.is_dir() && describe(path, false, memo, &Sink::Exact).is_ok_and(|there| there == *content)
@@ -302,7 +307,7 @@ pub(super) fn is_in_place(content: &Content, path: &Path, memo: &Memo) -> bool {
 }
 
 /// Where a path leads, as it is written: `..` and `.` removed.
-pub(super) fn lexical(path: &Path) -> PathBuf {
+pub(crate) fn lexical(path: &Path) -> PathBuf {
     use std::path::Component;
     let mut clean = PathBuf::new();
     for component in path.components() {

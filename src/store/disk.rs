@@ -46,6 +46,10 @@ impl Kind {
 /// nodes.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(500)];
 
+/// Name and content of the file that marks a level, and keeps others from being taken for one.
+const TAG_FILE: &str = "CACHEDIR.TAG";
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Results of tasks, kept by phalanx.\n";
+
 /// Temporary files older than this were left by a writer that was killed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
@@ -84,8 +88,8 @@ impl Disk {
     /// Opens a level, and creates its directory.
     ///
     /// # Errors
-    /// If the directory cannot be created or is not one. One that cannot be written to is no error:
-    /// what it holds can be read.
+    /// If the directory cannot be created, holds other files than those of a level, or is open to
+    /// others on a node. One that cannot be written to is no error: what it holds can be read.
     pub(super) fn open(root: &Path, is_shared: bool) -> io::Result<Disk> {
         let mut builder = DirBuilder::new();
         builder.recursive(true);
@@ -93,36 +97,44 @@ impl Disk {
             builder.mode(0o700);
         }
         builder.create(root)?;
-        let meta = fs::metadata(root)?;
-        let mode = meta.permissions().mode() & 0o3777;
-        if !is_shared && meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other("it belongs to another user; name a directory of your own"));
-        }
-        let disk = Disk {
-            root: root.to_owned(),
-            is_shared,
-            mode,
-            is_broken: AtomicBool::new(false),
-            written: AtomicU64::new(0),
-        };
-        let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# Results of tasks, kept by phalanx.\n";
-        let path = root.join("CACHEDIR.TAG");
-        if !path.exists() {
+        if !is_level(root) {
+            if fs::read_dir(root)?.next().is_some() && !is_level(root) {
+                return Err(io::Error::other(
+                    "it holds other files; name an empty directory, or one that does not exist",
+                ));
+            }
             // A read-only store goes without.
-            let _ = fs::write(path, tag);
+            let _ = fs::write(root.join(TAG_FILE), TAG);
         }
-        Ok(disk)
+        Disk::of(root, is_shared)
     }
 
     /// Opens a level that exists.
     ///
     /// # Errors
-    /// If there is no such directory.
+    /// If there is no such directory, or it is no level of a store.
     pub(super) fn existing(root: &Path, is_shared: bool) -> io::Result<Disk> {
-        match fs::metadata(root)?.is_dir() {
-            true => Disk::open(root, is_shared),
-            false => Err(io::Error::other("it is no directory")),
+        match fs::metadata(root)?.is_dir() && is_level(root) {
+            true => Disk::of(root, is_shared),
+            false => Err(io::Error::other("it is no cache of phalanx")),
         }
+    }
+
+    fn of(root: &Path, is_shared: bool) -> io::Result<Disk> {
+        let meta = fs::metadata(root)?;
+        let mode = meta.permissions().mode() & 0o3777;
+        let me = rustix::process::geteuid().as_raw();
+        // Below a directory that all may write to, a link of somebody else may lead anywhere.
+        let is_own = |meta: &fs::Metadata| meta.uid() == me;
+        let is_all_own = is_own(&meta) && fs::symlink_metadata(root).is_ok_and(|meta| is_own(&meta));
+        if !is_shared && !is_all_own {
+            return Err(io::Error::other("it belongs to another user; name a directory of your own"));
+        }
+        if !is_shared && mode & 0o002 != 0 {
+            return Err(io::Error::other("all users may write to it; take that right away (chmod o-w)"));
+        }
+        let (root, is_broken) = (root.to_owned(), AtomicBool::new(false));
+        Ok(Disk { root, is_shared, mode, is_broken, written: AtomicU64::new(0) })
     }
 
     /// The directory of the level.
@@ -210,18 +222,14 @@ impl Disk {
         self.remove(Kind::Object, name);
     }
 
-    /// Writes a small file, unless one of this name is there; `replace` writes it in any case.
+    /// Writes a small file, in place of one of this name.
     ///
     /// # Errors
     /// If it could not be written; see [`Disk::give_up`].
-    pub(super) fn write(&self, kind: Kind, name: &Digest, bytes: &[u8], replace: bool) -> io::Result<()> {
-        let path = self.path(kind, name);
-        if !replace && self.has(kind, name, Some(bytes.len() as u64)) {
-            return Ok(());
-        }
+    pub(super) fn write(&self, kind: Kind, name: &Digest, bytes: &[u8]) -> io::Result<()> {
         let mut file = self.temporary()?;
         file.write(bytes)?;
-        file.persist(&path)
+        file.persist(&self.path(kind, name))
     }
 
     /// Stores what `from` yields, and returns its digest and size.
@@ -296,6 +304,11 @@ impl Disk {
     pub(super) fn remove_abandoned(&self) {
         let entries = fs::read_dir(self.root.join("tmp")).into_iter().flatten().flatten();
         let old = |meta: fs::Metadata| meta.modified().ok()?.elapsed().ok().filter(|age| *age > ABANDONED);
+        let is_ours = |name: &str| {
+            let mut parts = name.rsplitn(3, '-');
+            (0..2).all(|_| parts.next().is_some_and(|part| part.parse::<u64>().is_ok())) && parts.next().is_some()
+        };
+        let entries = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_ours));
         for entry in entries.filter(|entry| entry.metadata().ok().and_then(old).is_some()) {
             let _ = fs::remove_file(entry.path());
         }
@@ -350,6 +363,11 @@ impl Drop for Temporary<'_> {
     }
 }
 
+/// True if a directory is a level of a store.
+fn is_level(root: &Path) -> bool {
+    fs::read(root.join(TAG_FILE)).is_ok_and(|tag| tag == TAG.as_bytes())
+}
+
 /// The name of this node, for names that differ between nodes.
 fn host() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
@@ -400,5 +418,26 @@ mod tests {
         assert_eq!(mode(path.parent().unwrap()), 0o2770);
         assert_eq!(mode(&dir.path().join("tmp")), 0o2770);
         assert_eq!(mode(&path), 0o440);
+    }
+
+    #[test]
+    fn a_directory_with_other_files_is_no_level_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("tmp")).unwrap();
+        fs::write(dir.path().join("tmp/mine"), "").unwrap();
+        for is_shared in [false, true] {
+            assert!(Disk::open(dir.path(), is_shared).unwrap_err().to_string().contains("other files"));
+            assert!(Disk::existing(dir.path(), is_shared).unwrap_err().to_string().contains("no cache"));
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let level = dir.path().join("level");
+        Disk::open(&level, false).unwrap();
+        Disk::existing(&level, false).unwrap();
+        fs::set_permissions(&level, Permissions::from_mode(0o777)).unwrap();
+        assert!(Disk::open(&level, false).unwrap_err().to_string().contains("all users"));
+        // A link of our own may lead to a level.
+        fs::set_permissions(&level, Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&level, dir.path().join("link")).unwrap();
+        Disk::open(&dir.path().join("link"), false).unwrap();
     }
 }

@@ -118,6 +118,7 @@ impl Memo {
     }
 
     /// Bytes that were read to hash files, and the number of files that were not read.
+    #[cfg(test)]
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.hashed.load(Relaxed), self.remembered.load(Relaxed))
     }

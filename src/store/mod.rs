@@ -42,7 +42,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use admin::{Dropped, LevelInfo, ListedResult, StoreDir, Verified};
 pub use content::Content;
-pub use digest::{Digest, of_file};
+pub(crate) use content::lexical;
+pub use digest::Digest;
 pub use evict::{Evicted, Limits};
 pub use result::{Component, Components, Difference, Origin, OutputName, Printed, StoredResult};
 
@@ -199,11 +200,6 @@ impl Store {
         })
     }
 
-    /// Bytes that were read to hash inputs, and the number of files whose digest was known.
-    pub fn hash_counts(&self) -> (u64, u64) {
-        self.memo.counts()
-    }
-
     /// Takes the result of a key if it is only in memory and names no files; touches no disk.
     pub fn take_from_memory(&self, key: &Digest, class: &str) -> Option<Taken> {
         let mut memory = self.memory();
@@ -241,7 +237,13 @@ impl Store {
         let small = self.memory().get(key, class, Instant::now());
         if let Some(small) = small {
             match self.restore_small(&small, place) {
-                Ok(restored) => return Ok(taken(Level::Memory, &small.result, restored)),
+                Ok(restored) => {
+                    // Else what is used most would look oldest there.
+                    if let Some(node) = &self.node {
+                        node.touch(Kind::Result, key);
+                    }
+                    return Ok(taken(Level::Memory, &small.result, restored));
+                }
                 Err(error) => miss = Miss::NotRestored(error.to_string()),
             }
         }
@@ -351,7 +353,7 @@ impl Store {
     fn copy_to(&self, from: &Disk, to: &Disk, key: &Digest, result: &StoredResult) {
         let copied = result.outputs.iter().try_for_each(|(_, content)| content::copy(from, to, content));
         let written = match copied {
-            Ok(()) => to.write(Kind::Result, key, &result.encode(), true),
+            Ok(()) => to.write(Kind::Result, key, &result.encode()),
             Err(FetchError::Io(error)) => Err(error),
             // It was removed while it was copied.
             Err(FetchError::Missing | FetchError::Damaged) => return,
@@ -398,7 +400,7 @@ impl Store {
             let latest = Latest { origin: result.origin.clone(), components: result.components.clone() };
             let subject = Origin::subject(&result.origin.job, &result.origin.task);
             // It only explains later misses.
-            let _ = disk.write(Kind::Latest, &subject, &result::frame(&latest), true);
+            let _ = disk.write(Kind::Latest, &subject, &result::frame(&latest));
         }
         match written {
             Some(disk) => self.keep_in_memory(disk, &key, &result),
@@ -431,11 +433,11 @@ impl Store {
             match content::describe(path, follow, &self.memo, &Sink::Store(disk)) {
                 Ok(content) => result.outputs.push((name.clone(), content)),
                 // An output that the task need not write.
-                Err(DescribeError::Source(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) if is_absent(path) => {}
                 Err(error) => return Err((path.clone(), error)),
             }
         }
-        let written = disk.write(Kind::Result, key, &result.encode(), true);
+        let written = disk.write(Kind::Result, key, &result.encode());
         written.map_err(|error| (disk.root().to_owned(), DescribeError::Store(error)))
     }
 
@@ -489,6 +491,10 @@ impl Drop for Store {
 fn taken(level: Level, result: &StoredResult, restored: u64) -> Taken {
     let StoredResult { origin, printed, measures, .. } = result;
     Taken { level, origin: origin.clone(), printed: printed.clone(), measures: measures.clone(), restored }
+}
+
+fn is_absent(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// True for an output that is a link to another output of the task: it stays a link. Any other link

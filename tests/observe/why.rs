@@ -131,7 +131,7 @@ fn a_resume_says_why_tasks_ran_again() {
     phalanx(&dir).args(["run", "a.toml", "-q", "--resume"]).run().ok();
     says(&dir, "one[1]", &["had completed before session 2, which ran it again: its input in-1 has changed"]);
     says(&dir, "two", &["ran it again: it needs one[1], which runs again", "of `two`"]);
-    says(&dir, "three", &["completed in session 1 and was taken over by the resumed run"]);
+    says(&dir, "three", &["completed in session 1; the resumed run did not run it again"]);
     let kept = explained(&dir, "one[0]");
     assert_eq!((reasons(&kept), &kept["place"]["session"]), (vec!["taken_over"], &1.into()), "{kept:#}");
     // The name stays the same where the number does not.

@@ -99,7 +99,9 @@ fn a_limit_is_raised_and_lowered_while_the_run_goes_on_and_a_resume_knows_it() {
     ask(&dir, &["limit", "latest", "gat=5"]).code(1).says("did you mean `gate`?");
     ask(&dir, &["limit", "latest", "gate=5"]).ok().says("at most 5 units");
     status_once(&dir, "five tasks to run", in_use(5));
-    ask(&dir, &["limit", "latest", "gate=0"]).ok().says("5 are in use, so nothing is started until 5 have come back");
+    ask(&dir, &["limit", "latest", "gate=0"])
+        .ok()
+        .says("no further task of `gate` is started until its limit is raised");
     ask(&dir, &["status", "latest"]).ok().says("5 of 0 in use");
     dir.file("open", "");
     status_once(&dir, "the five to end", |status| status["tasks"]["completed"] == 5);

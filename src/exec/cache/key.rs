@@ -128,7 +128,12 @@ pub(super) fn texts<'a>(
 /// The files that a task reads as far as it says so, with the names of their components.
 pub(super) fn files(task: &Task, programs: Vec<PathBuf>, stdin: Option<PathBuf>) -> Vec<(String, PathBuf)> {
     let inputs = task.inputs.iter().map(|(file, _)| (format!("input {}", file.display()), task.dir.join(file)));
-    let programs = programs.into_iter().map(|file| (format!("program {}", file.display()), task.dir.join(file)));
+    // What is declared as an input is not listed again.
+    let is_input = |file: &PathBuf| task.inputs.iter().any(|(other, _)| other == file);
+    let programs = programs
+        .into_iter()
+        .filter(|file| !is_input(file))
+        .map(|file| (format!("program {}", file.display()), task.dir.join(file)));
     inputs.chain(programs).chain(stdin.map(|file| ("stdin".to_owned(), file))).collect()
 }
 

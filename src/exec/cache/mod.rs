@@ -22,9 +22,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::aside::AttemptDeadline;
 use super::{Fault, RankContext, TaskSource, used_files};
-use crate::job::{CacheRules, CacheSettings, Group, Task};
-use crate::model::{CacheHit, CacheMiss, CacheUse, KeyDifference};
-use crate::store::{Components, Digest, Miss, Origin, OutputName, Store, StoreConfig, StoredResult, Taken};
+use crate::job::{CacheRules, CacheSettings, Group, Task, Work};
+use crate::model::{CacheHit, CacheMiss, CacheUse, KeyDifference, State};
+use crate::store::{Components, Digest, Miss, Origin, OutputName, Store, StoreConfig, StoredResult, Taken, lexical};
 
 pub(super) use key::Visible;
 use key::{IDENTITY, KeyContext};
@@ -156,6 +156,13 @@ impl CacheRequest {
         names.map(|name| (name.clone(), self.place(&name))).collect()
     }
 
+    /// An output that is a directory around the task's own, which putting it back would replace.
+    fn output_around_task(&self) -> Option<&Path> {
+        let dir = lexical(&self.task.dir);
+        let is_around = |file: &&Path| dir.starts_with(lexical(&self.task.dir.join(file)));
+        self.task.outputs.iter().map(|(file, _)| file.as_path()).find(is_around)
+    }
+
     /// A device that the task writes to, if it does.
     fn device(&self) -> Option<&Path> {
         let is_device = |path: &&Path| path.starts_with("/dev") && *path != Path::new("/dev/null");
@@ -195,7 +202,8 @@ impl TaskCache {
         let (cache, request) = (Arc::clone(self), Arc::clone(request));
         let work = move |is_given_up: &AtomicBool| cache.answer(&request, is_given_up);
         match deadline.aside("taking its result from the cache", work) {
-            Err(fault) if fault.is_scarcity => Ok(no_key(fault.text, Visible::ALL)),
+            // Without an answer the task runs; it is not the cache that fails it.
+            Err(fault) if fault.state != State::Cancelled => Ok(no_key(fault.text, Visible::ALL)),
             answer => answer,
         }
     }
@@ -214,6 +222,9 @@ impl TaskCache {
         let visible = self.visible(request, &programs);
         if let Some(device) = request.device() {
             return no_key(format!("it writes to the device {}", device.display()), visible);
+        }
+        if let Some(output) = request.output_around_task() {
+            return no_key(format!("its output {} holds the directory that it runs in", output.display()), visible);
         }
         let mut inputs = Vec::new();
         let mut contents = Vec::new();
@@ -258,6 +269,10 @@ impl TaskCache {
                 *mentioned = *mentioned || memchr::memmem::find(text, name.as_bytes()).is_some();
             }
         };
+        if let Work::Kernel { .. } = task.work {
+            // A kernel asks its context, which is seen nowhere in the job file.
+            return Visible { id: false, name: true, index: true };
+        }
         key::texts(task, &self.env, self.prologue(request)).for_each(|text| search(text.as_bytes()));
         for file in programs {
             let path = task.dir.join(file);

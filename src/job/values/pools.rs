@@ -108,6 +108,9 @@ impl Read for PoolsSpec {
     }
 }
 
+/// Units of a pool that a task may need. What many tasks need together still fits 32 bits.
+type Amount = Whole<1, 1_000_000>;
+
 /// What a task needs of pools: names and amounts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PoolAmounts(pub Vec<(At<String>, At<u32>)>);
@@ -118,7 +121,7 @@ impl Read for PoolAmounts {
     }
 
     fn schema() -> Value {
-        json!({ "type": "object", "additionalProperties": Whole::<1, { u32::MAX as i64 - 1 }>::schema() })
+        json!({ "type": "object", "additionalProperties": Amount::schema() })
     }
 
     fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
@@ -132,7 +135,7 @@ impl Read for PoolAmounts {
         };
         let amount = |(name, node): (&toml::Spanned<std::borrow::Cow<'_, str>>, &TomlNode<'_>)| {
             let name_of = format!("{key}.{}", shorten(name.get_ref()));
-            let amount = Whole::<1, { u32::MAX as i64 - 1 }>::read(&name_of, node, findings)?;
+            let amount = Amount::read(&name_of, node, findings)?;
             Some((At::new(name.get_ref().to_string(), name.span()), At::new(amount.0 as u32, node.span())))
         };
         let read: Vec<_> = amounts.iter().filter_map(amount).collect();

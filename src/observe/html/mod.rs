@@ -290,7 +290,7 @@ fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class
     html.add("</tbody></table></div></details>\n");
 }
 
-/// Writes the statistics of values that tasks wrote.
+/// Writes hits and misses of the result cache by class.
 fn cache(html: &mut Html, run: &RunView) {
     let Some(figures) = CacheFigures::of(run) else { return };
     html.add(
@@ -311,6 +311,7 @@ fn cache(html: &mut Html, run: &RunView) {
     html.add("</tbody></table></div>\n");
 }
 
+/// Writes the statistics of values that tasks wrote.
 fn measures(html: &mut Html, run: &RunView) {
     let measures = MeasureReader::of(&run.dir.measures());
     if measures.is_empty() {

@@ -213,14 +213,16 @@ impl TaskReason {
                 let most = counted(*limit, "task");
                 format!("at most {most} of {family} at once: {running} {verb} of {open} that have not ended")
             }
-            Paused => "it is paused: `phalanx resume RUN` starts it again".to_owned(),
+            Paused => "it is paused: `phalanx resume RUN TASK` lets it start".to_owned(),
             Pool { pool } => format!("waits for {pool}"),
             NoRank { wanted, nodes_coming: 0 } => format!("no rank that takes part has {wanted}"),
             NoRank { wanted, nodes_coming } => {
                 let coming = counted_are(*nodes_coming, "node");
                 format!("no rank that takes part has {wanted}; {coming} requested")
             }
-            Gang { wanted } => format!("waits for {wanted} on several ranks at once"),
+            Gang { wanted } => {
+                format!("needs {wanted} on several ranks at once; such tasks are gathered one at a time")
+            }
             Memory { rank, node, wanted, taken, has } => format!(
                 "waits for {} of memory on rank {rank} ({node}): {} of {} are taken",
                 bytes(*wanted),
@@ -252,7 +254,7 @@ impl TaskReason {
                 let links = chain.iter().map(|link| format!("{} ({})", link.task, link.state));
                 format!("because of {}", links.collect::<Vec<_>>().join(", which needed "))
             }
-            TakenOver { session } => format!("completed in session {session} and was taken over by the resumed run"),
+            TakenOver { session } => format!("completed in session {session}; the resumed run did not run it again"),
             RunAgain { session, why } => {
                 let it = if why.starts_with("its ") { "" } else { "it " };
                 format!("had completed before session {session}, which ran it again: {it}{why}")

@@ -91,8 +91,8 @@ impl CoordinatorDriver {
             Some(units) => format!("at most {} of `{pool}` may be in use at once", counted(units, "unit")),
             None => format!("`{pool}` has no limit any more"),
         };
-        if let Some(units) = units.filter(|&units| units < used) {
-            text += &format!("; {used} are in use, so nothing is started until {} have come back", used - units);
+        if let Some(units) = units.filter(|&units| 0 < units && units < used) {
+            text += &format!("; {used} are in use, so nothing is started until fewer than {units} are");
         }
         if let Some(units) = units.filter(|&units| units > 0 && units < largest) {
             text += &format!("; tasks that need more than {units} wait until it is raised");

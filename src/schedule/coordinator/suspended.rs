@@ -73,7 +73,8 @@ impl Coordinator {
         let ranks: Vec<Rank> = self.suspended.ranks.keys().copied().collect();
         let runs_tasks = |rank: &Rank| self.members.member(*rank).is_some_and(|member| member.slots > 0);
         let active = self.members.active().filter(runs_tasks).count();
-        let are_all = ranks.len() >= active;
+        let is_active = |rank: &&Rank| self.members.standing(**rank) == Some(RankState::Active);
+        let are_all = ranks.iter().filter(is_active).count() >= active;
         for rank in ranks {
             let is_active = self.members.standing(rank) == Some(RankState::Active);
             if self.stopping.is_some() || !is_active || self.health.has_recovered(rank) {

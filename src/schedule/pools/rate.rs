@@ -1,8 +1,9 @@
 //! Starts per time, evenly spread.
 //!
 //! A rate of 10 per second allows a start every 100 ms, and not ten at once: whoever serves them
-//! sees no burst. Above 50 per second the starts of a time slice of 20 ms are dealt together, so
-//! that ranks need few messages. What is not used in its slice lapses.
+//! sees no burst. Above 50 per second the starts of a time slice of 20 ms come at once. Ranks get
+//! what their idle slots can start, so each start of a slot costs a message to rank 0 and back. What
+//! is not used in its slice lapses.
 
 use std::time::Duration;
 

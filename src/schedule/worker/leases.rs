@@ -83,8 +83,8 @@ impl Worker {
             self.count_failure(actions);
         }
         // The stop ended it here. Its home may not have received the stop yet, and would take this
-        // for the task's own failure.
-        let interrupted = self.stopping.is_some() && !attempt.outcome.ok();
+        // for a cancellation. What failed by itself is the home's to judge, as at any time.
+        let interrupted = self.stopping.is_some() && state == State::Cancelled;
         if interrupted || reported_by_runner(&attempt) {
             self.guests.remove(&attempt.task);
             self.report.push(Attempt { last: attempt.outcome.ok(), ..attempt });
