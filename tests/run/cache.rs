@@ -231,6 +231,10 @@ fn damage_costs_time_and_nothing_else() {
 fn a_store_that_cannot_be_used_is_told_once_and_harms_nobody() {
     let dir = set_up("cache-readonly", 4);
     // Root may write anywhere: a file stands where the store wants a directory.
+    dir.file(
+        "node/CACHEDIR.TAG",
+        "Signature: 8a477f597d28d172789f06886806bc55\n# Results of tasks, kept by phalanx.\n",
+    );
     dir.file("node/tmp", "in the way");
     let first = run(&dir);
     assert_eq!((ran(&dir).len(), dir.read("total")), (9, total(4)));
