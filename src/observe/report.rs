@@ -419,7 +419,7 @@ fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
     let rows: Vec<Vec<String>> = classes.iter().take(LISTED).map(|class| class_row(class, all)).collect();
     write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "p99", "max", "work"], &rows, paint)?;
     if let Some(more) = and_more(classes.len()) {
-        writeln!(out, "  and {more} more classes with less work")?;
+        writeln!(out, "  {more} classes with less work")?;
     }
     Ok(())
 }

@@ -257,7 +257,7 @@ fn class_table(html: &mut Html, by_work: &[ClassLatency]) {
     }
     html.add("</tbody></table></div>\n");
     if let Some(more) = and_more(by_work.len()) {
-        html.add(format_args!("<p class=\"note\">And {more} more classes with less work.</p>\n"));
+        html.add(format_args!("<p class=\"note\">{more} classes with less work.</p>\n"));
     }
 }
 
