@@ -274,7 +274,8 @@ fn summary(job: &Job, graph: &TaskGraph, selected: &Selected) -> String {
         );
     }
     if shape.unknown > 0 {
-        let _ = writeln!(text, "  {} tasks have no `estimate`; one second is assumed for each", shape.unknown);
+        let (tasks, have) = (counted(shape.unknown as u64, "task"), if shape.unknown == 1 { "has" } else { "have" });
+        let _ = writeln!(text, "  {tasks} {have} no `estimate`; one second is assumed for each");
     }
     text
 }

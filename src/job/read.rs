@@ -209,9 +209,24 @@ fn elsewhere(name: &str, names: &[&str], findings: &Findings) -> Option<String> 
 
 /// Records that a value has the wrong type.
 pub(crate) fn mismatch<T: Read>(key: &str, node: &TomlNode<'_>, findings: &mut Findings) {
-    findings.push(
-        Diagnostic::error(format!("`{key}` must be {}, not {}", T::expected(), found(node.get_ref()))).at(&node.span()),
-    );
+    let message = format!("`{key}` must be {}, not {}", T::expected(), found(node.get_ref()));
+    let error = Diagnostic::error(message).at(&node.span());
+    let help = node.get_ref().as_str().and_then(|text| unquoted::<T>(key, text));
+    findings.push(match help.or_else(|| synonyms::example(key).map(|example| format!("write {example}"))) {
+        Some(help) => error.help(help),
+        None => error,
+    });
+}
+
+/// Advice for a number or a boolean in quotes.
+fn unquoted<T: Read>(key: &str, text: &str) -> Option<String> {
+    let fits = match T::schema()["type"].as_str()? {
+        "integer" => text.parse::<i64>().is_ok(),
+        "number" => text.parse::<f64>().is_ok_and(f64::is_finite),
+        "boolean" => text.parse::<bool>().is_ok(),
+        _ => false,
+    };
+    fits.then(|| format!("remove the quotes: `{key} = {text}`"))
 }
 
 fn found(value: &DeValue<'_>) -> &'static str {

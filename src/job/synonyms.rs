@@ -189,6 +189,11 @@ pub(crate) fn meanings(word: &str) -> Option<(&'static str, &'static str)> {
     of(word).next().map(|synonyms| (synonyms.keys[0], synonyms.example))
 }
 
+/// How to write a key whose name alone does not say so.
+pub(crate) fn example(key: &str) -> Option<&'static str> {
+    SYNONYMS.iter().find(|synonyms| synonyms.keys[0] == key && !synonyms.example.is_empty()).map(|found| found.example)
+}
+
 fn of(word: &str) -> impl Iterator<Item = &'static Synonyms> {
     let word = word.to_lowercase().replace('-', "_");
     SYNONYMS.iter().filter(move |synonyms| synonyms.words.split_whitespace().any(|known| known.to_lowercase() == word))
