@@ -13,6 +13,7 @@ use crate::observe::{
     write_results, write_verified,
 };
 use crate::store::{Limits, ListedResult, StoreConfig, StoreDir};
+use crate::text::counted;
 
 /// Shortest beginning of a key by which `drop` finds a result.
 const MIN_KEY: usize = 8;
@@ -243,7 +244,8 @@ fn drop_results(args: &DropArgs) -> Result<ExitCode, ExitCode> {
     for_each(&args.place, |level, dir| {
         let dropped = dir.drop_results(|result| is_meant(&args.pattern, result));
         dropped_any |= dropped.results > 0;
-        show(|out| write_removed(out, level.shown(), (dropped.results, dropped.bytes), dir.info().bytes))
+        show(|out| write_removed(out, level.shown(), (dropped.results, dropped.bytes), dir.info().bytes))?;
+        all_removed(level, dropped.refused)
     })?;
     match dropped_any {
         true => Ok(ExitCode::SUCCESS),
@@ -304,6 +306,17 @@ fn verify(args: &ShowArgs) -> Result<ExitCode, ExitCode> {
     Ok(if is_damaged { ExitCode::FAILURE } else { printed })
 }
 
+/// An error if files of a level could not be removed.
+fn all_removed(level: &ChosenLevel, refused: u64) -> Result<(), String> {
+    match refused {
+        0 => Ok(()),
+        _ => {
+            let (files, place) = (counted(refused, "file"), level.path.display());
+            Err(format!("{files} in {place} could not be removed: they belong to another user, or it is read-only"))
+        }
+    }
+}
+
 fn prune(args: &PruneArgs) -> Result<ExitCode, ExitCode> {
     let found = for_each(&args.place, |level, dir| {
         let limits = match args.all {
@@ -317,7 +330,8 @@ fn prune(args: &PruneArgs) -> Result<ExitCode, ExitCode> {
         let Some(pruned) = dir.prune(&limits) else {
             return Err(format!("another process is removing results from {} now", level.path.display()));
         };
-        show(|out| write_removed(out, level.shown(), (pruned.results, pruned.bytes), pruned.left))
+        show(|out| write_removed(out, level.shown(), (pruned.results, pruned.bytes), pruned.left))?;
+        all_removed(level, pruned.refused)
     })?;
     Ok(if found == 0 { print("there is no cache here\n") } else { ExitCode::SUCCESS })
 }

@@ -51,6 +51,8 @@ pub struct Dropped {
     pub results: u64,
     /// Bytes that became free.
     pub bytes: u64,
+    /// Number of files that could not be removed.
+    pub refused: u64,
 }
 
 /// What a check has found. Everything that is damaged was removed.
@@ -80,10 +82,11 @@ impl StoreDir {
     /// Its figures.
     pub fn info(&self) -> LevelInfo {
         let (results, objects) = (self.0.list(Kind::Result), self.0.list(Kind::Object));
+        let latest = self.0.list(Kind::Latest);
         LevelInfo {
             results: results.len() as u64,
             objects: objects.len() as u64,
-            bytes: results.iter().chain(&objects).map(|listed| listed.bytes).sum(),
+            bytes: results.iter().chain(&objects).chain(&latest).map(|listed| listed.bytes).sum(),
             oldest: results.iter().map(|listed| listed.used).min(),
             newest: results.iter().map(|listed| listed.used).max(),
         }
@@ -106,12 +109,10 @@ impl StoreDir {
         let meant: Vec<Digest> =
             self.list().iter().filter(|listed| is_meant(listed)).map(|listed| listed.key).collect();
         let before = self.info().bytes;
-        meant.iter().for_each(|key| self.0.remove(Kind::Result, key));
-        if !meant.is_empty() {
-            self.prune(&Limits::default());
-        }
-        let left = self.info().bytes;
-        Dropped { results: meant.len() as u64, bytes: before.saturating_sub(left) }
+        let results = meant.iter().filter(|key| self.0.remove(Kind::Result, key)).count() as u64;
+        let pruned = (results > 0).then(|| self.prune(&Limits::default())).flatten().unwrap_or_default();
+        let bytes = before.saturating_sub(self.info().bytes);
+        Dropped { results, bytes, refused: meant.len() as u64 - results + pruned.refused }
     }
 
     /// Reads every result and every content, and removes what is damaged.

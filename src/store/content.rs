@@ -149,6 +149,17 @@ fn of(path: &Path, meta: &Metadata, memo: &Memo, sink: &Sink<'_>, depth: usize) 
     Ok(Content::Directory { tree, size: list.len() as u64, bytes, mode })
 }
 
+/// What is left of `most` bytes after the files behind a path; `None` if they are more. What cannot
+/// be looked at takes nothing.
+pub(super) fn rest_after(path: &Path, most: u64, depth: usize) -> Option<u64> {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Some(most) };
+    if !meta.is_dir() {
+        return most.checked_sub(if meta.is_file() { meta.len() } else { 0 });
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten().filter(|_| depth < MAX_DEPTH);
+    entries.map(|entry| entry.path()).try_fold(most, |left, path| rest_after(&path, left, depth + 1))
+}
+
 /// The entries of a directory, as a level has them.
 fn entries(disk: &Disk, tree: &Digest, size: u64) -> Result<Vec<Entry>, FetchError> {
     if size > MAX_TREE {

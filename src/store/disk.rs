@@ -176,9 +176,12 @@ impl Disk {
         }
     }
 
-    /// Removes a file.
-    pub(super) fn remove(&self, kind: Kind, name: &Digest) {
-        let _ = fs::remove_file(self.path(kind, name));
+    /// Removes a file. Returns whether it is gone.
+    pub(super) fn remove(&self, kind: Kind, name: &Digest) -> bool {
+        match fs::remove_file(self.path(kind, name)) {
+            Ok(()) => true,
+            Err(error) => is_absent(&error),
+        }
     }
 
     /// Reads a small file. `None` if there is none.

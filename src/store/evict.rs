@@ -33,6 +33,8 @@ pub struct Evicted {
     pub bytes: u64,
     /// Bytes that are left.
     pub left: u64,
+    /// Number of files that could not be removed.
+    pub refused: u64,
 }
 
 /// What is to be removed.
@@ -57,7 +59,7 @@ struct Entry {
 /// return at once. On a level of several nodes, which has no common lock, they may do it side by
 /// side.
 pub(super) fn evict(disk: &Disk, limits: &Limits, now: SystemTime) -> Option<Evicted> {
-    let _lock = if disk.is_shared() { None } else { Some(lock(disk)?) };
+    let lock = if disk.is_shared() { None } else { Some(lock(disk)?) };
     disk.remove_abandoned();
     let age = |listed: &Listed| now.duration_since(listed.used).unwrap_or_default();
     let mut objects: FxHashMap<Digest, (Listed, u32)> =
@@ -72,14 +74,20 @@ pub(super) fn evict(disk: &Disk, limits: &Limits, now: SystemTime) -> Option<Evi
     let bytes = |listed: &Listed| listed.bytes;
     let mut left: u64 = results.iter().map(|entry| bytes(&entry.listed)).sum();
     left += objects.values().map(|(listed, _)| bytes(listed)).sum::<u64>();
+    let latest = disk.list(Kind::Latest);
+    left += latest.iter().map(bytes).sum::<u64>();
     let mut evicted = Evicted::default();
     let free = |evicted: &mut Evicted, left: &mut u64, kind: Kind, listed: &Listed| {
-        disk.remove(kind, &listed.name);
+        if !disk.remove(kind, &listed.name) {
+            evicted.refused += 1;
+            return;
+        }
         evicted.bytes += listed.bytes;
         *left = left.saturating_sub(listed.bytes);
         match kind {
             Kind::Object => evicted.objects += 1,
-            _ => evicted.results += 1,
+            Kind::Result => evicted.results += 1,
+            Kind::Latest => {}
         }
     };
     for (listed, users) in objects.values() {
@@ -104,11 +112,25 @@ pub(super) fn evict(disk: &Disk, limits: &Limits, now: SystemTime) -> Option<Evi
         }
     }
     // What is known of results that are long gone explains nothing any more.
-    for listed in disk.list(Kind::Latest).iter().filter(|listed| age(listed) > MAX_LATEST_AGE) {
-        disk.remove(Kind::Latest, &listed.name);
+    let is_cleared = limits.size == Some(0);
+    for listed in latest.iter().filter(|listed| is_cleared || age(listed) > MAX_LATEST_AGE) {
+        free(&mut evicted, &mut left, Kind::Latest, listed);
+    }
+    if let Some(lock) = &lock {
+        // When it was done last; a file system that does not keep it makes others look as well.
+        let _ = lock.set_modified(now);
     }
     Some(Evicted { left, ..evicted })
 }
+
+/// True if a level was brought within its size this recently.
+pub(super) fn was_done_within(disk: &Disk, time: Duration) -> bool {
+    let done = fs::metadata(disk.root().join(LOCK)).and_then(|meta| meta.modified());
+    done.is_ok_and(|done| done.elapsed().is_ok_and(|age| age < time))
+}
+
+/// Who has locked this file removes results; its time says when that was done last.
+const LOCK: &str = "evict.lock";
 
 /// For this long it is remembered what the key of a task was.
 const MAX_LATEST_AGE: Duration = Duration::from_secs(90 * 86_400);
@@ -131,7 +153,7 @@ fn entry(disk: &Disk, listed: Listed) -> Entry {
 
 /// The lock of the level; `None` if another process has it, or the level cannot be written to.
 fn lock(disk: &Disk) -> Option<File> {
-    let path = disk.root().join("evict.lock");
+    let path = disk.root().join(LOCK);
     let file = File::options().write(true).create(true).truncate(false).open(path).ok()?;
     match file.try_lock() {
         Ok(()) => Some(file),

@@ -57,6 +57,8 @@ use result::Latest;
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
 /// The size of a level is looked at whenever this share of it was written.
 const CHECKED_SHARE: u64 = 32;
+/// And once by each process, unless another one did it this recently.
+const CHECK_PAUSE: Duration = Duration::from_secs(600);
 
 /// Where a store is, and how large it may become.
 #[derive(Clone, Debug, PartialEq)]
@@ -414,10 +416,13 @@ impl Store {
     }
 
     fn check_size(&self, outputs: &[(OutputName, PathBuf)]) -> Result<(), NotStored> {
-        let size =
-            |path: &PathBuf| std::fs::metadata(path).map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
-        let total: u64 = outputs.iter().map(|(_, path)| size(path)).sum();
-        if total > self.size { Err(NotStored::TooLarge(self.size)) } else { Ok(()) }
+        let mut left = Some(self.size);
+        for (_, path) in outputs {
+            // The files of an output that is a link count as well.
+            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            left = left.and_then(|left| content::rest_after(&path, left, 0));
+        }
+        left.map(|_| ()).ok_or(NotStored::TooLarge(self.size))
     }
 
     fn put_on(
@@ -456,7 +461,10 @@ impl Store {
     fn evict_if_due(&self) {
         let Some(node) = &self.node else { return };
         let (written, checked) = (node.written(), self.checked_at.load(Relaxed));
-        let is_due = checked == u64::MAX || written.saturating_sub(checked) > self.size / CHECKED_SHARE;
+        let is_due = match checked {
+            u64::MAX => written > self.size / CHECKED_SHARE || !evict::was_done_within(node, CHECK_PAUSE),
+            _ => written.saturating_sub(checked) > self.size / CHECKED_SHARE,
+        };
         if !is_due || self.checked_at.compare_exchange(checked, written, Relaxed, Relaxed).is_err() {
             return;
         }
