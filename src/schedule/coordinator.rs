@@ -181,6 +181,11 @@ impl Coordinator {
         self
     }
 
+    /// The tasks, and the homes of all nodes.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     /// Number of tasks by state.
     pub fn tally(&self) -> TaskTally {
         let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum::<u32>();

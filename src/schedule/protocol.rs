@@ -299,6 +299,8 @@ pub struct HandOut {
     pub tried: Vec<Tried>,
     /// Tasks kept by the receiver whose home is another rank, with that rank.
     pub leases: Vec<(TaskId, Rank)>,
+    /// At the start of the run: units of pools for its first tasks.
+    pub units: PoolOrders,
 }
 
 impl HandOut {
@@ -310,7 +312,7 @@ impl HandOut {
         let longest = self.part.longest_column().max(gone);
         // A number takes five bytes at most, and nothing else more than 32: most messages need not
         // be measured.
-        let rest = ended + needed + self.out.len() + self.tried.len() + self.leases.len();
+        let rest = ended + needed + self.out.len() + self.tried.len() + self.leases.len() + self.units.granted.len();
         let may_exceed = 5 * (self.part.numbers() + gone) + 32 * rest > MAX_MESSAGE_BYTES;
         let size = || postcard::serialize_with_flavor(self, postcard::ser_flavors::Size::default());
         let exceeds = longest > most || may_exceed && size().is_ok_and(|size: usize| size > MAX_MESSAGE_BYTES);

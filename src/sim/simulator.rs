@@ -219,15 +219,16 @@ impl<'a> Simulator<'a> {
             pools: Arc::clone(&prepared.pools),
             fair: prepared.family_slots(),
         };
-        let parts = setup::parts(&tasks, ranks, done);
         let most = controller.as_ref().map_or(ranks, |scaling_setup| scaling_setup.scaler.most_ranks().max(ranks));
         let crowded = most > MAX_EXACT_RANKS;
         let pace = if crowded { Pace { steal: NO_STEAL_PAUSE, ..Pace::default() } } else { Pace::default() };
         let shapes: Vec<_> = prepared.job.groups.iter().map(requirements::shape).collect();
         let job = Arc::clone(&prepared.job);
         let shape = move |task| shapes[job.group_of(task).0 as usize];
-        let coordinator = Coordinator::new(tasks, done, members.clone(), prepared.job.max_failures, Box::new(shape))
-            .with_left_out(left_out);
+        let mut coordinator =
+            Coordinator::new(tasks, done, members.clone(), prepared.job.max_failures, Box::new(shape))
+                .with_left_out(left_out);
+        let parts = setup::parts(&mut coordinator, ranks, done);
         let mut world = Simulator {
             fates: Fates::new(&prepared.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
             facts: Arc::clone(&prepared.job) as Arc<dyn Facts>,

@@ -132,7 +132,11 @@ fn prepare(
     let PreparedJob { job, graph, estimates, order, urgency, pools, fair: _, left_out: _ } = prepared;
     drop(order);
     let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair };
-    let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
+    let ranks = members.len();
+    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
+    keep_limits(&mut coordinator, &limits);
+    let first = hand_out(fabric.as_mut(), &mut coordinator, ranks, &done)?;
+    drop(done);
     let slots = infos.iter().map(|info| info.slots).sum();
     let history = HistoryRecorder::new(
         past,
@@ -147,9 +151,6 @@ fn prepare(
     }
     let journal = AsyncJournal::spawn(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
-    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
-    keep_limits(&mut coordinator, &limits);
-    drop(done);
     let facts = |info: RankInfo| RankFacts { node: info.node, slots: info.slots, pid: info.pid };
     let mut nodes = NodeTable::new(infos.into_iter().map(facts));
     let server = control_socket(&welcome.run_dir, &wake);
@@ -260,12 +261,20 @@ impl Done {
 }
 
 /// Sends each rank its part of the graph; returns rank 0's own.
-fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -> Result<Message, RunError> {
+fn hand_out(
+    fabric: &mut dyn Fabric,
+    coordinator: &mut Coordinator,
+    ranks: usize,
+    done: &Done,
+) -> Result<Message, RunError> {
+    let mut units = coordinator.first_units();
+    let tasks = coordinator.tasks();
     let ended = |node: u32| done.has(node).then_some(true);
     let cutter = PartBuilder::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
-    let message = |rank: usize| {
+    let mut message = |rank: usize| {
         let part = cutter.part(rank);
-        let hand_out = HandOut { part, active: Ranks::first(ranks as u32), ..HandOut::default() };
+        let units = units.remove(&Rank(rank as u32)).unwrap_or_default();
+        let hand_out = HandOut { part, units, active: Ranks::first(ranks as u32), ..HandOut::default() };
         match hand_out.oversize(numbers::MOST) {
             // A single rank sends no parts.
             Some(size) if ranks > 1 => Err(RunError::Refused(format!(

@@ -1,12 +1,15 @@
 //! What may start: units of pools are dealt to ranks and to MPI tasks on several ranks, and tasks
 //! are paused and resumed.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Coordinator, CoordinatorAction};
-use crate::model::{TaskId, Time};
-use crate::schedule::pools::ResourceId;
+use crate::model::{Rank, TaskId, Time};
+use crate::schedule::part::SPECIAL;
 use crate::schedule::pools::dealer::{PoolDealer, PoolState};
+use crate::schedule::pools::{PoolClaim, PoolOrders, ResourceId, SetId};
 use crate::schedule::protocol::{Lease, Message, add_range, is_among, remove_range};
 
 impl Coordinator {
@@ -18,6 +21,35 @@ impl Coordinator {
     /// Sets the capacity of a resource before the run begins.
     pub fn keep_limit(&mut self, resource: ResourceId, units: u32) {
         self.pools.set_capacity(resource, units);
+    }
+
+    /// The first units of each rank, before the run begins: for tasks at home there, ready or not,
+    /// as many as it has slots, so that none of them waits for a message. Starts of a rate are not
+    /// dealt ahead, since they would lapse.
+    pub fn first_units(&mut self) -> BTreeMap<Rank, PoolOrders> {
+        let table = Arc::clone(self.pools.table());
+        let is_dealt = |set: SetId| table.set(set).iter().all(|&(resource, _)| !table.is_rate(resource));
+        let mut claims: BTreeMap<Rank, Vec<PoolClaim>> = BTreeMap::new();
+        for &(from, to, set) in table.groups().iter().filter(|group| is_dealt(group.2)) {
+            for task in (from as usize..to as usize).filter(|&task| self.finals[task].is_none()) {
+                let rank = Rank(self.tasks.home[task]);
+                let slots = self.members.member(rank).map_or(0, |member| member.slots);
+                let level = self.tasks.urgency[task] & !SPECIAL;
+                let claims = claims.entry(rank).or_default();
+                // Tasks of one set mostly follow one another.
+                match claims.iter_mut().rev().find(|claim| claim.set == set) {
+                    Some(claim) => {
+                        claim.level = claim.level.max(level);
+                        claim.tasks = (claim.tasks + 1).min(slots.max(1));
+                    }
+                    None => {
+                        let kept = vec![0; table.set(set).len()];
+                        claims.push(PoolClaim { set, tasks: 1, level, ahead: false, kept });
+                    }
+                }
+            }
+        }
+        self.pools.deal_first(claims)
     }
 
     /// The state of each resource of the pools.

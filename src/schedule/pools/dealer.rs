@@ -275,6 +275,19 @@ impl PoolDealer {
         dealt
     }
 
+    /// Deals the first units, for what ranks are at home to: an even share of each pool first. What
+    /// is not granted is claimed again by the ranks when their tasks are ready.
+    pub fn deal_first(&mut self, claims: BTreeMap<Rank, Vec<PoolClaim>>) -> BTreeMap<Rank, PoolOrders> {
+        for (rank, claims) in claims {
+            self.report(rank, PoolReport { claims, ..PoolReport::default() });
+        }
+        let dealt = self.deal(Time::ZERO);
+        self.withdraw(|_, _| true);
+        self.account(Time::ZERO);
+        self.due_at = None;
+        dealt.orders
+    }
+
     fn end_bonds(&mut self, now: Time) {
         for stock in &mut self.stocks {
             stock.grants.retain(|_, grant| {

@@ -110,6 +110,11 @@ impl PoolTable {
         Some(other.filter(|other| !other.1.is_array_limit).unwrap_or(first).0)
     }
 
+    /// The tasks with needs, as ranges (from, to), with their sets.
+    pub fn groups(&self) -> &[(u32, u32, SetId)] {
+        &self.groups
+    }
+
     /// The tasks whose needs include a resource, as ranges (from, to).
     pub fn users(&self, resource: ResourceId) -> impl Iterator<Item = (u32, u32)> + '_ {
         let uses = move |set: SetId| self.set(set).iter().any(|need| need.0 == resource);

@@ -143,3 +143,18 @@ fn an_mpi_task_on_several_ranks_holds_its_units_until_it_ends() {
     dealer.withdraw_gangs(|task, _| task == TaskId(1));
     assert_eq!((dealer.dealt(0), dealer.dealt(1)), (0, 0));
 }
+
+#[test]
+fn first_units_are_an_even_share_and_leave_no_claim_behind() {
+    let mut dealer = dealer(5, 1);
+    let claims = |tasks| vec![claim(1, tasks, &[0]), claim(3, tasks, &[0])];
+    let first = dealer.deal_first([(Rank(0), claims(9)), (Rank(1), claims(2))].into());
+    assert_eq!([&first[&Rank(0)].granted, &first[&Rank(1)].granted], [&vec![(0, 3), (1, 1)], &vec![(0, 2)]]);
+    assert_eq!((dealer.states(Time(0))[1].waiting, dealer.due().map(|_| ())), (0, None));
+    // Reports from before the units have arrived claim nothing.
+    dealer.report(Rank(1), report(0, &[], vec![claim(3, 1, &[0])]));
+    assert!(dealer.deal(Time(1)).orders.is_empty());
+    dealer.report(Rank(1), report(1, &[], vec![claim(3, 1, &[0])]));
+    dealer.report(Rank(0), report(1, &[], Vec::new()));
+    assert_eq!(orders(&dealer.deal(Time(2)), 0).owed, [(1, 1)], "idle units go to those who can use them");
+}

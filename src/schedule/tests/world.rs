@@ -110,11 +110,6 @@ impl World {
         let members: Vec<Member> = slots.iter().map(|&slots| member(slots)).collect();
         let home = random_homes(&mut rng, &job, slots);
         let urgency: Vec<u8> = home.iter().map(|_| rng.u8(0..16)).collect();
-        let ended = |n: u32| done.contains(&n).then_some(true);
-        let cutter = PartBuilder::new(&job.graph, &home, &urgency, ranks as usize, &ended);
-        let hand_out =
-            |rank: u32| HandOut { part: cutter.part(rank as usize), active: Ranks::first(ranks), ..HandOut::default() };
-        let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();
         let shapes = job.gangs.clone();
         let tasks = Tasks {
             graph: Arc::clone(&job.graph),
@@ -124,13 +119,24 @@ impl World {
             pools: Arc::clone(&job.pools),
             fair: Vec::new(),
         };
-        let coordinator = Coordinator::new(
+        let mut coordinator = Coordinator::new(
             tasks,
             &|t| done.contains(&t.0),
             members,
             job.max_failures,
             Box::new(move |t| shapes[&t.0]),
         );
+        let mut units = coordinator.first_units();
+        let Tasks { home, urgency, .. } = coordinator.tasks();
+        let ended = |n: u32| done.contains(&n).then_some(true);
+        let cutter = PartBuilder::new(&job.graph, home, urgency, ranks as usize, &ended);
+        let hand_out = |rank: u32| HandOut {
+            part: cutter.part(rank as usize),
+            active: Ranks::first(ranks),
+            units: units.remove(&Rank(rank)).unwrap_or_default(),
+            ..HandOut::default()
+        };
+        let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();
         let mut world = World {
             workers: Vec::new(),
             pools: Vec::new(),

@@ -180,7 +180,7 @@ impl Worker {
 
     /// Activates the tasks that are at home here from now on.
     pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<WorkerAction>) {
-        let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases } = hand_out;
+        let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, units } = hand_out;
         let ChangePhase::Frozen(frozen) = &mut self.phase else {
             return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
         };
@@ -204,6 +204,9 @@ impl Worker {
         self.completed_elsewhere.clear();
         self.ledger = Some(Arc::clone(&ledger));
         actions.push(WorkerAction::TakeUp);
+        if !units.is_empty() {
+            actions.push(WorkerAction::PoolOrders(units));
+        }
         (self.leaving, self.emptied) = (leave, false);
         self.stealer.meet(epoch, active);
         self.lent = out.into_iter().collect();

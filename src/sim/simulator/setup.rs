@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::graph::partition::Partition;
 use crate::journal::Record;
-use crate::model::{TaskId, Time};
+use crate::model::{Rank, TaskId, Time};
 use crate::scale::elasticity::LevelStep;
 use crate::scale::{Forecast, Prices, Scaler};
-use crate::schedule::coordinator::{StopReason, TaskTally, Tasks};
+use crate::schedule::coordinator::{Coordinator, StopReason, TaskTally};
 use crate::schedule::handout::PartBuilder;
 use crate::schedule::protocol::HandOut;
 use crate::schedule::ranks::Ranks;
@@ -94,11 +94,17 @@ pub struct ScalingSetup {
 }
 
 /// The part of each rank at the start.
-pub(super) fn parts(tasks: &Tasks, ranks: u32, done: &dyn Fn(TaskId) -> bool) -> Vec<HandOut> {
+pub(super) fn parts(coordinator: &mut Coordinator, ranks: u32, done: &dyn Fn(TaskId) -> bool) -> Vec<HandOut> {
+    let mut units = coordinator.first_units();
+    let tasks = coordinator.tasks();
     let count = tasks.graph.task_count() as u32;
     let ended = |node: u32| (node < count && done(TaskId(node))).then_some(true);
     let cutter = PartBuilder::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks as usize, &ended);
-    let part =
-        |rank: u32| HandOut { part: cutter.part(rank as usize), active: Ranks::first(ranks), ..HandOut::default() };
+    let part = |rank: u32| HandOut {
+        part: cutter.part(rank as usize),
+        active: Ranks::first(ranks),
+        units: units.remove(&Rank(rank)).unwrap_or_default(),
+        ..HandOut::default()
+    };
     (0..ranks).map(part).collect()
 }

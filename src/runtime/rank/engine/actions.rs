@@ -68,7 +68,6 @@ impl Engine {
                 if let Some(pool) = self.shared.pool.get() {
                     pool.carry_out_pool_orders(&orders);
                 }
-                return self.pool_report();
             }
             WorkerAction::LearnShares(elsewhere) => {
                 if let Some(pool) = self.shared.pool.get() {
