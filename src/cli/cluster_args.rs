@@ -32,8 +32,9 @@ pub(super) fn cluster_of(
     Ok((cluster, text.to_string()))
 }
 
-/// Cluster of nodes with the job's prices, used when no cluster file is given. The default is one
-/// slot per node.
+/// Cluster of nodes with the job's prices, used when no cluster file is given. By default a node has
+/// as many slots as the widest task asks for.
 fn default_cluster(prepared: &PreparedJob, slots: Option<u32>) -> Cluster {
-    Cluster::of_job(&prepared.job.cost, slots.unwrap_or(1)).with_labels_of(&prepared.job)
+    let widest = prepared.job.groups.iter().map(|group| group.cpus).max().unwrap_or(1);
+    Cluster::of_job(&prepared.job.cost, slots.unwrap_or(widest)).with_labels_of(&prepared.job)
 }

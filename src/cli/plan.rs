@@ -40,7 +40,8 @@ pub(super) struct Args {
     /// Numbers of ranks to compare: 8, or 1..64.
     #[arg(long, value_name = "FROM..TO", default_value = "1..32", value_parser = range)]
     ranks: (u32, u32),
-    /// Slots of each rank [default: those of the cluster file, else 1].
+    /// Slots of each rank [default: those of the cluster file, else the most CPUs that a task asks
+    /// for].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
     /// Cluster to plan for: nodes with prices, speeds and delays (see docs/cluster-file.md).
@@ -280,6 +281,25 @@ fn wishes(question: &PlanQuestion<'_>, word: &str) -> String {
     }
 }
 
+/// What a candidate does not meet in nine of ten cases, and by what.
+fn missed(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> String {
+    if candidate.feasible {
+        return String::new();
+    }
+    let cost = question.cost;
+    let mut missed = Vec::new();
+    if cost.deadline.is_some_and(|deadline| candidate.makespan_q90_s > deadline.as_secs_f64()) {
+        missed.push(format!("the deadline, with {}", seconds(candidate.makespan_q90_s)));
+    }
+    if cost.budget.is_some_and(|budget| candidate.cost_q90 > budget) {
+        missed.push(format!("the budget, with {:.4}", candidate.cost_q90));
+    }
+    if cost.budget_per_hour.is_some_and(|most| question.cluster.first_price(candidate.ranks) > most) {
+        missed.push("the budget per hour".to_owned());
+    }
+    format!("; 1 of 10 runs misses {}", missed.join(", and "))
+}
+
 fn text(
     question: &PlanQuestion<'_>,
     planned: &Plan,
@@ -317,9 +337,12 @@ fn text(
             candidate.cost,
             candidate.utilisation * 100.0,
             candidate.bound.name(),
-            if candidate.feasible { String::new() } else { format!("; misses {}", wishes(question, "or")) },
+            missed(question, candidate),
         );
         let _ = writeln!(text, "{}", if candidate.feasible { row } else { paint.dim(row) });
+    }
+    if let Some(why) = &planned.too_few {
+        let _ = writeln!(text, "  {}", paint.dim(format!("fewer ranks are left out: {why}")));
     }
     let all = planned.candidates.iter().all(|candidate| candidate.simulated);
     let between = if all { "" } else { "   ~ interpolated" };

@@ -136,7 +136,13 @@ struct Set<'a> {
 impl Set<'_> {
     /// Runs one simulation and writes its run directory.
     fn run(&self, (job_text, job_path): (&Arc<str>, &Path), cluster_text: &str) -> ExitCode {
-        let usual = self.prepared.job.scaling.as_ref().map_or("hybrid", |scaling| scaling.policy.name());
+        let of_job = self.prepared.job.scaling.as_ref().map(|scaling| scaling.policy.name());
+        let policy = self.args.policy.first().map(String::as_str).or(of_job).unwrap_or("hybrid");
+        if self.args.policy.is_empty() && of_job.is_none() && !self.args.quiet {
+            complain(format_args!(
+                "the job has no [scaling]: simulated with the policy {policy}; `phalanx run` keeps its ranks (--policy fixed)"
+            ));
+        }
         let began = Instant::now();
         let rehearsed = rehearse(&RecordRequest {
             prepared: self.prepared,
@@ -145,7 +151,7 @@ impl Set<'_> {
             job_path,
             cluster: self.cluster,
             cluster_text,
-            policy: self.args.policy.first().map_or(usual, String::as_str),
+            policy,
             scaling: self.scaling,
             cost: self.cost,
             ranks: self.args.ranks,

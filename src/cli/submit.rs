@@ -94,6 +94,12 @@ pub(super) fn main(args: Args) -> ExitCode {
             "{own} cannot follow `--`: this command chooses the run directory and has its own --resume"
         ));
     }
+    if let Some(option) = wish.sbatch.iter().find(|word| ["--array", "-a"].iter().any(|own| word.starts_with(own))) {
+        return refuse(format_args!(
+            "{option} would start the whole run several times, in one run directory: write `array = \"0-99\"` in a task, \
+             and let one batch job run all of them"
+        ));
+    }
     let graph = match graph_of(&loaded) {
         Ok(graph) => graph,
         Err(mistakes) => return check::refuse(&mistakes),

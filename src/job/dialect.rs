@@ -59,6 +59,10 @@ impl Sh {
     }
 }
 
+/// Variables that bash sets, and that are empty elsewhere.
+const VARIABLES: [&str; 9] =
+    ["RANDOM", "SECONDS", "UID", "EUID", "BASHPID", "EPOCHSECONDS", "PIPESTATUS", "FUNCNAME", "BASH_SOURCE"];
+
 /// True if a line may contain such a construct, so that it must be parsed.
 fn may_be_foreign(line: &str) -> bool {
     const SIGNS: [&str; 19] = [
@@ -66,7 +70,7 @@ fn may_be_foreign(line: &str) -> bool {
         "typeset", "let ", "shopt", "+=",
     ];
     const WORDS: [&str; 6] = ["==", "select", "pushd", "popd", "mapfile", "readarray"];
-    SIGNS.iter().chain(&WORDS).any(|sign| line.contains(sign))
+    SIGNS.iter().chain(&WORDS).chain(&VARIABLES).any(|sign| line.contains(sign))
 }
 
 /// The bash construct that a node represents, as typed, and whether BusyBox supports it.
@@ -104,6 +108,12 @@ fn foreign(node: Node<'_>, line: &str) -> Option<(String, bool)> {
         "subscript" => own("arrays"),
         "function" if parent == "function_definition" => shared("function"),
         "select" => own("select"),
+        // One that the line sets itself is a variable like any other.
+        "variable_name" if parent.ends_with("expansion") && !line.contains(&format!("{}=", text(node))) => {
+            let name = VARIABLES.into_iter().find(|name| *name == text(node))?;
+            let found = format!("${name}");
+            if name == "RANDOM" { shared(&found) } else { own(&found) }
+        }
         "expansion" => expansion(text(node)).map(|kind| (kind.to_owned(), false)),
         "command_name" => match text(node) {
             word @ ("source" | "let") => shared(word),
@@ -288,6 +298,8 @@ mod tests {
             ("select x in a b; do y; done", "select"),
             ("declare -a x", "declare"),
             ("x+=1", "+="),
+            ("echo seed $RANDOM", "$RANDOM"),
+            ("echo \"${SECONDS}\"", "$SECONDS"),
             ("if true; then echo $(source x); fi", "source"),
         ] {
             assert!(dash.foreign(line).contains(&found.to_owned()), "{line}: {:?}", dash.foreign(line));
@@ -304,6 +316,7 @@ mod tests {
             "./source let; echo function select",
             "f() { echo; }",
             "echo a \\&\\> b",
+            "RANDOM=4; echo $RANDOM '$SECONDS' UID",
         ] {
             assert_eq!(dash.foreign(line), [""; 0], "{line}");
         }

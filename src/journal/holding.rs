@@ -121,9 +121,18 @@ impl Session {
         nodes
     }
 
+    /// As [`Session::nodes`], without those that the launcher provided to a session that has ended
+    /// and in which no task ran: whoever continues a run that is complete pays nothing for it.
+    pub fn billed_nodes(&self, end: Time) -> Vec<NodeHolding> {
+        let is_unused = self.ended.is_some() && self.attempts.is_empty();
+        let mut nodes = self.nodes(end);
+        nodes.retain(|node| !is_unused || node.block.is_some());
+        nodes
+    }
+
     /// Returns the cost of its nodes up to `end`.
     pub fn bill(&self, prices: &Prices, end: Time) -> f64 {
-        self.nodes(end).iter().map(|node| prices.bill(node.node_type, node.from, node.to)).sum()
+        self.billed_nodes(end).iter().map(|node| prices.bill(node.node_type, node.from, node.to)).sum()
     }
 }
 

@@ -13,7 +13,7 @@ use super::job_view::SessionJob;
 use super::run_view::{RunView, run_ns};
 use crate::graph::TaskGraph;
 use crate::job::JobPart;
-use crate::journal::{Holding, Session};
+use crate::journal::{Holding, NodeHolding, Session};
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 
 /// Number of tasks per state, in the order of [`State::ALL`].
@@ -140,7 +140,11 @@ impl SessionTotals {
         let (end, seconds) = (Time(wall_ns), |from: Time, to: Time| to.since(from).as_secs_f64());
         let (ranks, nodes) = (session.holdings(end), session.nodes(end));
         self.slot_s += ranks.iter().map(|rank| seconds(rank.from, rank.to) * f64::from(rank.slots)).sum::<f64>();
-        self.node_s += nodes.iter().map(|node| seconds(node.from, node.to)).sum::<f64>();
+        let charged = |node: &NodeHolding| match session.terms.as_ref() {
+            Some(terms) => terms.prices.charged(node.node_type, node.from, node.to).as_secs_f64(),
+            None => seconds(node.from, node.to),
+        };
+        self.node_s += session.billed_nodes(end).iter().map(charged).sum::<f64>();
         self.active_node_s += nodes.iter().map(|node| node.active.as_secs_f64()).sum::<f64>();
         if let Some(terms) = &session.terms {
             *self.cost.get_or_insert(0.0) += session.bill(&terms.prices, end);

@@ -25,7 +25,8 @@ pub(super) fn command(run: &RunView) -> Option<String> {
     let mut words = Vec::new();
     let simulated = run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some());
     if began.ranks.len() > 1 && !simulated {
-        words.extend([launch::command(), "-n".to_owned(), began.ranks.len().to_string()]);
+        words.extend(launch::command().iter().map(|word| shell_word(word)));
+        words.extend(["-n".to_owned(), began.ranks.len().to_string()]);
     }
     let command = if is_rest { without_selection(&began.command) } else { began.command.clone() };
     words.extend(command.iter().map(|word| shell_word(word)));

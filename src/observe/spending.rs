@@ -29,7 +29,7 @@ impl Spending {
         let before = run.sessions().map(|(session, _)| session).take_while(|other| !std::ptr::eq(*other, session));
         let bill = |other: &Session| Some(other.bill(&other.terms.as_ref()?.prices, Time(run.wall_ns(other))));
         let earlier: f64 = before.filter_map(bill).sum();
-        Some(Spending { nodes: session.nodes(now), earlier, now, budget: prices.budget, prices })
+        Some(Spending { nodes: session.billed_nodes(now), earlier, now, budget: prices.budget, prices })
     }
 
     /// Cost up to `moment`, including earlier sessions.

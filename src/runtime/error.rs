@@ -45,6 +45,19 @@ pub enum RunError {
     /// A request that is not possible here.
     #[error("{0}")]
     Refused(String),
+    /// What is left of the budget pays for no node.
+    #[error(
+        "the budget is spent: earlier sessions cost {spent:.4} of {budget:.4}, and a node costs at least {least:.4}; \
+         raise `budget` in [cost] to go on"
+    )]
+    Spent {
+        /// Cost of earlier sessions.
+        spent: f64,
+        /// The budget.
+        budget: f64,
+        /// The least that a node costs.
+        least: f64,
+    },
     /// Ranks of this world do not answer.
     #[error(
         "ranks {ranks:?} have said nothing for {seconds} s; do all nodes reach each other, and run the same Phalanx?"
@@ -83,7 +96,7 @@ impl RunError {
     }
 
     /// The exit code of Phalanx: 2 for what the user can correct in the job or on the command line,
-    /// 128+n for a signal, else 1.
+    /// 3 for a spent budget, 128+n for a signal, else 1.
     pub fn exit_code(&self) -> i32 {
         match self {
             _ if self.is_left_to_first() => 0,
@@ -96,6 +109,7 @@ impl RunError {
             | RunError::Broken(_)
             | RunError::Orphaned
             | RunError::System { .. } => 1,
+            RunError::Spent { .. } => 3,
             RunError::Interrupted(signal) => 128 + signal,
         }
     }

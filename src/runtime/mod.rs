@@ -81,11 +81,21 @@ pub fn run(
     run_on(&mut fabric, options, kernels, Arc::clone(&wake), notify)
 }
 
+/// Open files with which a rank can start a command: those of the rank itself, and a reserve.
+const MIN_OPEN_FILES: u64 = 64;
+
 /// Joins the other ranks, if a launcher started any.
 fn join() -> Result<(Arc<EventWait>, Box<dyn Fabric>), RunError> {
     // First of all, since threads inherit which signals are blocked.
     let wake = listen()?;
     open_files::raise_limit();
+    let files = open_files::limit();
+    if files < MIN_OPEN_FILES {
+        return Err(RunError::Refused(format!(
+            "only {files} files may be open at once here, and a rank needs at least {MIN_OPEN_FILES}: raise the limit, \
+             e.g. with `ulimit -n 1024`"
+        )));
+    }
     Ok((wake, fabric::join()?))
 }
 

@@ -123,6 +123,11 @@ impl ScalingController {
         }
     }
 
+    /// Time from a decision to the next one.
+    pub(crate) fn pause(&self, now: Time) -> Duration {
+        self.interval.min(self.scaler.pause(now))
+    }
+
     /// Replaces guesses with what earlier runs observed: for the classes in `learnt`, and for the
     /// delay of nodes, which are all of one kind.
     pub(crate) fn recall(&mut self, history: &History, moment: Moment, learnt: &[Learnt], kind: &str) {
@@ -278,7 +283,8 @@ impl ScalingController {
     }
 
     /// Forecasts the end of the run: reuses the forecast of this moment's decision or, if its
-    /// policy makes none, forecasts with the present ranks.
+    /// policy makes none, forecasts with the present ranks. `None` as long as nothing is known of
+    /// the durations of most tasks that remain.
     pub(crate) fn forecast_end(
         &mut self,
         now: Time,
@@ -286,6 +292,9 @@ impl ScalingController {
         requests: &[RequestView],
         settled: f64,
     ) -> Option<Forecast> {
+        if self.is_mostly_unknown() {
+            return None;
+        }
         if let Some((_, forecast)) = self.forecasts.last().filter(|(made, _)| *made == now) {
             return Some(*forecast);
         }
@@ -293,6 +302,16 @@ impl ScalingController {
         let (remaining, custom) = (&self.work, &self.custom);
         let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
         self.forecaster.forecast_end(&seen, &self.estimates, &self.prices)
+    }
+
+    fn is_mostly_unknown(&self) -> bool {
+        let classes = self.estimates.class_count() as u32;
+        if (0..classes).all(|class| self.estimates.is_known(ClassId(class))) {
+            return false;
+        }
+        let mut unknown = 0;
+        self.work.each(&mut |task| unknown += u64::from(!self.estimates.is_known(task.class)));
+        2 * unknown > self.work.count()
     }
 
     /// True if a decision differs from the one before: any change, and of decisions to stay the

@@ -20,17 +20,19 @@ use super::decision::{Action, BudgetAlert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
 use super::observation::{Observation, RankView, RequestId};
 use super::policy::{Policy, Target, policy_of, utilisation};
-use super::price::{Account, Alarm, NodeTypeId, Prices, paid_until};
+use super::price::{Account, Alarm, NodeTypeId, Prices, STOP_MARGIN, paid_until};
 use crate::job::{Scaling, Trigger};
 use crate::model::{Rank, RankState, Time};
-use crate::text::{counted, counted_are};
+use crate::text::{counted, counted_are, seconds};
 
 /// Up to this number of ranks, a change by one is a large change and needs no confirmation.
 const FEW_RANKS: u32 = 4;
 
-/// Time between the moment when all nodes must be back and the moment when the budget is exhausted:
-/// for messages, signals and the scheduler.
-const STOP_MARGIN: Duration = Duration::from_secs(2);
+/// As the end of the budget comes near, this many decisions are made until then.
+const PAUSES_TO_STOP: u32 = 4;
+
+/// Minimum time between decisions.
+const MIN_PAUSE: Duration = Duration::from_millis(250);
 
 /// A policy and the limits that it works within. One per run.
 pub struct Scaler {
@@ -88,6 +90,18 @@ impl Scaler {
     /// Creates a scaler with the policy of the settings.
     pub fn of(scaling: &Scaling) -> Scaler {
         Scaler::new(policy_of(scaling), scaling.clone())
+    }
+
+    /// Earlier sessions have cost this much; the prices have the budget that is left.
+    pub fn spent_earlier(&mut self, cost: f64) {
+        self.alarm = Alarm::after(cost);
+    }
+
+    /// Time until the next decision: the interval, and less as the end of the budget comes near.
+    pub fn pause(&self, now: Time) -> Duration {
+        let interval = self.scaling.interval;
+        let near = self.stop_by.map_or(interval, |by| by.since(now) / PAUSES_TO_STOP);
+        near.clamp(MIN_PAUSE.min(interval), interval)
     }
 
     /// Fixes the number of ranks, overriding the policy and its bounds; `None` returns the decision
@@ -165,21 +179,23 @@ impl Scaler {
     /// all end in time. Later the cap itself would have to stop them.
     fn stop(&mut self, seen: &Observation<'_>, drain: Duration) -> Option<ScalingPlan> {
         let by = self.stop_by?;
-        let soon = seen.now.after(drain).after(self.scaling.interval);
+        let pause = self.pause(seen.now);
+        let soon = seen.now.after(drain).after(pause);
         // The last tasks of a run end by themselves, and a run with nothing left needs no stop. But
         // the next decision may be too late.
         let tail = seen.counts.remaining == seen.counts.running;
-        let due = if tail { seen.now.after(self.scaling.interval) >= by } else { soon >= by };
+        let due = if tail { seen.now.after(pause) >= by } else { soon >= by };
         let rests = !due || seen.counts.remaining == 0;
         if rests && !self.stopping {
             return None;
         }
         self.stopping = true;
         let reason = format!(
-            "the budget pays for what is held until {:.0} s, and the running tasks take {:.0} s more: nothing more is started, \
-             and everything is given back",
-            by.seconds(),
-            drain.as_secs_f64()
+            "the budget pays for what is held until {}, of which {} are kept for stopping, and the running tasks take {} \
+             more: nothing more is started, and everything is given back",
+            seconds(by.after(STOP_MARGIN).seconds()),
+            seconds(STOP_MARGIN.as_secs_f64()),
+            seconds(drain.as_secs_f64())
         );
         Some(ScalingPlan { action: Action::StopForBudget { by }, to: 0, reason })
     }

@@ -19,8 +19,9 @@ use serde::Serialize;
 
 use super::cluster::Cluster;
 use super::simulation::{Floor, SimulationError, SimulationOutcome};
+use super::simulator::Simulator;
 use crate::job::Cost;
-use crate::scale::price::{CapacityNeed, Mix, cheapest_mix};
+use crate::scale::price::{CapacityNeed, Mix, STOP_MARGIN, cheapest_mix};
 use crate::workload::PreparedJob;
 
 pub use levers::{Lever, LeverChange};
@@ -29,6 +30,10 @@ pub use wishes::Verdict;
 
 /// Approximate number of tasks simulated for a plan; small runs get more seeds.
 const TASKS_PER_PLAN: u64 = 3_000_000;
+
+/// Approximate number of events simulated for a plan: where ranks wait for long, there are many
+/// more of them than tasks.
+const EVENTS_PER_PLAN: u64 = 10_000_000;
 
 /// Minimum and maximum number of seeds per number of ranks.
 const SEEDS: (u64, u64) = (5, 41);
@@ -145,6 +150,9 @@ pub struct Plan {
     pub work_s: f64,
     /// Maximum number of seeds per number of ranks; large jobs use fewer where results agree.
     pub seeds: u64,
+    /// Why the smallest numbers of ranks asked for are not among the candidates: a task fits on
+    /// none of them.
+    pub too_few: Option<String>,
 }
 
 /// Numbers between two bounds: all if there are few, otherwise in growing steps.
@@ -158,15 +166,23 @@ pub fn ranks_between(least: u32, most: u32) -> Vec<u32> {
     numbers
 }
 
-/// Makes a plan.
+/// Makes a plan. Numbers of ranks that cannot run every task are left out.
 ///
 /// # Errors
 ///
 /// If a task fits on none of the ranks.
 pub fn plan(question: &PlanQuestion<'_>) -> Result<Plan, SimulationError> {
-    let each = u64::from(question.prepared.tasks().max(1)) * question.ranks.len().max(1) as u64;
-    let seeds = (TASKS_PER_PLAN / each).clamp(SEEDS.0, SEEDS.1);
-    let is_large = TASKS_PER_PLAN / each < SEEDS.0;
+    let (ranks, too_few) = enough(question)?;
+    let question = &PlanQuestion { ranks, ..*question };
+    let tasks = u64::from(question.prepared.tasks().max(1)) * question.ranks.len() as u64;
+    let mut seeds = TASKS_PER_PLAN / tasks;
+    if seeds >= SEEDS.0 {
+        let events = refine::Simulations::new(question, 1, false).most_events()? * question.ranks.len() as u64;
+        // The smaller numbers of ranks have fewer.
+        seeds = seeds.min(2 * EVENTS_PER_PLAN / events.max(1));
+    }
+    let is_large = seeds < SEEDS.0;
+    let seeds = seeds.clamp(SEEDS.0, SEEDS.1);
     let simulations = refine::Simulations::new(question, seeds, is_large);
     let mut candidates = simulations.candidates()?;
     mark_pareto(&mut candidates);
@@ -183,7 +199,20 @@ pub fn plan(question: &PlanQuestion<'_>) -> Result<Plan, SimulationError> {
         critical_path_s,
         work_s: mean(|floor| floor.work_s),
         seeds,
+        too_few,
     })
+}
+
+/// The numbers of ranks that can run every task, and why there are not more.
+fn enough<'a>(question: &PlanQuestion<'a>) -> Result<(&'a [u32], Option<String>), SimulationError> {
+    let refusal = |&ranks: &u32| Simulator::fits(question.prepared, question.cluster, ranks).err();
+    let first = question.ranks.partition_point(|ranks| refusal(ranks).is_some());
+    let (few, enough) = question.ranks.split_at(first);
+    let why = few.last().and_then(refusal);
+    match (enough.is_empty(), why) {
+        (true, Some(why)) => Err(SimulationError::Refused(why)),
+        (_, why) => Ok((enough, why)),
+    }
 }
 
 fn candidate(
@@ -240,8 +269,13 @@ fn mix(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> Option<Mix> {
 fn keeps(question: &PlanQuestion<'_>, makespan_s: f64, bill: f64, ranks: u32) -> bool {
     let hourly = question.cluster.first_price(ranks);
     question.cost.deadline.is_none_or(|deadline| Duration::from_secs_f64(makespan_s) <= deadline)
-        && question.cost.budget.is_none_or(|budget| bill <= budget)
+        && question.cost.budget.is_none_or(|budget| bill + stop_reserve(question, ranks) <= budget)
         && question.cost.budget_per_hour.is_none_or(|most| hourly <= most)
+}
+
+/// What a run keeps of its budget to be able to stop in time, once it comes near its end.
+fn stop_reserve(question: &PlanQuestion<'_>, ranks: u32) -> f64 {
+    question.cluster.first_price(ranks) / 3600.0 * STOP_MARGIN.as_secs_f64()
 }
 
 /// Differences below this share count as none: they come from the seeds.

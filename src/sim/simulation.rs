@@ -81,7 +81,7 @@ pub struct SimulationOutcome {
     pub ended: SimulatedEnd,
     /// The bill of this session.
     pub bill: f64,
-    /// Node-seconds from grant to end, over all nodes.
+    /// Node-seconds charged, over all nodes: from grant to end, at least the minimum.
     pub billed_node_s: f64,
     /// Rank-seconds of active ranks.
     pub active_s: f64,
@@ -213,7 +213,8 @@ impl<'a> Simulation<'a> {
         let held = |node: &super::Node| node.gone.unwrap_or(end).since(node.granted);
         let slots = |node: &super::Node| f64::from(self.cluster.nodes[node.kind.0 as usize].slots);
         let bill = ended.nodes.iter().map(|n| prices.bill(n.kind, n.granted, n.gone.unwrap_or(end))).sum();
-        let billed_node_s = ended.nodes.iter().map(|n| held(n).as_secs_f64()).sum();
+        let charged = |n: &super::Node| prices.charged(n.kind, n.granted, n.gone.unwrap_or(end)).as_secs_f64();
+        let billed_node_s = ended.nodes.iter().map(charged).sum();
         let slot_s: f64 = ended.nodes.iter().map(|n| held(n).as_secs_f64() * slots(n)).sum();
         let per_node = f64::from(self.cluster.nodes[0].slots.max(1));
         let demand: Vec<LevelStep> = ended.demand.iter().map(|&(at, tasks)| (at, (tasks / per_node).ceil())).collect();

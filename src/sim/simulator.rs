@@ -267,6 +267,14 @@ impl<'a> Simulator<'a> {
         Ok(world)
     }
 
+    /// Checks that every task fits on the first `ranks` ranks of a cluster.
+    ///
+    /// # Errors
+    /// Which one does not.
+    pub fn fits(prepared: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<(), String> {
+        prepared.check(&fleet::first_members(cluster, ranks))
+    }
+
     /// The initial homes of a run on `ranks` ranks. Choosing them may take longer than the run, and
     /// gives the same result for every seed.
     ///

@@ -112,8 +112,8 @@ pub(super) fn evict(disk: &Disk, limits: &Limits, now: SystemTime) -> Option<Evi
         }
     }
     // What is known of results that are long gone explains nothing any more.
-    let is_cleared = limits.size == Some(0);
-    for listed in latest.iter().filter(|listed| is_cleared || age(listed) > MAX_LATEST_AGE) {
+    let most = limits.age.unwrap_or(MAX_LATEST_AGE).min(MAX_LATEST_AGE);
+    for listed in latest.iter().filter(|listed| age(listed) > most) {
         free(&mut evicted, &mut left, Kind::Latest, listed);
     }
     if let Some(lock) = &lock {

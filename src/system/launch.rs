@@ -65,14 +65,15 @@ pub fn is_first() -> bool {
 
 /// The words before `-n` of a command that starts a world: those that started this process as far
 /// as they are known, else `PHALANX_MPIRUN`, else `mpirun`.
-pub fn command() -> String {
+pub fn command() -> Vec<String> {
     if place().is_some_and(|place| place.launcher == SRUN) {
         // srun names in its variable the kind of MPI that it was asked for.
-        let kind = std::env::var("SLURM_MPI_TYPE").map(|kind| format!(" --mpi={kind}"));
-        return SRUN.to_owned() + &kind.unwrap_or_default();
+        let kind = std::env::var("SLURM_MPI_TYPE").ok().map(|kind| format!("--mpi={kind}"));
+        return [SRUN.to_owned()].into_iter().chain(kind).collect();
     }
     let chosen = || std::env::var("PHALANX_MPIRUN").ok().filter(|words| !words.trim().is_empty());
-    launcher::word().or_else(chosen).unwrap_or_else(|| "mpirun".to_owned())
+    let chosen = || Some(chosen()?.split_whitespace().map(str::to_owned).collect());
+    launcher::words().or_else(chosen).unwrap_or_else(|| vec!["mpirun".to_owned()])
 }
 
 /// Name and version of the MPI library, in a line, e.g. `Open MPI v4.1.4`.

@@ -30,11 +30,33 @@ pub(crate) fn environment() -> Option<Vec<(String, String)>> {
     variables_of(&find()?)
 }
 
-/// The word by which the launcher was called, e.g. `mpirun` or `/opt/mpi/bin/mpiexec`.
-pub(crate) fn word() -> Option<String> {
+/// The words by which the launcher was called, e.g. `mpirun --oversubscribe`, without the number of
+/// processes.
+pub(crate) fn words() -> Option<Vec<String>> {
     let line = fs::read(find()?.join("cmdline")).ok()?;
-    let word = line.split(|&byte| byte == 0).next().filter(|word| !word.is_empty())?;
-    Some(String::from_utf8_lossy(word).into_owned())
+    let words = line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+    let words: Vec<String> = words.take_while(|word| !word.is_empty()).collect();
+    let own = std::env::current_exe().ok();
+    let name = own.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default();
+    options_before(&words, name)
+}
+
+/// The words before the program, without the number of processes; the first alone if several
+/// programs were started, or this one is not among the words.
+fn options_before(words: &[String], program: &str) -> Option<Vec<String>> {
+    const COUNTS: [&str; 5] = ["-n", "-np", "--n", "--np", "-c"];
+    let first = words.first()?.clone();
+    let is_program = |word: &String| Path::new(word).file_name().is_some_and(|name| name == program);
+    let at = words.iter().skip(1).position(is_program).filter(|_| !words.iter().any(|word| word == ":"));
+    let mut options = words[1..].iter().take(at.unwrap_or(0));
+    let mut kept = vec![first];
+    while let Some(option) = options.next() {
+        match COUNTS.contains(&option.as_str()) {
+            true => drop(options.next()),
+            false => kept.push(option.clone()),
+        }
+    }
+    Some(kept)
 }
 
 /// The variables that this process was started with; `None` if they cannot be read.
@@ -53,4 +75,22 @@ fn variables_of(about: &Path) -> Option<Vec<(String, String)>> {
 pub(crate) fn prints_to_terminal() -> bool {
     let stream = find().and_then(|about| fs::read_link(about.join("fd/2")).ok());
     stream.is_some_and(|stream| ["/dev/pts/", "/dev/tty"].iter().any(|tty| stream.to_string_lossy().starts_with(tty)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launcher_is_called_again_with_its_options_and_another_number() {
+        let options = |line: &str| {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            options_before(&words, "phalanx").map(|words| words.join(" ")).unwrap_or_default()
+        };
+        assert_eq!(options("mpirun -n 3 --oversubscribe phalanx run a.toml"), "mpirun --oversubscribe");
+        assert_eq!(options("/opt/mpiexec --bind-to none -np 3 ./bin/phalanx -n 4"), "/opt/mpiexec --bind-to none");
+        assert_eq!(options("mpirun -n 1 -x A=b phalanx run : -n 2 phalanx run"), "mpirun");
+        assert_eq!(options("mpirun -n 3 --oversubscribe ./script"), "mpirun");
+        assert_eq!(options(""), "");
+    }
 }

@@ -15,6 +15,7 @@ use crate::model::TaskId;
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
 use crate::schedule::protocol::Hello;
+use crate::text::counted;
 
 /// The ranks in the coordinator's terms.
 pub(crate) fn members(hellos: &[Hello]) -> Vec<Member> {
@@ -68,10 +69,11 @@ fn misfit(group: &Group, members: &[Member]) -> Option<String> {
     if gang::place(requirements::shape(group), members).is_none() {
         let all: u64 = members.iter().map(|m| u64::from(m.slots)).sum();
         return Some(format!(
-            "task `{name}` needs {} MPI ranks of {} CPUs, but this run has {all} slots on {} ranks: start more ranks, or give each more slots with --slots",
-            mpi.ranks,
-            group.cpus,
-            members.len()
+            "task `{name}` needs {} of {}, but this run has {} on {}: start more ranks, or give each more slots with --slots",
+            counted(mpi.ranks, "MPI rank"),
+            counted(group.cpus, "CPU"),
+            counted(all, "slot"),
+            counted(members.len() as u64, "rank")
         ));
     }
     let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0), ("labels", !group.labels.is_empty())];
@@ -102,15 +104,24 @@ fn unlabelled(group: &Group, members: &[Member]) -> String {
 
 fn too_large(group: &Group, members: &[Member]) -> String {
     let most = |of: fn(&Member) -> u64| members.iter().map(of).max().unwrap_or(0);
+    let mut asked = vec![counted(group.cpus, "CPU")];
+    let mut there = vec![counted(most(|member| member.slots.into()), "slot")];
+    if let Some(memory) = group.memory {
+        asked.push(format!("{} MiB of memory", memory >> 20));
+        there.push(match most(|member| member.memory) {
+            u64::MAX => "unlimited memory".to_owned(),
+            memory => format!("{} MiB", memory >> 20),
+        });
+    }
+    if group.gpus > 0 {
+        asked.push(counted(group.gpus, "GPU"));
+        there.push(counted(most(|member| member.gpus.into()), "GPU"));
+    }
     format!(
-        "task `{}` fits on no rank: it asks for {} CPUs, {} MiB of memory and {} GPUs; the most that a rank has is {} slots, {} MiB and {} GPUs: lower what it asks for, or start ranks with more (--slots, or the launcher's options)",
+        "task `{}` fits on no rank: it asks for {}; the most that a rank has is {}: lower what it asks for, or start ranks with more (--slots, or the launcher's options)",
         group.name,
-        group.cpus,
-        group.memory.unwrap_or(0) >> 20,
-        group.gpus,
-        most(|h| h.slots.into()),
-        most(|h| h.memory) >> 20,
-        most(|h| h.gpus.into()),
+        asked.join(", "),
+        there.join(", "),
     )
 }
 

@@ -93,8 +93,9 @@ impl Autoscaler {
             ProviderKind::None => UNPARK_DELAY,
             kind => default_delay(kind),
         };
-        let mut controller =
-            ScalingController::new(prepared, Scaler::of(&scaling), prices.clone(), scaling.interval, &[delay]);
+        let mut scaler = Scaler::of(&scaling);
+        scaler.spent_earlier(spent);
+        let mut controller = ScalingController::new(prepared, scaler, prices.clone(), scaling.interval, &[delay]);
         controller.recall(&past.history, past.moment, &past.learnt, kind_of(job));
         let mut autoscaler = Autoscaler {
             controller,
@@ -180,7 +181,6 @@ impl Autoscaler {
         nodes: &NodeTable,
         can: NodeChanges,
     ) -> ScalingStep {
-        self.due = now.after(self.controller.interval);
         let running = coordinator.running().map(|(_, started)| (started.task, started.start));
         self.controller.update_running(coordinator.tally().running.into(), running);
         let views: Vec<RankView> = nodes.ranks().filter_map(|(rank, _)| view(nodes, rank, coordinator)).collect();
@@ -191,6 +191,7 @@ impl Autoscaler {
             false => ScalingStep::default(),
         };
         self.forecast = self.controller.forecast_end(now, &views, &requests, settled);
+        self.due = now.after(self.controller.pause(now));
         self.spent = step.spent.or(self.spent);
         for decision in &step.decisions {
             self.latest.truncate(MAX_SHOWN_DECISIONS - 1);

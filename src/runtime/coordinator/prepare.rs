@@ -24,6 +24,7 @@ use crate::model::{Attempt, TaskId};
 use crate::observe::tell;
 use crate::runtime::clock::unix_ns;
 use crate::runtime::{Options, RunError};
+use crate::scale::price::{Prices, STOP_MARGIN};
 use crate::schedule::protocol::Welcome;
 use crate::system::file_probe::ANSWER_TIMEOUT;
 use crate::text::{counted, counted_are};
@@ -122,6 +123,10 @@ impl PreparedRun {
             let (tasks, words) = (counted_are(out, "task"), selected.words());
             tell(&format!("{tasks} left out ({words}); `--resume` without that runs the rest"));
         }
+        let complete: u64 = kept.iter().map(|run| u64::from(run.count)).sum();
+        if resumes && complete + out < graph.task_count() as u64 {
+            check_budget(&job, spent)?;
+        }
         let past = LoadedHistory::load(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
         let prepared = PreparedJob::of_part(job, Arc::new(graph), left_out);
         let base = std::env::current_dir()
@@ -183,6 +188,15 @@ fn run_dir(options: &Options, job: &Job) -> Result<(RunDir, bool), RunError> {
         None => RunDir::create(runs, &job.name),
     };
     Ok((created?, false))
+}
+
+/// Refuses a session whose first node the rest of the budget does not pay for.
+fn check_budget(job: &Job, spent: f64) -> Result<(), RunError> {
+    let least = Prices::of_job(&job.cost, 1).nodes.first().map_or(0.0, |node| node.bill(STOP_MARGIN));
+    match job.cost.budget {
+        Some(budget) if spent + least > budget => Err(RunError::Spent { spent, budget, least }),
+        _ => Ok(()),
+    }
 }
 
 /// The tasks that `--rerun` names.

@@ -151,13 +151,20 @@ pub fn paid_until(prices: &Prices, node_type: NodeTypeId, since: Time, now: Time
 #[derive(Clone, Debug, Default)]
 pub struct Alarm {
     reported_percent: u32,
+    /// Cost of earlier sessions, which the budget of the account no longer contains.
+    earlier: f64,
 }
 
 impl Alarm {
+    /// An alarm for the budget of all sessions.
+    pub fn after(earlier: f64) -> Alarm {
+        Alarm { earlier, ..Alarm::default() }
+    }
+
     /// The shares reached since the last call.
     pub fn ring(&mut self, account: &Account<'_>) -> Vec<BudgetAlert> {
-        let Some(budget) = account.prices.budget.filter(|b| *b > 0.0) else { return Vec::new() };
-        let spent = account.spent();
+        let Some(left) = account.prices.budget.filter(|b| *b > 0.0) else { return Vec::new() };
+        let (spent, budget) = (self.earlier + account.spent(), self.earlier + left);
         let reached = |percent: u32| spent >= budget * f64::from(percent) / 100.0 * (1.0 - 1e-9);
         let news: Vec<u32> = [50, 80, 100].into_iter().filter(|&p| p > self.reported_percent && reached(p)).collect();
         self.reported_percent = news.last().copied().unwrap_or(self.reported_percent);

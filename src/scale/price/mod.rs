@@ -40,6 +40,10 @@ pub struct NodeType {
     pub limit: Option<u32>,
 }
 
+/// Time between the moment when all nodes must be back and the moment when the budget is exhausted:
+/// for messages, signals and the scheduler.
+pub const STOP_MARGIN: Duration = Duration::from_secs(2);
+
 /// The price list and the spending limits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prices {
@@ -79,6 +83,11 @@ impl Prices {
     /// A node type by number; `None` if there is no such type.
     pub fn node(&self, node_type: NodeTypeId) -> Option<&NodeType> {
         self.nodes.get(node_type.0 as usize)
+    }
+
+    /// Charged time of a node held from `from` to `to`; of an unlisted type, that time.
+    pub fn charged(&self, node_type: NodeTypeId, from: Time, to: Time) -> Duration {
+        self.node(node_type).map_or(to.since(from), |node| node.charged(to.since(from)))
     }
 
     /// Bill of a node held from `from` to `to`; an unlisted type costs nothing.

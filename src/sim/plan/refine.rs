@@ -55,6 +55,14 @@ impl<'a> Simulations<'a> {
         Simulations { question, unlimited, scaling: Scaling::default(), cost, floors, is_large, chain_s, work_s }
     }
 
+    /// Number of events of a simulation with the largest number of ranks.
+    pub fn most_events(&self) -> Result<u64, SimulationError> {
+        let PlanQuestion { prepared, cluster, ranks, .. } = *self.question;
+        let most = ranks.last().copied().unwrap_or(1);
+        let homes = Simulator::homes(prepared, cluster, most).map_err(SimulationError::Refused)?;
+        Ok(self.run(prepared, most, &homes, 0)?.ended.events)
+    }
+
     /// One candidate for each number of ranks, ascending: all simulated, or some interpolated.
     pub fn candidates(&self) -> Result<Vec<PlanCandidate>, SimulationError> {
         let ranks = self.question.ranks;

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{PlanCandidate, PlanQuestion};
+use super::{PlanCandidate, PlanQuestion, stop_reserve};
 use crate::text::{counted, seconds};
 
 /// Whether deadline and budget can be met.
@@ -39,7 +39,9 @@ impl Verdict {
             return Verdict::Feasible { ranks };
         }
         let in_time = |c: &&PlanCandidate| cost.deadline.is_none_or(|d| c.makespan_q90_s <= d.as_secs_f64());
-        let in_cost = |c: &&PlanCandidate| cost.budget.is_none_or(|budget| c.cost_q90 <= budget);
+        let in_cost = |c: &&PlanCandidate| {
+            cost.budget.is_none_or(|budget| c.cost_q90 + stop_reserve(question, c.ranks) <= budget)
+        };
         let by_time = |a: &&PlanCandidate, b: &&PlanCandidate| a.makespan_q90_s.total_cmp(&b.makespan_q90_s);
         let by_cost = |a: &&PlanCandidate, b: &&PlanCandidate| a.cost_q90.total_cmp(&b.cost_q90);
         let timely = candidates.iter().filter(in_time).min_by(by_cost);

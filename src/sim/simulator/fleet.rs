@@ -112,9 +112,9 @@ impl Simulator<'_> {
     /// Runs a scaling decision and schedules the next one.
     pub(super) fn decide_again(&mut self) {
         self.decide();
-        let interval = self.controller.as_ref().map(|controller| controller.interval);
-        if let Some(interval) = interval.filter(|_| self.finished.is_none() && !self.stopping) {
-            self.events_due.schedule(self.now.after(interval), SimulatedEvent::Decide);
+        let pause = self.controller.as_ref().map(|controller| controller.pause(self.now));
+        if let Some(pause) = pause.filter(|_| self.finished.is_none() && !self.stopping) {
+            self.events_due.schedule(self.now.after(pause), SimulatedEvent::Decide);
         }
     }
 
