@@ -20,7 +20,9 @@ use crate::observe::{Paint, expected_text, moment_text};
 use crate::runtime::{kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
-use crate::sim::plan::{Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, plan, ranks_between, svg};
+use crate::sim::plan::{
+    Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, budget_needed, plan, ranks_between, svg,
+};
 use crate::text::{counted, seconds, shell_word};
 use crate::workload::PreparedJob;
 use crate::workload::walltime::{longest_task, time_limit};
@@ -291,8 +293,9 @@ fn missed(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> String {
     if cost.deadline.is_some_and(|deadline| candidate.makespan_q90_s > deadline.as_secs_f64()) {
         missed.push(format!("the deadline, with {}", seconds(candidate.makespan_q90_s)));
     }
-    if cost.budget.is_some_and(|budget| candidate.cost_q90 > budget) {
-        missed.push(format!("the budget, with {:.4}", candidate.cost_q90));
+    let needed = budget_needed(question, candidate.ranks, candidate.cost_q90);
+    if cost.budget.is_some_and(|budget| needed > budget) {
+        missed.push(format!("the budget, with {needed:.4}"));
     }
     if cost.budget_per_hour.is_some_and(|most| question.cluster.first_price(candidate.ranks) > most) {
         missed.push("the budget per hour".to_owned());

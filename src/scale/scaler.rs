@@ -191,11 +191,14 @@ impl Scaler {
         }
         self.stopping = true;
         let reason = format!(
-            "the budget pays for what is held until {}, of which {} are kept for stopping, and the running tasks take {} \
-             more: nothing more is started, and everything is given back",
+            "the budget pays for what is held until {}, of which {} are kept for stopping, and {}: nothing more is started, \
+             and everything is given back",
             seconds(by.after(STOP_MARGIN).seconds()),
             seconds(STOP_MARGIN.as_secs_f64()),
-            seconds(drain.as_secs_f64())
+            match drain.is_zero() {
+                true => "no task runs that needs longer".to_owned(),
+                false => format!("the running tasks take {} more", seconds(drain.as_secs_f64())),
+            }
         );
         Some(ScalingPlan { action: Action::StopForBudget { by }, to: 0, reason })
     }

@@ -269,13 +269,13 @@ fn mix(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> Option<Mix> {
 fn keeps(question: &PlanQuestion<'_>, makespan_s: f64, bill: f64, ranks: u32) -> bool {
     let hourly = question.cluster.first_price(ranks);
     question.cost.deadline.is_none_or(|deadline| Duration::from_secs_f64(makespan_s) <= deadline)
-        && question.cost.budget.is_none_or(|budget| bill + stop_reserve(question, ranks) <= budget)
+        && question.cost.budget.is_none_or(|budget| budget_needed(question, ranks, bill) <= budget)
         && question.cost.budget_per_hour.is_none_or(|most| hourly <= most)
 }
 
-/// What a run keeps of its budget to be able to stop in time, once it comes near its end.
-fn stop_reserve(question: &PlanQuestion<'_>, ranks: u32) -> f64 {
-    question.cluster.first_price(ranks) / 3600.0 * STOP_MARGIN.as_secs_f64()
+/// The budget that a run with this bill needs: a part is kept to stop in time.
+pub fn budget_needed(question: &PlanQuestion<'_>, ranks: u32, bill: f64) -> f64 {
+    bill + question.cluster.first_price(ranks) / 3600.0 * STOP_MARGIN.as_secs_f64()
 }
 
 /// Differences below this share count as none: they come from the seeds.

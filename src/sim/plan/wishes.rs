@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{PlanCandidate, PlanQuestion, stop_reserve};
+use super::{PlanCandidate, PlanQuestion, budget_needed};
 use crate::text::{counted, seconds};
 
 /// Whether deadline and budget can be met.
@@ -40,7 +40,7 @@ impl Verdict {
         }
         let in_time = |c: &&PlanCandidate| cost.deadline.is_none_or(|d| c.makespan_q90_s <= d.as_secs_f64());
         let in_cost = |c: &&PlanCandidate| {
-            cost.budget.is_none_or(|budget| c.cost_q90 + stop_reserve(question, c.ranks) <= budget)
+            cost.budget.is_none_or(|budget| budget_needed(question, c.ranks, c.cost_q90) <= budget)
         };
         let by_time = |a: &&PlanCandidate, b: &&PlanCandidate| a.makespan_q90_s.total_cmp(&b.makespan_q90_s);
         let by_cost = |a: &&PlanCandidate, b: &&PlanCandidate| a.cost_q90.total_cmp(&b.cost_q90);
@@ -79,7 +79,8 @@ impl Verdict {
                     seconds(c.makespan_q90_s)
                 ),
                 None => {
-                    format!("the cheapest, with {}, costs {:.2}", counted(cheapest.ranks, "rank"), cheapest.cost_q90)
+                    let needed = budget_needed(question, cheapest.ranks, cheapest.cost_q90);
+                    format!("the cheapest, with {}, needs {needed:.2}", counted(cheapest.ranks, "rank"))
                 }
             });
         }
