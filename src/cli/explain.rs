@@ -70,6 +70,6 @@ fn intent(view: &RunView) -> Option<Intent> {
     let session = view.session();
     let policy = &session.terms.as_ref()?.policy;
     let weighs = ["hybrid", "predictive"].contains(&policy.as_str());
-    let job = job_of(&session.began).ok()?.job;
+    let job = job_of(session).ok()?.job;
     Some(job.scaling.unwrap_or_default().intent).filter(|_| weighs)
 }

@@ -1,11 +1,12 @@
-//! `phalanx scale`, `drain`, `rebalance` and `cancel`: each sends one request to a live run.
+//! `phalanx scale`, `drain`, `add`, `close`, `rebalance` and `cancel`: each sends one request to a live run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{complain, page_hint, print, refuse};
 use crate::capacity::slurm::withdraw_abandoned;
 use crate::control::{Question, Scale, ask};
+use crate::job::bounded_read::read_bounded;
 use crate::journal::{Liveness, RUNS, RunDir};
 use crate::runtime::BLOCKS;
 
@@ -50,6 +51,39 @@ pub(super) struct CancelArgs {
     /// array (`tile`): running ones are killed, waiting ones are not started, and tasks that depend
     /// on them are skipped.
     task: Option<String>,
+}
+
+/// Adds tasks to a live run: `[[task]]` tables, which may need tasks of the run.
+#[derive(Debug, clap::Args)]
+pub(super) struct AddArgs {
+    /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
+    run: String,
+    /// File with `[[task]]` tables as in a job file; `-` reads standard input.
+    file: PathBuf,
+    /// Check the tables against the run, and add nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Lets a run end whose job file says `open = true`: it waits for no more tasks.
+#[derive(Debug, clap::Args)]
+pub(super) struct CloseArgs {
+    /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
+    #[arg(default_value = "latest")]
+    run: String,
+}
+
+pub(super) fn add(args: AddArgs) -> ExitCode {
+    let file = args.file.display().to_string();
+    match read_bounded(&args.file).map(String::from_utf8) {
+        Ok(Ok(text)) => put(&args.run, &Question::Add { text, file, dry_run: args.dry_run }),
+        Ok(Err(_)) => refuse(format_args!("{file} is not valid UTF-8: save it as UTF-8")),
+        Err(reason) => refuse(format_args!("cannot read {file}: {reason}")),
+    }
+}
+
+pub(super) fn close(args: CloseArgs) -> ExitCode {
+    put(&args.run, &Question::Close)
 }
 
 pub(super) fn scale(args: ScaleArgs) -> ExitCode {

@@ -74,6 +74,18 @@ pub enum Question {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         task: Option<String>,
     },
+    /// Add tasks.
+    Add {
+        /// Their tables, as in a job file.
+        text: String,
+        /// Name of their file, for messages.
+        file: String,
+        /// Only check them.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Let a run end that is open for more tasks.
+    Close,
     /// Distribute the remaining work evenly.
     Rebalance,
     /// Cancel the run, or only some of its tasks.
@@ -88,7 +100,7 @@ pub enum Question {
 impl Question {
     /// True for a question that changes nothing.
     pub fn only_reads(&self) -> bool {
-        matches!(self, Question::Status | Question::Tasks { .. } | Question::Pools)
+        matches!(self, Question::Status | Question::Tasks { .. } | Question::Pools | Question::Add { dry_run: true, .. })
     }
 }
 
@@ -105,6 +117,8 @@ impl std::fmt::Display for Question {
             Question::Limit { pool, units: None } => write!(f, "limit {pool}=none"),
             Question::Pause { task } => write!(f, "pause {}", task.as_deref().unwrap_or("the run")),
             Question::Resume { task } => write!(f, "resume {}", task.as_deref().unwrap_or("the run")),
+            Question::Add { file, dry_run, .. } => write!(f, "add {file}{}", if *dry_run { " --dry-run" } else { "" }),
+            Question::Close => f.write_str("close"),
             Question::Rebalance => f.write_str("rebalance"),
             Question::Cancel { task: None } => f.write_str("cancel"),
             Question::Cancel { task: Some(task) } => write!(f, "cancel {task}"),

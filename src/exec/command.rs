@@ -18,7 +18,7 @@ use super::env::{BaseEnv, TaskEnv};
 use super::files::{self, Streams, first_missing};
 use super::leftovers::{Leftovers, Owner};
 use super::mark::Mark;
-use super::measures::{MeasureFiles, VARIABLE};
+use super::measures::{ADD_VARIABLE, MeasureFiles, VARIABLE};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::{OomCounter, OomMark};
 use super::orphan_killer::OrphanKiller;
@@ -126,6 +126,9 @@ impl Commands {
             if let Some(file) = self.measures.file(task, number) {
                 env.set(VARIABLE, &file.to_string_lossy())?;
             }
+            if let Some(file) = self.measures.added_file(task, number) {
+                env.set(ADD_VARIABLE, &file.to_string_lossy())?;
+            }
             self.start_orphan_killer()?;
             let words = self.words(&attempt, &mut env)?;
             let streams = open_streams(&attempt)?;
@@ -138,8 +141,14 @@ impl Commands {
         let measured = self.measures.collect(task, number);
         measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
         measured.complaint.iter().for_each(|text| attempt.output.remark(text));
+        let added = self.measures.collect_added(task, number);
         let outcome = self.judge(attempt, &ended);
-        if outcome.ok() { self.check_declared_outputs(attempt, outcome) } else { Ok(outcome) }
+        let outcome = if outcome.ok() { self.check_declared_outputs(attempt, outcome)? } else { outcome };
+        if !outcome.ok() {
+            return Ok(outcome);
+        }
+        let added = added.map_err(Fault::new)?;
+        Ok(if added.trim().is_empty() { outcome } else { attempt.output.add_tasks(&added, outcome) })
     }
 
     /// Turns success into failure if the command did not write its declared outputs.

@@ -60,7 +60,7 @@ const SLURM_ALLOCATION: [&str; 8] = [
 ];
 
 /// Variables that Phalanx sets: those of an enclosing run must not be taken for the task's own.
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     mark::VARIABLE,
     "PHALANX_JOB_ID",
     "PHALANX_TASK_ID",
@@ -75,6 +75,7 @@ const OURS: [&str; 14] = [
     "PHALANX_MEM_MB",
     "PHALANX_TASK_DIR",
     "PHALANX_METRICS",
+    "PHALANX_ADD",
 ];
 
 /// Variables that a batch script sets for this run: the file for its exit code, and that nodes wait

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::args::{ArgError, unknown};
@@ -140,6 +140,8 @@ pub struct Context<'a> {
     control: &'a Control,
     deadline: Option<Instant>,
     output: &'a Output<'a>,
+    /// Tables of tasks that it adds.
+    added: Mutex<String>,
 }
 
 impl<'a> Context<'a> {
@@ -149,7 +151,21 @@ impl<'a> Context<'a> {
         deadline: Option<Instant>,
         output: &'a Output<'a>,
     ) -> Self {
-        Context { call, control, deadline, output }
+        Context { call, control, deadline, output, added: Mutex::default() }
+    }
+
+    /// Adds tasks to the run, as a command does by the file that `$PHALANX_ADD` names: `[[task]]`
+    /// tables as in a job file. They are checked when the kernel has returned successfully; if they
+    /// are refused, the task fails.
+    pub fn add_tasks(&self, tables: &str) {
+        let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+        added.push_str(tables);
+        added.push('\n');
+    }
+
+    /// The tables of tasks that it adds.
+    pub(super) fn into_added(self) -> String {
+        self.added.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The task's number.

@@ -1,4 +1,5 @@
-//! Values that a task measures: lines `NAME VALUE` or `NAME=VALUE` in the file that
+//! Files that a task writes for Phalanx: tasks that it adds (`$PHALANX_ADD`), and values that it
+//! measures: lines `NAME VALUE` or `NAME=VALUE` in the file that
 //! `$PHALANX_METRICS` names.
 //!
 //! The file lies in a directory of this rank on the node's local disk. The task creates it, and the
@@ -23,6 +24,13 @@ const MAX_VALUES: usize = 200;
 
 /// The environment variable that names the file.
 pub(super) const VARIABLE: &str = "PHALANX_METRICS";
+
+/// The environment variable that names the file in which a task adds others.
+pub(super) const ADD_VARIABLE: &str = "PHALANX_ADD";
+/// Largest number of bytes of it.
+const MAX_ADDED_BYTES: u64 = 16 << 20;
+/// The end of its name.
+const ADDED: &str = "add";
 
 /// Prefix of the directories' names. Empty directories with this prefix are removed, as no other
 /// program is likely to use it.
@@ -74,14 +82,32 @@ impl MeasureFiles {
         Some(self.dir.as_ref()?.dir.path().join(format!("{task}.{attempt}", task = task.0)))
     }
 
+    /// The file in which an attempt may add tasks.
+    pub(super) fn added_file(&self, task: TaskId, attempt: u16) -> Option<PathBuf> {
+        Some(self.file(task, attempt)?.with_extension(format!("{attempt}-{ADDED}")))
+    }
+
+    /// Reads and removes what an ended attempt adds; nothing if it adds no task.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub(super) fn collect_added(&self, task: TaskId, attempt: u16) -> Result<String, String> {
+        let Some(path) = self.added_file(task, attempt) else { return Ok(String::new()) };
+        let Some(file) = open(&path) else { return Ok(String::new()) };
+        let text = file.and_then(|file| read_up_to(file, MAX_ADDED_BYTES));
+        // If this fails, removing the directory removes it.
+        let _ = fs::remove_file(&path);
+        let bytes = text.map_err(|error| format!("cannot read ${ADD_VARIABLE}: {error}"))?;
+        if bytes.len() as u64 > MAX_ADDED_BYTES {
+            return Err(format!("${ADD_VARIABLE} has more than {} MiB: add arrays, or less at once", MAX_ADDED_BYTES >> 20));
+        }
+        String::from_utf8(bytes).map_err(|_| format!("${ADD_VARIABLE} is not valid UTF-8"))
+    }
+
     /// Reads and removes the file of an ended attempt.
     pub(super) fn collect(&self, task: TaskId, attempt: u16) -> AttemptMeasures {
         let Some(path) = self.file(task, attempt) else { return AttemptMeasures::default() };
-        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
-        let file = match File::options().read(true).custom_flags(flags).open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return AttemptMeasures::default(),
-            file => file,
-        };
+        let Some(file) = open(&path) else { return AttemptMeasures::default() };
         let measured = file.and_then(read).unwrap_or_else(|error| AttemptMeasures {
             complaint: Some(format!("cannot read ${VARIABLE}: {error}")),
             ..AttemptMeasures::default()
@@ -129,19 +155,36 @@ fn remove_leftover(dir: &Path) {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     let is_number = |text: &str| text.parse::<u32>().is_ok();
     let of_attempt =
-        |name: &str| name.split_once('.').is_some_and(|(task, attempt)| is_number(task) && is_number(attempt));
+        |name: &str| name.split_once('.').is_some_and(|(task, attempt)| {
+            is_number(task) && is_number(attempt.strip_suffix(ADDED).and_then(|a| a.strip_suffix('-')).unwrap_or(attempt))
+        });
     for file in files.filter(|file| of_attempt(&file.file_name().to_string_lossy())) {
         let _ = fs::remove_file(file.path());
     }
     let _ = fs::remove_dir(dir);
 }
 
-fn read(file: File) -> std::io::Result<AttemptMeasures> {
+/// Opens a file of an attempt; `None` if there is none.
+fn open(path: &Path) -> Option<std::io::Result<File>> {
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    match File::options().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        file => Some(file),
+    }
+}
+
+/// Reads a file up to one byte more than `most`.
+fn read_up_to(file: File, most: u64) -> std::io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(std::io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read(file: File) -> std::io::Result<AttemptMeasures> {
+    let mut bytes = read_up_to(file, MAX_BYTES)?;
     let cut = bytes.len() as u64 > MAX_BYTES;
     bytes.truncate(MAX_BYTES as usize);
     Ok(parse(&bytes, cut))

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{CacheUse, Outcome, Stream, TaskId, Usage, UsedFile};
+use crate::model::{CacheUse, Outcome, State, Stream, TaskId, Usage, UsedFile};
 
 /// Receives the output of tasks. All slots call it concurrently. The chunks of one attempt arrive
 /// in order: from one thread for a command, from any thread that prints for a kernel.
@@ -30,6 +30,13 @@ pub trait OutputSink: Send + Sync {
     }
     /// Receives the reason why Phalanx failed the attempt. A sink may ignore it.
     fn reason(&self, _task: TaskId, _attempt: u16, _text: &str) {}
+    /// Adds tasks to the run if the attempt completes: tables as in a job file.
+    ///
+    /// # Errors
+    /// Why they are refused.
+    fn add_tasks(&self, _task: TaskId, _attempt: u16, _tables: &str) -> Result<(), String> {
+        Err("nothing can be added here".into())
+    }
     /// Receives the resource use of an attempt's processes; only commands have one. A sink may
     /// ignore it.
     fn account(&self, _task: TaskId, _attempt: u16, _used: Usage) -> io::Result<()> {
@@ -94,6 +101,17 @@ impl<'a> Output<'a> {
     /// Passes a value that the task measured to the sink.
     pub(super) fn measure(&self, name: &str, value: f64) {
         self.sink.measure(self.task, self.attempt, name, value);
+    }
+
+    /// Adds tasks to the run if the attempt, which would end so, completes. Returns how it ends.
+    pub(super) fn add_tasks(&self, tables: &str, outcome: Outcome) -> Outcome {
+        match self.sink.add_tasks(self.task, self.attempt, tables) {
+            Ok(()) => outcome,
+            Err(refusal) => {
+                self.report_failure(&format!("it succeeded, but the tasks that it adds are refused\n{refusal}"));
+                Outcome { state: State::Failed, exit: 1, ..outcome }
+            }
+        }
     }
 
     /// Writes a message about the attempt to its standard error.

@@ -36,14 +36,14 @@ const ANY_CANCELLED: u8 = 1 << 7;
 
 /// Runs tasks, one per slot at a time.
 pub struct Runner {
-    source: Arc<dyn TaskSource>,
+    /// The tasks that are known from the start, and the number behind the last of them.
+    start: TaskTables,
+    start_end: u32,
+    /// Tasks that were added since, in ascending order.
+    added: RwLock<Vec<Arc<TaskTables>>>,
     kernels: Kernels,
     site: RankContext,
     sink: Arc<dyn OutputSink>,
-    /// Number of the first task of each group.
-    firsts: Vec<u32>,
-    /// The plan of each group of several tasks, made at its first task.
-    plans: Vec<OnceLock<Box<GroupPlan>>>,
     controls: Arc<[CachePadded<Control>]>,
     /// Starts the watch over starts of commands once.
     watch: Once,
@@ -58,6 +58,23 @@ pub struct Runner {
     cache: Arc<TaskCache>,
 }
 
+/// Groups of tasks.
+struct TaskTables {
+    source: Arc<dyn TaskSource>,
+    /// Number of the first task of each group.
+    firsts: Vec<u32>,
+    /// The plan of each group of several tasks, made at its first task.
+    plans: Vec<OnceLock<Box<GroupPlan>>>,
+}
+
+impl TaskTables {
+    fn new(source: Arc<dyn TaskSource>) -> TaskTables {
+        let firsts = source.groups().iter().map(|group| group.first.0).collect();
+        let plans = source.groups().iter().map(|_| OnceLock::new()).collect();
+        TaskTables { source, firsts, plans }
+    }
+}
+
 /// How the tasks of a group are run.
 enum GroupPlan {
     /// All tasks are one kernel with the same arguments, without declared inputs.
@@ -70,8 +87,9 @@ enum GroupPlan {
 #[derive(Clone, Copy)]
 struct AttemptRun<'a> {
     id: TaskId,
+    source: &'a dyn TaskSource,
     group: &'a Group,
-    /// Number of the group.
+    /// Number of the group in its source.
     number: GroupId,
     seat: &'a ExecContext<'a>,
     control: &'a Control,
@@ -97,8 +115,6 @@ impl Runner {
         let system = |source| ExecError::System { what: "an event for each slot", source };
         let control = |_| Control::new().map(CachePadded::new).map_err(system);
         Ok(Runner {
-            firsts: source.groups().iter().map(|group| group.first.0).collect(),
-            plans: source.groups().iter().map(|_| OnceLock::new()).collect(),
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
             commands: Commands::new(&site, source.env(), &source.prologues())?,
             used_files: UsedFiles::default(),
@@ -107,11 +123,26 @@ impl Runner {
             stopping: AtomicU8::new(0),
             cancelled: RwLock::default(),
             watch: Once::new(),
-            source,
+            start_end: source.groups().last().map_or(0, |last| last.first.0 + last.count),
+            start: TaskTables::new(source),
+            added: RwLock::default(),
             kernels,
             site,
             sink,
         })
+    }
+
+    /// Further tasks, whose numbers are higher than all before.
+    pub fn add(&self, source: Arc<dyn TaskSource>) {
+        let mut added = self.added.write().unwrap_or_else(PoisonError::into_inner);
+        added.push(Arc::new(TaskTables::new(source)));
+    }
+
+    #[cold]
+    fn added_tables(&self, task: TaskId) -> Option<Arc<TaskTables>> {
+        let added = self.added.read().unwrap_or_else(PoisonError::into_inner);
+        let upto = added.partition_point(|tables| tables.firsts.first().is_some_and(|&first| first <= task.0));
+        upto.checked_sub(1).map(|at| Arc::clone(&added[at]))
     }
 
     /// Runs one attempt at a task in the calling thread and returns when it has ended.
@@ -190,32 +221,48 @@ impl Runner {
         if stopping != 0 && self.is_stopped(id, stopping) {
             return Ok(CANCELLED);
         }
-        let g = self.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
-        let group = self.source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
+        if id.0 < self.start_end {
+            return self.attempt_in(&self.start, id, seat, control, output);
+        }
+        let added = self.added_tables(id).ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
+        self.attempt_in(&added, id, seat, control, output)
+    }
+
+    fn attempt_in(
+        &self,
+        tables: &TaskTables,
+        id: TaskId,
+        seat: &ExecContext,
+        control: &Control,
+        output: &mut Output,
+    ) -> Result<Outcome, Fault> {
+        let source = &*tables.source;
+        let g = tables.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
+        let group = source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
-        let turn = AttemptRun { id, group, number: g as GroupId, seat, control };
+        let turn = AttemptRun { id, source, group, number: g as GroupId, seat, control };
         if group.count == 1 {
             return self.each(turn, output);
         }
-        let plan = match self.plans[g].get() {
+        let plan = match tables.plans[g].get() {
             Some(plan) => plan,
             None => {
-                let plan = Box::new(self.plan(g, id)?);
-                self.plans[g].get_or_init(|| plan)
+                let plan = Box::new(self.plan(source, g, id)?);
+                tables.plans[g].get_or_init(|| plan)
             }
         };
         match &**plan {
-            GroupPlan::Constant(kernel) => self.kernel(turn, kernel, output, &|| self.source.index(id)),
+            GroupPlan::Constant(kernel) => self.kernel(turn, kernel, output, &|| source.index(id)),
             GroupPlan::Each => self.each(turn, output),
         }
     }
 
     /// Determines from any task of a group whether all its tasks are the same kernel.
-    fn plan(&self, g: usize, id: TaskId) -> Result<GroupPlan, Fault> {
-        if !self.source.constant(g as u32) {
+    fn plan(&self, source: &dyn TaskSource, g: usize, id: TaskId) -> Result<GroupPlan, Fault> {
+        if !source.constant(g as u32) {
             return Ok(GroupPlan::Each);
         }
-        let task = self.source.task(id).map_err(Fault::new)?;
+        let task = source.task(id).map_err(Fault::new)?;
         match &task.work {
             Work::Kernel { name, args } if task.inputs.is_empty() && task.cache.is_none() => {
                 Ok(GroupPlan::Constant(self.prepare(&task, name, args)?))
@@ -225,7 +272,7 @@ impl Runner {
     }
 
     fn each(&self, turn: AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
-        let task = self.source.task(turn.id).map_err(Fault::new)?;
+        let task = turn.source.task(turn.id).map_err(Fault::new)?;
         match &task.cache {
             Some(rules) => self.with_cache(turn, &task, rules, output),
             None => self.work(turn, &task, Visible::ALL, output),
@@ -240,10 +287,10 @@ impl Runner {
         rules: &Arc<CacheRules>,
         output: &mut Output,
     ) -> Result<Outcome, Fault> {
-        let AttemptRun { id, group, number, seat, control } = turn;
-        let is_alike = self.source.constant(number);
+        let AttemptRun { id, source, group, number, seat, control } = turn;
+        let is_alike = source.constant(number);
         let request =
-            Arc::new(CacheRequest::new(task, group, (rules, is_alike), self.source.job_of(number), &self.site));
+            Arc::new(CacheRequest::new(task, group, (rules, is_alike), source.job_of(number), &self.site));
         let mut pending = match self.cache.look_up(&request, &AttemptDeadline::begin(control, group.time))? {
             Answer::Miss(pending) => pending,
             Answer::Hit(hit) => {
@@ -267,7 +314,8 @@ impl Runner {
             Ok(outcome) if recording.used() => Ok(self.settle(id, &recording, outcome)),
             result => result,
         };
-        if result.as_ref().is_ok_and(|outcome| outcome.ok()) {
+        // Tasks that it has added are no part of a stored result.
+        if result.as_ref().is_ok_and(|outcome| outcome.ok()) && !recorder.has_added() {
             let deadline = AttemptDeadline::begin(control, None);
             used.not_stored = self.cache.store_result(&request, *pending, (recorder.take(), took), &deadline);
         }
@@ -277,7 +325,7 @@ impl Runner {
 
     /// Runs a command or a kernel.
     fn work(&self, turn: AttemptRun, task: &Task, visible: Visible, output: &mut Output) -> Result<Outcome, Fault> {
-        let AttemptRun { group, number, seat, control, .. } = turn;
+        let AttemptRun { source, group, number, seat, control, .. } = turn;
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(task, name, args)?;
             let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
@@ -290,7 +338,7 @@ impl Runner {
             }
         });
         let deadline = AttemptDeadline::begin(control, group.time);
-        let (output_wait, job) = (self.source.output_wait(number), self.source.job_of(number));
+        let (output_wait, job) = (source.output_wait(number), source.job_of(number));
         let site = &self.site;
         let attempt = CommandAttempt { task, group, seat, site, deadline, output_wait, job, output, visible };
         let outcome = self.commands.run(&attempt)?;
@@ -336,7 +384,9 @@ impl Runner {
         };
         let context = Context::new(call, control, deadline, output);
         let result = catch_unwind(AssertUnwindSafe(|| (kernel.call)(&context)));
-        Ok(conclude(control, deadline, group.time, output, result))
+        let outcome = conclude(control, deadline, group.time, output, result);
+        let added = context.into_added();
+        Ok(if outcome.ok() && !added.is_empty() { output.add_tasks(&added, outcome) } else { outcome })
     }
 
     fn kernel_files(

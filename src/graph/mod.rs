@@ -102,6 +102,8 @@ pub enum JoinRule {
 #[derive(Clone, Debug)]
 pub struct TaskGraph {
     tasks: u32,
+    /// Numbers between tasks and joins that are free for tasks that are added later.
+    gap: u32,
     joins: Vec<JoinRule>,
     successors: Csr,
     /// Computed on first use.
@@ -109,6 +111,10 @@ pub struct TaskGraph {
     topological: Topological,
     bytes: EdgeBytes,
 }
+
+/// Free numbers between tasks and joins of a graph to which tasks may be added: so many can be
+/// added. Each takes about 16 bytes.
+pub const GAP: u32 = 1 << 18;
 
 /// Bytes along each edge.
 #[derive(Clone, Debug)]
@@ -153,7 +159,7 @@ impl TaskGraph {
     /// # Errors
     /// If the links form a cycle (a shortest one is returned), or if the graph is too large.
     pub fn build(counts: &[u32], links: &[Link]) -> Result<TaskGraph, GraphError> {
-        let plan = EdgePlan::new(counts, links)?;
+        let plan = EdgePlan::new(counts, links, None)?;
         let nodes = plan.tasks as usize + plan.joins.len();
         let too_many = |count: u64| GraphError::TooLarge { what: "dependencies", count, most: u32::MAX.into() };
         // Computed from the links, so that an oversized graph is rejected before its edges are
@@ -171,6 +177,7 @@ impl TaskGraph {
         let whole = topological.iter().len() == nodes;
         let graph = TaskGraph {
             tasks: plan.tasks,
+            gap: 0,
             joins: plan.joins,
             successors,
             predecessors: OnceLock::new(),
@@ -183,12 +190,73 @@ impl TaskGraph {
         }
     }
 
+    /// The same graph with free numbers between tasks and joins, so that tasks can be added while
+    /// joins keep their numbers. A graph without joins needs none.
+    pub fn with_gap(&self, gap: u32) -> TaskGraph {
+        if self.joins.is_empty() || self.gap > 0 {
+            return self.clone();
+        }
+        let moved = |node: u32| if node < self.tasks { node } else { node + gap };
+        let rows = self.node_count() + gap as usize;
+        let each = |put: &mut dyn FnMut(u32, u32)| {
+            for node in 0..self.node_count() as u32 {
+                self.successors(node)
+                    .for_each(|edge| put(moved(node), Edge::new(moved(edge.node()), edge.on()).raw()));
+            }
+        };
+        // The number of edges is unchanged, so this cannot overflow.
+        let successors = Csr::build(rows, each).unwrap_or_default();
+        let (joins, bytes) = (self.joins.clone(), self.bytes.clone());
+        let topological = Topological::of(&successors);
+        TaskGraph { tasks: self.tasks, gap, joins, successors, predecessors: OnceLock::new(), topological, bytes }
+    }
+
+    /// The graph with the groups that follow its own: `counts` has all groups, `links` those that
+    /// lead to new groups. Nodes keep their numbers.
+    ///
+    /// # Errors
+    /// If the graph would be too large, or no number is left for a task.
+    pub fn grown(&self, counts: &[u32], links: &[Link]) -> Result<TaskGraph, GraphError> {
+        let tasks: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+        let room = u64::from(if self.joins.is_empty() { Edge::MASK } else { self.tasks + self.gap });
+        let too_large = |what, count, most| GraphError::TooLarge { what, count, most };
+        if tasks > room {
+            return Err(too_large("tasks", tasks, room));
+        }
+        let base = if self.joins.is_empty() { tasks as u32 + GAP } else { self.tasks + self.gap };
+        let plan = EdgePlan::new(counts, links, Some(base + self.joins.len() as u32))?;
+        let edges = plan.edges() + self.edge_count() as u64;
+        if edges > u32::MAX.into() {
+            return Err(too_large("dependencies", edges, u32::MAX.into()));
+        }
+        let joins = [self.joins.as_slice(), &plan.joins].concat();
+        let gap = if joins.is_empty() { 0 } else { base - plan.tasks };
+        let rows = (plan.tasks + gap) as usize + joins.len();
+        let successors = Csr::build(rows, |put| {
+            for node in 0..self.node_count() as u32 {
+                self.successors(node).for_each(|edge| put(node, edge.raw()));
+            }
+            plan.each_edge(|from, to, on, _| put(from, Edge::new(to, on).raw()));
+        });
+        let successors = successors.map_err(|TooMany(count)| too_large("dependencies", count, u32::MAX.into()))?;
+        let topological = Topological::of(&successors);
+        // Bytes guide the first partition alone.
+        let bytes = EdgeBytes::Same(0);
+        let tasks = plan.tasks;
+        Ok(TaskGraph { tasks, gap, joins, successors, predecessors: OnceLock::new(), topological, bytes })
+    }
+
+    /// The numbers that belong to no node yet.
+    pub fn free_numbers(&self) -> Range<u32> {
+        self.tasks..self.tasks + self.gap
+    }
+
     /// Number of tasks, without joins.
     pub fn task_count(&self) -> usize {
         self.tasks as usize
     }
 
-    /// Number of nodes: tasks and joins.
+    /// Number of nodes: tasks and joins, with [free numbers](TaskGraph::free_numbers) between them.
     pub fn node_count(&self) -> usize {
         self.successors.rows()
     }
@@ -200,7 +268,7 @@ impl TaskGraph {
 
     /// The rule of a join; `None` for a task.
     pub fn join(&self, node: u32) -> Option<JoinRule> {
-        node.checked_sub(self.tasks).map(|j| self.joins[j as usize])
+        node.checked_sub(self.tasks + self.gap).map(|j| self.joins[j as usize])
     }
 
     /// The nodes that depend on a node.
@@ -295,20 +363,22 @@ struct EdgePlan<'a> {
 }
 
 impl<'a> EdgePlan<'a> {
-    fn new(counts: &'a [u32], links: &'a [Link]) -> Result<EdgePlan<'a>, GraphError> {
+    /// `first_join`: number of the first join; `None`: joins follow the tasks.
+    fn new(counts: &'a [u32], links: &'a [Link], first_join: Option<u32>) -> Result<EdgePlan<'a>, GraphError> {
         let most = u64::from(Edge::MASK);
         let nodes = counts.iter().map(|&count| u64::from(count)).sum::<u64>() + links.len() as u64;
         if nodes > most {
             return Err(GraphError::TooLarge { what: "tasks and links", count: nodes, most });
         }
-        let tasks = counts.iter().sum();
+        let tasks: u32 = counts.iter().sum();
+        let first_join = first_join.unwrap_or(tasks);
         let mut joins = Vec::new();
         let links = links.iter().map(|link| {
             let (from, to) = (counts[link.from as usize], counts[link.to as usize]);
             let through = link.shape == LinkShape::All && from > 1 && (to > 1 || link.on == Condition::NotOk);
             let join = through.then(|| {
                 joins.push(if link.on == Condition::NotOk { JoinRule::AnyNotOk } else { JoinRule::All });
-                tasks + joins.len() as u32 - 1
+                first_join + joins.len() as u32 - 1
             });
             (link, join)
         });
@@ -453,6 +523,26 @@ mod tests {
         assert!(refused.starts_with("4900000000 dependencies"), "{refused}");
         let refused = TaskGraph::build(&[u32::MAX, 1], &[]).unwrap_err().to_string();
         assert!(refused.contains("at most 1073741823"), "{refused}");
+    }
+
+    #[test]
+    fn a_graph_grows_and_its_nodes_keep_their_numbers() {
+        let all = |from, to, on| link(from, to, LinkShape::All, on);
+        let before = TaskGraph::build(&[3, 2], &[all(0, 1, Condition::Ok)]).unwrap().with_gap(10);
+        assert_eq!((before.task_count(), before.free_numbers(), before.node_count()), (5, 5..15, 16));
+        assert_eq!((before.join(15), before.join(5)), (Some(JoinRule::All), None));
+        let links = [all(1, 2, Condition::NotOk), all(2, 3, Condition::Ok)];
+        let after = before.grown(&[3, 2, 2, 1], &links).unwrap();
+        assert_eq!((after.task_count(), after.free_numbers(), after.node_count()), (8, 8..15, 17));
+        assert_eq!((after.join(15), after.join(16)), (Some(JoinRule::All), Some(JoinRule::AnyNotOk)));
+        let successors = |node: u32| after.successors(node).map(|edge| edge.node()).collect::<Vec<_>>();
+        assert_eq!((successors(0), successors(15), successors(3)), (vec![15], vec![3, 4], vec![16]));
+        assert_eq!((successors(16), successors(5)), (vec![5, 6], vec![7]));
+        assert!(after.grown(&[3, 2, 2, 1, 8], &[]).is_err(), "no number is left");
+        // The first join of a graph without joins.
+        let plain = TaskGraph::build(&[3], &[]).unwrap().with_gap(10);
+        let grown = plain.grown(&[3, 2], &[all(0, 1, Condition::Ok)]).unwrap();
+        assert_eq!((plain.node_count(), grown.join(5 + GAP)), (3, Some(JoinRule::All)));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
+use super::added::{self, has_additions};
 use super::bounded_read::{is_stdin, read_bounded};
 use super::diagnostic::Findings;
 use super::dialect::Sh;
@@ -20,6 +23,8 @@ use super::several::{is_several, parse_all};
 use super::spec::{Common, homes_of, read_file};
 use super::value_files::ValueFiles;
 use super::{Diagnostic, Diagnostics, Job};
+use crate::graph::link::GroupId;
+use crate::model::TaskId;
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
 
 /// Information about kernels that job files need; the kernel registry implements it.
@@ -58,7 +63,7 @@ pub struct Loaded {
 }
 
 /// One of several files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct LoadedPart {
     file: String,
     text: Arc<str>,
@@ -71,6 +76,14 @@ impl Loaded {
     /// Name of the source: the path of the file, or `stdin`.
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// The same file with another job and text.
+    pub fn with_job(&self, job: Job, text: Arc<str>) -> Loaded {
+        let (file, external) = (self.file.clone(), self.external.clone());
+        let warnings = Diagnostics::new(file.clone(), Arc::clone(&text), Vec::new());
+        let parts = self.parts.clone();
+        Loaded { job, warnings, text, has_crlf: self.has_crlf, file, external, parts }
     }
 
     /// Combines jobs that were loaded one by one: `job` is made of theirs.
@@ -150,7 +163,7 @@ pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostic
     let base = std::env::current_dir().map_err(|error| refuse(format!("the current directory is unknown: {error}")))?;
     match String::from_utf8(bytes) {
         // The copy in a run directory.
-        Ok(text) if is_several(&text) => parse(text, &file, &base, kernels),
+        Ok(text) if is_several(&text) || has_additions(&text) => parse(text, &file, &base, kernels),
         Ok(text) => {
             let values = ValueFiles::on_disk();
             let loaded =
@@ -186,8 +199,36 @@ pub fn parse(
     if let Some(several) = parse_all(&text, base_dir, kernels) {
         return several;
     }
+    if has_additions(&text) {
+        return added::parse_all(&text, file_name, base_dir, kernels);
+    }
     let values = ValueFiles::carried_by(&text);
     parse_for(text, file_name, base_dir, kernels, (&values, None))
+}
+
+/// The job to which tasks are added.
+pub(crate) struct AdditionTo<'a> {
+    pub job: &'a Job,
+    /// Number of the first added task.
+    pub first_task: TaskId,
+    /// Number of the first added table.
+    pub first_group: GroupId,
+    /// The tables of the job by name; `None`: what the added tasks need is not looked at.
+    pub names: Option<&'a FxHashMap<Arc<str>, GroupId>>,
+}
+
+/// Parses the text of tasks that are added to a job.
+pub(super) fn parse_addition(
+    text: Arc<str>,
+    file_name: &str,
+    to: &AdditionTo<'_>,
+    kernels: &dyn KernelCheck,
+    values: &ValueFiles,
+) -> Result<Loaded, Diagnostics> {
+    let text = if text.contains("\r\n") { text.replace("\r\n", "\n").into() } else { text };
+    let base_dir = &to.job.dir;
+    let context = ResolveContext { text: &text, stem: "", base_dir, kernels, values, sh: None, to: Some(to) };
+    outcome_of(&context, file_name, false)
 }
 
 /// Like [`parse`], with these files of values, and with warnings of lines that this `sh` does not
@@ -203,8 +244,14 @@ fn parse_for(
     let has_crlf = text.contains("\r\n");
     let text = if has_crlf { text.replace("\r\n", "\n").into() } else { text };
     let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let context = ResolveContext { text: &text, stem: &stem, base_dir, kernels, values, sh };
-    let read = read(&Document::cut(&text), &context).unwrap_or_else(|| read_whole(&context));
+    let context = ResolveContext { text: &text, stem: &stem, base_dir, kernels, values, sh, to: None };
+    outcome_of(&context, file_name, has_crlf)
+}
+
+/// Reads a text; all of its mistakes are reported together.
+fn outcome_of(context: &ResolveContext<'_>, file_name: &str, has_crlf: bool) -> Result<Loaded, Diagnostics> {
+    let text: Arc<str> = context.text.into();
+    let read = read(&Document::cut(&text), context).unwrap_or_else(|| read_whole(context));
     let failed = !read.syntax.is_empty() || read.findings.has_errors();
     let foreign = if read.syntax.is_empty() { None } else { foreign::recognise(&text, file_name) };
     let diagnostics = match foreign {
@@ -260,7 +307,8 @@ fn read(document: &Document<'_>, context: &ResolveContext<'_>) -> Option<ReadOut
     let spec = read_file(&parsed.root, &mut findings);
     drop(parsed.root);
     let no_defaults = Common::default();
-    let defaults = spec.defaults.as_ref().map_or(&no_defaults, |at| &at.value);
+    let given = context.to.map_or(&no_defaults, |to| &*to.job.defaults);
+    let defaults = spec.defaults.as_ref().map_or(given, |at| &at.value);
     let mut resolution = Resolution::new((&spec, defaults), context, document.tables(), &mut meaning);
     spec.tasks().iter().for_each(|task| resolution.add(task, &mut meaning));
     let read = read_pieces(document, |piece| {
@@ -333,8 +381,8 @@ mod tests {
                 }
                 let values = ValueFiles::default();
                 let base_dir = Path::new("/");
-                let context =
-                    ResolveContext { text: &text, stem: "j", base_dir, kernels: &kernels, values: &values, sh: None };
+                let (kernels, values) = (&kernels, &values);
+                let context = ResolveContext { text: &text, stem: "j", base_dir, kernels, values, sh: None, to: None };
                 let whole = read_whole(&context);
                 let Some(cut) = read(&in_small_pieces(&text), &context) else { continue };
                 let told = |outcome: ReadOutcome| {

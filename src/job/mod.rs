@@ -8,6 +8,7 @@
 //! Parsing is a pure function of the text and the starting directory: ranks that cannot read the
 //! file parse the text that rank 0 sends, and build the same job with the same numbers.
 
+mod added;
 pub mod alert;
 mod body;
 pub(crate) mod bounded_read;
@@ -48,6 +49,7 @@ use crate::graph::deal::LoadRule;
 use crate::graph::link::Link;
 use crate::model::TaskId;
 
+pub use added::{Addition, GrowingJob, parts_of, read_added, text_with};
 pub use alert::Alert;
 pub use cache::{CacheRules, CacheSettings};
 pub use capacity::{Capacity, ProviderKind};
@@ -92,6 +94,8 @@ pub struct Job {
     pub flush: Flush,
     /// `[job] max_failures`: stop starting tasks after this many have failed; `None` keeps going.
     pub max_failures: Option<u32>,
+    /// `[job] open`: the run waits for further tasks until it is closed.
+    pub open: bool,
     /// `[job] placement`: how homes of tasks are chosen.
     pub placement: Placement,
     /// `[scaling]`: how the number of ranks changes; `None` keeps the initial ranks.
@@ -117,6 +121,8 @@ pub struct Job {
     pub parts: Vec<JobPart>,
     /// Work of the tasks of each group.
     pub(crate) bodies: Vec<body::Body>,
+    /// `[defaults]`, which hold for added tasks, too.
+    pub(crate) defaults: Arc<spec::Common>,
 }
 
 /// A data graph of a job.
@@ -230,6 +236,33 @@ pub struct Group {
     pub class: Arc<str>,
     /// `mpi`: starts the command on several MPI ranks.
     pub mpi: Option<MpiShape>,
+}
+
+impl Job {
+    /// Everything but tasks and what joins them.
+    fn without_tasks(&self) -> Job {
+        Job {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            dir: self.dir.clone(),
+            env: self.env.clone(),
+            prologue: self.prologue.clone(),
+            shell: self.shell.clone(),
+            cache: self.cache.clone(),
+            graphs: self.graphs.clone(),
+            pools: self.pools.clone(),
+            defaults: Arc::clone(&self.defaults),
+            groups: Vec::new(),
+            links: Vec::new(),
+            bodies: Vec::new(),
+            parts: Vec::new(),
+            scaling: None,
+            cost: Cost::default(),
+            capacity: Capacity::default(),
+            alerts: Vec::new(),
+            ..*self
+        }
+    }
 }
 
 impl Group {

@@ -78,6 +78,8 @@ section! {
         flush: FlushSpec = "\"1s\"",
         /// Stop starting tasks after this number of failed tasks
         max_failures: Whole<1, { u32::MAX as i64 }> = "no limit",
+        /// Wait for further tasks (`phalanx add`) when all have ended, until `phalanx close`
+        open: bool = "false",
         /// How tasks are placed on the ranks, at the start and whenever homes change
         placement: OneOf<Placement> = "\"bands\"",
         /// Former name of `placement`

@@ -61,6 +61,10 @@ pub enum Record {
     Limit(LimitChange),
     /// What the pools of the session were used for; recorded at its end.
     Pools(Vec<PoolTotals>),
+    /// Tasks were added, or a running attempt offers them.
+    Added(TaskAddition),
+    /// A run that was open for more tasks was closed.
+    Closed(Time),
 }
 
 /// The tasks that a session leaves out, as its user has asked for a part of the job.
@@ -117,6 +121,28 @@ impl RunAgain {
     pub fn covers(&self, task: TaskId) -> bool {
         task.0.checked_sub(self.first.0).is_some_and(|offset| offset < self.count)
     }
+}
+
+/// Tasks that are added to a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskAddition {
+    /// When.
+    pub time: Time,
+    /// The attempt that offers them: they count once it has completed. `None`: a user added them,
+    /// and they count at once.
+    pub by: Option<Offerer>,
+    /// Their tables, as in a job file.
+    #[serde(with = "crate::codec::shared_text")]
+    pub text: Arc<str>,
+}
+
+/// An attempt that offers tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offerer {
+    /// Its task.
+    pub task: TaskId,
+    /// Its number.
+    pub attempt: u16,
 }
 
 /// A changed limit of a pool.

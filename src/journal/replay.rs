@@ -15,11 +15,12 @@ use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
 use super::record::{
     Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, LimitChange, Note, PastRuns, PoolTotals, RankChange,
-    Record, RunAgain, Terms,
+    Record, RunAgain, TaskAddition, Terms,
 };
 use crate::model::{Attempt, State, TaskId, Time};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
+use crate::schedule::coordinator::settles;
 
 /// The content of a journal.
 #[derive(Debug, Default)]
@@ -65,6 +66,12 @@ pub struct Session {
     pub limits: Vec<LimitChange>,
     /// What its pools were used for; empty unless it has ended.
     pub pools: Vec<PoolTotals>,
+    /// The additions that count, in the order in which their tasks are numbered.
+    pub additions: Vec<TaskAddition>,
+    /// The run, which was open for more tasks, was closed.
+    pub is_closed: bool,
+    /// What attempts have offered that have not ended.
+    offered: FxHashMap<TaskId, TaskAddition>,
     /// Why Phalanx itself failed attempts.
     reasons: FxHashMap<(TaskId, u16), String>,
 }
@@ -224,6 +231,13 @@ impl Replay {
             }
             Record::Limit(change) => session.limits.push(change),
             Record::Pools(totals) => session.pools = totals,
+            Record::Added(addition) => match addition.by {
+                Some(by) => {
+                    session.offered.insert(by.task, addition);
+                }
+                None => session.additions.push(addition),
+            },
+            Record::Closed(_) => session.is_closed = true,
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
                 decided.ok_or("it holds the effect of an unknown decision")?.effect = Some(effect);
@@ -238,6 +252,7 @@ impl Replay {
         for attempt in attempts {
             let place = AttemptPlace { session: number(index)?, attempt: number(session.attempts.len())? };
             session.attempts.push(*attempt);
+            session.settle_offer(attempt);
             self.latest.insert(attempt.task, place);
         }
         Ok(())
@@ -245,7 +260,8 @@ impl Replay {
 }
 
 impl Session {
-    fn new(began: Began) -> Session {
+    /// A session that has just begun.
+    pub fn new(began: Began) -> Session {
         Session {
             began,
             attempts: Vec::new(),
@@ -262,8 +278,29 @@ impl Session {
             run_again: Vec::new(),
             limits: Vec::new(),
             pools: Vec::new(),
+            additions: Vec::new(),
+            is_closed: false,
+            offered: FxHashMap::default(),
             reasons: FxHashMap::default(),
         }
+    }
+
+    /// What an ended attempt had offered counts, or is dropped.
+    fn settle_offer(&mut self, attempt: &Attempt) {
+        if self.offered.is_empty() {
+            return;
+        }
+        let by = self.offered.get(&attempt.task).and_then(|offered| offered.by);
+        if let Some(counts) = by.and_then(|by| settles(attempt, by.attempt)) {
+            let offered = self.offered.remove(&attempt.task);
+            self.additions.extend(offered.filter(|_| counts));
+        }
+    }
+
+    /// The additions that count if these attempts have completed, too.
+    pub fn additions_with(&self, attempts: &[Attempt]) -> Vec<TaskAddition> {
+        let offered = attempts.iter().filter_map(|attempt| self.offered.get(&attempt.task));
+        self.additions.iter().chain(offered).cloned().collect()
     }
 
     /// Why Phalanx itself failed the attempt, if it did.

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::job_view::{Nameless, SessionJob};
 use super::print::ReportError;
 use crate::journal::{
-    Began, EndReason, JournalError, JournalReader, Liveness, OutputReader, Replay, RunDir, Session, Tail, unix_now_ns,
+    EndReason, JournalError, JournalReader, Liveness, OutputReader, Replay, RunDir, Session, Tail, unix_now_ns,
 };
 use crate::model::{Attempt, Rank, Time};
 use crate::system::file_probe::FileProbe;
 
-/// Loads the job of a session from its first record.
-pub type Parse<'a> = &'a dyn Fn(&Began) -> Result<SessionJob, String>;
+/// Loads the job of a session from its records.
+pub type Parse<'a> = &'a dyn Fn(&Session) -> Result<SessionJob, String>;
 
 /// State of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +78,9 @@ pub struct RunView {
     pub outputs: OutputReader,
     /// Checks files that tasks name.
     pub(crate) probe: FileProbe,
-    /// The job of each session.
+    /// The job of each session, and how many additions it has.
     subjects: Vec<SessionJob>,
+    additions: Vec<usize>,
     /// Why jobs of sessions could not be read.
     unreadable: Vec<String>,
     /// Warnings for the reader of a report.
@@ -101,6 +102,7 @@ impl RunView {
             outputs: OutputReader::new(dir),
             probe: FileProbe::default(),
             subjects: Vec::new(),
+            additions: Vec::new(),
             unreadable: Vec::new(),
             warnings: Vec::new(),
             read_unix_ns: 0,
@@ -148,15 +150,25 @@ impl RunView {
     }
 
     fn parse_jobs(&mut self, parse: Parse<'_>) {
+        // Only the last session grows.
+        let stale = self.additions.last().zip(self.subjects.len().checked_sub(1));
+        if let Some((known, last)) = stale.map(|(known, last)| (*known, last))
+            && self.replay.sessions[last].additions.len() > known
+        {
+            self.subjects.truncate(last);
+            self.additions.truncate(last);
+        }
         for (index, session) in self.replay.sessions.iter().enumerate().skip(self.subjects.len()) {
+            self.additions.push(session.additions.len());
             let same = |other: &Session| {
                 (&other.began.job_text, &other.began.job_path) == (&session.began.job_text, &session.began.job_path)
+                    && other.additions == session.additions
             };
             if let Some(known) = self.replay.sessions[..index].iter().position(same) {
                 self.subjects.push(self.subjects[known].clone());
                 continue;
             }
-            self.subjects.push(parse(&session.began).unwrap_or_else(|error| {
+            self.subjects.push(parse(session).unwrap_or_else(|error| {
                 let number = session.began.session;
                 self.unreadable
                     .push(format!("the job of session {number} cannot be read, so its tasks are numbered: {error}"));

@@ -11,7 +11,7 @@ use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::job::{Flush, Group, KeepOutput, Task, Work};
 use crate::journal::{
-    Began, EndReason, Ended, Journal, KeptRun, Level, Note, OutputWriter, RankChange, RankInfo, Record, RunDir,
+    Began, EndReason, Ended, Journal, KeptRun, Level, Note, OutputWriter, RankChange, RankInfo, Record, RunDir, Session,
 };
 use crate::model::{Attempt, Outcome, Rank, RankState, State, Stream, TaskId, Time};
 use crate::scale::{Action, Decision, Inputs, NodeTypeId};
@@ -77,8 +77,8 @@ impl JobView for Mosaic {
     }
 }
 
-fn parse(began: &Began) -> Result<SessionJob, String> {
-    if began.job_text.is_empty() {
+fn parse(session: &Session) -> Result<SessionJob, String> {
+    if session.began.job_text.is_empty() {
         return Err("it is empty".to_owned());
     }
     let link = |from, to| Link { from, to, shape: LinkShape::All, on: Condition::Ok, bytes: 0, span: 0..0 };
@@ -378,7 +378,7 @@ fn what_precedes_damage_is_still_reported() {
 fn an_unreadable_job_leaves_its_numbers() {
     let mut fixture = Fixture::new();
     fixture.failed_session();
-    let nothing = |_: &Began| Err("gone".to_owned());
+    let nothing = |_: &Session| Err("gone".to_owned());
     let view = RunView::load(&fixture.run, &nothing).unwrap();
     has(
         &text(|out| write_report(out, &view, Paint::OFF)),
@@ -431,7 +431,7 @@ fn a_million_attempts_are_reported() {
         fixture.write([Record::Attempts(attempts.collect())]);
     }
     fixture.end(10_000, EndReason::Complete, 0);
-    let many = |_: &Began| Ok(SessionJob { job: Arc::new(job_view::Nameless { tasks: 1_000_000 }), graph: None });
+    let many = |_: &Session| Ok(SessionJob { job: Arc::new(job_view::Nameless { tasks: 1_000_000 }), graph: None });
     let timed = |what: &str, work: &dyn Fn() -> usize| {
         let started = std::time::Instant::now();
         let bytes = work();

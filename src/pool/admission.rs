@@ -15,6 +15,7 @@
 //! This code neither blocks a slot nor calls the workload: it returns what the caller must do after
 //! releasing the lock.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ pub(super) struct Admission {
     /// Idle slots at the last report of leases.
     reported_idle: AtomicU32,
     /// False if no item needs a pool.
-    has_pools: bool,
+    has_pools: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -185,7 +186,7 @@ impl Admission {
             signal: CachePadded::new(AtomicU32::new(0)),
             pool_signal: AtomicU32::new(0),
             reported_idle: AtomicU32::new(0),
-            has_pools,
+            has_pools: AtomicBool::new(has_pools),
             inner: Mutex::new(inner),
         }
     }
@@ -236,6 +237,13 @@ impl Admission {
     /// Carries out an order about leases of pools.
     pub(super) fn carry_out_pool_orders(&self, orders: &PoolOrders) {
         self.change(|inner| inner.queue.carry_out_pool_orders(orders));
+    }
+
+    /// Learns the slot time that families have got on other ranks.
+    /// Replaces the tables by those of more tasks.
+    pub(super) fn grow(&self, Tables { pools, fair }: Tables) {
+        self.has_pools.fetch_or(!pools.is_empty(), Ordering::Relaxed);
+        self.change(|inner| inner.queue.grow(pools, fair));
     }
 
     /// Learns the slot time that families have got on other ranks.
@@ -311,7 +319,7 @@ impl Admission {
         let mut inner = self.lock();
         let result = act(&mut inner);
         self.signal.store(inner.signal(), Ordering::Release);
-        if self.has_pools {
+        if self.has_pools.load(Ordering::Relaxed) {
             let (changed, awaited) = (inner.queue.is_pool_changed(), inner.queue.waits_for_pools());
             let flag = |holds: bool, flag: u32| if holds { flag } else { 0 };
             self.pool_signal.store(flag(changed, POOLS_CHANGED) | flag(awaited, POOLS_AWAITED), Ordering::Relaxed);

@@ -341,6 +341,11 @@ impl Handle {
         self.shared.call_for_admission(0);
     }
 
+    /// Replaces the tables of pools and shares by those of more tasks.
+    pub fn grow(&self, pools: Arc<PoolTable>, fair: Arc<FairTable>) {
+        self.shared.admission.grow(Tables { pools, fair });
+    }
+
     /// Learns the slot time that families have got on other ranks.
     pub fn learn_shares(&self, elsewhere: &[(FamilyId, u64)]) {
         self.shared.admission.learn_shares(elsewhere);

@@ -3,7 +3,7 @@
 use super::fair::FamilyId;
 use super::pools::PoolOrders;
 use super::protocol::{Lease, Message, Stop};
-use crate::model::{Attempt, Rank};
+use crate::model::{Attempt, Rank, TaskId};
 
 /// An action of the coordinator.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,13 @@ pub enum CoordinatorAction {
     },
     /// Write these attempts to the journal before anything that follows.
     Journal(Vec<Attempt>),
+    /// An attempt has ended that had offered further tasks.
+    Offered {
+        /// Its task.
+        task: TaskId,
+        /// True if they are tasks of the run from now on, false if they are dropped.
+        counts: bool,
+    },
     /// Report something that costs results: tasks that will not run, a request that is refused.
     Error(String),
     /// Report something that costs no results.

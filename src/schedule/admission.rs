@@ -16,12 +16,14 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::fair::FamilyId;
+use super::fair::{FairTable, FamilyId};
 use super::pools::shares::Reserved;
+use super::pools::table::PoolTable;
 use super::pools::{PoolClaim, PoolOrders, PoolReport};
 use super::resources::{Impossible, Needs, ResourceLedger};
 use crate::graph::partition;
@@ -97,6 +99,11 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
     /// An empty queue for a rank with these resources.
     pub fn new(ledger: ResourceLedger) -> AdmissionQueue<T, H> {
         AdmissionQueue { classes: FxHashMap::default(), arrivals: 0, tasks: 0, reported_idle: 0, ledger }
+    }
+
+    /// Replaces the tables by those of more tasks.
+    pub fn grow(&mut self, pools: Arc<PoolTable>, fair: Arc<FairTable>) {
+        self.ledger.grow(pools, fair);
     }
 
     /// Number of waiting tasks, without holds.

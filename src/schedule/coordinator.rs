@@ -21,6 +21,7 @@
 //! | `change` | ranks join, leave or are lost: the protocol of a change |
 //! | `cut` | what all ranks together know during a change |
 //! | `handover` | the new parts after a change |
+//! | `growth` | tasks that are added to the run |
 //! | `pools` | units of pools are dealt, tasks paused and resumed |
 //! | `shares` | what families have got, for fair shares |
 //! | `suspended` | ranks that start nothing because their tasks failed |
@@ -30,6 +31,7 @@ mod attempts;
 mod change;
 mod cut;
 mod ending;
+mod growth;
 mod handover;
 mod input;
 mod pools;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 
 use self::attempts::acknowledge;
 use self::change::PrepareAck;
+pub use self::growth::{Growth, settles};
 pub use self::input::{CoordinatorEvent, ProvisioningState, TaskTally, Tasks};
 use self::suspended::Suspended;
 pub use super::action::{CoordinatorAction, StopReason};
@@ -49,7 +52,7 @@ use super::dependency_counts::End;
 use super::gang::Gangs;
 use super::health::Health;
 pub use super::homes::Advice;
-use super::homes::Homeless;
+use super::homes::{Homeless, NOWHERE};
 use super::membership::Members;
 pub use super::membership::{Change, Member};
 use super::pools::dealer::PoolDealer;
@@ -68,6 +71,7 @@ pub struct Coordinator {
     change: Option<change::Preparing>,
     /// When to give tasks to ranks that have arrived since the last change.
     next_change: change::NextChange,
+    additions: growth::Additions,
     loads: Vec<Load>,
     stopped: Vec<bool>,
     finals: Vec<Option<State>>,
@@ -128,6 +132,7 @@ impl Coordinator {
         let completed = finals.iter().flatten().count() as u32;
         let mut ends = vec![None; tasks.graph.node_count()];
         ends.iter_mut().zip(&finals).filter(|(_, end)| end.is_some()).for_each(|(end, _)| *end = Some(End::Completed));
+        tasks.graph.free_numbers().for_each(|number| ends[number as usize] = Some(End::Completed));
         let pools = PoolDealer::new(Arc::clone(&tasks.pools));
         let family_times = shares::FamilyTimes::new(tasks.fair.clone());
         Coordinator {
@@ -137,6 +142,7 @@ impl Coordinator {
             epoch: 0,
             change: None,
             next_change: change::NextChange::default(),
+            additions: growth::Additions::default(),
             loads: vec![Load::default(); members.len()],
             stopped: vec![false; members.len()],
             gangs: Gangs::new(members.clone(), gang_shape),
@@ -223,7 +229,7 @@ impl Coordinator {
 
     /// The home of a task: the rank that starts it, unless another steals it.
     pub fn home(&self, task: TaskId) -> Option<Rank> {
-        self.tasks.home.get(task.index()).copied().map(Rank)
+        self.tasks.home.get(task.index()).copied().filter(|&home| home != NOWHERE).map(Rank)
     }
 
     /// The tasks that a task depends on.
@@ -266,7 +272,7 @@ impl Coordinator {
     /// When the next [`CoordinatorEvent::Tick`] is due, if any.
     pub fn next_tick(&self) -> Option<Time> {
         let pools = self.pools.due().filter(|_| self.stopping.is_none() && !self.finished);
-        [self.next_change.due(), self.suspended.due(), pools].into_iter().flatten().min()
+        [self.next_change.due(), self.growth_due(), self.suspended.due(), pools].into_iter().flatten().min()
     }
 
     /// The final state of a task, once it has one.

@@ -72,6 +72,12 @@ impl FairShares {
         FairShares { table, states }
     }
 
+    /// Replaces the table by one with more families.
+    pub fn grow(&mut self, table: Arc<FairTable>) {
+        self.states.resize(table.families.len(), FamilyState::default());
+        self.table = table;
+    }
+
     /// True if the job asks for no fair shares.
     pub fn is_empty(&self) -> bool {
         self.states.is_empty()

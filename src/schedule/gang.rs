@@ -99,6 +99,11 @@ impl Gangs {
         }
     }
 
+    /// Replaces the shapes by those of more tasks.
+    pub(super) fn set_shapes(&mut self, shape: ShapeOf) {
+        self.shape = shape;
+    }
+
     pub(super) fn ready(&mut self, lease: Lease, actions: &mut Vec<CoordinatorAction>) {
         if self.paused {
             return;

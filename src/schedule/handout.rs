@@ -12,6 +12,7 @@ use crate::graph::csr::{Csr, PairSource};
 use crate::graph::{Edge, TaskGraph};
 
 use super::dependency_counts::End;
+use super::homes::NOWHERE;
 use super::part::Part;
 
 /// Up to this number of ranks, each part scans all edges of its imports.
@@ -233,7 +234,7 @@ impl<'a> Pieces<'a> {
         });
         let exports = Csr::in_order(nodes.len(), most, |i, out| {
             let elsewhere = waiting(nodes[i as usize]).map(|edge| self.home[edge.node() as usize]);
-            let mut ranks: Vec<u32> = elsewhere.filter(|&at| at != rank).collect();
+            let mut ranks: Vec<u32> = elsewhere.filter(|&at| at != rank && at != NOWHERE).collect();
             ranks.sort_unstable();
             ranks.dedup();
             out.append(&mut ranks);

@@ -24,6 +24,9 @@ use crate::model::{Rank, TaskId};
 /// to cut the parts anew.
 pub(super) const NODE_NS: u64 = 100;
 
+/// Home of a node that has none yet.
+pub(super) const NOWHERE: u32 = u32::MAX;
+
 /// Facts about tasks that the choice of homes depends on.
 pub trait Advice: Send {
     /// The class of a task: a number shared by all tasks that are expected to take equally long (in
@@ -66,7 +69,7 @@ impl Remains<'_> {
     }
 
     fn fits(&self, node: u32, rank: u32) -> bool {
-        let (member, task) = (&self.members[rank as usize], TaskId(node));
+        let (Some(member), task) = (self.members.get(rank as usize), TaskId(node)) else { return false };
         let is_join = (node as usize) >= self.graph.task_count();
         member.slots > 0 && (is_join || self.advice.fits(task, member))
     }
@@ -107,7 +110,9 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
             Some(next) => {
                 scales.carry(remains.work(node), at, next);
                 if let Some(dealer) = dealer.as_mut().filter(|_| next != at) {
-                    dealer.take(at, remains.work(node));
+                    if at != NOWHERE {
+                        dealer.take(at, remains.work(node));
+                    }
                     dealer.give(next, remains.work(node));
                 }
                 home[node as usize] = next;
@@ -131,7 +136,7 @@ fn dealer(rule: LoadRule, remains: &Remains<'_>, home: &[u32]) -> Dealer {
     let load =
         |(rank, member): (u32, &Member)| RankLoad { slots: member.slots, speed: speed(rank), ..RankLoad::default() };
     let mut loads: Vec<RankLoad> = (0..).zip(remains.members).map(load).collect();
-    for task in (0..remains.graph.task_count()).filter(|&task| remains.ended[task].is_none()) {
+    for task in (0..remains.graph.task_count()).filter(|&task| remains.ended[task].is_none() && home[task] != NOWHERE) {
         let load = &mut loads[home[task] as usize];
         (load.tasks, load.work) = (load.tasks + 1, load.work + u128::from(remains.work(task as u32)));
     }
@@ -158,7 +163,9 @@ impl Scales {
         let ranks = remains.members.len();
         let mut load = vec![0u128; ranks];
         for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
-            load[home[node as usize] as usize] += u128::from(remains.work(node));
+            if let Some(load) = load.get_mut(home[node as usize] as usize) {
+                *load += u128::from(remains.work(node));
+            }
         }
         let hundredths = |(rank, member): (u32, &Member)| {
             let slow = (100.0 / (remains.slowness)(Rank(rank)).max(1.0)).max(1.0) as u128;
@@ -179,12 +186,14 @@ impl Scales {
     }
 
     fn carry(&mut self, work: u64, from: u32, to: u32) {
-        self.load[from as usize] = self.load[from as usize].saturating_sub(work.into());
+        if let Some(load) = self.load.get_mut(from as usize) {
+            *load = load.saturating_sub(work.into());
+        }
         self.load[to as usize] += u128::from(work);
     }
 
     fn has_room(&self, rank: u32) -> bool {
-        self.load[rank as usize] < self.share[rank as usize]
+        self.load.get(rank as usize).is_some_and(|&load| load < self.share[rank as usize])
     }
 
     /// The new home of a task that may stay: with its predecessors, or away as part of its rank's

@@ -14,6 +14,7 @@ use super::pools::{PoolOrders, PoolReport};
 use super::ranks::Ranks;
 use super::resources::Needs;
 use crate::graph::ascending::Ascending;
+use crate::graph::link::GroupId;
 use crate::job::Retry;
 use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals};
 
@@ -21,7 +22,7 @@ use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time,
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 13;
+pub const VERSION: u16 = 14;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -235,6 +236,27 @@ pub enum Message {
     Suspended,
     /// Coordinator to a suspended rank: start tasks again.
     Resume,
+    /// Rank to coordinator: a running attempt offers further tasks, which count if it completes.
+    /// It waits for the `OfferAnswer`.
+    Offer {
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u16,
+        /// Tables of a job file.
+        text: String,
+    },
+    /// Coordinator to rank: the answer to its `Offer`.
+    OfferAnswer {
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u16,
+        /// Why nothing can be added; `None`: it can.
+        refusal: Option<String>,
+    },
+    /// Coordinator to rank, before the hand-out with them: tasks that have been added to the run.
+    Added(Vec<AddedTables>),
 }
 
 impl Message {
@@ -259,6 +281,7 @@ impl Message {
                 | Message::Reasons { .. }
                 | Message::StorageLost { .. }
                 | Message::Suspended
+                | Message::Offer { .. }
         )
     }
 
@@ -318,6 +341,18 @@ impl HandOut {
         let exceeds = longest > most || may_exceed && size().is_ok_and(|size: usize| size > MAX_MESSAGE_BYTES);
         exceeds.then_some(longest.max(rest))
     }
+}
+
+/// Tables of tasks that have been added to the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AddedTables {
+    /// Number of the first task.
+    pub first_task: TaskId,
+    /// Number of the first table.
+    pub first_group: GroupId,
+    /// Their text, in the form of a job file.
+    #[serde(with = "crate::codec::shared_text")]
+    pub text: Arc<str>,
 }
 
 /// Changes of a part at an epoch, besides the arriving nodes.

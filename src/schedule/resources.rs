@@ -91,6 +91,12 @@ impl ResourceLedger {
         ResourceLedger { fair: FairShares::new(table), ..self }
     }
 
+    /// Replaces the tables by those of more tasks.
+    pub fn grow(&mut self, pools: Arc<PoolTable>, fair: Arc<FairTable>) {
+        self.pools.grow(pools);
+        self.fair.grow(fair);
+    }
+
     /// What families have got.
     pub fn fair(&self) -> &FairShares {
         &self.fair

@@ -342,6 +342,8 @@ impl Worker {
             Message::PoolOrders(orders) => actions.push(WorkerAction::PoolOrders(orders)),
             Message::Paused { tasks } => actions.push(WorkerAction::Pause(tasks)),
             Message::Finish => actions.push(WorkerAction::Exit),
+            // The driver has handled these.
+            Message::Added(_) | Message::OfferAnswer { .. } => {}
             // Messages for the coordinator only, and those of the handshake before the worker
             // starts.
             Message::Arrived { .. }
@@ -361,7 +363,8 @@ impl Worker {
             | Message::Measured { .. }
             | Message::Reasons { .. }
             | Message::StorageLost { .. }
-            | Message::Suspended => {}
+            | Message::Suspended
+            | Message::Offer { .. } => {}
         }
     }
 

@@ -9,8 +9,14 @@ pub(crate) fn table(job: &Job) -> FairTable {
     if !is_fair(job) {
         return FairTable::default();
     }
+    grown(FairTable::default(), job)
+}
+
+/// The table with the families of a job, which may be tasks that are added to another.
+pub(crate) fn grown(mut table: FairTable, job: &Job) -> FairTable {
     let family = |group: &crate::job::Group| FairFamily { share: group.share.unwrap_or(1), priority: group.priority };
-    FairTable { families: job.groups.iter().map(family).collect() }
+    table.families.extend(job.groups.iter().map(family));
+    table
 }
 
 /// True if a table of the job has a `share`.

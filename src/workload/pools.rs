@@ -7,14 +7,24 @@ use crate::schedule::pools::table::{PoolResource, PoolTable, ResourceKind};
 /// The pools of a job.
 pub(crate) fn table(job: &Job) -> PoolTable {
     let mut table = PoolTable::default();
-    let mut of_pool = Vec::new();
     for pool in &job.pools {
-        let capacity = table.add(PoolResource::capacity(&pool.name, pool.capacity, false));
-        let rate = pool.rate.map(|rate| {
+        table.add(PoolResource::capacity(&pool.name, pool.capacity, false));
+        if let Some(rate) = pool.rate {
             let kind = ResourceKind::Rate { starts: rate.starts, per_ns: rate.per.as_nanos() as u64 };
-            table.add(PoolResource { name: pool.name.clone(), kind, is_array_limit: false })
-        });
-        of_pool.push((capacity, rate));
+            table.add(PoolResource { name: pool.name.clone(), kind, is_array_limit: false });
+        }
+    }
+    grown(table, job)
+}
+
+/// The table with the groups of a job, which may be tasks that are added to another.
+pub(crate) fn grown(mut table: PoolTable, job: &Job) -> PoolTable {
+    // The resources of declared pools come first, in their order.
+    let mut of_pool = Vec::new();
+    let mut next = 0;
+    for pool in &job.pools {
+        of_pool.push((next, pool.rate.map(|_| next + 1)));
+        next += 1 + u32::from(pool.rate.is_some());
     }
     let mut groups = Vec::new();
     for group in &job.groups {

@@ -7,6 +7,7 @@ use super::estimates::TaskEstimates;
 use super::placement::{self, PlacementRules};
 use super::selection::Selection;
 use super::{fair, pools, requirements};
+use crate::graph::link::{GroupId, Link};
 use crate::graph::partition::{self, Partition};
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::{Diagnostic, Diagnostics, Group, Job, Loaded};
@@ -164,6 +165,29 @@ pub fn graph_of(loaded: &Loaded) -> Result<TaskGraph, Diagnostics> {
             loaded.report(vec![item.help("split the job, or let each task do more")])
         }
     })
+}
+
+/// Refuses added tasks that wait for each other, or that need more than the ranks have. `own`: their
+/// tables alone.
+///
+/// # Errors
+/// The cycle, or the tasks that fit nowhere, as mistakes in their text.
+pub(crate) fn check_added(own: &Loaded, first_group: GroupId, members: &[Member]) -> Result<(), Diagnostics> {
+    let job = &own.job;
+    let counts: Vec<u32> = job.groups.iter().map(|group| group.count).collect();
+    let inner = job.links.iter().filter(|link| link.from >= first_group);
+    let inner = inner.map(|link| Link { from: link.from - first_group, to: link.to - first_group, ..link.clone() });
+    let first = job.groups.first().map_or(0, |group| group.first.0);
+    match TaskGraph::build(&counts, &inner.collect::<Vec<Link>>()) {
+        Ok(_) => {}
+        Err(GraphError::Cycle(Cycle { path, spans })) => {
+            let path = path.into_iter().map(|task| TaskId(first + task.0)).collect();
+            return Err(own.report(vec![report_cycle(job, &Cycle { path, spans })]));
+        }
+        Err(error) => return Err(own.report(vec![Diagnostic::error(format!("too much is added at once: {error}"))])),
+    }
+    let refused = |reason| own.report(vec![Diagnostic::error(reason)]);
+    placement::check(job, members, &|_| true).map_err(refused)
 }
 
 /// A selection that cannot be used: a mistake on the command line, not in the job file.

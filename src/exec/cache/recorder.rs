@@ -1,6 +1,7 @@
 //! Records what a task prints and measures, for its result in the store.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use crate::exec::output::OutputSink;
@@ -42,16 +43,22 @@ impl Recorded {
 pub(in crate::exec) struct Recorder<'a> {
     sink: &'a dyn OutputSink,
     recorded: Mutex<Recorded>,
+    has_added: AtomicBool,
 }
 
 impl<'a> Recorder<'a> {
     pub(in crate::exec) fn new(sink: &'a dyn OutputSink) -> Recorder<'a> {
-        Recorder { sink, recorded: Mutex::default() }
+        Recorder { sink, recorded: Mutex::default(), has_added: AtomicBool::new(false) }
     }
 
     /// What was recorded.
     pub(in crate::exec) fn take(&self) -> Recorded {
         std::mem::take(&mut *self.lock())
+    }
+
+    /// True if the task has added others.
+    pub(in crate::exec) fn has_added(&self) -> bool {
+        self.has_added.load(Relaxed)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Recorded> {
@@ -76,6 +83,11 @@ impl OutputSink for Recorder<'_> {
 
     fn used_files(&self, task: TaskId, attempt: u16, files: &[UsedFile]) -> io::Result<()> {
         self.sink.used_files(task, attempt, files)
+    }
+
+    fn add_tasks(&self, task: TaskId, attempt: u16, tables: &str) -> Result<(), String> {
+        self.has_added.store(true, Relaxed);
+        self.sink.add_tasks(task, attempt, tables)
     }
 
     fn reason(&self, task: TaskId, attempt: u16, text: &str) {

@@ -53,6 +53,21 @@ pub(super) struct NeedView<'a> {
     pub span: Span,
 }
 
+impl Notes {
+    /// Those of a table that another text has.
+    pub(super) fn elsewhere() -> Notes {
+        let nowhere = SourcePlace::of(&(0..0));
+        Notes {
+            needs: Box::default(),
+            name: nowhere,
+            space: nowhere,
+            inputs: Box::default(),
+            outputs: Box::default(),
+            broken: false,
+        }
+    }
+}
+
 impl TypedNeed {
     pub(super) fn new(need: &At<NeedSpec>, text: &str) -> TypedNeed {
         let typed = &need.value.text;
@@ -131,6 +146,13 @@ impl Drafts {
         self.groups.push(group);
         self.bodies.push(body);
         self.notes.push(notes);
+    }
+
+    /// Drops the tables from `own` on.
+    pub(super) fn truncate(&mut self, own: usize) {
+        self.groups.truncate(own);
+        self.bodies.truncate(own);
+        self.notes.truncate(own);
     }
 
     pub(super) fn len(&self) -> usize {

@@ -7,6 +7,7 @@
 //! A table is resolved as soon as it is read, and stored compactly, because there may be a million.
 //! Relations between tables are resolved after all of them have been read.
 
+mod added;
 mod alerts;
 mod axes;
 mod cache;
@@ -25,6 +26,7 @@ mod task;
 mod work;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -34,7 +36,7 @@ use self::files::Files;
 use self::links::Links;
 use super::diagnostic::{Diagnostic, Findings};
 use super::dialect::Sh;
-use super::load::KernelCheck;
+use super::load::{AdditionTo, KernelCheck};
 use super::read::{At, Span};
 use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
 use super::value_files::ValueFiles;
@@ -61,6 +63,8 @@ pub(crate) struct ResolveContext<'a> {
     pub values: &'a ValueFiles,
     /// The `sh` for which shell lines are checked; `None` disables the check.
     pub sh: Option<&'a Sh>,
+    /// The job to which the tasks are added; `None`: they are those of a job file.
+    pub to: Option<&'a AdditionTo<'a>>,
 }
 
 /// Input files that no task writes, with their places.
@@ -84,11 +88,18 @@ impl<'a> Resolution<'a> {
         tables: usize,
         findings: &mut Findings,
     ) -> Self {
-        let mut job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
-        job.pools = pools::resolve_pools(spec.pools.as_ref(), findings);
-        job.cache =
-            spec.cache.as_ref().map(|at| cache::resolve_cache(&at.value, &job.dir, findings)).unwrap_or_default();
-        job.graphs = graphs::resolve_graphs(spec.graphs(), &job.dir, findings);
+        let job = match context.to {
+            Some(to) => to.job.without_tasks(),
+            None => {
+                let mut job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
+                job.pools = pools::resolve_pools(spec.pools.as_ref(), findings);
+                let cache = spec.cache.as_ref();
+                job.cache = cache.map(|at| cache::resolve_cache(&at.value, &job.dir, findings)).unwrap_or_default();
+                job.graphs = graphs::resolve_graphs(spec.graphs(), &job.dir, findings);
+                job.defaults = Arc::new(defaults.clone());
+                job
+            }
+        };
         let drafts = Drafts::with_capacity(tables.max(spec.tasks().len()));
         Resolution { spec, context, defaults, job, drafts, shared: SharedTables::default() }
     }
@@ -103,8 +114,15 @@ impl<'a> Resolution<'a> {
     /// Builds the job; it is valid if there were no errors.
     pub(crate) fn finish(self, findings: &mut Findings) -> (Job, External) {
         let Resolution { spec, context, mut job, mut drafts, .. } = self;
-        number(&mut drafts, findings);
-        let external = link(&mut job, &drafts, context, findings);
+        if let Some(to) = context.to {
+            added::check_sections(spec, findings);
+            number(&mut drafts, to.first_task, findings);
+            let external = added::link(&mut job, &mut drafts, to, context, findings);
+            (job.groups, job.bodies) = drafts.finish();
+            return (job, external);
+        }
+        number(&mut drafts, TaskId(0), findings);
+        let external = link(&mut job, &drafts, drafts.len(), context, findings);
         job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
         job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
         job.capacity =
@@ -121,11 +139,18 @@ impl<'a> Resolution<'a> {
 }
 
 /// Resolves the relations between tables, successor by successor, each with all its dependencies.
-fn link(job: &mut Job, drafts: &Drafts, context: &ResolveContext<'_>, findings: &mut Findings) -> External {
+/// Only the first `own` tables need others.
+fn link(
+    job: &mut Job,
+    drafts: &Drafts,
+    own: usize,
+    context: &ResolveContext<'_>,
+    findings: &mut Findings,
+) -> External {
     let by_name = index_names(drafts, findings);
     let mut links = Links::new(drafts.iter().map(|draft| draft.group.count).collect());
     let mut files = Files::of(drafts, &job.dir, findings);
-    for to in 0..drafts.len() as GroupId {
+    for to in 0..own as GroupId {
         pattern::link(to, drafts, &mut links);
         needs::resolve_needs(to, drafts, &by_name, context.text, &mut links, findings);
         files.link_group(to, &mut links, findings);
@@ -157,6 +182,7 @@ fn resolve_job(spec: Option<&JobSpec>, context: &ResolveContext<'_>, findings: &
         output_wait: spec.output_wait.as_ref().map_or(DEFAULT_OUTPUT_WAIT, |at| at.value.0),
         output: spec.output.as_ref().map_or(KeepOutput::default(), |at| at.value.0),
         flush: spec.flush.as_ref().map_or(Flush::default(), |at| at.value.0),
+        open: spec.open.as_ref().is_some_and(|at| at.value),
         max_failures: spec.max_failures.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
         placement: placement(spec, findings),
         ..Job::default()
@@ -199,9 +225,9 @@ fn job_name(typed: Option<&At<String>>, stem: &str, findings: &mut Findings) -> 
     name.value.clone()
 }
 
-/// Assigns task numbers to the groups.
-fn number(drafts: &mut Drafts, findings: &mut Findings) {
-    let mut next = 0u64;
+/// Assigns task numbers to the groups, from `first` on.
+fn number(drafts: &mut Drafts, first: TaskId, findings: &mut Findings) {
+    let mut next = u64::from(first.0);
     for (group, body, notes) in drafts.iter_mut() {
         let count = body.space().len();
         if next.saturating_add(count) > MAX_TASKS {

@@ -52,6 +52,11 @@ fn split(text: &str) -> Result<Parts<'_>, String> {
     Ok(Parts { condition, name, bracket })
 }
 
+/// The name of the task that a need is about, if it can be read.
+pub(super) fn name_in(need: &str) -> Option<&str> {
+    split(need).ok().map(|parts| parts.name)
+}
+
 /// Resolves the needs of a group's tasks; `text` is the text of the file.
 pub(super) fn resolve_needs(
     to: GroupId,

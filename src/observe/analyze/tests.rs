@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 
 use super::*;
 use crate::job::{Flush, KeepOutput};
-use crate::journal::{Began, EndReason, Ended, Journal, OutputWriter, RankInfo, Record, RunDir};
+use crate::journal::{Began, EndReason, Ended, Journal, OutputWriter, RankInfo, Record, RunDir, Session};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time, Usage, Vitals};
 use crate::observe::RunView;
 use crate::observe::job_view::SessionJob;
@@ -161,7 +161,7 @@ impl Plant<'_> {
             command: vec!["phalanx".into()],
             kept: Vec::new(),
         };
-        let subject = subject_of(&began).unwrap();
+        let subject = subject_of(&Session::new(began.clone())).unwrap();
         let places =
             (0..self.ranks).flat_map(|rank| (0..self.slots.min(self.at_once)).map(move |slot| (rank, slot as u16)));
         let free = places.map(|(rank, slot)| Reverse((self.start_up, rank, slot))).collect();

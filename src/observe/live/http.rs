@@ -36,14 +36,14 @@ use super::Live;
 use super::openapi::ApiError;
 use super::routes::{JSON, Query, ROUTES, to_json};
 use super::steer::{self, CHANGES, ChangePath};
-use crate::journal::{Began, RunDir};
+use crate::journal::{RunDir, Session};
 use crate::observe::job_view::SessionJob;
 use crate::observe::terminal::AboveBar;
 use crate::system::strangers::Strangers;
 use crate::system::{launcher, private_file};
 
 /// Loads the job of a session from its first record.
-type SessionReader = fn(&Began) -> Result<SessionJob, String>;
+type SessionReader = fn(&Session) -> Result<SessionJob, String>;
 
 /// Maximum size of the head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 << 10;

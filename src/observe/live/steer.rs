@@ -32,13 +32,15 @@ impl ChangePath {
 }
 
 /// All changes.
-pub(super) const CHANGES: [ChangePath; 7] = [
+pub(super) const CHANGES: [ChangePath; 9] = [
     ChangePath::new::<ScaleRequest>("/api/v1/scale", "Changes the number of ranks, as `phalanx scale`.", true),
     ChangePath::new::<Nothing>("/api/v1/rebalance", "Rebalances the remaining work, as `phalanx rebalance`.", false),
     ChangePath::new::<LimitRequest>("/api/v1/limit", "Changes the limit of a pool, as `phalanx limit`.", true),
     ChangePath::new::<PauseRequest>("/api/v1/pause", "Pauses the run or some of its tasks, as `phalanx pause`.", false),
     ChangePath::new::<ResumeRequest>("/api/v1/resume", "Starts paused tasks again, as `phalanx resume`.", false),
     ChangePath::new::<DrainRequest>("/api/v1/drain", "Drains the ranks of a node, as `phalanx drain`.", true),
+    ChangePath::new::<AddRequest>("/api/v1/add", "Adds tasks to the run, as `phalanx add`.", true),
+    ChangePath::new::<CloseRequest>("/api/v1/close", "Lets an open run end, as `phalanx close`.", false),
     ChangePath::new::<Cancel>(
         "/api/v1/cancel",
         "Ends the run, or cancels some of its tasks; completed tasks stay completed. As `phalanx cancel`.",
@@ -47,7 +49,7 @@ pub(super) const CHANGES: [ChangePath; 7] = [
 ];
 
 /// Maximum size of a body in bytes.
-pub(super) const BODY: usize = 4096;
+pub(super) const BODY: usize = 1 << 20;
 
 /// Result of a change.
 #[derive(Serialize, JsonSchema)]
@@ -112,6 +114,22 @@ struct DrainRequest {
     /// Name of a node, or number of a rank.
     what: String,
 }
+
+/// Tasks to add.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AddRequest {
+    /// `[[task]]` tables as in a job file (TOML). They may need tasks of the run.
+    tables: String,
+    /// Check the tables, and add nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// No arguments.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct CloseRequest {}
 
 /// Tasks to cancel.
 #[derive(Deserialize, JsonSchema)]
@@ -183,6 +201,22 @@ impl ChangeRequest for Nothing {
     }
 }
 
+impl ChangeRequest for AddRequest {
+    const EXAMPLE: &str = "{\"tables\": \"[[task]]\\nname = 'more'\\ncommand = 'true'\"}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Add { text: self.tables, file: "tables".into(), dry_run: self.dry_run })
+    }
+}
+
+impl ChangeRequest for CloseRequest {
+    const EXAMPLE: &str = "{}";
+
+    fn question(self) -> Result<Question, String> {
+        Ok(Question::Close)
+    }
+}
+
 impl ChangeRequest for Cancel {
     const EXAMPLE: &str = "{} for the whole run, or {\"task\": \"tile[3]\"}";
 
@@ -232,6 +266,10 @@ mod tests {
         assert_eq!(parse::<PauseRequest>(b""), Ok(Question::Pause { task: None }));
         assert_eq!(parse::<ResumeRequest>(b"{\"task\":\"a\"}"), Ok(Question::Resume { task: Some("a".into()) }));
         assert_eq!(parse::<Nothing>(b""), Ok(Question::Rebalance));
+        assert_eq!(parse::<CloseRequest>(b""), Ok(Question::Close));
+        let add = Question::Add { text: "[[task]]".into(), file: "tables".into(), dry_run: false };
+        assert_eq!(parse::<AddRequest>(b"{\"tables\":\"[[task]]\"}"), Ok(add));
+        assert!(parse::<AddRequest>(b"{}").is_err());
         assert_eq!(parse::<Cancel>(b"{}"), Ok(Question::Cancel { task: None }));
         assert_eq!(parse::<Cancel>(b"{\"task\":\"a\"}"), Ok(Question::Cancel { task: Some("a".into()) }));
         // A misspelt key must not cancel the whole run instead of one task.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{Live, metric, metrics};
 use crate::job::Alert;
-use crate::journal::{Began, RunDir, unix_now_ns, utc};
+use crate::journal::{RunDir, Session, unix_now_ns, utc};
 use crate::observe::alerts::{AlertWatch, Telling, Told, tell};
 use crate::observe::job_view::SessionJob;
 
@@ -43,7 +43,7 @@ impl Watcher {
     /// If the thread cannot be created.
     pub fn begin(
         dir: &RunDir,
-        read: fn(&Began) -> Result<SessionJob, String>,
+        read: fn(&Session) -> Result<SessionJob, String>,
         orders: Orders,
     ) -> std::io::Result<Option<(Watcher, Receiver<String>)>> {
         if orders.alerts.is_empty() && orders.metrics_file.is_none() {
@@ -69,7 +69,7 @@ impl Drop for Watcher {
 
 struct WatchRounds {
     dir: RunDir,
-    read: fn(&Began) -> Result<SessionJob, String>,
+    read: fn(&Session) -> Result<SessionJob, String>,
     watches: Vec<AlertWatch>,
     metrics_file: Option<PathBuf>,
     written: Option<Instant>,
@@ -82,7 +82,7 @@ struct WatchRounds {
 impl WatchRounds {
     fn new(
         dir: RunDir,
-        read: fn(&Began) -> Result<SessionJob, String>,
+        read: fn(&Session) -> Result<SessionJob, String>,
         orders: Orders,
         notes: Sender<String>,
     ) -> WatchRounds {

@@ -119,6 +119,11 @@ impl Autoscaler {
         Some(autoscaler)
     }
 
+    /// True if it decides about ranks or spending.
+    pub(super) fn decides(&self) -> bool {
+        self.decides
+    }
+
     /// Attempts have ended.
     pub(super) fn attempts_ended(&mut self, attempts: &[Attempt]) {
         for attempt in attempts {

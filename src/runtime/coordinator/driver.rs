@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::additions::Additions;
 use super::autoscaler::Autoscaler;
 use super::join_listener::JoinListener;
 use super::limits::Limits;
@@ -14,6 +15,7 @@ use super::provisioner::Provisioner;
 use super::recording::Recording;
 use crate::capacity::NodeTable;
 use crate::control::Server;
+use crate::exec::Kernels;
 use crate::job::Job;
 use crate::journal::{EndReason, Ended, JournalError, Level, Record};
 use crate::model::{Rank, State, Time};
@@ -46,6 +48,7 @@ pub(crate) struct CoordinatorDriver {
     pub(super) job: Arc<Job>,
     pub(super) nodes: NodeTable,
     pub(super) recording: Recording,
+    pub(super) additions: Additions,
     pub(super) limits: Limits,
     /// How long tasks take.
     longest: LongestTask,
@@ -72,6 +75,7 @@ impl CoordinatorDriver {
         recording: Recording,
         autoscaler: Option<Autoscaler>,
         server: Option<Server>,
+        kernels: Kernels,
     ) -> CoordinatorDriver {
         CoordinatorDriver {
             longest: LongestTask::of(&job),
@@ -80,6 +84,7 @@ impl CoordinatorDriver {
             job,
             nodes,
             recording,
+            additions: Additions::new(kernels),
             limits: Limits::from_environment(),
             autoscaler,
             listener: None,
@@ -125,6 +130,11 @@ impl CoordinatorDriver {
                 self.recording.measured(now, &measures);
                 self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.update_measures(&measures));
                 return Messages::new();
+            }
+            Message::Offer { task, attempt, text } => {
+                let mut messages = self.offer(now, from, task, attempt, text);
+                messages.extend(self.check_journal(now));
+                return messages;
             }
             Message::Reasons { reasons } => {
                 self.recording.record(Record::Reasons(reasons));
@@ -192,11 +202,17 @@ impl CoordinatorDriver {
         self.step(now, [CoordinatorEvent::Stop { how, why }])
     }
 
-    fn carry_out(&mut self, now: Time, actions: Vec<CoordinatorAction>) -> Messages {
+    pub(super) fn carry_out(&mut self, now: Time, actions: Vec<CoordinatorAction>) -> Messages {
         let mut messages = Messages::new();
         for action in actions {
             match action {
-                CoordinatorAction::Send { to, message } => messages.push((to, message)),
+                CoordinatorAction::Send { to, message } => {
+                    if matches!(message, Message::HandOut(_)) {
+                        messages.extend(self.additions.unsent(to).map(|added| (to, added)));
+                    }
+                    messages.push((to, message));
+                }
+                CoordinatorAction::Offered { task, counts } => self.settle_offer(now, task, counts),
                 CoordinatorAction::Journal(attempts) => {
                     self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.attempts_ended(&attempts));
                     for attempt in attempts.iter().filter(|attempt| attempt.attempt > 0) {
@@ -213,6 +229,7 @@ impl CoordinatorDriver {
                 CoordinatorAction::Finished(why) => self.finished = Some(why),
             }
         }
+        messages.extend(self.grow_if_due(now));
         messages.extend(self.check_journal(now));
         messages
     }

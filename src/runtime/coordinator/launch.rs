@@ -19,6 +19,7 @@ use crate::control::Server;
 use crate::exec::Kernels;
 use crate::fabric::routed::RoutedFabric;
 use crate::fabric::{Alone, Fabric};
+use crate::graph::GAP;
 use crate::graph::partition::Partition;
 use crate::job::{Job, ProviderKind};
 use crate::journal::{
@@ -80,6 +81,7 @@ impl Run {
     /// Runs to the end, and gives everything back.
     fn run_to_end(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
         main_loop(&self.executor);
+        self.executor.shared.offers.close();
         drop(self.pool);
         let mut engine = self.executor.engine.lock();
         let broken = engine.broken().map(str::to_owned);
@@ -124,17 +126,21 @@ fn prepare(
     let divided = start.prepared.divide(&members, &rules);
     let infos = infos(&hellos);
     record_beginning(&mut start, &infos, &divided)?;
-    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, limits, .. } = start;
+    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, limits, is_closed, .. } = start;
     let done = Done::of(&kept, &prepared);
     let left_out = prepared.left_out_count();
     let autoscaler = Autoscaler::new(&prepared, &infos, &|task| done.has(task), spent, &past);
     let fair = prepared.family_slots();
     let PreparedJob { job, graph, estimates, order, urgency, pools, fair: _, left_out: _ } = prepared;
     drop(order);
-    let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair };
+    let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair }.with_gap(GAP);
     let ranks = members.len();
     let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
     keep_limits(&mut coordinator, &limits);
+    if job.open && !is_closed {
+        tracing::info!("the run is open: it waits for `phalanx add` until `phalanx close`");
+        coordinator.set_open(true, &mut Vec::new());
+    }
     let first = hand_out(fabric.as_mut(), &mut coordinator, ranks, &done)?;
     drop(done);
     let slots = infos.iter().map(|info| info.slots).sum();
@@ -167,7 +173,7 @@ fn prepare(
     let recording = Recording::new(journal, progress, history, alerts, (Arc::clone(&job), estimates), &coordinator);
     let identity = SessionIdentity { name: welcome.run_name.clone(), session: welcome.session, earlier_cost: spent };
     let mut driver =
-        CoordinatorDriver::new(identity, coordinator, Arc::clone(&job), nodes, recording, autoscaler, server);
+        CoordinatorDriver::new(identity, coordinator, Arc::clone(&job), nodes, recording, autoscaler, server, kernels.clone());
     if let Some((listener, provisioner)) = joining {
         driver = driver.with_joining(listener, provisioner);
     }
@@ -269,7 +275,8 @@ fn hand_out(
 ) -> Result<Message, RunError> {
     let mut units = coordinator.first_units();
     let tasks = coordinator.tasks();
-    let ended = |node: u32| done.has(node).then_some(true);
+    let free = tasks.graph.free_numbers();
+    let ended = |node: u32| (done.has(node) || free.contains(&node)).then_some(true);
     let cutter = PartBuilder::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
     let mut message = |rank: usize| {
         let part = cutter.part(rank);

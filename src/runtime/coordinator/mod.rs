@@ -19,6 +19,7 @@
 //! The end is on disk before anything that may take long, so no run claims what its journal does
 //! not say. Decisions are made elsewhere: `schedule` (tasks and ranks), `scale` (number of ranks).
 
+mod additions;
 mod autoscaler;
 mod commands;
 pub(super) mod driver;
@@ -36,6 +37,7 @@ mod pricing;
 mod provisioner;
 mod recording;
 pub mod resume;
+mod resumed_job;
 mod run_files;
 mod run_history;
 mod scaling;

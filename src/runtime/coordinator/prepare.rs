@@ -11,16 +11,17 @@ use super::part_of_job::{check_needs, left_out};
 use super::preview::{UnfinishedRun, unfinished_run};
 use super::provisioner::{self, listen_on};
 use super::resume::{self, RerunChecks, Takeover};
+use super::resumed_job::{FormerRun, resumed_job};
 use super::run_files::RunFiles;
 use super::run_history::LoadedHistory;
 use crate::exec::{Kernels, user_variables};
 use crate::graph::TaskGraph;
-use crate::job::{self, Job};
+use crate::job::{self, Job, Loaded};
 use crate::journal::{
     EndedSessions, HistoryFile, Holder, Journal, KeptRun, LimitChange, RUNS, Record, Replay, RunAgain, RunDir,
     RunDirError, RunLock, replay,
 };
-use crate::model::{Attempt, TaskId};
+use crate::model::TaskId;
 use crate::observe::tell;
 use crate::runtime::clock::unix_ns;
 use crate::runtime::{Options, RunError};
@@ -54,6 +55,8 @@ pub(super) struct PreparedRun {
     pub(super) selection: String,
     /// Limits of pools that the user changed in earlier sessions: they still hold.
     pub(super) limits: Vec<LimitChange>,
+    /// The run, which was open for more tasks, was closed in an earlier session.
+    pub(super) is_closed: bool,
 }
 
 impl PreparedRun {
@@ -74,40 +77,38 @@ impl PreparedRun {
     /// # Errors
     /// If the job has mistakes, or the run directory cannot be used.
     pub(super) fn open(options: &Options, kernels: &Kernels) -> Result<PreparedRun, RunError> {
-        let loaded = job::load_all(&options.jobs, kernels).map_err(RunError::Job)?;
-        let graph = graph_of(&loaded).map_err(RunError::Job)?;
+        let mut loaded = job::load_all(&options.jobs, kernels).map_err(RunError::Job)?;
+        let mut graph = graph_of(&loaded).map_err(RunError::Job)?;
         for report in [&loaded.warnings, &loaded.missing_inputs()] {
             if !report.is_empty() {
                 tracing::warn!("the job file could be better\n{}", report.render(false));
             }
         }
-        let (text, job_path) = (Arc::clone(&loaded.text), loaded.file().to_owned());
-        let mut job = loaded.job;
-        let selected = options.selection.of(&job, &graph).map_err(RunError::Refused)?;
-        // The graph holds them in half the space.
-        job.links = Vec::new();
-        job.max_failures = match options.keep_going {
-            true => None,
-            false => options.max_failures.or(job.max_failures),
-        };
-        provisioner::check(&job.capacity)?;
-        let listen = listen_on(options, &job);
+        let job_path = loaded.file().to_owned();
+        let mut selected = options.selection.of(&loaded.job, &graph).map_err(RunError::Refused)?;
+        provisioner::check(&loaded.job.capacity)?;
+        let listen = listen_on(options, &loaded.job);
         if let Some(listen) = &listen {
             JoinAddress::choose(listen)?;
         }
         let is_new = !options.resume && options.run_dir.is_none();
         if let Some(earlier) =
-            (is_new && options.mention_earlier).then(|| unfinished_run(kernels, (&job, &graph, &text))).flatten()
+            (is_new && options.mention_earlier).then(|| unfinished_run(kernels, &loaded)).flatten()
         {
             let UnfinishedRun { name, complete, tasks } = earlier;
             tell(&format!("{name} has not completed: `--resume` would save {complete} of {tasks} tasks"));
         }
-        let (dir, resumes) = run_dir(options, &job)?;
+        let (dir, resumes) = run_dir(options, &loaded.job)?;
         let lock = dir.lock()?;
         let began_unix_ns = unix_ns();
-        let opened =
-            open_journal(options, kernels, (&dir, resumes), (&job, &graph, &text), &selected, lock.gone_predecessor());
-        let Opened { journal, session, kept, run_again, spent, ended, limits } = match opened {
+        let opened = open_journal(
+            options,
+            kernels,
+            (&dir, resumes),
+            (&mut loaded, &mut graph, &mut selected),
+            lock.gone_predecessor(),
+        );
+        let Opened { journal, session, kept, run_again, spent, ended, limits, is_closed } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 drop(lock);
@@ -116,6 +117,13 @@ impl PreparedRun {
                 }
                 return Err(error);
             }
+        };
+        let (text, mut job) = (Arc::clone(&loaded.text), loaded.job);
+        // The graph holds them in half the space.
+        job.links = Vec::new();
+        job.max_failures = match options.keep_going {
+            true => None,
+            false => options.max_failures.or(job.max_failures),
         };
         let left_out = left_out(&selected, &kept, graph.task_count());
         let out = left_out.iter().filter(|out| **out).count() as u64;
@@ -160,6 +168,7 @@ impl PreparedRun {
             past,
             selection,
             limits,
+            is_closed,
         })
     }
 }
@@ -216,6 +225,7 @@ struct Opened {
     spent: f64,
     ended: EndedSessions,
     limits: Vec<LimitChange>,
+    is_closed: bool,
 }
 
 impl Opened {
@@ -228,6 +238,7 @@ impl Opened {
             spent: 0.0,
             ended: EndedSessions::default(),
             limits: Vec::new(),
+            is_closed: false,
         }
     }
 }
@@ -238,24 +249,33 @@ fn open_journal(
     options: &Options,
     kernels: &Kernels,
     (dir, resumes): (&RunDir, bool),
-    (job, graph, text): (&Job, &TaskGraph, &str),
-    selected: &Selected,
+    (loaded, graph, selected): (&mut Loaded, &mut TaskGraph, &mut Selected),
     gone: Option<&Holder>,
 ) -> Result<Opened, RunError> {
-    let forced = rerun(options, job)?;
+    let forced = |loaded: &Loaded| rerun(options, &loaded.job);
     if !resumes {
-        check_needs(selected, (job, graph), &[])?;
-        return Ok(Opened::new(Journal::create(&dir.journal(), job.flush)?));
+        forced(loaded)?;
+        check_needs(selected, (&loaded.job, graph), &[])?;
+        return Ok(Opened::new(Journal::create(&dir.journal(), loaded.job.flush)?));
     }
-    let (mut journal, torn) = Journal::reopen(&dir.journal(), job.flush)?;
+    let (mut journal, torn) = Journal::reopen(&dir.journal(), loaded.job.flush)?;
     if torn > 0 {
         tracing::info!("the last record was cut short when the run was killed; its {torn} bytes are dropped");
     }
     let replay = replay(&dir.journal())?;
     let ended = EndedSessions::of(Some(&replay), gone);
-    let Some(last) = replay.last_session() else { return Ok(Opened { ended, ..Opened::new(journal) }) };
-    let Resumption { takeover, implied } = resumption(kernels, dir, &replay, (job, graph, text), Some(&forced))?;
+    let former = FormerRun::read(kernels, dir, &replay)?;
+    let (Some(last), Some(former)) = (replay.last_session(), former) else {
+        return Ok(Opened { ended, ..Opened::new(journal) });
+    };
+    let resumed = resumed_job(kernels, dir, &replay, &former, loaded, Some(&forced))?;
+    if !former.additions.is_empty() {
+        *selected = options.selection.of(&resumed.loaded.job, &resumed.graph).map_err(RunError::Refused)?;
+    }
+    (*loaded, *graph) = (resumed.loaded, resumed.graph);
+    let (job, takeover) = (&loaded.job, resumed.resumption.takeover);
     check_needs(selected, (job, graph), &takeover.kept)?;
+    let implied = former.implied;
     if !implied.is_empty() {
         tracing::info!("{} had completed whose records the kill has cut off", counted(implied.len() as u64, "task"));
         journal.append(&Record::Attempts(implied))?;
@@ -272,6 +292,7 @@ fn open_journal(
         spent: replay.spent(),
         ended,
         limits: last_limits(&replay),
+        is_closed: replay.sessions.iter().any(|session| session.is_closed),
         ..Opened::new(journal)
     })
 }
@@ -289,45 +310,19 @@ fn last_limits(replay: &Replay) -> Vec<LimitChange> {
 /// What a resume takes over.
 pub(super) struct Resumption {
     pub(super) takeover: Takeover,
-    /// Tasks that completed without a record.
-    implied: Vec<Attempt>,
 }
 
 /// Finds out what a resume takes over from a run. `forced`: the tasks that run again in any case;
 /// `None` if files are not to be looked at either.
 pub(super) fn resumption(
-    kernels: &Kernels,
     dir: &RunDir,
     replay: &Replay,
+    former: &FormerRun,
     (job, graph, text): (&Job, &TaskGraph, &str),
     forced: Option<&[Range<u32>]>,
 ) -> Result<Resumption, RunError> {
-    let Some(last) = replay.last_session() else {
-        return Err(RunError::Refused(format!("{} has not begun", dir.path().display())));
-    };
-    if last.terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
-        return Err(RunError::Refused(format!(
-            "{} is a simulated run: nothing in it has really run; `phalanx simulate --resume` continues it",
-            dir.path().display()
-        )));
-    }
-    let began = &last.began;
-    let former = job::parse(began.job_text.clone(), &began.job_path.display().to_string(), &began.dir, kernels)
-        .map_err(|_| {
-            RunError::Refused(format!(
-                "the former job file in {} can no longer be read by this version of Phalanx; start a new run instead",
-                dir.path().display()
-            ))
-        })?;
-    let same = *began.job_text == *text;
-    let completed = |task: TaskId| replay.latest(task).filter(|(_, a)| a.outcome.ok()).map(|(_, a)| a.ready);
-    let before = |task: TaskId| replay.latest(task).is_some_and(|(at, _)| at.began.session < began.session);
-    let left_out = |task: TaskId| last.left_out.as_ref().is_some_and(|left_out| left_out.has(task));
-    let implied = match same {
-        true => resume::implied(graph, &completed, &before, &left_out),
-        false => resume::implied(&graph_of(&former).map_err(RunError::Job)?, &completed, &before, &left_out),
-    };
-    let also: HashSet<TaskId> = implied.iter().map(|attempt| attempt.task).collect();
+    let same = *former.loaded.text == *text;
+    let also: HashSet<TaskId> = former.implied.iter().map(|attempt| attempt.task).collect();
     let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
     let files = RunFiles::of(dir, job);
     let looks = forced.is_some();
@@ -337,7 +332,7 @@ pub(super) fn resumption(
         changed: &|was| replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(at, attempt)),
         lost: &|task| if looks { files.lost(task) } else { None },
     };
-    let takeover = resume::takeover(&former.job, &completed, job, graph, same, &checks);
+    let takeover = resume::takeover(&former.loaded.job, &completed, job, graph, same, &checks);
     if let Some(file) = files.probe.unanswered() {
         tracing::warn!(
             "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}: files of completed tasks are taken to be \
@@ -345,5 +340,5 @@ pub(super) fn resumption(
             file.display()
         );
     }
-    Ok(Resumption { takeover, implied })
+    Ok(Resumption { takeover })
 }

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::part_of_job::check_needs;
-use super::prepare::{rerun, resumption};
+use super::prepare::rerun;
 use super::resume::{RunReason, Takeover};
+use super::resumed_job::{FormerRun, resumed_job};
 use crate::exec::Kernels;
-use crate::graph::TaskGraph;
-use crate::job::{self, Job};
+use crate::job::{self, Loaded};
 use crate::journal::{EndReason, Liveness, RUNS, RunDir, RunDirError, replay};
 use crate::model::TaskId;
 use crate::runtime::{Options, RunError};
@@ -33,12 +33,12 @@ pub struct RunPreview {
 /// # Errors
 /// If the job has mistakes, the selection cannot be run, or the run to resume cannot be read.
 pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunError> {
-    let loaded = job::load_all(&options.jobs, kernels).map_err(RunError::Job)?;
-    let graph = graph_of(&loaded).map_err(RunError::Job)?;
-    let (job, forced) = (&loaded.job, rerun(options, &loaded.job)?);
-    let selected = options.selection.of(job, &graph).map_err(RunError::Refused)?;
+    let mut loaded = job::load_all(&options.jobs, kernels).map_err(RunError::Job)?;
+    let mut graph = graph_of(&loaded).map_err(RunError::Job)?;
+    let forced = |loaded: &Loaded| rerun(options, &loaded.job);
+    forced(&loaded)?;
     let found = match options.resume {
-        true => RunDir::for_resume(Path::new(RUNS), &job.name, options.run_dir.as_deref()).map(Some),
+        true => RunDir::for_resume(Path::new(RUNS), &loaded.job.name, options.run_dir.as_deref()).map(Some),
         false => Ok(None),
     };
     let dir = match found {
@@ -46,15 +46,23 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
         found => found?,
     };
     let replay = dir.as_ref().map(|dir| replay(&dir.journal())).transpose()?.filter(|it| !it.sessions.is_empty());
-    let (takeover, dir) = match (dir, &replay) {
-        (Some(dir), Some(replay)) => {
-            (resumption(kernels, &dir, replay, (job, &graph, &loaded.text), Some(&forced))?.takeover, Some(dir))
+    let former = match (&dir, &replay) {
+        (Some(dir), Some(replay)) => FormerRun::read(kernels, dir, replay)?,
+        _ => None,
+    };
+    let (takeover, dir) = match (dir, &replay, former) {
+        (Some(dir), Some(replay), Some(former)) => {
+            let resumed = resumed_job(kernels, &dir, replay, &former, &loaded, Some(&forced))?;
+            (loaded, graph) = (resumed.loaded, resumed.graph);
+            (resumed.resumption.takeover, Some(dir))
         }
         _ => {
-            let all = (0..job.task_count() as u32).map(|task| (TaskId(task), RunReason::Open));
+            let all = (0..loaded.job.task_count() as u32).map(|task| (TaskId(task), RunReason::Open));
             (Takeover { kept: Vec::new(), runs: all.collect() }, None)
         }
     };
+    let job = &loaded.job;
+    let selected = options.selection.of(job, &graph).map_err(RunError::Refused)?;
     check_needs(&selected, (job, &graph), &takeover.kept)?;
     let chosen = takeover.runs.iter().filter(|(task, _)| selected.has(*task));
     let reason = |task: TaskId, reason: &RunReason| match reason {
@@ -84,8 +92,8 @@ pub struct UnfinishedRun {
 
 /// The newest run of a job, if it is over, has not completed, and a resume would save tasks. Files
 /// are not looked at.
-pub(super) fn unfinished_run(kernels: &Kernels, (job, graph, text): (&Job, &TaskGraph, &str)) -> Option<UnfinishedRun> {
-    let dir = RunDir::for_resume(Path::new(RUNS), &job.name, None).ok()?;
+pub(super) fn unfinished_run(kernels: &Kernels, loaded: &Loaded) -> Option<UnfinishedRun> {
+    let dir = RunDir::for_resume(Path::new(RUNS), &loaded.job.name, None).ok()?;
     if dir.liveness() != Liveness::Gone {
         return None;
     }
@@ -93,14 +101,16 @@ pub(super) fn unfinished_run(kernels: &Kernels, (job, graph, text): (&Job, &Task
     if replay.last_session()?.ended.as_ref().is_some_and(|ended| ended.reason == EndReason::Complete) {
         return None;
     }
-    let complete = resumption(kernels, &dir, &replay, (job, graph, text), None).ok()?.takeover.complete();
-    (complete > 0).then(|| UnfinishedRun { name: dir.name(), complete, tasks: job.task_count() })
+    let former = FormerRun::read(kernels, &dir, &replay).ok()??;
+    let resumed = resumed_job(kernels, &dir, &replay, &former, loaded, None).ok()?;
+    let complete = resumed.resumption.takeover.complete();
+    (complete > 0).then(|| UnfinishedRun { name: dir.name(), complete, tasks: resumed.loaded.job.task_count() })
 }
 
 /// The newest run of the job in a file, if it is over, has not completed, and a resume would save
 /// tasks. `None` also if the job has mistakes.
 pub fn find_unfinished_run(options: &Options, kernels: &Kernels) -> Option<UnfinishedRun> {
     let loaded = job::load_all(&options.jobs, kernels).ok()?;
-    let graph = graph_of(&loaded).ok()?;
-    unfinished_run(kernels, (&loaded.job, &graph, &loaded.text))
+    graph_of(&loaded).ok()?;
+    unfinished_run(kernels, &loaded)
 }

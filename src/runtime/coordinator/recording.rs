@@ -73,6 +73,15 @@ impl Recording {
         }
     }
 
+    /// The run has more tasks.
+    pub(super) fn grow(&mut self, job: Arc<Job>, estimates: Arc<TaskEstimates>) {
+        for task in (self.job.task_count() as u32..job.task_count() as u32).map(TaskId) {
+            self.work_total_s += estimates.ns(job.group_of(task)) as f64 / 1e9;
+        }
+        self.history.grow(&job);
+        (self.job, self.estimates) = (job, estimates);
+    }
+
     /// Records attempts that have ended.
     pub(super) fn attempts_ended(&mut self, attempts: Vec<Attempt>) {
         for attempt in &attempts {

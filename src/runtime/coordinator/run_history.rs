@@ -9,8 +9,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+
 use crate::graph::link::GroupId;
-use crate::job::{Job, PolicyKind, ProviderKind};
+use crate::job::{Group, Job, PolicyKind, ProviderKind};
 use crate::journal::{HistoryFile, PastRuns};
 use crate::model::{Attempt, Time};
 use crate::scale::estimate::{Anomaly, History, Learnt, Moment, RunRecord, RunStats};
@@ -73,6 +75,9 @@ pub fn kind_of(job: &Job) -> &'static str {
     }
 }
 
+/// The class of a group that the job file does not have.
+const NO_CLASS: u32 = u32::MAX;
+
 /// Sums up what a run measures.
 pub(super) struct HistoryRecorder {
     past: LoadedHistory,
@@ -129,6 +134,16 @@ impl HistoryRecorder {
         })
     }
 
+    /// The job has more groups. Durations of classes that the job file does not have are not learnt.
+    pub(super) fn grow(&mut self, job: &Arc<Job>) {
+        let known: FxHashMap<&str, u32> =
+            self.job.groups.iter().zip(&self.classes).map(|(group, class)| (&*group.class, *class)).collect();
+        let class = |group: &Group| known.get(&*group.class).copied().unwrap_or(NO_CLASS);
+        let classes: Vec<u32> = job.groups[self.classes.len()..].iter().map(class).collect();
+        self.classes.extend(classes);
+        self.job = Arc::clone(job);
+    }
+
     /// An attempt at a task of this group has ended.
     #[inline]
     pub(super) fn attempt_ended(&mut self, attempt: &Attempt, group: GroupId, estimate_ns: u64) {
@@ -142,7 +157,7 @@ impl HistoryRecorder {
         if !took.is_zero() {
             self.lessons.worked(took, self.job.groups.get(group as usize).map_or(1, requirements::slots));
         }
-        if attempt.outcome.ok() {
+        if attempt.outcome.ok() && class != NO_CLASS {
             self.lessons.completed(class as usize, Some(Duration::from_nanos(estimate_ns)), took);
         }
     }

@@ -60,6 +60,7 @@ impl CoordinatorDriver {
             "running": self.running(),
             "ranks": ranks,
             "blocks": blocks,
+            "open": self.coordinator.is_open(),
             "paused": self.nodes.blocks.paused(),
             "paused_tasks": self.paused_tasks(),
             "pools": self.pools(now),

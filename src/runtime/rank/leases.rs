@@ -13,8 +13,7 @@ use crate::pool::{Item, Slot};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{Lease, is_among};
 use crate::schedule::resources::Needs;
-use crate::workload::fair::family;
-use crate::workload::requirements;
+use crate::schedule::worker::Facts;
 
 /// The tag of an item that represents an entry of `Shared::leases`; all other tags name ledgers.
 pub(super) const LEASE_TAG: u8 = u8::MAX;
@@ -68,7 +67,7 @@ impl Shared {
     /// Starts any other attempt.
     pub(super) fn start_lease(&self, lease: Lease) {
         let Some(pool) = self.pool.get() else { return };
-        let retry = self.job.group(lease.task).retry;
+        let retry = self.job.retry(lease.task);
         let constrained = lease.needs(&retry, self.needs_of(lease.task)).is_some();
         self.constrained_waiting.fetch_add(u32::from(constrained), Relaxed);
         let task = lock(&self.leases).insert(lease) as u32;
@@ -134,7 +133,7 @@ impl Shared {
 
     /// What a task needs of the pool; `None` if a slot is enough.
     pub(super) fn needs_of(&self, task: TaskId) -> Option<Needs> {
-        requirements::needs(&self.job, task, self.pools.set_of(task), family(&self.job, &self.fair, task))
+        self.job.needs(task)
     }
 
     /// The task that an item represents.

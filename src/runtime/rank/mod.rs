@@ -14,6 +14,8 @@
 //! | `gangs` | slots set aside for MPI tasks over several ranks |
 //! | `outbox` | the state of one slot, and what it leaves for the engine |
 //! | `paused_tasks` | tasks that the user has paused |
+//! | `live_job` | the job of the start, and tasks that were added since |
+//! | `offers` | tasks that attempts add: the slot waits for rank 0's answer |
 //! | `ledger_epochs` | the ledgers that items of the pool may name |
 //! | `task_timer` | when the tasks of a slot began and ended |
 //! | `telemetry` | values, reasons and resource usage on their way to rank 0 |
@@ -28,7 +30,9 @@ mod gangs;
 mod intra_node;
 mod leases;
 mod ledger_epochs;
+mod live_job;
 pub(super) mod main_loop;
+mod offers;
 mod outbox;
 mod paused_tasks;
 mod resource_monitor;

@@ -11,6 +11,8 @@ use super::engine::Engine;
 use super::executor::Executor;
 use super::gangs::HeldGangs;
 use super::ledger_epochs::LedgerEpochs;
+use super::live_job::LiveJob;
+use super::offers::Offers;
 use super::paused_tasks::PausedTasks;
 use super::resource_monitor::ResourceMonitor;
 use super::shared::Shared;
@@ -27,7 +29,6 @@ use crate::runtime::event_wait::EventWait;
 use crate::schedule::protocol::{Hello, Welcome};
 use crate::schedule::worker::{Facts, Pace, Worker};
 use crate::topology::{Gpu, SlotPlace, Topology};
-use crate::workload;
 
 /// The CPUs, memory and GPUs that this process brings to a run.
 pub(in crate::runtime) struct RankResources {
@@ -92,19 +93,21 @@ impl RankSetup {
         let site = RankContext { gpus, scripts: dir.path().to_owned(), graphs, user_variables, ..site };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let telemetry = Arc::new(TelemetryBuffer::default());
-        let output = TaskOutput { files, telemetry: Arc::clone(&telemetry) };
-        let runner = Runner::new(source, kernels, site, Arc::new(output)).map_err(|e| refused(&e))?;
+        let offers = Arc::new(Offers::new(Arc::clone(&telemetry), Arc::clone(&event_wait)));
+        let output = TaskOutput { files, telemetry: Arc::clone(&telemetry), offers: Arc::clone(&offers) };
+        let runner = Runner::new(source, kernels.clone(), site, Arc::new(output)).map_err(|e| refused(&e))?;
+        let job = Arc::new(LiveJob::new(job));
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
         let worker = Worker::new(me, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
-        let (pools, fair) = (Arc::new(workload::pools::table(&job)), Arc::new(workload::fair::table(&job)));
+        let (pools, fair) = job.tables();
         let shared = Arc::new(Shared {
             me,
             clock: Clock::new(welcome.began_unix_ns),
             event_wait,
             runner,
             job,
-            pools: Arc::clone(&pools),
-            fair: Arc::clone(&fair),
+            kernels,
+            offers,
             ledgers: LedgerEpochs::new(),
             pool: OnceLock::new(),
             slots: (0..=slots).map(|_| CachePadded::default()).collect(),

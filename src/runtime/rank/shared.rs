@@ -12,22 +12,22 @@ use slab::Slab;
 
 use super::gangs::HeldGangs;
 use super::ledger_epochs::LedgerEpochs;
+use super::live_job::LiveJob;
+use super::offers::Offers;
 use super::outbox::{Outbox, SlotState};
 use super::paused_tasks::PausedTasks;
 use super::resource_monitor::ResourceMonitor;
 use super::telemetry::TelemetryBuffer;
-use crate::exec::Runner;
+use crate::exec::{Kernels, Runner, TaskSource};
 use crate::fabric::near::NearLane;
-use crate::job::Job;
+use crate::job::read_added;
 use crate::model::{Outcome, Rank, Reason, State};
 use crate::pool::Handle;
 use crate::runtime::clock::Clock;
 use crate::runtime::event_wait::EventWait;
 use crate::schedule::dependency_counts::DependencyCounts;
-use crate::schedule::fair::FairTable;
 use crate::schedule::pools::PoolReport;
-use crate::schedule::pools::table::PoolTable;
-use crate::schedule::protocol::{Lease, Load};
+use crate::schedule::protocol::{AddedTables, Lease, Load};
 
 /// The outcome of an attempt that Phalanx itself could not run.
 pub(super) const FAILED: Outcome = Outcome { state: State::Failed, exit: 1, cached: false };
@@ -39,11 +39,10 @@ pub(in crate::runtime) struct Shared {
     /// Where the main thread waits.
     pub(super) event_wait: Arc<EventWait>,
     pub(super) runner: Runner,
-    pub(super) job: Arc<Job>,
-    /// The pools of the job.
-    pub(super) pools: Arc<PoolTable>,
-    /// The shares of its families.
-    pub(super) fair: Arc<FairTable>,
+    pub(super) job: Arc<LiveJob>,
+    /// Parses tasks that are added.
+    pub(super) kernels: Kernels,
+    pub(in crate::runtime) offers: Arc<Offers>,
     pub(super) ledgers: LedgerEpochs,
     /// Set once, before the engine is first used.
     pub(super) pool: OnceLock<Handle>,
@@ -94,6 +93,24 @@ impl Shared {
         }
     }
 
+    /// Adds tasks, which a later hand-out may bring.
+    ///
+    /// # Errors
+    /// If rank 0 accepts what this rank cannot read.
+    pub(super) fn add_tasks(&self, added: Vec<AddedTables>) -> Result<(), String> {
+        for AddedTables { first_task, first_group, text } in added {
+            let read = read_added(self.job.start(), (first_task, first_group), text, &self.kernels);
+            let job = Arc::new(read.map_err(|error| error.to_string())?);
+            self.runner.add(Arc::clone(&job) as Arc<dyn TaskSource>);
+            self.job.add(first_group, job);
+        }
+        if let Some(pool) = self.pool.get() {
+            let (pools, fair) = self.job.tables();
+            pool.grow(pools, fair);
+        }
+        Ok(())
+    }
+
     /// Begins an epoch: from now on slots count in this ledger.
     pub(super) fn open_epoch(&self, epoch: u32, ledger: &Arc<DependencyCounts>) {
         // Before the ledger: slots count only once that is there, and read the epoch after it.
@@ -117,7 +134,7 @@ impl Shared {
 
     /// The report about leases of pools, if it would differ from the last one.
     pub(super) fn pool_report(&self, idle: u32) -> Option<PoolReport> {
-        if self.pools.is_empty() {
+        if !self.job.has_pools() {
             return None;
         }
         self.pool.get().and_then(|pool| pool.pool_report(idle))

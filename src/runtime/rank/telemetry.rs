@@ -1,5 +1,5 @@
-//! What a rank sends rank 0 besides the protocol: values that its tasks wrote, why attempts failed,
-//! and what the rank and its node use.
+//! What a rank sends rank 0 besides the protocol: values that its tasks wrote, tasks that they add,
+//! why attempts failed, and what the rank and its node use.
 //!
 //! Slots and the resource monitor fill the buffer. The engine empties it at each poll and before
 //! each report, so rank 0 has a task's values before it receives the task's end. While the buffer
@@ -9,6 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::offers::Offers;
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
 use crate::model::{CacheUse, Measure, Outcome, Reason, Stream, TaskId, Usage, UsedFile, Vitals};
@@ -31,6 +32,7 @@ struct Pending {
     measures: Vec<Measure>,
     reasons: Vec<Reason>,
     vitals: Option<Vitals>,
+    offers: Vec<Message>,
     /// Why the run directory could not be written, until rank 0 has been notified.
     storage_error: Option<String>,
 }
@@ -49,6 +51,12 @@ impl TelemetryBuffer {
     /// Adds the reason why an attempt failed.
     pub(super) fn add_reason(&self, reason: Reason) {
         self.pending().reasons.push(reason);
+        self.has_pending.store(true, Release);
+    }
+
+    /// Adds what an attempt offers.
+    pub(super) fn add_offer(&self, offer: Message) {
+        self.pending().offers.push(offer);
         self.has_pending.store(true, Release);
     }
 
@@ -76,13 +84,13 @@ impl TelemetryBuffer {
         if !self.has_pending.load(Acquire) || !self.has_pending.swap(false, Acquire) {
             return Vec::new();
         }
-        let Pending { measures, reasons, vitals, storage_error } = std::mem::take(&mut *self.pending());
+        let Pending { measures, reasons, vitals, offers, storage_error } = std::mem::take(&mut *self.pending());
         let lost = storage_error.map(|reason| Message::StorageLost { reason });
         let reasons = reasons.chunks(MAX_VALUES_PER_MESSAGE).map(|chunk| Message::Reasons { reasons: chunk.to_vec() });
         let measured =
             measures.chunks(MAX_VALUES_PER_MESSAGE).map(|chunk| Message::Measured { measures: chunk.to_vec() });
         let vitals = vitals.map(|vitals| Message::Vitals(Box::new(vitals)));
-        lost.into_iter().chain(reasons).chain(measured).chain(vitals).collect()
+        lost.into_iter().chain(reasons).chain(measured).chain(vitals).chain(offers).collect()
     }
 }
 
@@ -90,6 +98,7 @@ impl TelemetryBuffer {
 pub(super) struct TaskOutput {
     pub(super) files: OutputWriter,
     pub(super) telemetry: Arc<TelemetryBuffer>,
+    pub(super) offers: Arc<Offers>,
 }
 
 impl TaskOutput {
@@ -121,6 +130,10 @@ impl OutputSink for TaskOutput {
 
     fn reason(&self, task: TaskId, attempt: u16, text: &str) {
         self.telemetry.add_reason(Reason::new(task, attempt, text));
+    }
+
+    fn add_tasks(&self, task: TaskId, attempt: u16, tables: &str) -> Result<(), String> {
+        self.offers.offer(task, attempt, tables)
     }
 
     fn measure(&self, task: TaskId, attempt: u16, name: &str, value: f64) {

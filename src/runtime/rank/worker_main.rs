@@ -77,6 +77,7 @@ fn work(
         executor.engine.lock().set_guest();
     }
     main_loop(&executor);
+    executor.shared.offers.close();
     let orphaned = executor.engine.lock().is_orphaned();
     if orphaned {
         end_orphaned_tasks(&executor.shared);

@@ -77,7 +77,9 @@ impl Coordinator {
             self.family_times.observe(&attempts);
             let advice = &self.tasks.advice;
             self.health.observe(&attempts, &|task| advice.class(task), &|task| advice.work(task));
-            actions.push(CoordinatorAction::Journal(attempts));
+            let offers_before = actions.len();
+            self.settle_offers(&attempts, actions);
+            actions.insert(offers_before, CoordinatorAction::Journal(attempts));
         }
         if before < self.failures {
             self.send_failure_counts(actions);

@@ -6,7 +6,7 @@
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
-//! | settled | a change of a rank, or a rebalance | preparing | `Release` gangs; `Prepare` to all |
+//! | settled | a change of a rank, a rebalance, or added tasks | preparing | `Release` gangs; `Prepare` to all |
 //! | settled | a rank joins soon after a change | settled | wait as long as that change took |
 //! | preparing | every rank has acknowledged | settled | see `commit` |
 //! | preparing | a rank is lost | preparing, next epoch | `Prepare` again: others report its ends |
@@ -58,6 +58,8 @@ pub(super) struct NextChange {
     collects_until: Time,
     /// True if ranks have arrived meanwhile.
     waits: bool,
+    /// Further cost of the change.
+    extra: Duration,
 }
 
 impl NextChange {
@@ -69,6 +71,16 @@ impl NextChange {
         self.waits = true;
     }
 
+    /// The change costs this much more than it shows.
+    pub(super) fn add_cost(&mut self, took: Duration) {
+        self.extra += took;
+    }
+
+    /// Arrivals and additions are collected until then.
+    pub(super) fn collects_until(&self) -> Time {
+        self.collects_until
+    }
+
     pub(super) fn due(&self) -> Option<Time> {
         self.waits.then_some(self.collects_until)
     }
@@ -76,7 +88,7 @@ impl NextChange {
     /// Records that a change was committed; cutting and sending the parts takes some more time.
     fn after(&mut self, now: Time, nodes: usize) {
         let cut = Duration::from_nanos(nodes as u64 * homes::NODE_NS);
-        self.collects_until = now.after(now.since(self.began) + cut);
+        self.collects_until = now.after(now.since(self.began) + cut + self.extra);
     }
 }
 
@@ -266,6 +278,7 @@ impl Coordinator {
             self.end_cancelled(now, &graph, &mut cut, actions);
         }
         cut.begun.extend(self.tried.keys().map(|task| task.0));
+        let graph = self.grown_graph(actions);
         let members = self.members.able();
         self.tasks.advice.meet(&members);
         let remains = Remains {

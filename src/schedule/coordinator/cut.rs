@@ -198,7 +198,7 @@ impl Coordinator {
 
     /// The record of an end that its own rank was lost before reporting.
     pub(super) fn unreported_attempt(&self, now: Time, task: TaskId, attempt: u16, state: State) -> Attempt {
-        let (rank, exit) = (Rank(self.tasks.home[task.index()]), i32::from(state == State::Failed));
+        let (rank, exit) = (self.home(task).unwrap_or(Rank::ZERO), i32::from(state == State::Failed));
         let outcome = Outcome { state, exit, cached: false };
         Attempt { task, attempt, outcome, last: true, rank, slot: 0, ready: now, start: now, end: now }
     }

@@ -60,7 +60,7 @@ impl Coordinator {
         }
         let why = match &self.stopping {
             // Tasks that end during the stop may be the last ones: then the run is complete.
-            _ if self.open == 0 => StopReason::Complete,
+            _ if self.open == 0 && !self.additions.are_expected() => StopReason::Complete,
             // While homes change, other ranks may still report what a lost rank completed.
             Some(_) if self.change.is_some() => return,
             Some((_, why)) if self.members.here().all(|rank| self.stopped[rank.index()]) => why.clone(),

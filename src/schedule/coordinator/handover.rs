@@ -10,6 +10,7 @@ use crate::graph::TaskGraph;
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::dependency_counts::End;
 use crate::schedule::handout::Pieces;
+use crate::schedule::homes::NOWHERE;
 use crate::schedule::protocol::{Amendment, HandOut, Message};
 use crate::schedule::ranks::Ranks;
 
@@ -59,13 +60,16 @@ impl Coordinator {
             turn.whole = !self.members.has_part(Rank(rank));
         }
         let open = |node: u32| self.ends[node as usize].is_none();
-        for node in (0..home.len() as u32).filter(|&node| open(node)) {
+        let has_home = |node: u32| home[node as usize] != NOWHERE;
+        for node in (0..home.len() as u32).filter(|&node| open(node) && has_home(node)) {
             let (from, to) = (before[node as usize], home[node as usize]);
             if turns[to as usize].whole || from != to {
                 turns[to as usize].come.push(node);
             }
             if from != to {
-                turns[from as usize].gone.push(node);
+                if from != NOWHERE {
+                    turns[from as usize].gone.push(node);
+                }
                 self.note_needed(graph, cut, before, node, &mut turns);
             }
         }
@@ -114,7 +118,7 @@ impl Coordinator {
         for needed in graph.predecessors(node).map(|edge| edge.node()) {
             let at = home[needed as usize];
             let stays = self.ends[needed as usize].is_none() && before[needed as usize] == at;
-            if stays && at != to && !turns[at as usize].whole {
+            if stays && at != to && at != NOWHERE && !turns[at as usize].whole {
                 turns[at as usize].needed.push((needed, to));
             }
         }
@@ -132,15 +136,17 @@ impl Coordinator {
         if self.evacuated.iter().any(|rank| !known.contains(rank)) {
             let is_fresh = |rank: Rank| self.evacuated.contains(&rank) && !known.contains(&rank);
             let fresh: Vec<bool> = (0..self.members.len() as u32).map(|rank| is_fresh(Rank(rank))).collect();
-            newly_known.extend((0..home.len() as u32).filter(|&node| fresh[home[node as usize] as usize]));
+            newly_known.extend((0..home.len() as u32).filter(|&node| fresh.get(home[node as usize] as usize) == Some(&true)));
         }
         for node in newly_known {
             let Some(end) = self.ends[node as usize] else { continue };
-            turns[home[node as usize] as usize].ended.push((node, end));
+            if home[node as usize] != NOWHERE {
+                turns[home[node as usize] as usize].ended.push((node, end));
+            }
             let mut last = home[node as usize];
             for successor in graph.successors(node).map(|edge| edge.node()) {
                 let at = home[successor as usize];
-                if at != last && self.ends[successor as usize].is_none() {
+                if at != last && at != NOWHERE && self.ends[successor as usize].is_none() {
                     turns[at as usize].ended.push((node, end));
                     last = at;
                 }

@@ -97,6 +97,18 @@ pub struct TaskTally {
     pub ready: u32,
 }
 
+impl Tasks {
+    /// The same with free numbers for further tasks (see [`TaskGraph::with_gap`]).
+    pub fn with_gap(mut self, gap: u32) -> Tasks {
+        self.graph = Arc::new(self.graph.with_gap(gap));
+        let free = self.graph.free_numbers();
+        let (at, free) = (free.start as usize, free.len());
+        self.home.splice(at..at, std::iter::repeat_n(0, free));
+        self.urgency.splice(at..at, std::iter::repeat_n(0, free));
+        self
+    }
+}
+
 /// The tasks of a run, with what the coordinator needs to choose new homes.
 pub struct Tasks {
     /// Their graph.

@@ -28,6 +28,13 @@ impl FamilyTimes {
         FamilyTimes { total: vec![0; groups.len()], groups, ..FamilyTimes::default() }
     }
 
+    /// More families.
+    pub(super) fn grow(&mut self, groups: Vec<(u32, u32)>) {
+        self.total.resize(groups.len(), 0);
+        self.by_rank.iter_mut().for_each(|families| families.resize(groups.len(), 0));
+        self.groups = groups;
+    }
+
     /// Adds attempts that have ended.
     pub(super) fn observe(&mut self, attempts: &[Attempt]) {
         if self.groups.is_empty() {

@@ -14,7 +14,7 @@ use super::rate::StartBudget;
 use super::recall::Recall;
 use super::stock::{Grant, Stock};
 pub use super::stock::{Holder, PoolCounters, PoolState};
-use super::table::{PoolTable, ResourceKind};
+use super::table::{PoolResource, PoolTable, ResourceKind};
 use super::{PoolClaim, PoolOrders, PoolReport, ResourceId, SetId, UNLIMITED};
 use crate::model::{Rank, TaskId, Time};
 use crate::schedule::protocol::Lease;
@@ -48,6 +48,24 @@ pub struct Dealt {
     pub gangs: Vec<Lease>,
 }
 
+/// The stock of a resource of which nothing has been dealt.
+fn stock_of(resource: &PoolResource) -> Stock {
+    Stock {
+        capacity: match resource.kind {
+            ResourceKind::Capacity(units) => units,
+            ResourceKind::Rate { .. } => UNLIMITED,
+        },
+        budget: match resource.kind {
+            ResourceKind::Capacity(_) => None,
+            ResourceKind::Rate { starts, per_ns } => Some(StartBudget::new(starts, per_ns)),
+        },
+        grants: BTreeMap::new(),
+        dealt: 0,
+        counters: PoolCounters::default(),
+        at_limit: None,
+    }
+}
+
 /// Deals units of pools to ranks.
 #[derive(Debug, Default)]
 pub struct PoolDealer {
@@ -68,22 +86,15 @@ pub struct PoolDealer {
 impl PoolDealer {
     /// A dealer that has dealt nothing.
     pub fn new(table: Arc<PoolTable>) -> PoolDealer {
-        let stock = |resource: &super::table::PoolResource| Stock {
-            capacity: match resource.kind {
-                ResourceKind::Capacity(units) => units,
-                ResourceKind::Rate { .. } => UNLIMITED,
-            },
-            budget: match resource.kind {
-                ResourceKind::Capacity(_) => None,
-                ResourceKind::Rate { starts, per_ns } => Some(StartBudget::new(starts, per_ns)),
-            },
-            grants: BTreeMap::new(),
-            dealt: 0,
-            counters: PoolCounters::default(),
-            at_limit: None,
-        };
-        let stocks = table.resources().iter().map(stock).collect();
+        let stocks = table.resources().iter().map(stock_of).collect();
         PoolDealer { table, stocks, ..PoolDealer::default() }
+    }
+
+    /// Replaces the table by one that has grown from it.
+    pub fn grow(&mut self, table: Arc<PoolTable>) {
+        self.stocks.extend(table.resources()[self.stocks.len()..].iter().map(stock_of));
+        self.table = table;
+        self.is_due = true;
     }
 
     /// The pools.

@@ -72,6 +72,12 @@ impl PoolShares {
         PoolShares { table, leases, ..PoolShares::default() }
     }
 
+    /// Replaces the table by one that has grown from it.
+    pub fn grow(&mut self, table: Arc<PoolTable>) {
+        self.leases.resize(table.resources().len(), Lease::default());
+        self.table = table;
+    }
+
     /// True if enough units are idle for a task of this set, without those reserved.
     #[inline]
     pub fn fits(&self, set: SetId, reserved: &Reserved) -> bool {

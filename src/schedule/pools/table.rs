@@ -48,11 +48,14 @@ impl PoolTable {
         self.resources.len() as ResourceId - 1
     }
 
-    /// Sets what the tasks of each group need: ranges of task numbers in ascending order, each with
+    /// Sets what the tasks of further groups need: ranges of task numbers in ascending order, each with
     /// resources and amounts.
     pub fn with_groups(mut self, groups: impl Iterator<Item = (u32, u32, Vec<(ResourceId, u32)>)>) -> PoolTable {
-        let mut known: FxHashMap<Vec<(ResourceId, u32)>, SetId> = FxHashMap::default();
-        self.sets = vec![Box::default()];
+        if self.sets.is_empty() {
+            self.sets.push(Box::default());
+        }
+        let mut known: FxHashMap<Vec<(ResourceId, u32)>, SetId> =
+            (0..).zip(&self.sets).map(|(set, needs)| (needs.to_vec(), set)).collect();
         for (first, count, mut needs) in groups.filter(|group| !group.2.is_empty()) {
             needs.sort_unstable();
             let next = self.sets.len() as SetId;

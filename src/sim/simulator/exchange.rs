@@ -52,6 +52,8 @@ impl Simulator<'_> {
                     }
                     self.log.record(Record::Attempts(attempts));
                 }
+                // Simulated tasks add none: those of a recorded run are part of its job.
+                coordinator::CoordinatorAction::Offered { .. } => {}
                 coordinator::CoordinatorAction::Error(text) | coordinator::CoordinatorAction::Warning(text) => {
                     self.note(Level::Warning, text)
                 }

@@ -43,7 +43,7 @@ impl Engine {
 
     /// What there is to report about leases of pools.
     pub(super) fn pool_report(&self) -> Option<WorkerEvent> {
-        if self.shared.pools.is_empty() {
+        if !self.shared.job.has_pools() {
             return None;
         }
         let idle = self.shared.load().idle;

@@ -53,7 +53,15 @@ impl Engine {
                 self.send_all(messages);
             }
         } else {
-            self.step(WorkerEvent::Message { from, message });
+            match message {
+                Message::OfferAnswer { task, attempt, refusal } => self.shared.offers.answer(task, attempt, refusal),
+                Message::Added(added) => {
+                    if let Err(error) = self.shared.add_tasks(added) {
+                        self.fail(format!("tasks that were added cannot be read: {error}"));
+                    }
+                }
+                message => self.step(WorkerEvent::Message { from, message }),
+            }
         }
         self.run_loopback();
     }

@@ -1,0 +1,273 @@
+//! Tasks that are added to a job while it runs.
+//!
+//! An *addition* is a text with `[[task]]` tables. It is checked like a job file, with the job's
+//! directory, variables, pools and `[defaults]` (unless it has its own). Its tasks may need each
+//! other and, by name, those of the job; tasks of the job cannot come to need them. Their numbers
+//! follow those of the job, so every rank and each later command that adds the same texts in the
+//! same order builds the same job.
+//!
+//! The text of a job with additions has the texts one after the other, each behind a line with its
+//! length and the task that made it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::load::{AdditionTo, KernelCheck, Loaded, parse, parse_addition};
+use super::value_files::ValueFiles;
+use super::{Diagnostic, Diagnostics, Job};
+use crate::graph::link::{Condition, GroupId, Link, LinkShape};
+use crate::model::TaskId;
+
+/// First line of the text of a job with additions.
+const MARK: &str = "#:phalanx job with added tasks\n";
+
+/// Precedes the length in bytes of a text and, as JSON, the name of the task that added it.
+const PART: &str = "#:part ";
+
+/// Tasks that are added to a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addition {
+    /// The task that added them; `None`: a user.
+    pub by: Option<String>,
+    /// Their tables.
+    pub text: Arc<str>,
+}
+
+/// A job to which tasks are added.
+pub struct GrowingJob {
+    job: Job,
+    names: FxHashMap<Arc<str>, GroupId>,
+}
+
+impl GrowingJob {
+    /// A job before the first addition.
+    pub fn new(job: Job) -> GrowingJob {
+        let names = job.groups.iter().zip(0..).map(|(group, id)| (Arc::clone(&group.name), id)).collect();
+        GrowingJob { job, names }
+    }
+
+    /// The job with these links between its groups.
+    pub fn into_job(self, links: Vec<Link>) -> Job {
+        Job { links, ..self.job }
+    }
+
+    /// The job with all additions.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Reads an addition; `file` is its name in diagnostics. What it reads values from is on disk
+    /// if `is_new`, else in its text. The result is a job of its tasks alone, with the numbers that
+    /// they get, and with links from the groups of this job, too.
+    ///
+    /// # Errors
+    /// All mistakes in it.
+    pub fn read(
+        &self,
+        text: Arc<str>,
+        file: &str,
+        kernels: &dyn KernelCheck,
+        is_new: bool,
+    ) -> Result<Loaded, Diagnostics> {
+        if !self.job.parts.is_empty() {
+            let item = Diagnostic::error("no tasks can be added to a run of several job files");
+            return Err(Diagnostics::new(file, text, vec![item.help("run the jobs one by one, or as one file")]));
+        }
+        let to = AdditionTo {
+            job: &self.job,
+            first_task: TaskId(self.job.task_count() as u32),
+            first_group: self.job.groups.len() as GroupId,
+            names: Some(&self.names),
+        };
+        match is_new {
+            true => {
+                let values = ValueFiles::on_disk();
+                let mut loaded = parse_addition(text, file, &to, kernels, &values)?;
+                loaded.text = values.append_to(loaded.text);
+                Ok(loaded)
+            }
+            false => {
+                let values = ValueFiles::carried_by(&text);
+                parse_addition(text, file, &to, kernels, &values)
+            }
+        }
+    }
+
+    /// Adds what [`GrowingJob::read`] has read; each of its tasks needs the task that added them.
+    /// Returns the links to the new groups.
+    pub fn add(&mut self, by: Option<TaskId>, mut added: Job) -> Vec<Link> {
+        let mut links = std::mem::take(&mut added.links);
+        let first = self.job.groups.len() as GroupId;
+        if let Some((from, element)) = by.map(|by| self.job.group_of(by)) {
+            let alone = self.job.groups[from as usize].count == 1;
+            let shape = || if alone { LinkShape::All } else { LinkShape::One(element) };
+            let link = |to| Link { from, to, shape: shape(), on: Condition::Ok, bytes: 0, span: 0..0 };
+            let known: Vec<GroupId> = links.iter().filter(|link| link.from == from).map(|link| link.to).collect();
+            links.extend((first..).take(added.groups.len()).filter(|to| !known.contains(to)).map(link));
+        }
+        self.names.extend(added.groups.iter().zip(first..).map(|(group, id)| (Arc::clone(&group.name), id)));
+        self.job.groups.append(&mut added.groups);
+        self.job.bodies.append(&mut added.bodies);
+        links
+    }
+
+    /// The task with this name.
+    pub fn find(&self, name: &str) -> Option<TaskId> {
+        let (plain, bracket) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+            Some((plain, bracket)) => (plain, Some(bracket)),
+            None => (name, None),
+        };
+        let &group = self.names.get(plain)?;
+        let first = self.job.groups[group as usize].first;
+        let Some(bracket) = bracket else { return Some(first) };
+        let element = self.job.bodies[group as usize].space().select(bracket).ok()?.into_iter().next()?;
+        Some(TaskId(first.0 + element))
+    }
+}
+
+/// Reads an addition whose place in a job is known, as a rank does that runs its tasks: what they
+/// need is not looked at.
+///
+/// # Errors
+/// All mistakes in it.
+pub fn read_added(
+    job: &Job,
+    (first_task, first_group): (TaskId, GroupId),
+    text: Arc<str>,
+    kernels: &dyn KernelCheck,
+) -> Result<Job, Diagnostics> {
+    let to = AdditionTo { job, first_task, first_group, names: None };
+    let values = ValueFiles::carried_by(&text);
+    Ok(parse_addition(text, "added tasks", &to, kernels, &values)?.job)
+}
+
+/// The text of a job with additions; that of the job if there are none.
+pub fn text_with(base: &Arc<str>, additions: &[Addition]) -> Arc<str> {
+    if additions.is_empty() {
+        return Arc::clone(base);
+    }
+    let mut text = MARK.to_owned();
+    let mut part = |own: &str, by: Option<&str>| {
+        let _ = writeln!(text, "{PART}{} {}", own.len(), serde_json::Value::from(by));
+        text.extend([own, "\n"]);
+    };
+    part(base, None);
+    additions.iter().for_each(|addition| part(&addition.text, addition.by.as_deref()));
+    text.into()
+}
+
+/// The text of a job without its additions, and these.
+pub fn parts_of(text: &Arc<str>) -> (Arc<str>, Vec<Addition>) {
+    let mut rest = text.strip_prefix(MARK).unwrap_or_default();
+    let mut parts = Vec::new();
+    while let Some((head, behind)) = rest.strip_prefix(PART).and_then(|rest| rest.split_once('\n')) {
+        let Some((length, by)) = head.split_once(' ') else { break };
+        let (Ok(length), Ok(by)) = (length.parse::<usize>(), serde_json::from_str::<Option<String>>(by)) else { break };
+        let (Some(text), Some(next)) = (behind.get(..length), behind.get(length + 1..)) else { break };
+        parts.push(Addition { by, text: text.into() });
+        rest = next;
+    }
+    if parts.is_empty() {
+        return (Arc::clone(text), Vec::new());
+    }
+    let base = parts.remove(0);
+    (base.text, parts)
+}
+
+/// True if a text is that of a job with additions.
+pub(super) fn has_additions(text: &str) -> bool {
+    text.starts_with(MARK)
+}
+
+/// Parses the text of a job with additions.
+pub(super) fn parse_all(
+    text: &Arc<str>,
+    file_name: &str,
+    base_dir: &Path,
+    kernels: &dyn KernelCheck,
+) -> Result<Loaded, Diagnostics> {
+    let (base, additions) = parts_of(text);
+    let mut loaded = parse(base, file_name, base_dir, kernels)?;
+    let mut links = std::mem::take(&mut loaded.job.links);
+    let mut growing = GrowingJob::new(std::mem::take(&mut loaded.job));
+    for addition in additions {
+        let by = addition.by.as_deref();
+        let file = format!("added by {}", by.unwrap_or("the user"));
+        let added = growing.read(addition.text, &file, kernels, false)?;
+        let by = by.and_then(|by| growing.find(by));
+        links.extend(growing.add(by, added.job));
+    }
+    Ok(loaded.with_job(growing.into_job(links), Arc::clone(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Kernels;
+
+    const BASE: &str = "[job]\nname = 'b'\nenv = { V = '1' }\n[defaults]\ncpus = 2\n[pools.p]\ncapacity = 1\n\
+        [[task]]\nname = 'a'\narray = '0-2'\ncommand = 'x'\n";
+    const MORE: &str = "[[task]]\nname = 'm'\narray = '0-1'\nneeds = 'a[{index}]'\npools = { p = 1 }\ncommand = 'y'\n\
+        [[task]]\nname = 'n'\ncpus = 1\nneeds = ['m', 'afterany:a']\ncommand = 'z'\n";
+
+    fn growing() -> GrowingJob {
+        GrowingJob::new(parse(BASE, "b.toml", Path::new("/d"), &Kernels::builtin()).unwrap().job)
+    }
+
+    fn read(text: &str) -> Result<Loaded, Diagnostics> {
+        growing().read(text.into(), "$PHALANX_ADD", &Kernels::builtin(), true)
+    }
+
+    #[test]
+    fn added_tasks_follow_those_of_the_job_and_may_need_them() {
+        let mut growing = growing();
+        let added = growing.read(MORE.into(), "$PHALANX_ADD", &Kernels::builtin(), true).unwrap();
+        let part = read_added(growing.job(), (TaskId(3), 1), MORE.into(), &Kernels::builtin()).unwrap();
+        assert_eq!(part.task(TaskId(4)).unwrap(), added.job.task(TaskId(4)).unwrap());
+        let links = growing.add(growing.find("a[1]"), added.job);
+        let pairs: Vec<(u32, u32)> = links.iter().map(|link| (link.from, link.to)).collect();
+        assert_eq!(pairs, [(0, 1), (1, 2), (0, 2)], "what needs its adder anyway needs it once");
+        let job = growing.job();
+        let names: Vec<String> = (0..6).map(|task| job.task_name(TaskId(task))).collect();
+        assert_eq!(names, ["a[0]", "a[1]", "a[2]", "m[0]", "m[1]", "n"]);
+        assert_eq!((job.groups[1].cpus, job.groups[2].cpus, &*job.groups[1].pools), (2, 1, &[(0, 1)][..]));
+        assert_eq!(job.task(TaskId(5)).unwrap().dir, Path::new("/d/"));
+        assert_eq!(growing.find("m[1]"), Some(TaskId(4)));
+    }
+
+    #[test]
+    fn the_text_of_a_grown_job_builds_it_again() {
+        let again = "[[task]]\nname = 'o'\nneeds = 'n'\ncommand = 'z'\n";
+        let by = |by: Option<&str>, text: &str| Addition { by: by.map(str::to_owned), text: text.into() };
+        let additions = [by(Some("a[1]"), MORE), by(None, again)];
+        let text = text_with(&BASE.into(), &additions);
+        assert_eq!(parts_of(&text), (BASE.into(), additions.to_vec()));
+        assert_eq!(parts_of(&BASE.into()), (BASE.into(), Vec::new()));
+        let loaded = parse(text, "b.toml", Path::new("/d"), &Kernels::builtin()).unwrap();
+        assert_eq!((loaded.job.task_count(), loaded.job.links.len()), (7, 4));
+        assert_eq!(loaded.job.task_name(TaskId(6)), "o");
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_addition_is_told_with_its_place() {
+        let task = |rest: &str| format!("[[task]]\nname = 't'\ncommand = 'x'\n{rest}");
+        for (text, expected) in [
+            (task("needs = 'b'\n"), "there is no task called `b`"),
+            (task("needs = 'a[7]'\n"), "a[7]"),
+            (task("nedds = 'a'\n"), "nedds"),
+            (task("pools = { q = 1 }\n"), "q"),
+            (task("share = 2\n"), "`share`"),
+            (task("[scaling]\nmax_ranks = 3\n"), "[scaling]"),
+            ("[[task]]\nname = 'a'\ncommand = 'x'\n".into(), "has a task `a` already"),
+            ("[[task]]\nname = 't'\n".into(), "command"),
+            ("x".into(), "$PHALANX_ADD:1"),
+            (String::new(), "no task"),
+        ] {
+            let told = read(&text).unwrap_err().to_string();
+            assert!(told.contains(expected) && told.contains("$PHALANX_ADD"), "{text}: {told}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The job of a resumed run: that of its job file, with the tasks that were added to the run by
+//! users and by tasks that stay complete. A task that runs again adds its own again.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::prepare::{Resumption, resumption};
+use super::resume;
+use crate::exec::Kernels;
+use crate::graph::TaskGraph;
+use crate::job::{Addition, GrowingJob, Loaded, text_with};
+use crate::journal::{Replay, RunDir};
+use crate::model::{Attempt, TaskId};
+use crate::runtime::RunError;
+use crate::runtime::job_from_session::grown_job;
+use crate::workload::graph_of;
+
+/// The last session of a run.
+pub(super) struct FormerRun {
+    pub(super) loaded: Loaded,
+    pub(super) additions: Vec<Addition>,
+    /// Tasks that completed without a record.
+    pub(super) implied: Vec<Attempt>,
+}
+
+impl FormerRun {
+    /// Reads it; `None` if no session has begun.
+    pub(super) fn read(kernels: &Kernels, dir: &RunDir, replay: &Replay) -> Result<Option<FormerRun>, RunError> {
+        let Some(last) = replay.last_session() else { return Ok(None) };
+        if last.terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
+            return Err(RunError::Refused(format!(
+                "{} is a simulated run: nothing in it has really run; `phalanx simulate --resume` continues it",
+                dir.path().display()
+            )));
+        }
+        let unreadable = |_| {
+            RunError::Refused(format!(
+                "the former job file in {} can no longer be read by this version of Phalanx; start a new run instead",
+                dir.path().display()
+            ))
+        };
+        let (loaded, additions) = grown_job(&last.began, &last.additions, kernels).map_err(unreadable)?;
+        let graph = graph_of(&loaded).map_err(RunError::Job)?;
+        let completed = |task: TaskId| replay.latest(task).filter(|(_, a)| a.outcome.ok()).map(|(_, a)| a.ready);
+        let before = |task: TaskId| replay.latest(task).is_some_and(|(at, _)| at.began.session < last.began.session);
+        let left_out = |task: TaskId| last.left_out.as_ref().is_some_and(|left_out| left_out.has(task));
+        let implied = resume::implied(&graph, &completed, &before, &left_out);
+        let added = last.additions_with(&implied);
+        if added.len() == last.additions.len() {
+            return Ok(Some(FormerRun { loaded, additions, implied }));
+        }
+        let (loaded, additions) = grown_job(&last.began, &added, kernels).map_err(unreadable)?;
+        Ok(Some(FormerRun { loaded, additions, implied }))
+    }
+}
+
+/// A job with what was added to its run, and what of it stays complete.
+pub(super) struct ResumedJob {
+    pub(super) loaded: Loaded,
+    pub(super) graph: TaskGraph,
+    pub(super) resumption: Resumption,
+}
+
+/// Finds the job of a resumed run, whose job file is `base` now. `forced`: as of [`resumption`],
+/// for the job at hand.
+pub(super) fn resumed_job(
+    kernels: &Kernels,
+    dir: &RunDir,
+    replay: &Replay,
+    former: &FormerRun,
+    base: &Loaded,
+    forced: Option<&dyn Fn(&Loaded) -> Result<Vec<Range<u32>>, RunError>>,
+) -> Result<ResumedJob, RunError> {
+    let mut additions = former.additions.clone();
+    // Tasks that run again as what they added does not fit any more.
+    let mut again: Vec<String> = Vec::new();
+    loop {
+        let (growing, links, misfits) = grown(kernels, base, &additions)?;
+        if !misfits.is_empty() {
+            additions.retain(|addition| addition.by.as_ref().is_none_or(|by| !misfits.contains(by)));
+            again.extend(misfits);
+            continue;
+        }
+        let text = text_with(&base.text, &additions);
+        let adders: Vec<Option<TaskId>> =
+            additions.iter().map(|addition| growing.find(addition.by.as_deref()?)).collect();
+        let mut forced_tasks: Vec<Range<u32>> =
+            again.iter().filter_map(|name| growing.find(name)).map(|task| task.0..task.0 + 1).collect();
+        let loaded = base.with_job(growing.into_job(links), text);
+        let graph = graph_of(&loaded).map_err(RunError::Job)?;
+        if let Some(forced) = forced {
+            forced_tasks.extend(forced(&loaded)?);
+        }
+        let forced_tasks = forced.is_some().then_some(forced_tasks.as_slice());
+        let resumption = resumption(dir, replay, former, (&loaded.job, &graph, &loaded.text), forced_tasks)?;
+        let stays = |task: TaskId| {
+            resumption.takeover.kept.iter().any(|run| (run.first.0..run.first.0 + run.count).contains(&task.0))
+        };
+        let keep: Vec<bool> = additions
+            .iter()
+            .zip(&adders)
+            .map(|(addition, adder)| addition.by.is_none() || adder.is_some_and(stays))
+            .collect();
+        if !keep.contains(&false) {
+            return Ok(ResumedJob { loaded, graph, resumption });
+        }
+        let mut keep = keep.into_iter();
+        additions.retain(|_| keep.next() == Some(true));
+    }
+}
+
+/// The job with these additions, its links, and the tasks whose additions do not fit it.
+fn grown(
+    kernels: &Kernels,
+    base: &Loaded,
+    additions: &[Addition],
+) -> Result<(GrowingJob, Vec<crate::graph::link::Link>, Vec<String>), RunError> {
+    let mut job = base.job.clone();
+    let mut links = std::mem::take(&mut job.links);
+    let (mut growing, mut misfits) = (GrowingJob::new(job), Vec::new());
+    for Addition { by, text } in additions {
+        let file = format!("added by {}", by.as_deref().unwrap_or("the user"));
+        match (growing.read(Arc::clone(text), &file, kernels, false), by) {
+            (Ok(own), by) => links.extend(growing.add(by.as_deref().and_then(|by| growing.find(by)), own.job)),
+            (Err(_), Some(by)) => misfits.push(by.clone()),
+            (Err(error), None) => return Err(RunError::Job(error)),
+        }
+    }
+    Ok((growing, links, misfits))
+}

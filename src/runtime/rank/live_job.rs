@@ -1,0 +1,152 @@
+//! The job as a rank knows it: the tasks of its start, and those that were added since.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::graph::link::GroupId;
+use crate::job::{Job, Retry};
+use crate::model::TaskId;
+use crate::schedule::fair::{FairTable, FamilyId};
+use crate::schedule::pools::SetId;
+use crate::schedule::pools::table::PoolTable;
+use crate::schedule::resources::Needs;
+use crate::schedule::worker::Facts;
+use crate::workload::requirements;
+use crate::workload::{fair, pools};
+
+/// The tasks of a run on a rank.
+pub(super) struct LiveJob {
+    start: Arc<Job>,
+    /// Number behind its last task.
+    start_end: u32,
+    start_pools: Arc<PoolTable>,
+    start_fair: Arc<FairTable>,
+    grown: RwLock<Grown>,
+}
+
+/// What has been added.
+struct Grown {
+    /// Jobs of added tasks alone, each with the number of its first group; ascending.
+    added: Vec<(GroupId, Arc<Job>)>,
+    pools: Arc<PoolTable>,
+    fair: Arc<FairTable>,
+}
+
+/// A task with what its job says of it.
+struct Found<'a> {
+    job: &'a Job,
+    /// Its needs of pools.
+    set: SetId,
+    family: FamilyId,
+    is_fair: bool,
+}
+
+impl LiveJob {
+    /// A job to which nothing has been added.
+    pub(super) fn new(job: Arc<Job>) -> LiveJob {
+        let (pools, fair) = (Arc::new(pools::table(&job)), Arc::new(fair::table(&job)));
+        let grown = Grown { added: Vec::new(), pools: Arc::clone(&pools), fair: Arc::clone(&fair) };
+        let start_end = job.task_count() as u32;
+        LiveJob { start: job, start_end, start_pools: pools, start_fair: fair, grown: RwLock::new(grown) }
+    }
+
+    /// The job of the start.
+    pub(super) fn start(&self) -> &Arc<Job> {
+        &self.start
+    }
+
+    /// The pools and shares of all tasks.
+    pub(super) fn tables(&self) -> (Arc<PoolTable>, Arc<FairTable>) {
+        let grown = self.grown.read().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&grown.pools), Arc::clone(&grown.fair))
+    }
+
+    /// True if a task needs a pool.
+    pub(super) fn has_pools(&self) -> bool {
+        !self.start_pools.is_empty()
+            || !self.grown.read().unwrap_or_else(PoisonError::into_inner).pools.is_empty()
+    }
+
+    /// Adds tasks.
+    pub(super) fn add(&self, first_group: GroupId, job: Arc<Job>) {
+        let mut grown = self.grown.write().unwrap_or_else(PoisonError::into_inner);
+        grown.pools = Arc::new(pools::grown(PoolTable::clone(&grown.pools), &job));
+        if !grown.fair.is_empty() {
+            grown.fair = Arc::new(fair::grown(FairTable::clone(&grown.fair), &job));
+        }
+        grown.added.push((first_group, job));
+    }
+
+    fn with<T>(&self, task: TaskId, tell: impl FnOnce(Found<'_>) -> T) -> T {
+        if task.0 < self.start_end {
+            let (job, is_fair) = (&*self.start, !self.start_fair.is_empty());
+            let family = fair::family(job, &self.start_fair, task);
+            return tell(Found { job, set: self.start_pools.set_of(task), family, is_fair });
+        }
+        let grown = self.grown.read().unwrap_or_else(PoisonError::into_inner);
+        let starts = |(_, job): &(GroupId, Arc<Job>)| job.groups.first().is_some_and(|group| group.first <= task);
+        let upto = grown.added.partition_point(starts);
+        let (first_group, job) = match upto.checked_sub(1) {
+            Some(at) => (grown.added[at].0, &*grown.added[at].1),
+            None => (0, &*self.start),
+        };
+        let is_fair = !grown.fair.is_empty();
+        let family = if is_fair { first_group + job.group_of(task).0 + 1 } else { 0 };
+        tell(Found { job, set: grown.pools.set_of(task), family, is_fair })
+    }
+
+    /// What a task needs of the pool; `None` if a slot is enough.
+    pub(super) fn needs(&self, task: TaskId) -> Option<Needs> {
+        self.with(task, |found| requirements::needs(found.job, task, found.set, found.family))
+    }
+
+    /// The name of a task.
+    pub(super) fn task_name(&self, task: TaskId) -> String {
+        self.with(task, |found| found.job.task_name(task))
+    }
+}
+
+impl Facts for LiveJob {
+    fn retry(&self, task: TaskId) -> Retry {
+        self.with(task, |found| found.job.group(task).retry)
+    }
+
+    fn movable(&self, task: TaskId) -> bool {
+        self.with(task, |found| !found.is_fair && !requirements::is_special(found.job.group(task)))
+    }
+
+    fn needs_gang(&self, task: TaskId, slots: u32) -> bool {
+        self.with(task, |found| found.job.group(task).spans_ranks(slots))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::exec::Kernels;
+    use crate::job::{parse, read_added};
+
+    #[test]
+    fn added_tasks_have_facts_of_their_own() {
+        let base = "[pools.p]\ncapacity = 2\n[[task]]\nname = 'a'\narray = '0-2'\nkernel = 'noop'\nshare = 2\n";
+        let kernels = Kernels::builtin();
+        let job = Arc::new(parse(base, "b.toml", Path::new("/"), &kernels).unwrap().job);
+        let live = LiveJob::new(Arc::clone(&job));
+        assert!(!live.has_pools());
+        for (first, group, text) in [
+            (3, 1, "[[task]]\nname = 'm'\nretries = 4\nkernel = 'noop'\n"),
+            (4, 2, "[[task]]\nname = 'n'\npools = { p = 1 }\nkernel = 'noop'\n[[task]]\nname = 'o'\nkernel = 'noop'\n"),
+        ] {
+            live.add(group, Arc::new(read_added(&job, (TaskId(first), group), text.into(), &kernels).unwrap()));
+        }
+        assert!(live.has_pools());
+        let families: Vec<u32> = (0..6).map(|task| live.needs(TaskId(task)).unwrap().family).collect();
+        assert_eq!(families, [1, 1, 1, 2, 3, 4]);
+        let pools: Vec<u32> = (0..6).map(|task| live.needs(TaskId(task)).unwrap().pools).collect();
+        assert_eq!(pools, [0, 0, 0, 0, 1, 0]);
+        assert_eq!((live.retry(TaskId(3)).count, live.retry(TaskId(4)).count), (4, 0));
+        assert_eq!((live.task_name(TaskId(2)), live.task_name(TaskId(5))), ("a[2]".into(), "o".into()));
+        assert_eq!(live.tables().1.families.len(), 4);
+    }
+}
