@@ -100,7 +100,10 @@ pub enum Question {
 impl Question {
     /// True for a question that changes nothing.
     pub fn only_reads(&self) -> bool {
-        matches!(self, Question::Status | Question::Tasks { .. } | Question::Pools | Question::Add { dry_run: true, .. })
+        matches!(
+            self,
+            Question::Status | Question::Tasks { .. } | Question::Pools | Question::Add { dry_run: true, .. }
+        )
     }
 }
 

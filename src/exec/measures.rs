@@ -99,7 +99,10 @@ impl MeasureFiles {
         let _ = fs::remove_file(&path);
         let bytes = text.map_err(|error| format!("cannot read ${ADD_VARIABLE}: {error}"))?;
         if bytes.len() as u64 > MAX_ADDED_BYTES {
-            return Err(format!("${ADD_VARIABLE} has more than {} MiB: add arrays, or less at once", MAX_ADDED_BYTES >> 20));
+            return Err(format!(
+                "${ADD_VARIABLE} has more than {} MiB: add arrays, or less at once",
+                MAX_ADDED_BYTES >> 20
+            ));
         }
         String::from_utf8(bytes).map_err(|_| format!("${ADD_VARIABLE} is not valid UTF-8"))
     }
@@ -154,10 +157,12 @@ fn remove_leftovers(place: &Path) {
 fn remove_leftover(dir: &Path) {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     let is_number = |text: &str| text.parse::<u32>().is_ok();
-    let of_attempt =
-        |name: &str| name.split_once('.').is_some_and(|(task, attempt)| {
-            is_number(task) && is_number(attempt.strip_suffix(ADDED).and_then(|a| a.strip_suffix('-')).unwrap_or(attempt))
-        });
+    let of_attempt = |name: &str| {
+        name.split_once('.').is_some_and(|(task, attempt)| {
+            is_number(task)
+                && is_number(attempt.strip_suffix(ADDED).and_then(|a| a.strip_suffix('-')).unwrap_or(attempt))
+        })
+    };
     for file in files.filter(|file| of_attempt(&file.file_name().to_string_lossy())) {
         let _ = fs::remove_file(file.path());
     }

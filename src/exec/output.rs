@@ -108,7 +108,10 @@ impl<'a> Output<'a> {
         match self.sink.add_tasks(self.task, self.attempt, tables) {
             Ok(()) => outcome,
             Err(refusal) => {
-                self.report_failure(&format!("it succeeded, but the tasks that it adds are refused\n{refusal}"));
+                let text = "it succeeded, but the tasks that it adds are refused";
+                let refusal = refusal.trim_end();
+                self.remark(&format!("{text}\n{refusal}"));
+                self.reason(&format!("{text}: {}", refusal.lines().next().unwrap_or_default()));
                 Outcome { state: State::Failed, exit: 1, ..outcome }
             }
         }

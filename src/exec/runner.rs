@@ -289,8 +289,7 @@ impl Runner {
     ) -> Result<Outcome, Fault> {
         let AttemptRun { id, source, group, number, seat, control } = turn;
         let is_alike = source.constant(number);
-        let request =
-            Arc::new(CacheRequest::new(task, group, (rules, is_alike), source.job_of(number), &self.site));
+        let request = Arc::new(CacheRequest::new(task, group, (rules, is_alike), source.job_of(number), &self.site));
         let mut pending = match self.cache.look_up(&request, &AttemptDeadline::begin(control, group.time))? {
             Answer::Miss(pending) => pending,
             Answer::Hit(hit) => {

@@ -200,8 +200,7 @@ impl TaskGraph {
         let rows = self.node_count() + gap as usize;
         let each = |put: &mut dyn FnMut(u32, u32)| {
             for node in 0..self.node_count() as u32 {
-                self.successors(node)
-                    .for_each(|edge| put(moved(node), Edge::new(moved(edge.node()), edge.on()).raw()));
+                self.successors(node).for_each(|edge| put(moved(node), Edge::new(moved(edge.node()), edge.on()).raw()));
             }
         };
         // The number of edges is unchanged, so this cannot overflow.

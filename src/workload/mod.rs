@@ -22,6 +22,6 @@ mod selection;
 pub(crate) mod walltime;
 
 pub use estimates::{TaskEstimates, estimate_ns};
-pub(crate) use prepared::{check_added, refused_selection};
 pub use prepared::{PreparedJob, graph_of};
+pub(crate) use prepared::{check_added, refused_selection};
 pub use selection::{Selected, Selection};

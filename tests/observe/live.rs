@@ -166,9 +166,11 @@ fn violations(value: &Value, schema: &Value, all: &Value, at: &str, found: &mut 
 }
 
 /// The paths that programs may rely on.
-const PUBLISHED: [(&str, &str); 19] = [
+const PUBLISHED: [(&str, &str); 21] = [
+    ("/api/v1/add", "post"),
     ("/api/v1/cancel", "post"),
     ("/api/v1/classes", "get"),
+    ("/api/v1/close", "post"),
     ("/api/v1/decisions", "get"),
     ("/api/v1/drain", "post"),
     ("/api/v1/failures", "get"),

@@ -72,7 +72,7 @@ fn an_agent_looks_at_a_run_and_changes_it() {
     let mut server = Server::start(&dir);
     let begun = server.ask("initialize", &json!({ "protocolVersion": "2025-06-18", "capabilities": {} }));
     assert_eq!(begun["result"]["serverInfo"]["name"], "phalanx");
-    assert_eq!(server.ask("tools/list", &json!({}))["result"]["tools"].as_array().map(Vec::len), Some(15));
+    assert_eq!(server.ask("tools/list", &json!({}))["result"]["tools"].as_array().map(Vec::len), Some(16));
 
     assert_eq!(server.json("status", &json!({}))["run_state"], "RUNNING");
     assert_eq!(server.json("failures", &json!({}))["failures"][0]["output"][0]["text"], "oops");
@@ -93,6 +93,14 @@ fn an_agent_looks_at_a_run_and_changes_it() {
     // An option in place of a file stays a name.
     let (text, failed) = server.call("check", &json!({ "job": "--help" }));
     assert!(failed && text.contains("--help"), "{text}");
+
+    let more = "[[task]]\nname = 'more'\nneeds = 'next'\ncommand = 'true'\n";
+    let dry = server.json("add", &json!({ "tables": more, "dry_run": true }));
+    assert!(dry["now"].as_str().is_some_and(|text| text.contains("1 task is accepted")), "{dry}");
+    let (text, failed) = server.call("add", &json!({ "tables": more.replace("next", "nix") }));
+    assert!(failed && text.contains("there is no task called `nix`"), "{text}");
+    let (text, failed) = server.call("add", &json!({ "tables": more }));
+    assert!(!failed && text.contains("1 task is added"), "{text}");
 
     let dry = server.json("cancel", &json!({ "task": "next", "dry_run": true }));
     assert_eq!((&dry["dry_run"], &dry["would_run"]), (&true.into(), &"phalanx cancel latest next".into()));

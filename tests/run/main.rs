@@ -1,5 +1,6 @@
 //! Runs of jobs as a user starts them: alone and under `mpirun`, complete, failed, killed, resumed.
 
+mod additions;
 mod bench;
 mod cache;
 mod calls;

@@ -101,6 +101,19 @@ struct LimitArgs {
     dry_run: bool,
 }
 
+/// Arguments of `add`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AddArgs {
+    /// The run: a directory, a name such as mosaic-3, a job's name, or `latest`.
+    run: Option<String>,
+    /// `[[task]]` tables as in a job file (TOML). They may need tasks of the run.
+    tables: String,
+    /// Check the tables against the run, and add nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
 /// A call as command lines of phalanx.
 struct Plan {
     /// The words after `phalanx`.
@@ -180,7 +193,7 @@ fn tasks_words(verb: &str, run: &str, value: Value) -> Result<Plan, String> {
     Ok(Plan::changes(&words, dry_run, &shows))
 }
 
-fn tools() -> [Tool; 15] {
+fn tools() -> [Tool; 16] {
     [
         of_job("check", "Checks a job file: all of its mistakes at once, else a summary of its graph.", |_, args| {
             job_words(&["check", "--json"], args)
@@ -258,6 +271,25 @@ fn tools() -> [Tool; 15] {
                 let run = named.unwrap_or_else(|| run.to_owned());
                 let limit = format!("{pool}={units}");
                 Ok(Plan::changes(&["limit", "--", &run, &limit], dry_run, &["status", "--json", "--", &run]))
+            },
+        },
+        Tool {
+            name: "add",
+            about: "Adds tasks to a live run. Call it with `dry_run` first.",
+            schema: schema_of::<AddArgs>,
+            changes: true,
+            plan: |run, value| {
+                let AddArgs { run: named, tables, dry_run } = arguments(value)?;
+                let run = named.unwrap_or_else(|| run.to_owned());
+                let written = tempfile::tempdir().and_then(|folder| {
+                    let file = folder.path().join("tables");
+                    std::fs::write(&file, tables)?;
+                    Ok((folder, file.display().to_string()))
+                });
+                let (folder, file) = written.map_err(|error| format!("no temporary file: {error}"))?;
+                let plan =
+                    Plan::changes(&["add", "--", &run, &file], dry_run, &["add", "--dry-run", "--", &run, &file]);
+                Ok(Plan { folder: Some(folder), ..plan })
             },
         },
         of_tasks(

@@ -65,7 +65,8 @@ pub(super) fn link(
     }
     let own_names: FxHashSet<&str> = drafts.iter().map(|draft| &*draft.group.name).collect();
     let needs = drafts.iter().flat_map(|draft| draft.notes.needs.iter());
-    let foreign = needs.filter_map(|need| name_in(need.view(context.text).text).filter(|name| !own_names.contains(name)));
+    let foreign =
+        needs.filter_map(|need| name_in(need.view(context.text).text).filter(|name| !own_names.contains(name)));
     let mut needed: Vec<GroupId> = foreign.filter_map(|name| names.get(name).copied()).collect();
     needed.sort_unstable();
     needed.dedup();

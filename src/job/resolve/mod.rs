@@ -140,13 +140,7 @@ impl<'a> Resolution<'a> {
 
 /// Resolves the relations between tables, successor by successor, each with all its dependencies.
 /// Only the first `own` tables need others.
-fn link(
-    job: &mut Job,
-    drafts: &Drafts,
-    own: usize,
-    context: &ResolveContext<'_>,
-    findings: &mut Findings,
-) -> External {
+fn link(job: &mut Job, drafts: &Drafts, own: usize, context: &ResolveContext<'_>, findings: &mut Findings) -> External {
     let by_name = index_names(drafts, findings);
     let mut links = Links::new(drafts.iter().map(|draft| draft.group.count).collect());
     let mut files = Files::of(drafts, &job.dir, findings);

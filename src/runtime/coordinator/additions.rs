@@ -68,7 +68,8 @@ impl Additions {
     fn take(&mut self, job: &Job, by: Option<TaskId>, text: Arc<str>) -> Result<(), String> {
         let kernels = self.kernels.clone();
         let growing = self.growing(job);
-        let read = growing.read(Arc::clone(&text), "added tasks", &kernels, false).map_err(|error| error.to_string())?;
+        let read =
+            growing.read(Arc::clone(&text), "added tasks", &kernels, false).map_err(|error| error.to_string())?;
         let first_task = TaskId(growing.job().task_count() as u32);
         let first_group = growing.job().groups.len() as GroupId;
         let links = growing.add(by, read.job);
@@ -117,7 +118,10 @@ impl CoordinatorDriver {
         };
         let tasks = u64::from(tasks_of(&own));
         if is_check {
-            return (Answer::done(format!("{} accepted; nothing is added", counted_are(tasks, "task"))), Messages::new());
+            return (
+                Answer::done(format!("{} accepted; nothing is added", counted_are(tasks, "task"))),
+                Messages::new(),
+            );
         }
         self.recording.record(Record::Added(TaskAddition { time: now, by: None, text: Arc::clone(&own.text) }));
         if let Err(error) = self.additions.take(&self.job, None, own.text) {
@@ -166,7 +170,9 @@ impl CoordinatorDriver {
         if let Some(room) = self.coordinator.room()
             && known + offered + tasks_of(&own) as usize > room as usize
         {
-            return Err(format!("this session can take no more than {room} further tasks: stop the run and --resume it"));
+            return Err(format!(
+                "this session can take no more than {room} further tasks: stop the run and --resume it"
+            ));
         }
         Ok(own)
     }
@@ -189,12 +195,17 @@ impl CoordinatorDriver {
         let began = std::time::Instant::now();
         let Some(growing) = &self.additions.growing else { return Messages::new() };
         let job = growing.job().clone();
-        let (links, additions) = (std::mem::take(&mut self.additions.links), std::mem::take(&mut self.additions.waiting));
+        let (links, additions) =
+            (std::mem::take(&mut self.additions.links), std::mem::take(&mut self.additions.waiting));
         let counts: Vec<u32> = job.groups.iter().map(|group| group.count).collect();
         let graph = match self.coordinator.graph().grown(&counts, &links) {
             Ok(graph) => Arc::new(graph),
             Err(error) => {
-                return self.stop(now, Stop::Drain, StopReason::Broken(format!("no further task can be added: {error}")));
+                return self.stop(
+                    now,
+                    Stop::Drain,
+                    StopReason::Broken(format!("no further task can be added: {error}")),
+                );
             }
         };
         let before = self.job.groups.len();
@@ -202,8 +213,9 @@ impl CoordinatorDriver {
         let table = crate::schedule::pools::table::PoolTable::clone(self.coordinator.pools().table());
         let pools = Arc::new(pools::grown(table, &added));
         let prepared = PreparedJob::new(job, graph);
-        let members: Vec<Member> =
-            (0..self.coordinator.next_rank().0).filter_map(|rank| self.coordinator.member(Rank(rank)).cloned()).collect();
+        let members: Vec<Member> = (0..self.coordinator.next_rank().0)
+            .filter_map(|rank| self.coordinator.member(Rank(rank)).cloned())
+            .collect();
         let advice = Box::new(prepared.placement_rules(&members));
         let shapes_of = Arc::clone(&prepared.job);
         let fair = prepared.family_slots();

@@ -126,7 +126,20 @@ fn prepare(
     let divided = start.prepared.divide(&members, &rules);
     let infos = infos(&hellos);
     record_beginning(&mut start, &infos, &divided)?;
-    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past, limits, is_closed, .. } = start;
+    let PreparedRun {
+        prepared,
+        dir,
+        lock: held,
+        mut journal,
+        kept,
+        welcome,
+        spent,
+        ended,
+        past,
+        limits,
+        is_closed,
+        ..
+    } = start;
     let done = Done::of(&kept, &prepared);
     let left_out = prepared.left_out_count();
     let autoscaler = Autoscaler::new(&prepared, &infos, &|task| done.has(task), spent, &past);
@@ -172,8 +185,16 @@ fn prepare(
     let (watcher, alerts) = watch(&dir, &job, options)?.unzip();
     let recording = Recording::new(journal, progress, history, alerts, (Arc::clone(&job), estimates), &coordinator);
     let identity = SessionIdentity { name: welcome.run_name.clone(), session: welcome.session, earlier_cost: spent };
-    let mut driver =
-        CoordinatorDriver::new(identity, coordinator, Arc::clone(&job), nodes, recording, autoscaler, server, kernels.clone());
+    let mut driver = CoordinatorDriver::new(
+        identity,
+        coordinator,
+        Arc::clone(&job),
+        nodes,
+        recording,
+        autoscaler,
+        server,
+        kernels.clone(),
+    );
     if let Some((listener, provisioner)) = joining {
         driver = driver.with_joining(listener, provisioner);
     }

@@ -92,9 +92,7 @@ impl PreparedRun {
             JoinAddress::choose(listen)?;
         }
         let is_new = !options.resume && options.run_dir.is_none();
-        if let Some(earlier) =
-            (is_new && options.mention_earlier).then(|| unfinished_run(kernels, &loaded)).flatten()
-        {
+        if let Some(earlier) = (is_new && options.mention_earlier).then(|| unfinished_run(kernels, &loaded)).flatten() {
             let UnfinishedRun { name, complete, tasks } = earlier;
             tell(&format!("{name} has not completed: `--resume` would save {complete} of {tasks} tasks"));
         }

@@ -62,8 +62,7 @@ impl LiveJob {
 
     /// True if a task needs a pool.
     pub(super) fn has_pools(&self) -> bool {
-        !self.start_pools.is_empty()
-            || !self.grown.read().unwrap_or_else(PoisonError::into_inner).pools.is_empty()
+        !self.start_pools.is_empty() || !self.grown.read().unwrap_or_else(PoisonError::into_inner).pools.is_empty()
     }
 
     /// Adds tasks.

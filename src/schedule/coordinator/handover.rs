@@ -136,7 +136,8 @@ impl Coordinator {
         if self.evacuated.iter().any(|rank| !known.contains(rank)) {
             let is_fresh = |rank: Rank| self.evacuated.contains(&rank) && !known.contains(&rank);
             let fresh: Vec<bool> = (0..self.members.len() as u32).map(|rank| is_fresh(Rank(rank))).collect();
-            newly_known.extend((0..home.len() as u32).filter(|&node| fresh.get(home[node as usize] as usize) == Some(&true)));
+            newly_known
+                .extend((0..home.len() as u32).filter(|&node| fresh.get(home[node as usize] as usize) == Some(&true)));
         }
         for node in newly_known {
             let Some(end) = self.ends[node as usize] else { continue };

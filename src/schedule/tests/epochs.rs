@@ -20,6 +20,7 @@ fn pairs(count: u32) -> Coordinator {
     let tasks = 2 * count as usize;
     let job = Job {
         graph: Arc::clone(&graph),
+        counts: vec![count, count],
         retries: vec![0; tasks],
         elsewhere: vec![false; tasks],
         movable: vec![true; tasks],

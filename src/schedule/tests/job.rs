@@ -19,6 +19,8 @@ use crate::schedule::worker::Facts;
 /// What a job of the test is like.
 pub(super) struct Job {
     pub(super) graph: Arc<TaskGraph>,
+    /// Sizes of its groups, if it is a random one.
+    pub(super) counts: Vec<u32>,
     pub(super) retries: Vec<u16>,
     pub(super) elsewhere: Vec<bool>,
     pub(super) movable: Vec<bool>,
@@ -101,6 +103,7 @@ impl Job {
             fails: (0..n as u32).flat_map(|t| (1..5).map(move |a| (t, a))).filter(|_| rng.f64() < failing).collect(),
             duration: (0..n).map(|_| rng.u64(1_000..2_000_000)).collect(),
             gangs,
+            counts,
             graph: Arc::new(graph),
         }
     }
@@ -110,6 +113,7 @@ impl Job {
         let n = tasks as usize;
         Job {
             graph: Arc::new(TaskGraph::build(&[tasks], &[]).expect("has no edges")),
+            counts: vec![tasks],
             retries: vec![0; n],
             elsewhere: vec![false; n],
             movable: (0..n).map(|_| rng.bool()).collect(),
@@ -120,6 +124,21 @@ impl Job {
             max_failures: None,
             pools: Arc::default(),
         }
+    }
+
+    /// The same job with facts about up to `most` tasks, which may be added.
+    pub(super) fn with_room(mut self, rng: &mut Rng, most: u32) -> Job {
+        let more = self.graph.task_count() as u32..most;
+        self.graph = Arc::new(self.graph.with_gap(more.len() as u32));
+        for task in more {
+            self.retries.push(if rng.bool() { 0 } else { rng.u16(0..4) });
+            self.elsewhere.push(rng.bool());
+            self.movable.push(rng.bool());
+            self.duration.push(rng.u64(1_000..2_000_000));
+            self.needs.push(1);
+            self.fails.extend((1..5).filter(|_| rng.u32(0..6) == 0).map(|attempt| (task, attempt)));
+        }
+        self
     }
 
     /// The same job with some pools, of which most tasks need some: two at once, and several units.
@@ -168,11 +187,16 @@ impl Job {
 
     /// The same if some tasks are cancelled, should their turn come.
     pub(super) fn oracle_without(&self, cancelled: &HashSet<TaskId>) -> Vec<State> {
-        let mut ok = vec![false; self.graph.node_count()];
-        let mut states = vec![State::Pending; self.graph.task_count()];
-        for node in self.graph.topological().iter() {
-            let violated = self.graph.predecessors(node).any(|e| e.violated_by(ok[e.node() as usize]));
-            ok[node as usize] = match self.graph.join(node) {
+        self.states_in(&self.graph, cancelled)
+    }
+
+    /// The same in a graph that has grown from that of the job.
+    pub(super) fn states_in(&self, graph: &TaskGraph, cancelled: &HashSet<TaskId>) -> Vec<State> {
+        let mut ok = vec![false; graph.node_count()];
+        let mut states = vec![State::Pending; graph.task_count()];
+        for node in graph.topological().iter().filter(|node| !graph.free_numbers().contains(node)) {
+            let violated = graph.predecessors(node).any(|e| e.violated_by(ok[e.node() as usize]));
+            ok[node as usize] = match graph.join(node) {
                 Some(JoinRule::All) => !violated,
                 Some(JoinRule::AnyNotOk) => violated,
                 None => {
@@ -192,7 +216,7 @@ impl Job {
     }
 }
 
-fn random_link(rng: &mut Rng, counts: &[u32], to: u32) -> Link {
+pub(super) fn random_link(rng: &mut Rng, counts: &[u32], to: u32) -> Link {
     let from = rng.u32(0..to);
     let (n, m) = (counts[from as usize], counts[to as usize]);
     let shape = match rng.u32(0..4) {

@@ -33,6 +33,7 @@ fn plain_job(tasks: usize) -> Job {
     Job {
         max_failures: None,
         graph: Arc::new(TaskGraph::build(&[tasks as u32], &[]).expect("no edges")),
+        counts: Vec::new(),
         retries: vec![0; tasks],
         elsewhere: vec![false; tasks],
         movable: vec![true; tasks],

@@ -2,6 +2,7 @@
 //! detector.
 
 mod checks;
+mod growing;
 mod happenings;
 mod pool;
 mod units;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
+pub(super) use self::growing::Growing;
 pub(super) use self::happenings::Happening;
 use self::pool::{Item, Pool};
 use self::units::Units;
@@ -99,6 +101,8 @@ pub(super) struct World {
     /// Until when tasks of a rank may run.
     ghosts_until: Vec<u64>,
     pub(super) dead_thieves: u32,
+    /// What tasks add.
+    pub(super) growing: Option<Growing>,
     delay: u64,
     trace: bool,
 }
@@ -128,7 +132,8 @@ impl World {
         );
         let mut units = coordinator.first_units();
         let Tasks { home, urgency, .. } = coordinator.tasks();
-        let ended = |n: u32| done.contains(&n).then_some(true);
+        let free = job.graph.free_numbers();
+        let ended = |n: u32| (done.contains(&n) || free.contains(&n)).then_some(true);
         let cutter = PartBuilder::new(&job.graph, home, urgency, ranks as usize, &ended);
         let hand_out = |rank: u32| HandOut {
             part: cutter.part(rank as usize),
@@ -164,6 +169,7 @@ impl World {
             gang_units: BTreeMap::new(),
             ghosts_until: Vec::new(),
             dead_thieves: 0,
+            growing: None,
             delay: [1_000, 100_000, 5_000_000][rng.usize(0..3)],
             rng,
             signals: false,
@@ -323,6 +329,7 @@ impl World {
         let mut actions = Vec::new();
         self.coordinator.step(Time(self.now), event, &mut actions);
         self.carry_out(actions);
+        self.grow();
         self.check_running();
         self.check_leases();
     }
@@ -335,6 +342,7 @@ impl World {
                     self.journalled.extend(attempts.iter().map(|a| (a.task, a.attempt)));
                     self.journal.extend(attempts);
                 }
+                coordinator::CoordinatorAction::Offered { task, counts } => self.offered(task, counts),
                 coordinator::CoordinatorAction::Error(text) | coordinator::CoordinatorAction::Warning(text) => {
                     self.notes.push(text)
                 }

@@ -32,7 +32,8 @@ impl World {
             let ran = |local: &u32| ledger.is_ended(*local) && !ledger.is_violated(*local);
             let at_home = (0..ledger.len() as u32).filter(ran).map(|local| ledger.part().nodes.get(local));
             let elsewhere = ledger.counted().filter(|(_, end)| *end != End::Unsuccessful).map(|(node, _)| node);
-            for node in at_home.chain(elsewhere).filter(|&node| (node as usize) < self.job.graph.task_count()) {
+            for node in at_home.chain(elsewhere).filter(|&node| (node as usize) < self.coordinator.graph().task_count())
+            {
                 let is_final = self.coordinator.final_state(TaskId(node)).is_some();
                 assert!(is_final, "rank {rank} has counted the end of {node}, of which the journal knows nothing");
             }

@@ -320,6 +320,16 @@ impl World {
             false if self.sick.contains(&rank) => Outcome { state: State::Failed, exit: 1, cached: false },
             false => self.job.outcome(task, attempt - before),
         };
+        if outcome.ok() {
+            let healed = self.healed(Rank(rank as u32), Rank::ZERO).filter(|&healed| healed > self.now);
+            if let Some(healed) = healed.filter(|_| self.growing.is_some()) {
+                // The answer of rank 0 comes no sooner.
+                return self.ends.push(Reverse((healed, rank as u32, (task.0, home.0, attempt, ready), started)));
+            }
+            if !self.offers(Rank(rank as u32), task, attempt) {
+                return;
+            }
+        }
         // The report may be lost: then the next attempt has the same number.
         match outcome.state {
             State::NodeFail => drop(self.signalled.insert((task, attempt))),

@@ -1,0 +1,90 @@
+//! Worlds whose tasks add others, while ranks come, go and die.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use fastrand::Rng;
+
+use super::job::Job;
+use super::world::{Growing, Happening, World};
+use super::{check_executions, random_slots, upheavals};
+use crate::model::{State, TaskId};
+use crate::schedule::coordinator::StopReason;
+use crate::seeds::{Named, seeds};
+
+/// Most tasks of a job with all that is added to it.
+const MAX_TASKS: u32 = 300;
+
+fn world(rng: &mut Rng, seed: u64, with_upheavals: bool) -> (Arc<Job>, World) {
+    let slots = random_slots(rng);
+    let job = Job::random(rng, &slots).with_room(rng, MAX_TASKS);
+    let (counts, job) = (job.counts.clone(), Arc::new(job));
+    let mut world = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+    world.growing = Some(Growing::new(rng, counts, &job.graph, MAX_TASKS));
+    if with_upheavals {
+        for (time, what) in upheavals(rng, slots.len() as u32) {
+            world.at(time, what);
+        }
+    }
+    if rng.bool() {
+        world.at(rng.u64(0..4_000_000), Happening::Pause(0, job.graph.task_count() as u32, true));
+        let all = Happening::Pause(0, MAX_TASKS, false);
+        world.at(rng.u64(4_000_000..8_000_000), all);
+    }
+    (job, world)
+}
+
+/// Every task has ended as the oracle says of the grown graph, once, and each task that completed
+/// has added its tasks once. Returns how many have.
+fn check(job: &Job, world: &World) -> usize {
+    let growing = world.growing.as_ref().expect("it grows");
+    let oracle = job.states_in(&growing.graph, &HashSet::new());
+    let mut finals = HashMap::new();
+    for attempt in world.journal.iter().filter(|a| a.last) {
+        assert_eq!(finals.insert(attempt.task, attempt), None, "{:?} ended twice", attempt.task);
+        assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
+    }
+    match world.finished.clone().expect("the run has ended") {
+        StopReason::Complete => {
+            assert_eq!(finals.len(), growing.graph.task_count(), "every task has ended");
+            let completed = |adder: &u32| finals[&TaskId(*adder)].outcome.state == State::Completed;
+            assert!(growing.taken.iter().all(completed), "what a task adds counts although it did not complete");
+            assert!(!growing.adders.keys().any(completed), "what a task adds does not count although it completed");
+        }
+        StopReason::Signal(_) => {}
+        why => assert!(world.notes.iter().any(|text| text.contains("no rank that is left")), "{why:?}"),
+    }
+    growing.taken.len()
+}
+
+#[test]
+fn added_tasks_end_as_the_oracle_says() {
+    let mut taken = 0;
+    for seed in seeds(500) {
+        let _named = Named(seed, "schedule::tests::growth::added_tasks_end");
+        let mut rng = Rng::with_seed(seed);
+        let (job, mut world) = world(&mut rng, seed, false);
+        world.signals = true;
+        world.run();
+        assert_eq!(world.finished, Some(StopReason::Complete));
+        taken += check(&job, &world);
+        let graph = Arc::clone(&world.growing.as_ref().expect("it grows").graph);
+        check_executions(&world, &graph, &job.states_in(&graph, &HashSet::new()), &BTreeSet::new());
+    }
+    assert!(taken > 0 || std::env::var_os("PHALANX_SEED").is_some());
+}
+
+#[test]
+fn a_task_adds_others_once_whatever_is_lost() {
+    let (mut complete, mut again) = (0, 0);
+    for seed in seeds(1000) {
+        let _named = Named(seed, "schedule::tests::growth::a_task_adds_others_once");
+        let mut rng = Rng::with_seed(seed);
+        let (job, mut world) = world(&mut rng, seed, true);
+        world.run();
+        check(&job, &world);
+        complete += usize::from(world.finished == Some(StopReason::Complete));
+        again += world.growing.as_ref().expect("it grows").offered_again;
+    }
+    assert!((complete > 0 && again > 0) || std::env::var_os("PHALANX_SEED").is_some(), "{complete}, {again}");
+}

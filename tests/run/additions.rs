@@ -1,0 +1,144 @@
+//! Tasks that add tasks, and runs that wait for more.
+
+use crate::support::{Dir, Output, mpirun, phalanx, wait_for};
+
+/// A task that adds tables, which are in a file beside the job.
+fn adder(name: &str, more: &str) -> String {
+    format!("[[task]]\nname = '{name}'\n{more}command = 'cat {name}.add > $PHALANX_ADD'\n")
+}
+
+/// Three tasks that add two others each, and a task that these need, too.
+fn splitting() -> Dir {
+    let dir = Dir::new("additions");
+    let tables = "[[task]]\nname = \"part%s\"\narray = \"0-1\"\ncommand = \"echo part %s >> parts\"\n\
+                  [[task]]\nname = \"merge%s\"\nneeds = [\"part%s\", \"base\"]\ncommand = \"test -e base && echo merged %s >> merged\"\n";
+    dir.file("tables", tables);
+    dir.job(
+        "job.toml",
+        "[[task]]\nname = 'split'\narray = '0-2'\nneeds = 'gate'\n\
+         command = 'i={index}; printf \"$(cat tables)\" $i $i $i $i $i > $PHALANX_ADD'\n\
+         [[task]]\nname = 'gate'\ncommand = 'true'\n\
+         [[task]]\nname = 'base'\ncommand = 'touch base'\n\
+         [[task]]\nname = 'last'\nneeds = 'split'\ncommand = 'until test -e go; do sleep 0.02; done'\n",
+    );
+    dir
+}
+
+fn lines(dir: &Dir, file: &str) -> Vec<String> {
+    let text = if dir.has(file) { dir.read(file) } else { String::new() };
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn added_tasks_run_on_one_rank_and_on_three() {
+    for ranks in [1, 3] {
+        let dir = splitting();
+        dir.file("go", "");
+        mpirun(&dir, ranks).args(["run", "job.toml"]).run().ok().says("15 completed");
+        let parts: Vec<String> = (0..3).flat_map(|i| [format!("part {i}"), format!("part {i}")]).collect();
+        assert_eq!(lines(&dir, "parts"), parts);
+        assert_eq!(lines(&dir, "merged"), ["merged 0", "merged 1", "merged 2"]);
+        let why = phalanx(&dir).args(["explain", "latest", "--task", "merge1"]).run().ok();
+        why.says("merge1");
+    }
+}
+
+#[test]
+fn a_killed_run_resumes_with_what_was_added_to_it() {
+    let dir = splitting();
+    let mut run = phalanx(&dir).args(["run", "job.toml", "--slots", "2"]).start();
+    wait_for("what was added to end", 60, || (lines(&dir, "merged").len() == 3).then_some(()));
+    wait_for("the journal to have its end", 60, || {
+        let report = phalanx(&dir).args(["report", "latest", "--json"]).run().ok().json();
+        (report["counts"]["completed"] == 14).then_some(())
+    });
+    run.kill_all();
+    dir.file("go", "");
+    let dry = phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok();
+    dry.says("14 of 15 tasks are complete; 1 would run");
+    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok().says("15 completed");
+    assert_eq!(lines(&dir, "parts").len(), 6, "nothing ran twice");
+    // A task that runs again adds its tasks again, and they run again, too.
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "split[1]"]).run().ok().says("15 completed");
+    assert_eq!(lines(&dir, "merged"), ["merged 0", "merged 1", "merged 1", "merged 2"]);
+}
+
+#[test]
+fn a_refused_addition_fails_its_task_and_says_why() {
+    let dir = Dir::new("refused");
+    let task = |rest: &str| format!("[[task]]\nname = 'x'\ncommand = 'true'\n{rest}");
+    for (name, tables) in [
+        ("unknown", task("needs = 'nix'\n")),
+        ("key", task("nedds = 'unknown'\n")),
+        ("taken", task("").replace("'x'", "'unknown'")),
+        ("large", task("cpus = 5000\n")),
+        ("cycle", task("needs = 'y'\n") + &task("needs = 'x'\n").replace("name = 'x'", "name = 'y'")),
+        ("section", task("[scaling]\nmax_ranks = 2\n")),
+    ] {
+        dir.file(&format!("{name}.add"), &tables);
+    }
+    let names = ["unknown", "key", "taken", "large", "cycle", "section"];
+    dir.job("job.toml", &names.map(|name| adder(name, "")).concat());
+    phalanx(&dir).args(["run", "job.toml"]).run().code(1).says("6 failed");
+    let failed = phalanx(&dir).args(["report", "latest", "--failed"]).run();
+    for told in [
+        "there is no task called `nix`",
+        "nedds",
+        "the run has a task `unknown` already",
+        "`x` fits on no rank",
+        "tasks wait for each other",
+        "`[scaling]` cannot be added",
+    ] {
+        assert!(failed.stdout().contains(told), "{told}: {}", failed.stdout());
+    }
+}
+
+fn open_run(dir: &Dir) {
+    dir.job("job.toml", "[job]\nopen = true\n[[task]]\nname = 'a'\ncommand = 'echo a >> done'\n");
+    dir.file("more.toml", "[[task]]\nname = 'b'\narray = '0-3'\nneeds = 'a'\ncommand = 'echo b >> done'\n");
+}
+
+fn wait_until_done(dir: &Dir, tasks: usize) {
+    wait_for("the tasks to end", 60, || (lines(dir, "done").len() == tasks).then_some(()));
+}
+
+#[test]
+fn an_open_run_waits_for_more_until_it_is_closed() {
+    let dir = Dir::new("open");
+    open_run(&dir);
+    let run = mpirun(&dir, 3).args(["run", "job.toml"]).start();
+    wait_until_done(&dir, 1);
+    let ask = |words: &[&str]| -> Output { phalanx(&dir).args(words).run() };
+    ask(&["add", "latest", "more.toml", "--dry-run"]).ok().says("4 tasks are accepted");
+    ask(&["add", "latest", "more.toml"]).ok().says("4 tasks are added");
+    wait_until_done(&dir, 5);
+    assert!(ask(&["add", "latest", "more.toml"]).code(1).stderr().contains("has a task `b` already"));
+    assert_eq!(ask(&["status", "latest", "--json"]).ok().json()["open"], true);
+    ask(&["close", "latest"]).ok().says("ends when its tasks have ended");
+    run.wait().ok().says("5 completed");
+}
+
+#[test]
+fn a_killed_open_run_stays_open_and_a_closed_one_closed() {
+    let dir = Dir::new("reopened");
+    open_run(&dir);
+    let mut run = phalanx(&dir).args(["run", "job.toml"]).start();
+    wait_until_done(&dir, 1);
+    phalanx(&dir).args(["add", "latest", "more.toml"]).run().ok();
+    wait_until_done(&dir, 5);
+    wait_for("the journal to have all ends", 60, || {
+        let report = phalanx(&dir).args(["report", "latest", "--json"]).run().ok().json();
+        (report["counts"]["completed"] == 5).then_some(())
+    });
+    run.kill_all();
+    let run = phalanx(&dir).args(["run", "job.toml", "--resume"]).start();
+    wait_for("the resumed run to answer", 60, || {
+        let closed = phalanx(&dir).args(["close", "latest"]).run();
+        closed.stdout().contains("ends when its tasks have ended").then_some(())
+    });
+    run.wait().ok().says("5 completed");
+    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok().says("5 completed");
+    assert_eq!(lines(&dir, "done").len(), 5, "nothing ran twice");
+}
