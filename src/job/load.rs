@@ -253,7 +253,8 @@ fn outcome_of(context: &ResolveContext<'_>, file_name: &str, has_crlf: bool) -> 
     let text: Arc<str> = context.text.into();
     let read = read(&Document::cut(&text), context).unwrap_or_else(|| read_whole(context));
     let failed = !read.syntax.is_empty() || read.findings.has_errors();
-    let foreign = if read.syntax.is_empty() { None } else { foreign::recognise(&text, file_name) };
+    let foreign =
+        if read.syntax.is_empty() || context.to.is_some() { None } else { foreign::recognise(&text, file_name) };
     let diagnostics = match foreign {
         // Where it breaks the rules of TOML says nothing then.
         Some((what, help)) => {

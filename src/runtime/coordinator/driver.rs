@@ -74,8 +74,7 @@ impl CoordinatorDriver {
         nodes: NodeTable,
         recording: Recording,
         autoscaler: Option<Autoscaler>,
-        server: Option<Server>,
-        kernels: Kernels,
+        (server, kernels): (Option<Server>, Kernels),
     ) -> CoordinatorDriver {
         CoordinatorDriver {
             longest: LongestTask::of(&job),

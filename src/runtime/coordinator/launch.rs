@@ -192,8 +192,7 @@ fn prepare(
         nodes,
         recording,
         autoscaler,
-        server,
-        kernels.clone(),
+        (server, kernels.clone()),
     );
     if let Some((listener, provisioner)) = joining {
         driver = driver.with_joining(listener, provisioner);
