@@ -312,10 +312,10 @@ impl Handler {
         }
         // Rejects a large body by its announced length, or else as soon as too much has arrived.
         let too_large = || closing(StatusCode::PAYLOAD_TOO_LARGE, ResponseBody::error("the body is too large"));
-        if request.body().size_hint().lower() > steer::BODY as u64 {
+        if request.body().size_hint().lower() > change.max_bytes as u64 {
             return too_large();
         }
-        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(request, steer::BODY).collect()).await {
+        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(request, change.max_bytes).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
             Ok(Err(error)) => return respond(StatusCode::BAD_REQUEST, ResponseBody::error(&error.to_string())),

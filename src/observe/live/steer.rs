@@ -23,11 +23,13 @@ pub(super) struct ChangePath {
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Parses the body; the error says what is wrong with it.
     pub(super) question: fn(&[u8]) -> Result<Question, String>,
+    /// Maximum size of the body in bytes.
+    pub(super) max_bytes: usize,
 }
 
 impl ChangePath {
     const fn new<T: ChangeRequest>(path: &'static str, summary: &'static str, needs_body: bool) -> ChangePath {
-        ChangePath { path, summary, needs_body, schema: T::json_schema, question: parse::<T> }
+        ChangePath { path, summary, needs_body, schema: T::json_schema, question: parse::<T>, max_bytes: T::MAX_BYTES }
     }
 }
 
@@ -47,9 +49,6 @@ pub(super) const CHANGES: [ChangePath; 9] = [
         false,
     ),
 ];
-
-/// Maximum size of a body in bytes.
-pub(super) const BODY: usize = 1 << 20;
 
 /// Result of a change.
 #[derive(Serialize, JsonSchema)]
@@ -149,6 +148,8 @@ struct Nothing {}
 trait ChangeRequest: for<'a> Deserialize<'a> + JsonSchema {
     /// A valid body, for an error message.
     const EXAMPLE: &str;
+    /// Maximum size in bytes.
+    const MAX_BYTES: usize = 4096;
 
     fn question(self) -> Result<Question, String>;
 }
@@ -202,6 +203,7 @@ impl ChangeRequest for Nothing {
 }
 
 impl ChangeRequest for AddRequest {
+    const MAX_BYTES: usize = 1 << 20;
     const EXAMPLE: &str = "{\"tables\": \"[[task]]\\nname = 'more'\\ncommand = 'true'\"}";
 
     fn question(self) -> Result<Question, String> {

@@ -61,6 +61,9 @@ pub(super) struct ResumedJob {
     pub(super) resumption: Resumption,
 }
 
+/// The tasks of a job that run again in any case.
+pub(super) type ForcedTasks<'a> = &'a dyn Fn(&Loaded) -> Result<Vec<Range<u32>>, RunError>;
+
 /// Finds the job of a resumed run, whose job file is `base` now. `forced`: as of [`resumption`],
 /// for the job at hand.
 pub(super) fn resumed_job(
@@ -69,7 +72,7 @@ pub(super) fn resumed_job(
     replay: &Replay,
     former: &FormerRun,
     base: &Loaded,
-    forced: Option<&dyn Fn(&Loaded) -> Result<Vec<Range<u32>>, RunError>>,
+    forced: Option<ForcedTasks<'_>>,
 ) -> Result<ResumedJob, RunError> {
     let mut additions = former.additions.clone();
     // Tasks that run again as what they added does not fit any more.
