@@ -426,3 +426,7 @@ impl BlockState {
         }
     }
 }
+/// The sum of some values; unlike that of `Iterator::sum`, the sum of none is not -0.
+pub fn total(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, |sum, value| sum + value)
+}

@@ -20,6 +20,12 @@ pub(crate) fn counted_are(n: impl Into<u64>, noun: &str) -> String {
     format!("{} {}", counted(n, noun), if n == 1 { "is" } else { "are" })
 }
 
+/// The same in the past: `1 rank was`, `3 ranks were`.
+pub(crate) fn counted_were(n: impl Into<u64>, noun: &str) -> String {
+    let n = n.into();
+    format!("{} {}", counted(n, noun), if n == 1 { "was" } else { "were" })
+}
+
 /// Formats seconds with about three digits: `12.3 ms`, `4.56 s`, `3 min 20 s`, `2 h 05 min`.
 pub(crate) fn seconds(s: f64) -> String {
     let whole = s.round() as u64;

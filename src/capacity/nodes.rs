@@ -316,6 +316,14 @@ impl NodeTable {
         by_hand.chain(self.blocks.iter().filter_map(|block| Some((block.granted?, block.ended?))))
     }
 
+    /// The beginnings of the bills that have not ended.
+    pub fn open_bills(&self) -> impl Iterator<Item = Time> {
+        let base = self.ranks.iter().filter(|rank| rank.world.is_none() && rank.pays).map(|_| Time::ZERO);
+        let by_hand = self.worlds.iter().filter(|world| world.block.is_none() && world.gone.is_none());
+        let granted = self.blocks.iter().filter(|block| block.ended.is_none()).filter_map(|block| block.granted);
+        base.chain(by_hand.map(|world| world.since)).chain(granted)
+    }
+
     /// Of these ranks, those whose state is another than at the last call.
     pub fn state_changes(
         &mut self,

@@ -24,11 +24,24 @@ const MEANINGS: &[(&[&str], &str)] = &[
     (&["--max-jobs", "--limit"], "use `--slots N`, or a limit in the job file: `array = \"0-99%5\"`"),
     (&["--log", "--logfile", "--log-file"], "log lines go to standard error: `2> FILE`"),
     (&["--version-info", "-version"], "use `--version`"),
+    (&["--failures", "--failure", "--errors"], "`phalanx report RUN --failed` shows what failed"),
     (&["--watch", "--progress"], "progress is shown by itself; `phalanx top RUN` follows a run"),
+];
+
+/// Commands of other programs, and what stands for them here.
+const VERBS: &[(&[&str], &str)] = &[
+    (&["scancel", "qdel", "bkill", "kill", "stop"], "use `phalanx cancel RUN`, or `phalanx cancel RUN TASK`"),
+    (&["squeue", "qstat", "bjobs", "ps"], "use `phalanx status RUN`, or `phalanx top RUN`"),
+    (&["sacct", "seff"], "use `phalanx report RUN --tasks`"),
+    (&["sbatch", "qsub", "bsub"], "use `phalanx submit JOB`"),
+    (&["srun"], "use `phalanx run JOB`"),
 ];
 
 /// Puts the meaning of an unknown option in place of the tip to escape it, which is of no use here.
 pub(super) fn explain(mut error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        return explain_verb(error);
+    }
     if error.kind() != ErrorKind::UnknownArgument {
         return error;
     }
@@ -41,6 +54,17 @@ pub(super) fn explain(mut error: clap::Error) -> clap::Error {
         // A name that only looks alike would contradict it.
         error.remove(ContextKind::SuggestedArg);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(meaning));
+    }
+    error
+}
+
+/// The same for an unknown verb.
+fn explain_verb(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else { return error };
+    if let Some((_, meaning)) = VERBS.iter().find(|(names, _)| names.contains(&&**verb)) {
+        let meaning = *meaning;
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![meaning.into()]));
     }
     error
 }
@@ -64,6 +88,16 @@ mod tests {
         // Nothing is known of it, and nobody wants it as a value.
         assert!(!said(&["--xyzzy"]).contains("as a value"), "{}", said(&["--xyzzy"]));
         assert!(said(&["--resum"]).contains("--resume"));
+    }
+
+    #[test]
+    fn verbs_of_other_programs_are_explained() {
+        let said = |verb: &str| explain(Cli::try_parse_from(["phalanx", verb, "latest"]).unwrap_err()).to_string();
+        assert!(said("scancel").contains("tip: use `phalanx cancel RUN`"), "{}", said("scancel"));
+        assert!(said("squeue").contains("`phalanx status RUN`") && said("sacct").contains("report RUN --tasks"));
+        assert!(said("reprot").contains("report"), "{}", said("reprot"));
+        let all = VERBS.iter().flat_map(|(names, _)| *names);
+        all.for_each(|name| assert!(Cli::try_parse_from(["phalanx", name, "x"]).is_err(), "{name} exists"));
     }
 
     #[test]

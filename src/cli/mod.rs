@@ -196,8 +196,7 @@ fn page_hint(dir: &RunDir) -> String {
 fn print(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            complain(format_args!("cannot write to standard output: {error}"));
-            ExitCode::FAILURE
+            refuse(format_args!("cannot write to standard output: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }

@@ -11,7 +11,7 @@ use super::steer::put;
 use super::{page_hint, print, refuse};
 use crate::control::{Question, ask};
 use crate::journal::{RUNS, RunDir};
-use crate::text::{counted, seconds};
+use crate::text::seconds;
 
 /// Lists the pools of a live run, or changes how many units of a pool may be in use at once.
 #[derive(Debug, clap::Args)]
@@ -115,16 +115,22 @@ pub(super) fn text(pools: &Value) -> String {
         let name = pool["pool"].as_str().unwrap_or("-");
         let _ = write!(text, "  {kind:<7} {name:<16} ");
         let _ = match (pool["rate_per_s"].as_f64(), pool["capacity"].as_u64()) {
-            (Some(rate), _) => write!(text, "{} starts per second", rate_text(rate)),
+            (Some(rate), _) => {
+                write!(text, "{} start{} per second", rate_text(rate), if rate == 1.0 { "" } else { "s" })
+            }
             (None, Some(capacity)) => write!(text, "{} of {capacity} in use", number("in_use")),
-            (None, None) => write!(text, "{} in use, no limit", number("in_use")),
+            (None, None) => write!(text, "{} in use", number("in_use")),
         };
         let holders: Vec<String> = pool["holders"].as_array().into_iter().flatten().map(holder).collect();
         if !holders.is_empty() {
             let _ = write!(text, " by {}", holders.join(", "));
         }
+        if pool["rate_per_s"].is_null() && pool["capacity"].is_null() {
+            text += "; no limit";
+        }
         if number("waiting") > 0 {
-            let _ = write!(text, "; waiting for it: {}", counted(number("waiting"), "task"));
+            // Their number is known only as far as slots are free for them.
+            text += "; tasks wait for it";
         }
         let waited = pool["at_limit_s"].as_f64().unwrap_or_default();
         if waited > 0.0 {

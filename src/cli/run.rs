@@ -144,7 +144,8 @@ fn show_preview(options: &Options) -> ExitCode {
         None => format!("a new run: {} of {tasks} tasks would run", runs.len()),
     };
     if left_out > 0 {
-        text += &format!(", {left_out} are left out ({})", options.selection.words());
+        let are = if left_out == 1 { "is" } else { "are" };
+        text += &format!(", {left_out} {are} left out ({})", options.selection.words());
     }
     text.push('\n');
     runs.iter().for_each(|(task, reason)| text.extend(["  ", task, ": ", reason, "\n"]));

@@ -103,13 +103,9 @@ fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_default()
 }
 
-/// What the run has spent, and its latest scaling decisions.
+/// The number of ranks that the user asked for, and the latest scaling decisions.
 fn scaling(scaling: &Value, now: f64) -> String {
     let mut text = String::new();
-    if let Some(spent) = scaling["spent"].as_f64() {
-        let of = scaling["budget"].as_f64().map(|budget| format!(" of {budget:.2}")).unwrap_or_default();
-        let _ = writeln!(text, "  spent   {spent:.2}{of}");
-    }
     if let Some(ranks) = scaling["held"].as_u64() {
         let _ = writeln!(
             text,
@@ -120,7 +116,7 @@ fn scaling(scaling: &Value, now: f64) -> String {
     for decision in scaling["decisions"].as_array().into_iter().flatten().take(3) {
         let ago = seconds((now - decision["time_s"].as_f64().unwrap_or(now)).max(0.0));
         let (from, to, why) = (number(decision, "from"), number(decision, "to"), word(decision, "reason"));
-        let _ = writeln!(text, "  #{:<6} {ago} ago, {from} -> {to}: {why}", number(decision, "number"));
+        let _ = writeln!(text, "  ranks   {from} -> {to}, {ago} ago: {why}");
     }
     text
 }
@@ -140,17 +136,28 @@ fn health(rank: &Value) -> String {
 /// Formats the status as text.
 fn text(run: &str, status: &Value) -> String {
     let tasks = &status["tasks"];
-    let [total, completed, failed, running, ready] =
-        ["total", "completed", "failed", "running", "ready"].map(|key| number(tasks, key));
     let time = status["time_s"].as_f64().unwrap_or_default();
     let mut text = format!(
-        "{run}  {} for {time:.0} s\n  tasks   {completed} of {total} completed, {failed} failed, {running} running, {ready} ready\n",
-        word(status, "state")
+        "{run}  {} for {time:.0} s\n  tasks   {} of {} completed",
+        word(status, "state"),
+        number(tasks, "completed"),
+        number(tasks, "total")
     );
+    for state in ["failed", "running", "ready", "pending", "skipped", "cancelled"] {
+        // What went wrong is mentioned if it happened.
+        if number(tasks, state) > 0 || ["failed", "running", "ready", "pending"].contains(&state) {
+            let _ = write!(text, ", {} {state}", number(tasks, state));
+        }
+    }
+    text.push('\n');
     if let Ok(Some(forecast)) = serde_json::from_value::<Option<Forecast>>(status["forecast"].clone()) {
         let in_s = |finish: f64| seconds((finish - time).max(0.0));
         let [soon, middle, late] = [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s].map(in_s);
         let _ = writeln!(text, "  end     in {middle}; in 8 of 10 cases in {soon} to {late}");
+    }
+    if let Some(cost) = status["cost"].as_f64() {
+        let of = status["budget"].as_f64().map(|budget| format!(" of {budget:.2}")).unwrap_or_default();
+        let _ = writeln!(text, "  spent   {cost:.2}{of}");
     }
     text += &scaling(&status["scaling"], time);
     if let Some(tasks) = status["paused_tasks"].as_str() {

@@ -27,6 +27,11 @@ pub enum ControlError {
         "the run cannot be reached: {0}; it has ended, or its rank 0 is on another node (`phalanx report` shows a run that has ended)"
     )]
     Unreachable(io::Error),
+    /// The control socket admits only the user of the run.
+    #[error(
+        "the run belongs to another user ({0}): only that user can ask or steer it (`phalanx report` reads its directory)"
+    )]
+    NotOwned(io::Error),
     /// The run closed the connection, or sent an invalid answer.
     #[error("the run did not answer: {0}")]
     Silent(String),
@@ -55,6 +60,9 @@ fn put(run: &Path, asked: &Asked<&Question>) -> Result<Answer, ControlError> {
     loop {
         match put_once(run, asked) {
             Err(error) if error.is_cut_off() && begun.elapsed() < MAX_DYING => std::thread::sleep(RETRY_INTERVAL),
+            Err(Refused::Unreachable(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(ControlError::NotOwned(error));
+            }
             Err(Refused::Unreachable(error)) => return Err(ControlError::Unreachable(error)),
             Err(Refused::Silent(error)) => return Err(ControlError::Silent(error.to_string())),
             Ok(answer) => return Ok(answer),

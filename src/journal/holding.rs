@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::record::BlockChange;
 use super::replay::{Replay, Session};
-use crate::model::{RankState, Time};
+use crate::model::{RankState, Time, total};
 use crate::scale::{NodeTypeId, Prices};
 
 /// A rank's part in a session.
@@ -132,7 +132,7 @@ impl Session {
 
     /// Returns the cost of its nodes up to `end`.
     pub fn bill(&self, prices: &Prices, end: Time) -> f64 {
-        self.billed_nodes(end).iter().map(|node| prices.bill(node.node_type, node.from, node.to)).sum()
+        total(self.billed_nodes(end).iter().map(|node| prices.bill(node.node_type, node.from, node.to)))
     }
 }
 

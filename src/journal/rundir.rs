@@ -92,6 +92,14 @@ impl RunDir {
         if let Some(dir) = direct.iter().find(|dir| dir.join(JOURNAL).is_file()) {
             return RunDir::at(dir);
         }
+        // A directory that may not be entered would look like one without a journal.
+        for journal in direct.iter().map(|dir| dir.join(JOURNAL)) {
+            if let Err(error) = fs::metadata(&journal)
+                && error.kind() == io::ErrorKind::PermissionDenied
+            {
+                return Err(RunDirError::io("read", &journal)(error));
+            }
+        }
         let found = if wanted == LATEST { newest(runs)? } else { newest_of(runs, &job_of(wanted))? };
         if let Some(run) = found {
             return Ok(run);

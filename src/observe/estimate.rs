@@ -19,8 +19,10 @@ pub struct RunProgress {
     pub cancelled: u64,
     /// Running now.
     pub running: u64,
-    /// Tasks that only wait for a slot.
+    /// Ready tasks: they wait for a slot or for what else is taken, not for other tasks.
     pub ready: u64,
+    /// Tasks that are paused, of those of the job.
+    pub paused: u64,
     /// Estimated run time of the tasks that have ended, in seconds.
     pub work_done_s: f64,
     /// Estimated run time of all tasks, in seconds; 0 if unknown: tasks are counted instead.

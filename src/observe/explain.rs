@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::history_text::{before_text, unusual};
 use super::print::ReportError;
-use super::run_view::RunView;
+use super::run_view::{RunState, RunView};
 use super::style::{self, Paint, count, percent};
 use crate::job::Intent;
 use crate::journal::{Session, Terms};
@@ -15,8 +15,13 @@ use crate::scale::policy::time_weight;
 use crate::scale::{Action, Decision, Forecast};
 use crate::text::{counted, seconds};
 
-/// A decision and the session that made it.
-type Made<'a> = (&'a Session, &'a Decision);
+/// A decision, the session that made it, and its number in the run: each session numbers its
+/// decisions from 1.
+struct Made<'a> {
+    number: u32,
+    session: &'a Session,
+    decision: &'a Decision,
+}
 
 /// Writes one paragraph per decision: the action, the reason, the effect.
 ///
@@ -36,10 +41,12 @@ pub fn write_decisions(
     }
     let made = decisions(run);
     if made.is_empty() {
-        writeln!(out, "  no decisions yet")?;
+        let yet = if run.state() == RunState::Running { " yet" } else { "" };
+        writeln!(out, "  no decisions{yet}")?;
     }
-    for (_, decision) in &made {
-        writeln!(out, "{} {}", paint.bold(head(decision)), action(decision))?;
+    for made in &made {
+        let decision = made.decision;
+        writeln!(out, "{} {}", paint.bold(head(run, made)), action(decision))?;
         writeln!(out, "    {}", decision.reason)?;
         if let Some(effect) = effect_text(decision) {
             writeln!(out, "    {}", paint.dim(effect))?;
@@ -72,12 +79,11 @@ fn write_past(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), Re
 /// If there is no such decision, or the output cannot be written.
 pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Paint) -> Result<(), ReportError> {
     let made = decisions(run);
-    let found: Vec<&Made<'_>> = made.iter().filter(|(_, decision)| decision.number == number).collect();
-    // A resumed run starts numbering again in each session; show the latest decision.
-    let Some((_, decision)) = found.last() else {
+    let Some(found) = made.iter().find(|made| made.number == number) else {
         return Err(ReportError::NoSuchDecision { number, there_are: made.len() });
     };
-    writeln!(out, "{} {}", paint.bold(head(decision)), action(decision))?;
+    let decision = found.decision;
+    writeln!(out, "{} {}", paint.bold(head(run, found)), action(decision))?;
     writeln!(out, "  {}", decision.reason)?;
     let mut row = |name: &str, text: String| writeln!(out, "  {} {text}", paint.dim(format!("{name:<10}")));
     let inputs = &decision.inputs;
@@ -131,14 +137,16 @@ pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u
     #[derive(Serialize)]
     struct ExplainLine<'a> {
         session: u32,
+        /// Its number in the run; `number` is that in the session.
+        index: u32,
         #[serde(flatten)]
         decision: &'a Decision,
     }
     let made = decisions(run);
     let lines: Vec<ExplainLine<'_>> = made
         .iter()
-        .filter(|(_, decision)| number.is_none_or(|number| decision.number == number))
-        .map(|(session, decision)| ExplainLine { session: session.began.session, decision })
+        .filter(|made| number.is_none_or(|number| made.number == number))
+        .map(|made| ExplainLine { session: made.session.began.session, index: made.number, decision: made.decision })
         .collect();
     if let Some(number) = number.filter(|_| lines.is_empty()) {
         return Err(ReportError::NoSuchDecision { number, there_are: made.len() });
@@ -148,7 +156,12 @@ pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u
 }
 
 fn decisions(run: &RunView) -> Vec<Made<'_>> {
-    run.replay.sessions.iter().flat_map(|session| session.decisions.iter().map(move |d| (session, d))).collect()
+    let mut made: Vec<Made<'_>> = Vec::new();
+    for session in &run.replay.sessions {
+        let before = made.last().map_or(0, |last| last.number);
+        made.extend(session.decisions.iter().map(|d| Made { number: before + d.number, session, decision: d }));
+    }
+    made
 }
 
 fn terms_text(terms: &Terms, intent: Option<Intent>) -> String {
@@ -175,8 +188,13 @@ fn terms_text(terms: &Terms, intent: Option<Intent>) -> String {
     text
 }
 
-fn head(decision: &Decision) -> String {
-    format!("#{} after {}:", decision.number, seconds(decision.time.seconds()))
+fn head(run: &RunView, made: &Made<'_>) -> String {
+    let of = if run.replay.sessions.len() > 1 {
+        format!(" of session {}", made.session.began.session)
+    } else {
+        String::new()
+    };
+    format!("#{} after {}{of}:", made.number, seconds(made.decision.time.seconds()))
 }
 
 fn action(decision: &Decision) -> String {

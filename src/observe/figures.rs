@@ -10,11 +10,12 @@ use rustc_hash::FxHashMap;
 use serde::{Serialize, Serializer};
 
 use super::job_view::SessionJob;
-use super::run_view::{RunView, run_ns};
+use super::run_view::{RunState, RunView, run_ns};
+use super::samples::RecordedSamples;
 use crate::graph::TaskGraph;
 use crate::job::JobPart;
 use crate::journal::{Holding, NodeHolding, Session};
-use crate::model::{Attempt, Rank, State, TaskId, Time};
+use crate::model::{Attempt, Rank, State, TaskId, Time, total};
 
 /// Number of tasks per state, in the order of [`State::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +80,10 @@ pub struct Figures {
     pub cost: Option<f64>,
     /// Budget of the run.
     pub budget: Option<f64>,
+    /// Deadline of a session, in seconds since it began.
+    pub deadline_s: Option<f64>,
+    /// True if the last session has not ended by then.
+    pub deadline_missed: Option<bool>,
 }
 
 impl Figures {
@@ -92,6 +97,8 @@ impl Figures {
         let most = Most::of(&last.holdings(Time(run.wall_ns(last))));
         let subject = run.subject();
         let (tasks, left_out) = (subject.job.task_count(), last.left_out_count());
+        let terms = last.terms.as_ref();
+        let deadline = terms.and_then(|terms| terms.prices.deadline);
         Figures {
             tasks,
             left_out,
@@ -108,7 +115,9 @@ impl Figures {
             billed_node_s: totals.node_s,
             active_node_s: totals.active_node_s,
             cost: totals.cost,
-            budget: run.session().terms.as_ref().and_then(|terms| terms.prices.budget),
+            budget: terms.and_then(|terms| terms.prices.budget),
+            deadline_s: deadline.map(Time::seconds),
+            deadline_missed: deadline.map(|deadline| run.wall_ns(last) > deadline.0),
         }
     }
 }
@@ -134,7 +143,7 @@ impl SessionTotals {
             let slots = f64::from(subject.job.slots(attempt.task));
             *busy.entry(attempt.rank.0).or_default() += run_ns(attempt) as f64 / 1e9 * slots;
         }
-        let work_s: f64 = busy.values().sum();
+        let work_s = total(busy.values().copied());
         self.wall_s += wall_s;
         self.work_s += work_s;
         let (end, seconds) = (Time(wall_ns), |from: Time, to: Time| to.since(from).as_secs_f64());
@@ -234,8 +243,22 @@ fn counts(run: &RunView, tasks: u32) -> StateCounts {
         counts.0[state as usize] += 1;
         ended += 1;
     }
-    counts.0[State::Pending as usize] += tasks.saturating_sub(ended);
+    let open = tasks.saturating_sub(ended);
+    let (running, ready) = running_and_ready(run, open);
+    counts.0[State::Running as usize] += running;
+    counts.0[State::Ready as usize] += ready;
+    counts.0[State::Pending as usize] += open - running - ready;
     counts
+}
+
+/// Of this number of open tasks those that run and those that are ready, as far as known.
+fn running_and_ready(run: &RunView, open: u32) -> (u32, u32) {
+    let mut samples = RecordedSamples::default();
+    if run.state() == RunState::Running {
+        samples.read_on(&run.dir.samples());
+    }
+    let (running, ready) = samples.running_and_ready(open.into());
+    (running as u32, ready as u32)
 }
 
 /// One of several jobs that a run consists of.

@@ -10,10 +10,10 @@ use crate::text::seconds;
 /// Maximum number of classes listed.
 const MAX_CLASSES_SHOWN: usize = 4;
 
-/// What the run knew when it began; `None` if it was the first run of its job.
+/// What the run knew when it began (from sessions: those of a resumed run count one by one); `None` if it was the first run of its job.
 pub(super) fn before_text(run: &RunView) -> Option<String> {
     let past = run.session().past.as_ref()?;
-    let mut text = format!("{} of this job", counted(u64::from(past.runs), "run"));
+    let mut text = format!("{} of this job", counted(u64::from(past.runs), "session"));
     if !past.learnt.is_empty() {
         text += &format!("; durations learnt: {}", learnt_text(past));
     }
@@ -50,7 +50,7 @@ pub(super) fn unusual(run: &RunView) -> Vec<String> {
 
 /// For example:
 /// `the run took 12.0 s: 2.3 x the usual duration on a Tuesday at 9 h UTC (5.2 s, 8 of 10 within
-/// 5.0 s .. 5.4 s; from 6 runs)`
+/// 5.0 s .. 5.4 s; from 6 sessions)`
 pub(super) fn anomaly_text(anomaly: &Anomaly) -> String {
     let what = match &anomaly.what {
         Quantity::Wall => "the run took".to_owned(),
@@ -67,7 +67,7 @@ pub(super) fn anomaly_text(anomaly: &Anomaly) -> String {
         seconds(usual.q50),
         seconds(usual.q10),
         seconds(usual.q90),
-        counted(u64::from(anomaly.runs), "run"),
+        counted(u64::from(anomaly.runs), "session"),
     )
 }
 
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(
             anomaly_text(&anomaly),
             "a task of `align` took 23.0 s: 2.3 x the usual duration on a Tuesday at 9 h UTC \
-             (10.0 s, 8 of 10 within 9.00 s .. 11.0 s; from 6 runs)"
+             (10.0 s, 8 of 10 within 9.00 s .. 11.0 s; from 6 sessions)"
         );
         let expected = Expected { seconds: anomaly.usual_s, trend: -0.05, usual: (1.0, 2.0), runs: 6 };
         assert_eq!(expected_text(&expected), "10.0 s (8 of 10 within 9.00 s .. 11.0 s; 5 % less from run to run)");

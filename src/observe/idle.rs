@@ -65,7 +65,7 @@ impl Use {
             Use::Wasted => "attempts that failed",
             Use::StartUp => "idle: start-up",
             Use::HandOver => "idle: hand-over of ready tasks",
-            Use::Limit => "idle: limit of an array",
+            Use::Limit => "idle: limit of an array or pool",
             Use::Room => "idle: no room for what is ready",
             Use::Dependencies => "idle: waiting for dependencies",
             Use::Tail => "idle: last tasks still running",

@@ -106,7 +106,7 @@ pub fn follow_task(
     };
     let label = run.subject().job.label(task).to_string();
     let mut follower = OutputFollower::new(&run.dir, session, task);
-    let mut is_announced = false;
+    let (mut is_announced, mut is_waiting) = (false, false);
     loop {
         run.refresh(parse)?;
         // First, as a task prints before its end is recorded.
@@ -133,6 +133,10 @@ pub fn follow_task(
             if let Some(why) = unreadable(run, task, &follower, &place) {
                 tell(&format!("{label}: {why}"));
             }
+        }
+        if !is_announced && !is_waiting {
+            is_waiting = true;
+            tell(&format!("{label}: waiting for its first output"));
         }
         std::thread::sleep(FOLLOW_INTERVAL);
     }

@@ -66,7 +66,7 @@ pub use stored::{
 };
 pub use style::Paint;
 pub(crate) use style::{LISTED, and_more, bytes};
-pub use summary::write_summary;
+pub use summary::{SIGNALLED, write_summary};
 pub(crate) use terminal::tell;
 pub use why::{
     LiveRank, LiveRunning, LiveTask, LiveTasks, TaskExplanation, TaskReason, write_task_reasons,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::job_view::SessionJob;
 use super::run_view::{RunView, run_ns};
 use crate::journal::{NodeHolding, Session};
-use crate::model::Time;
+use crate::model::{Time, total};
 
 /// The use of one node, in seconds of the session.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -62,7 +62,7 @@ pub(super) fn of_session(run: &RunView, session: &Session, work_s: &dyn Fn(u32) 
     let describe = |node: NodeHolding| {
         let ranks = || holdings.iter().filter(|rank| node.ranks.contains(&rank.rank));
         let slots: u32 = ranks().map(|rank| rank.slots).sum();
-        let work: f64 = ranks().map(|rank| work_s(rank.rank)).sum();
+        let work = total(ranks().map(|rank| work_s(rank.rank)));
         let first = ranks().filter_map(|rank| rank.joined).min();
         let held = node.to.since(node.from).as_secs_f64();
         let starting = first.map_or(held, |first| first.since(node.from).as_secs_f64()).min(held);

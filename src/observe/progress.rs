@@ -120,7 +120,7 @@ impl Progress {
         let share = (tally.fraction() * 100.0).floor();
         let status = status(tally, &self.estimator, at);
         // If standard error is closed, the line is lost.
-        let _ = writeln!(AboveBar, "{}: {share:.0} %, {status}", self.job);
+        let _ = writeln!(AboveBar, "{}: {share:.0} % ended, {status}", self.job);
     }
 }
 
@@ -143,11 +143,16 @@ fn bar() -> ProgressBar {
     bar
 }
 
-const TEMPLATE: &str = "[{bar:30}] {percent:>3} %  {wide_msg}";
+const TEMPLATE: &str = "[{bar:16}] {percent:>3} %  {wide_msg}";
 
-/// `120 of 400 done, 8 running, 2 failed, 12.5/s, 00:00:10, ends in 00:00:23`
+/// `120 of 400 done, ends in 00:00:23, 8 running, 2 failed, 12.5/s, 00:00:10`
 fn status(tally: &RunProgress, estimator: &Estimator, at: Duration) -> String {
     let mut text = format!("{} of {} done", count(tally.completed), count(tally.total));
+    // What matters most comes first: a narrow terminal shows no more.
+    let end = if tally.ended() < tally.total { ends(tally, estimator, at) } else { None };
+    if let Some((end, _)) = &end {
+        let _ = write!(text, ", ends in {end}");
+    }
     for (number, what) in [
         (tally.running, "running"),
         (tally.failed, "failed"),
@@ -166,23 +171,27 @@ fn status(tally: &RunProgress, estimator: &Estimator, at: Duration) -> String {
         let _ = if rate < 10.0 { write!(text, ", {rate:.1}/s") } else { write!(text, ", {}/s", count(rate as u64)) };
     }
     let _ = write!(text, ", {}", FormattedDuration(at));
-    if tally.ended() < tally.total {
-        text += &ends(tally, estimator, at).unwrap_or_default();
+    if let Some((_, Some([soon, late]))) = end {
+        let _ = write!(text, "; the end in 8 of 10 cases: {soon} to {late}");
     }
     text
 }
 
-/// `, ends in 00:00:23 (8 of 10 cases: 00:00:20 to 00:00:31)`: from the forecast, or else from the
-/// recent speed.
-fn ends(tally: &RunProgress, estimator: &Estimator, at: Duration) -> Option<String> {
+/// When the run ends: `00:00:23`, in 8 of 10 cases `00:00:20` to `00:00:31`. From the forecast, or
+/// else from the recent speed, which says nothing of cases.
+fn ends(
+    tally: &RunProgress,
+    estimator: &Estimator,
+    at: Duration,
+) -> Option<(FormattedDuration, Option<[FormattedDuration; 2]>)> {
     let until =
         |finish_s: f64| FormattedDuration(Duration::try_from_secs_f64(finish_s).unwrap_or(at).saturating_sub(at));
     // A forecast whose q90 lies in the past was wrong.
     if let Some(forecast) = tally.forecast.filter(|forecast| forecast.finish_q90_s > at.as_secs_f64()) {
         let [soon, middle, late] = [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s].map(until);
-        return Some(format!(", ends in {middle} (8 of 10 cases: {soon} to {late})"));
+        return Some((middle, Some([soon, late])));
     }
-    estimator.remaining().map(|left| format!(", ends in {}", FormattedDuration(left)))
+    estimator.remaining().map(|left| (FormattedDuration(left), None))
 }
 
 /// Decides when a line is due: at each tenth of the tasks, and from time to time in between. The
@@ -246,7 +255,7 @@ mod tests {
         estimator.observe(Duration::ZERO, &RunProgress { total: 4000, ..RunProgress::default() });
         estimator.observe(Duration::from_secs(100), &tally);
         let status = status(&tally, &estimator, Duration::from_secs(100));
-        assert_eq!(status, "1,000 of 4,000 done, 8 running, 2 failed, 10/s, 00:01:40, ends in 00:04:59");
+        assert_eq!(status, "1,000 of 4,000 done, ends in 00:04:59, 8 running, 2 failed, 10/s, 00:01:40");
     }
 
     #[test]

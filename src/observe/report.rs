@@ -76,6 +76,8 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         billed_node_s: figures.billed_node_s,
         active_node_s: figures.active_node_s,
         node_hours: figures.billed_node_s / 3600.0,
+        deadline_s: figures.deadline_s,
+        deadline_missed: figures.deadline_missed,
         decisions: run.replay.sessions.iter().flat_map(|session| &session.decisions).collect(),
         past: run.session().past.as_ref(),
         unusual: run.session().unusual.iter().collect(),
@@ -120,6 +122,10 @@ struct ReportJson<'a> {
     active_node_s: f64,
     /// Node-hours billed.
     node_hours: f64,
+    /// Deadline in seconds since the start of the last session; null without one.
+    deadline_s: Option<f64>,
+    /// True if the session has not ended by then.
+    deadline_missed: Option<bool>,
     /// Scaling decisions of all sessions; empty for a job without a policy.
     decisions: Vec<&'a Decision>,
     /// What the run learnt from earlier runs of the job; null if there were none.

@@ -37,8 +37,11 @@ pub struct Sample {
     pub cancelled: u64,
     /// Running tasks.
     pub running: u64,
-    /// Tasks that only wait for a slot.
+    /// Ready tasks: they wait for a slot or for what else is taken, not for other tasks.
     pub queued: u64,
+    /// Tasks that are paused, of those of the job.
+    #[serde(default)]
+    pub paused: u64,
     /// Active ranks.
     pub ranks_active: u32,
     /// Estimated run time of the ended tasks, in seconds.
@@ -68,6 +71,7 @@ impl Sample {
             cancelled: tally.cancelled,
             running: tally.running,
             queued: tally.ready,
+            paused: tally.paused,
             ranks_active: tally.ranks_active,
             work_done_s: tally.work_done_s,
             work_total_s: tally.work_total_s,
@@ -86,6 +90,7 @@ impl Sample {
             cancelled: self.cancelled,
             running: self.running,
             ready: self.queued,
+            paused: self.paused,
             work_done_s: self.work_done_s,
             work_total_s: self.work_total_s,
             ranks_active: self.ranks_active,
@@ -187,6 +192,14 @@ impl RecordedSamples {
     /// The latest sample.
     pub fn last(&self) -> Option<&Sample> {
         self.all.last()
+    }
+
+    /// Of this number of open tasks those that run and those that are ready. (A sample is older than
+    /// what the journal says of ended tasks.)
+    pub fn running_and_ready(&self, open: u64) -> (u64, u64) {
+        let (running, ready) = self.last().map_or((0, 0), |sample| (sample.running, sample.queued));
+        let running = running.min(open);
+        (running, ready.min(open - running))
     }
 
     /// Recent number of tasks that end per second.

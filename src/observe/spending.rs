@@ -5,7 +5,7 @@
 
 use super::run_view::RunView;
 use crate::journal::{NodeHolding, Session};
-use crate::model::Time;
+use crate::model::{Time, total};
 use crate::scale::Prices;
 
 /// The bill of a run. Times are those of the last session.
@@ -28,14 +28,14 @@ impl Spending {
         let now = Time(run.wall_ns(session));
         let before = run.sessions().map(|(session, _)| session).take_while(|other| !std::ptr::eq(*other, session));
         let bill = |other: &Session| Some(other.bill(&other.terms.as_ref()?.prices, Time(run.wall_ns(other))));
-        let earlier: f64 = before.filter_map(bill).sum();
+        let earlier = total(before.filter_map(bill));
         Some(Spending { nodes: session.billed_nodes(now), earlier, now, budget: prices.budget, prices })
     }
 
     /// Cost up to `moment`, including earlier sessions.
     pub fn at(&self, moment: Time) -> f64 {
         let held = self.nodes.iter().filter(|node| node.from < moment);
-        let here: f64 = held.map(|node| self.prices.bill(node.node_type, node.from, node.to.min(moment))).sum();
+        let here = total(held.map(|node| self.prices.bill(node.node_type, node.from, node.to.min(moment))));
         self.earlier + here
     }
 

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::figures::Figures;
 use super::run_view::{RunState, RunView};
-use super::samples::RecordedSamples;
 use crate::model::State;
 
 /// How a run stands. An unknown figure is null.
@@ -41,7 +40,8 @@ pub struct TaskCounts {
     pub total: u64,
     /// Waiting for other tasks, or for a session that runs them.
     pub pending: u64,
-    /// Waiting for a slot.
+    /// Waiting for a slot or something else that running tasks have taken, for units of a pool, for
+    /// its next attempt, or until it is resumed.
     pub ready: u64,
     /// Running.
     pub running: u64,
@@ -70,11 +70,6 @@ impl Standing {
     /// How a run stands whose figures are these.
     pub fn of(run: &RunView, figures: &Figures) -> Standing {
         let count = |state| u64::from(figures.counts.of(state));
-        let mut samples = RecordedSamples::default();
-        if run.state() == RunState::Running {
-            samples.read_on(&run.dir.samples());
-        }
-        let (running, ready) = samples.last().map_or((0, 0), |sample| (sample.running, sample.queued));
         let session = run.session();
         Standing {
             run_name: run.name(),
@@ -85,8 +80,8 @@ impl Standing {
             elapsed_s: run.wall_ns(session) as f64 / 1e9,
             counts: TaskCounts {
                 total: figures.tasks.into(),
-                ready,
-                running,
+                ready: count(State::Ready),
+                running: count(State::Running),
                 completed: count(State::Completed),
                 failed: figures.counts.failures().into(),
                 skipped: count(State::Skipped),

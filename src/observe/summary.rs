@@ -1,11 +1,12 @@
 //! The summary that ends a run and begins a report: states of the tasks, use of the slots,
 //! failures, and how to continue.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::cache::CacheFigures;
-use super::failures::{failures, write_failure};
+use super::failures::{OutputTail, TaskFailure, failures, tails_of, write_failure};
 use super::figures::{Figures, StateCounts, of_jobs};
 use super::history_text::{before_text, unusual};
 use super::print::ReportError;
@@ -17,11 +18,15 @@ use crate::journal::{EndReason, Level, Liveness, utc};
 use crate::model::State;
 use crate::text::{counted, seconds};
 
-/// Maximum number of failed tasks shown with their output.
+/// Maximum number of kinds of failures shown with their output.
 const MAX_FAILURES_SHOWN: usize = 5;
+/// Failures that are compared with one another, which reads the end of their output.
+const MAX_FAILURES_COMPARED: usize = 200;
 /// Maximum number of groups of skipped tasks, and of names in each group.
 const MAX_SKIPPED_GROUPS: usize = 5;
 const MAX_NAMES_PER_GROUP: usize = 4;
+/// What follows the name of a signal in the note about it.
+pub const SIGNALLED: &str = ": the end is near";
 /// Maximum number of notes shown.
 const MAX_NOTES_SHOWN: usize = 10;
 
@@ -64,6 +69,14 @@ fn write_head(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), Re
     Ok(())
 }
 
+/// Who asked for a cancellation that was carried out, and of which task (`None`: of the whole run),
+/// if this is the text of such a note.
+pub(super) fn cancellation(note: &str) -> Option<(&str, Option<&str>)> {
+    let (by, order) = note.strip_prefix("asked by ")?.split_once(": cancel")?;
+    let (name, _) = order.split_once(": done: ")?;
+    Some((by, name.strip_prefix(' ')))
+}
+
 /// Why the run is in its state; `None` if the state says it all.
 pub(super) fn explanation(run: &RunView) -> Option<String> {
     let reason = run.session().ended.as_ref().map(|ended| &ended.reason);
@@ -72,8 +85,14 @@ pub(super) fn explanation(run: &RunView) -> Option<String> {
         (Some(EndReason::Failures), _) => "all tasks that could run have ended".to_owned(),
         (Some(EndReason::MaxFailures), _) => "stopped because as many tasks failed as `max_failures` allows".to_owned(),
         (Some(EndReason::Budget), _) => "stopped because the budget is spent".to_owned(),
-        (Some(EndReason::Walltime), _) => "stopped before the end of its allocation".to_owned(),
-        (Some(EndReason::Signal(number)), _) => format!("stopped by {}", signal(number.unsigned_abs())),
+        (Some(EndReason::Walltime), _) => match ending_signal(run) {
+            Some(name) => format!("stopped by {name}, as before the end of an allocation"),
+            None => "stopped before the end of its allocation".to_owned(),
+        },
+        (Some(EndReason::Signal(number)), _) => match cancelled_by(run) {
+            Some(by) => format!("cancelled by {by}"),
+            None => format!("stopped by {}", signal(number.unsigned_abs())),
+        },
         (Some(EndReason::Error(text)), _) => text.clone(),
         (None, Liveness::Alive(holder)) => holder.to_string(),
         (None, Liveness::Unknown(holder)) => format!("{holder}, if that process is still alive"),
@@ -85,6 +104,17 @@ pub(super) fn explanation(run: &RunView) -> Option<String> {
             )
         }
     })
+}
+
+/// The signal that announced the end of the last session, as its note names it.
+fn ending_signal(run: &RunView) -> Option<&str> {
+    run.session().notes.iter().find_map(|note| Some(note.text.split_once(SIGNALLED)?.0))
+}
+
+/// Who cancelled the last session.
+fn cancelled_by(run: &RunView) -> Option<&str> {
+    let orders = run.session().notes.iter().filter_map(|note| cancellation(&note.text));
+    orders.filter(|(_, task)| task.is_none()).map(|(by, _)| by).next()
 }
 
 fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: Paint) -> Result<(), ReportError> {
@@ -106,6 +136,9 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     row("nodes", node_hours_text(figures))?;
     if let Some(cost) = figures.cost {
         row("cost", cost_text(run, figures, cost))?;
+    }
+    if let Some(text) = deadline_text(run, figures) {
+        row("deadline", text)?;
     }
     if figures.bytes_moved > 0 {
         row("moved", format!("{} between ranks", bytes(figures.bytes_moved)))?;
@@ -169,6 +202,20 @@ fn slots_text(figures: &Figures) -> String {
     text
 }
 
+/// The deadline, and whether the last session kept it.
+pub(super) fn deadline_text(run: &RunView, figures: &Figures) -> Option<String> {
+    let deadline_s = figures.deadline_s?;
+    let took_s = run.wall_ns(run.session()) as f64 / 1e9;
+    let how = match (figures.deadline_missed?, run.state()) {
+        (true, RunState::Running) => format!("missed, {} ago", seconds(took_s - deadline_s)),
+        (true, _) => format!("missed by {}", seconds(took_s - deadline_s)),
+        (false, RunState::Running) => format!("in {}", seconds(deadline_s - took_s)),
+        (false, RunState::Completed) => format!("kept, {} before it", seconds(deadline_s - took_s)),
+        (false, _) => "not all tasks have completed".to_owned(),
+    };
+    Some(format!("{} after the start: {how}", seconds(deadline_s)))
+}
+
 fn node_hours_text(figures: &Figures) -> String {
     let hours = |seconds: f64| seconds / 3600.0;
     format!("{:.3} node-hours billed, {:.3} active", hours(figures.billed_node_s), hours(figures.active_node_s))
@@ -205,14 +252,47 @@ fn write_failures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<()
         return Ok(());
     }
     writeln!(out, "\n{}", paint.bold("Failed"))?;
-    for failure in failures.iter().take(MAX_FAILURES_SHOWN) {
-        write_failure(out, run, failure, paint)?;
+    let kinds = failure_kinds(run, &failures[..failures.len().min(MAX_FAILURES_COMPARED)])?;
+    let shown = &kinds[..kinds.len().min(MAX_FAILURES_SHOWN)];
+    for (first, others) in shown.iter().filter_map(|kind| kind.split_first()) {
+        write_failure(out, run, first, paint)?;
+        if !others.is_empty() {
+            let job = &run.subject().job;
+            let names: Vec<String> =
+                others.iter().take(MAX_NAMES_PER_GROUP).map(|other| job.label(other.task).to_string()).collect();
+            let more = others.len() - names.len();
+            let more = if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
+            writeln!(out, "    in the same way: {}{more}", names.join(", "))?;
+        }
     }
-    if failures.len() > MAX_FAILURES_SHOWN {
-        let more = (failures.len() - MAX_FAILURES_SHOWN) as u64;
-        writeln!(out, "  and {} more: phalanx report {} --failed", count(more), run.name())?;
+    let more = failures.len() - shown.iter().map(Vec::len).sum::<usize>();
+    if more > 0 {
+        writeln!(out, "  and {} more: phalanx report {} --failed", count(more as u64), run.name())?;
     }
     Ok(())
+}
+
+/// Failures of the same class with the same end and, but for numbers, the same output, each kind at
+/// the place of its first.
+fn failure_kinds<'a, 'b>(
+    run: &RunView,
+    failures: &'a [TaskFailure<'b>],
+) -> Result<Vec<Vec<&'a TaskFailure<'b>>>, ReportError> {
+    let (mut kinds, mut places): (Vec<Vec<_>>, HashMap<_, usize>) = (Vec::new(), HashMap::new());
+    for failure in failures {
+        let TaskFailure { task, session, attempt } = failure;
+        let tails = tails_of(run, failure)?;
+        let mut text: String = tails.iter().map(OutputTail::text).collect();
+        text.extend(session.reason(attempt));
+        text.retain(|letter| !letter.is_ascii_digit());
+        let kind = (run.subject().job.class(*task).to_owned(), attempt.outcome.state, attempt.outcome.exit, text);
+        let place = *places.entry(kind).or_insert(kinds.len());
+        match kinds.get_mut(place) {
+            Some(same) => same.push(failure),
+            None => kinds.push(vec![failure]),
+        }
+    }
+    Ok(kinds)
 }
 
 fn write_skipped(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {

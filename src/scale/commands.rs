@@ -70,14 +70,11 @@ pub(crate) struct ScalingStep {
     pub(crate) effects: Vec<(u32, Effect)>,
     /// For the user.
     pub(crate) warnings: Vec<String>,
-    /// Cost of the run so far.
-    pub(crate) spent: Option<f64>,
 }
 
 impl ScalingStep {
     /// Adds the commands and warnings of a decision.
     pub(super) fn add(&mut self, decision: &Decision, can: NodeChanges) {
-        self.spent = Some(decision.inputs.spent);
         match &decision.action {
             Action::Park { ranks } => self.commands.extend(ranks.iter().copied().map(ScalingCommand::Park)),
             Action::Unpark { ranks } => self.commands.extend(ranks.iter().copied().map(ScalingCommand::Recall)),
@@ -134,7 +131,7 @@ mod tests {
             policy: "hybrid".into(),
             wish: 3,
             confidence: 0.9,
-            inputs: Inputs { spent: 4.5, ..Inputs::default() },
+            inputs: Inputs::default(),
             candidates: Vec::new(),
             reason: "because".into(),
             forecast: None,
@@ -174,7 +171,7 @@ mod tests {
             ScalingCommand::Drain(ranks),
             ScalingCommand::Park(Rank(5)),
         ];
-        assert_eq!((step.commands.as_slice(), step.spent), (&expected[..], Some(4.5)));
+        assert_eq!(step.commands, expected);
         assert!(step.warnings.is_empty() && !step.stops());
         let remaining = step.commands.iter().filter(|command| command.applies_while_stopping()).count();
         assert_eq!(remaining, 2, "requests are withdrawn and nodes released also while the run stops");

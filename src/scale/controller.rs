@@ -269,8 +269,9 @@ impl ScalingController {
             ScalingStep { effects: self.scaler.effects(), warnings: self.alarms(), ..ScalingStep::default() };
         for decision in decisions {
             step.add(&decision, can);
-            if self.is_news(&decision) {
-                step.decisions.push(decision);
+            match self.is_news(&decision) {
+                true => step.decisions.push(decision),
+                false => self.scaler.unnumber_last(),
             }
         }
         self.is_over |= step.stops();

@@ -384,6 +384,11 @@ impl Scaler {
         }
     }
 
+    /// Gives the number of the last decision, which is not recorded, to the next one.
+    pub(super) fn unnumber_last(&mut self) {
+        self.number = self.number.saturating_sub(1);
+    }
+
     /// Records the last change as pending until the next one.
     fn watch(&mut self, seen: &Observation<'_>, decisions: &[Decision]) {
         let active = seen.ranks_in(RankState::Active);

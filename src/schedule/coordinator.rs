@@ -197,7 +197,10 @@ impl Coordinator {
         let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum::<u32>();
         // Load reports are periodic, so the latest may count tasks that have ended since.
         let running = sum(|l| l.running).min(self.open);
-        TaskTally { running, ready: sum(|l| l.ready).min(self.open - running), ..self.tally }
+        let ready = sum(|l| l.ready).min(self.open - running);
+        let gangs = self.gangs.waiting() + self.pools.waiting_gangs() + self.paused_gangs.len() as u32;
+        let held = (sum(|l| l.held) + gangs).min(self.open - running - ready);
+        TaskTally { running, ready, held, ..self.tally }
     }
 
     /// State of a rank; `None` if the number was never assigned.

@@ -104,6 +104,11 @@ impl Gangs {
         self.shape = shape;
     }
 
+    /// Number of gangs whose ranks have not all been set aside.
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting.len() as u32 + u32::from(self.gathering.is_some())
+    }
+
     pub(super) fn ready(&mut self, lease: Lease, actions: &mut Vec<CoordinatorAction>) {
         if self.paused {
             return;

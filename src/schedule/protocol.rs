@@ -452,8 +452,11 @@ pub struct Load {
     pub idle: u32,
     /// Ready tasks that have not started and that any rank could run.
     pub ready: u32,
-    /// Running tasks, and tasks that wait for memory, GPUs or further slots.
+    /// Busy slots and slots that are set aside.
     pub running: u32,
+    /// Ready tasks that wait for more than a free slot: for memory, GPUs, further slots or a pool,
+    /// for their next attempt, or until they are resumed.
+    pub held: u32,
 }
 
 /// A task given to a rank that is not its home, or a further attempt.

@@ -211,7 +211,7 @@ impl SimulatedPool {
     /// The load as reported to the worker.
     pub(super) fn load(&self) -> Load {
         let idle = self.free.len() as u32;
-        Load { idle, ready: self.plain.len, running: self.slots - idle }
+        Load { idle, ready: self.plain.len, running: self.slots - idle, held: self.queue.len() as u32 }
     }
 
     /// Carries out an order of rank 0 about leases of pools.
@@ -303,7 +303,7 @@ mod tests {
         }
         let order: Vec<u32> = std::iter::from_fn(|| next(&mut pool)).map(|(task, _)| task).collect();
         assert_eq!(order, [1, 0, 2]);
-        assert_eq!(pool.load(), Load { idle: 5, ready: 0, running: 3 });
+        assert_eq!(pool.load(), Load { idle: 5, ready: 0, running: 3, held: 0 });
     }
 
     #[test]

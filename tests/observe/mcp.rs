@@ -115,6 +115,10 @@ fn an_agent_looks_at_a_run_and_changes_it() {
     run.wait().code(1);
     assert_eq!(server.json("report", &json!({}))["state"], "FAILED");
     assert_eq!(server.json("explain", &json!({ "task": "next" }))["tasks"][0]["state"], "CANCELLED");
+    for changed in [json!({ "dry_run": true }), json!({ "task": "next", "dry_run": true })] {
+        let (text, failed) = server.call("cancel", &changed);
+        assert!(failed && text.contains("ended"), "{text}");
+    }
     server.json("analyze", &json!({}));
     server.end();
 }

@@ -79,7 +79,10 @@ fn every_state_of_a_task_has_a_reason() {
     let gate = explained(&dir, "gate");
     assert_eq!((&gate["state"], &gate["output"]), (&"RUNNING".into(), &"waiting".into()), "{gate:#}");
     let align = explained(&dir, "align[NA2]");
-    assert_eq!((&align["task"], &align["state"]), (&"align[NA2,0]".into(), &"PENDING".into()));
+    assert_eq!(
+        (&align["label"], &align["task"], &align["state"]),
+        (&"align[NA2,0]".into(), &"align[4]".into(), &"PENDING".into())
+    );
     assert_eq!((align["values"].as_str(), reasons(&align)), (Some("sample=NA2, seed=0"), vec!["needs"]));
     assert_eq!((&align["reasons"][0]["task"], &align["reasons"][0]["state"]), (&"gate".into(), &"RUNNING".into()));
     says(
@@ -111,7 +114,7 @@ fn every_state_of_a_task_has_a_reason() {
     says(&dir, "one[2]", &["asked by the user: cancel one: done"]);
     phalanx(&dir).args(["cancel", "latest"]).run().ok();
     run.wait().code(143);
-    says(&dir, "align", &["align[NA1,0] (sample=NA1, seed=0): PENDING", "the run ended first: stopped by signal 15"]);
+    says(&dir, "align", &["align[NA1,0] (sample=NA1, seed=0): PENDING", "the run ended first: cancelled by the user"]);
     says(&dir, "bad", &["the run ended first", "| oops"]);
 }
 
@@ -154,4 +157,139 @@ fn what_a_part_of_a_job_leaves_out_says_so() {
     says(&dir, "b", &["b: LEFT_OUT", "left out of the last session by --until a"]);
     assert_eq!(reasons(&explained(&dir, "b")), ["left_out"]);
     assert_eq!(explained(&dir, "a")["state"], "COMPLETED");
+}
+
+/// A job of 21 tasks with 4 slots: one array with a limit, one of two slots that wait for it, and
+/// `z` that needs both.
+const LIMITED: &str = r#"
+[job]
+name = "limited"
+[cost]
+node_hour = 36.0
+[pools.db]
+capacity = 1
+[[task]]
+name = "p"
+array = "0-15%2"
+command = "while [ ! -e go ]; do sleep 0.05; done"
+[[task]]
+name = "q"
+array = "0-2"
+pools = { db = 1 }
+command = "while [ ! -e go ]; do sleep 0.05; done"
+[[task]]
+name = "y"
+needs = "p[15]"
+command = "true"
+[[task]]
+name = "z"
+needs = ["p", "q"]
+command = "true"
+"#;
+
+#[test]
+fn all_views_count_the_same_and_the_numbers_add_up() {
+    let dir = Dir::new("why-counts");
+    dir.job("limited.toml", LIMITED);
+    let run = phalanx(&dir).args(["run", "limited.toml", "-q", "--slots", "4"]).start();
+    let status = || phalanx(&dir).args(["status", "--json"]).run();
+    // Two of `p` and one of `q` run, 14 and 2 are ready, `y` and `z` are pending.
+    let expected = [("running", 3), ("ready", 16), ("pending", 2), ("completed", 0), ("total", 21)];
+    let counts = |value: &Value| expected.iter().all(|(state, n)| value[*state].as_u64() == Some(*n));
+    wait_for("rank 0 to know the load", 60, || {
+        let said = dir.has("phalanx-runs/latest/control/socket").then(status).filter(|said| said.exit() == 0)?;
+        (counts(&said.json()["counts"]) && counts(&said.json()["tasks"])).then_some(())
+    });
+    phalanx(&dir).args(["status"]).run().ok().says("0 of 21 completed, 0 failed, 3 running, 16 ready, 2 pending");
+    // The other views read a sample of each second.
+    let report = wait_for("a sample of that", 60, || {
+        let report = phalanx(&dir).args(["report", "--json"]).run().ok().json();
+        counts(&report["counts"]).then_some(report)
+    });
+    let tasks = &report["tasks"];
+    assert_eq!([&tasks["PENDING"], &tasks["READY"], &tasks["RUNNING"]], [&Value::from(2), &16.into(), &3.into()]);
+    phalanx(&dir).args(["report"]).run().ok().says("21: 2 pending, 16 ready, 3 running");
+    phalanx(&dir).args(["top", "--once"]).run().ok().says("0 of 21 done, 3 running, 16 ready, 2 pending");
+    // What is READY for one is ready for all.
+    let of = |name: &str| phalanx(&dir).args(["explain", "--task", name, "--json"]).run().ok().json();
+    let ready = |name: &str| of(name)["tasks"].as_array().unwrap().iter().filter(|t| t["state"] == "READY").count();
+    wait_for("all running tasks to be known by name", 60, || (ready("p") == 14 && ready("q") == 2).then_some(()));
+    says(&dir, "p[15]", &["READY", "at most 2 tasks of p at once: 2 run of 16 that have not ended"]);
+    // The bill goes on while nothing is decided.
+    let spent = |args: &[&str]| phalanx(&dir).args(args).run().ok().json()["cost"].as_f64().unwrap();
+    let [before, status, after] = [["report", "--json"], ["status", "--json"], ["report", "--json"]].map(|a| spent(&a));
+    assert!(0.0 < before && before <= status + 0.05 && status <= after + 0.05, "{before} {status} {after}");
+
+    // A changed limit is the one that holds.
+    phalanx(&dir).args(["limit", "latest", "p=1"]).run().ok();
+    says(&dir, "p[14]", &["at most 1 task of p at once: 2 run of"]);
+    // What is paused is not expected to start.
+    phalanx(&dir).args(["pause", "latest", "q"]).run().ok();
+    let paused = wait_for("a paused task", 60, || {
+        let all = of("q")["tasks"].as_array().unwrap().clone();
+        all.into_iter().find(|task| reasons(task).contains(&"paused"))
+    });
+    assert!(paused["expected"].is_null() && paused["state"] == "READY", "{paused:#}");
+    assert!(counts(&status_counts(&dir)), "paused tasks are ready");
+
+    // Each task is told who cancelled it, and what that means for others.
+    phalanx(&dir)
+        .args(["cancel", "latest", "p[15]"])
+        .run()
+        .ok()
+        .says("1 task is cancelled and what needs it is skipped");
+    wait_for("its end", 60, || (explained(&dir, "p[15]")["state"] == "CANCELLED").then_some(()));
+    phalanx(&dir).args(["cancel", "latest", "p[15]"]).run().code(1).says("has ended already");
+    let cancelled = explained(&dir, "p[15]");
+    assert!(cancelled["place"].is_null() && cancelled["took_s"].is_null(), "it has never run: {cancelled:#}");
+    says(&dir, "p[15]", &["asked by the user: cancel p[15]: done"]);
+    says(&dir, "z", &["PENDING", "will be skipped: p[15] was CANCELLED"]);
+    phalanx(&dir).args(["resume", "latest", "q"]).run().ok();
+    dir.file("go", "");
+    run.wait().code(1);
+    says(&dir, "z", &["SKIPPED"]);
+}
+
+fn status_counts(dir: &Dir) -> Value {
+    phalanx(dir).args(["status", "--json"]).run().ok().json()["counts"].clone()
+}
+
+#[test]
+fn who_ended_a_run_is_named() {
+    let dir = Dir::new("why-end");
+    dir.job("a.toml", "[[task]]\nname = 'a'\ncommand = 'sleep 600'\n");
+    for (nr, (signal, code, text)) in
+        [(None, 143, "cancelled by the user"), (Some(1), 4, "stopped by SIGHUP"), (Some(15), 4, "stopped by SIGTERM")]
+            .into_iter()
+            .enumerate()
+    {
+        let run = phalanx(&dir).args(["run", "a.toml", "-q"]).start();
+        let name = format!("a-{}", nr + 1);
+        wait_for("the task to run", 60, || {
+            let said = phalanx(&dir).args(["status", &name, "--json"]).run();
+            (said.exit() == 0 && said.json()["counts"]["running"] == 1).then_some(())
+        });
+        match signal {
+            None => _ = phalanx(&dir).args(["cancel", &name]).run().ok(),
+            Some(signal) => run.signal(signal),
+        }
+        run.wait().code(code);
+        phalanx(&dir).args(["report", &name]).run().ok().says(text);
+    }
+}
+
+#[test]
+fn each_kind_of_failure_is_shown_once() {
+    let dir = Dir::new("why-kinds");
+    dir.job(
+        "f.toml",
+        "[[task]]\nname = 'f'\narray = '0-9'\ncommand = 'echo no input {index} >&2; exit 3'\n\
+         [[task]]\nname = 'g'\ncommand = 'echo other >&2; exit 4'\n",
+    );
+    phalanx(&dir).args(["run", "f.toml", "-q", "--slots", "1"]).run().code(1);
+    let said = phalanx(&dir).args(["report"]).run();
+    assert_eq!(said.stdout().matches("| no input").count(), 1, "{}", said.stdout());
+    assert!(said.stdout().contains("in the same way: f[1], f[2], f[3], f[4] and 5 more"), "{}", said.stdout());
+    assert!(said.stdout().contains("| other"), "{}", said.stdout());
+    phalanx(&dir).args(["report", "--failed"]).run().ok().says("| no input 9");
 }

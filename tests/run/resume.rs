@@ -80,7 +80,7 @@ fn the_progress_at_the_end_is_what_is_true_at_the_end() {
     dir.job("one.toml", "[[task]]\nname = \"a\"\ncommand = \"sleep 0.3\"\n");
     let output = mpirun(&dir, 8).args(["run", "one.toml"]).run().ok();
     let last = output.stderr().lines().rfind(|line| line.contains(" done")).expect("a line of progress").to_owned();
-    assert!(last.contains("100 %, 1 of 1 done") && !last.contains("running"), "{last}");
+    assert!(last.contains("100 % ended, 1 of 1 done") && !last.contains("running"), "{last}");
 }
 
 #[test]

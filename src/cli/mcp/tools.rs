@@ -336,8 +336,21 @@ fn carry_out(plan: &Plan) -> Result<String, String> {
     let Some(shows) = &plan.shows_instead else { return phalanx(&plan.words) };
     let now = phalanx(shows)?;
     let line: Vec<String> = plan.words.iter().filter(|word| *word != "--").map(|word| shell_word(word)).collect();
-    let now = serde_json::from_str(&now).unwrap_or(Value::String(now));
+    let now: Value = serde_json::from_str(&now).unwrap_or(Value::String(now));
+    if let Some(why) = has_ended(&now) {
+        return Err(why);
+    }
     Ok(json!({ "dry_run": true, "would_run": format!("phalanx {}", line.join(" ")), "now": now }).to_string())
+}
+
+/// Why nothing can be changed any more, from the status of a run or the explanation of its tasks.
+fn has_ended(now: &Value) -> Option<String> {
+    if let Some(state) = now["run_state"].as_str().filter(|state| *state != "RUNNING") {
+        return Some(format!("the run has ended ({state}): it would be refused"));
+    }
+    let is_open = |task: &Value| ["PENDING", "READY", "RUNNING"].contains(&task["state"].as_str().unwrap_or_default());
+    let tasks = now["tasks"].as_array()?;
+    (!tasks.iter().any(is_open)).then(|| "these tasks have ended already: it would be refused".to_owned())
 }
 
 /// Runs this program with these words; the output of one that failed says why.

@@ -1,6 +1,8 @@
 //! Findings about classes of tasks: too much work, too short, uneven, oversized requests, held back
 //! by a limit, failing.
 
+use std::time::Duration;
+
 use super::facts::{Case, MAX_SIMULATED_CLASSES};
 use super::{Finding, Recommendation};
 use crate::job::{Job, Work};
@@ -34,8 +36,8 @@ pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
             "heavy_class",
             format!("tasks of class {} take most of the time", class.name),
             format!(
-                "Its {} attempts are {} of all work: {} each (p95 {}), against {} for the others. The saving assumes tasks that are twice as fast.",
-                count(class.ran.count()),
+                "Its {} are {} of all work: {} each (p95 {}), against {} for the others. The saving assumes tasks that are twice as fast.",
+                counted(class.ran.count(), "attempt"),
                 percent(share),
                 seconds(class.ran.mean_s()),
                 seconds(class.ran.quantile_s(0.95)),
@@ -216,7 +218,7 @@ fn too_many_cpus(case: &Case<'_>, number: u32) -> Option<Finding> {
         Finding::new(
             "oversized_cpus",
             format!("tasks of class {name} request more CPUs than they use"),
-            format!("They request {} CPUs each, and 90 % of them kept at most {busy:.1} busy.", group.cpus),
+            format!("They request {} each, and 90 % of them kept at most {busy:.1} busy.", counted(group.cpus, "CPU")),
         )
         .saving(case.saving_if_asked(&narrow))
         .of_class(number)
@@ -268,20 +270,25 @@ pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
         let lifted = |job: &mut Job| job.groups[table].limit = Some(room);
         let old = format!("%{most}\"");
         let line = case.line(table, "array").filter(|line| line.contains(&old));
-        let line = line.map_or_else(|| format!("array = \"...%{room}\""), |line| line.replace(&old, &format!("%{room}\"")));
+        let line =
+            line.map_or_else(|| format!("array = \"...%{room}\""), |line| line.replace(&old, &format!("%{room}\"")));
         Some(
             Finding::new(
                 "array_limit",
                 format!("the limit of array {} leaves slots idle", group.name),
                 format!(
-                    "At most {most} of its {} tasks run at once; {} of the slot time was idle while more of them were ready.",
-                    count(group.count),
+                    "At most {most} of its {} run at once; {} of the slot time was idle while more of them were ready.",
+                    counted(group.count, "task"),
                     percent(case.share_of(Use::Limit))
                 ),
             )
             .saving(case.saving_if_asked(&lifted))
             .of_class(number)
-            .change(case.advice(number, "array", format!("{line}   # instead of %{most}, if the protected resource can take it"))),
+            .change(case.advice(
+                number,
+                "array",
+                format!("{line}   # instead of %{most}, if the protected resource can take it"),
+            )),
         )
     });
     found.take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
@@ -301,13 +308,15 @@ pub(super) fn pooled(case: &Case<'_>) -> Option<Finding> {
         let lifted = |job: &mut Job| (job.pools[at].capacity, job.pools[at].rate) = (None, None);
         let held = match (pool.capacity, pool.rate) {
             (Some(units), None) => format!("It has {}", counted(units, "unit")),
-            (None, Some(rate)) => format!("It allows {} in {:?}", counted(rate.starts, "start"), rate.per),
+            (None, Some(rate)) => {
+                format!("It allows {} in {}", counted(rate.starts, "start"), seconds(rate.per.as_secs_f64()))
+            }
             (Some(units), Some(rate)) => {
                 format!(
-                    "It has {}, and allows {} in {:?}",
+                    "It has {}, and allows {} in {}",
                     counted(units, "unit"),
                     counted(rate.starts, "start"),
-                    rate.per
+                    seconds(rate.per.as_secs_f64())
                 )
             }
             (None, None) => return None,
@@ -319,20 +328,30 @@ pub(super) fn pooled(case: &Case<'_>) -> Option<Finding> {
         let finding = Finding::new("pool", format!("the pool {} leaves slots idle", pool.name), text)
             .saving(case.saving_if_asked(&lifted))
             .of_class(number);
-        let line = match pool.capacity {
-            Some(units) => format!(
-                "capacity = {}   # in [pools.{}], if the protected resource can take it",
-                units.saturating_mul(2),
-                pool.name
-            ),
-            None => format!(
-                "rate = \"...\"   # a higher one in [pools.{}], if the protected resource can take it",
-                pool.name
-            ),
+        // Units that were never all in use held nothing back: then it was the rate.
+        let peak = case.run.session().pools.iter().find(|it| it.pool == pool.name && !it.is_rate).map(|it| it.peak);
+        let (key, value) = match (pool.capacity, pool.rate) {
+            (Some(units), rate) if rate.is_none() || peak.is_none_or(|peak| peak >= units) => {
+                ("capacity", units.saturating_mul(2).to_string())
+            }
+            (_, Some(rate)) => ("rate", format!("\"{}/{}\"", rate.starts.saturating_mul(2), per_text(rate.per))),
+            _ => return None,
         };
-        Some(finding.change(case.advice(number, "pools", line)))
+        let text = format!("{key} = {value}   # in [pools.{}], if the protected resource can take it", pool.name);
+        let place = case.place_of_pool(&pool.name, key);
+        Some(finding.change(Some(Recommendation { place, text })))
     });
     found.take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+}
+
+/// The time of a rate as a job file has it: `s`, `2m`, `1500ms`.
+fn per_text(per: Duration) -> String {
+    match (per.as_secs(), per.subsec_nanos()) {
+        (1, 0) => "s".to_owned(),
+        (s, 0) if s % 60 == 0 => format!("{}m", s / 60),
+        (s, 0) => format!("{s}s"),
+        _ => format!("{}ms", per.as_millis()),
+    }
 }
 
 /// Finds slot time lost to failed attempts.
@@ -350,8 +369,8 @@ pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
             "failed_attempts",
             "attempts that failed took slot time".to_owned(),
             format!(
-                "{} attempts did not succeed and took {} of the slot time, most of it in class {}.",
-                count(attempts as u64),
+                "{} did not succeed and took {} of the slot time, most of it in class {}.",
+                counted(attempts as u64, "attempt"),
                 percent(case.share_of(Use::Wasted)),
                 case.names[worst as usize]
             ),

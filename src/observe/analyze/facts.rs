@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::place::line_of;
+use super::place::{line_of, line_of_pool};
 use super::whatif::{Model, WhatIf};
 use super::{Finding, Recommendation};
 use crate::graph::TaskGraph;
 use crate::job::{Group, Job};
 use crate::journal::Session;
-use crate::model::{Rank, RankState, TaskId};
+use crate::model::{Rank, RankState, State, TaskId};
 use crate::observe::idle::{Use, Uses};
 use crate::observe::latency::{ClassLatency, classes};
 use crate::observe::run_view::{RunView, node_of};
@@ -190,6 +190,15 @@ impl<'a> Case<'a> {
         (known >= 5).then_some((cpu_s, held_s))
     }
 
+    /// Most memory in bytes that an attempt of a class had used when it ran out of memory; 0 if
+    /// unknown.
+    pub fn peak_of_killed(&self, class: u32) -> u64 {
+        let session = self.run.session();
+        let killed = session.attempts.iter().filter(|a| a.outcome.state == State::OutOfMemory);
+        let used = |attempt| self.run.outputs.used(session.began.session, attempt).ok().flatten();
+        killed.filter(|a| self.is_of(a.task.index(), class)).filter_map(used).map(|it| it.peak_bytes).max().unwrap_or(0)
+    }
+
     /// True if the task ran and belongs to this class.
     pub fn is_of(&self, task: usize, class: u32) -> bool {
         self.class_of(task) == Some(class)
@@ -229,6 +238,16 @@ impl<'a> Case<'a> {
         match line_of(&began.job_text, group, key) {
             Some(line) => format!("{file}:{line}, task \"{name}\""),
             None => format!("{file}, task \"{name}\""),
+        }
+    }
+
+    /// The place of a key of a pool, or of the pool if it has no such key.
+    pub fn place_of_pool(&self, pool: &str, key: &str) -> String {
+        let began = &self.run.session().began;
+        let file = began.job_path.display();
+        match line_of_pool(&began.job_text, pool, key) {
+            Some(line) => format!("{file}:{line}, pool \"{pool}\""),
+            None => format!("{file}, pool \"{pool}\""),
         }
     }
 

@@ -218,7 +218,11 @@ pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Resul
         return Ok(());
     };
     let analysis = Analysis::of(&case);
-    writeln!(out, "{} took {}. {}", paint.bold(run.name()), seconds(case.wall_s()), analysis.opening())?;
+    let what = match run.replay.sessions.len() {
+        1 => paint.bold(run.name()),
+        n => format!("Session {} of {}, the last of {n},", run.session().began.session, paint.bold(run.name())),
+    };
+    writeln!(out, "{what} took {}. {}", seconds(case.wall_s()), analysis.opening())?;
     for (i, finding) in analysis.findings.iter().enumerate() {
         writeln!(
             out,
@@ -253,6 +257,8 @@ pub fn write_analysis_json(out: &mut dyn Write, run: &RunView) -> Result<(), Rep
     #[derive(Serialize)]
     struct AnalysisJson {
         run: String,
+        /// The session that is analyzed: the last one.
+        session: u32,
         wall_s: Option<f64>,
         #[serde(flatten)]
         analysis: Analysis,
@@ -260,6 +266,7 @@ pub fn write_analysis_json(out: &mut dyn Write, run: &RunView) -> Result<(), Rep
     let case = Case::of(run).transpose().map_err(ReportError::Again)?;
     let object = AnalysisJson {
         run: run.name(),
+        session: run.session().began.session,
         wall_s: case.as_ref().map(Case::wall_s),
         analysis: case.as_ref().map(Analysis::of).unwrap_or_default(),
     };

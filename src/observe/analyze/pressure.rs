@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use super::facts::{Case, MAX_SIMULATED_CLASSES};
 use super::{Finding, Recommendation};
 use crate::model::State;
-use crate::observe::style::{bytes, count, percent};
+use crate::observe::style::{bytes, percent};
 use crate::observe::vitals::{self, Vital};
-use crate::text::seconds;
+use crate::text::{counted_were, seconds};
 
 /// Minimum I/O stall of the nodes (share of time) for a finding.
 const MIN_IO_STALL: f64 = 0.1;
@@ -76,14 +76,18 @@ pub(super) fn memory(case: &Case<'_>) -> Option<Finding> {
     let nodes = if most > 0.0 { format!("; the fullest node was at {}", percent(most)) } else { String::new() };
     let (_, group) = case.group_of_class(first.class)?;
     let text = match group.memory {
-        Some(asked) => format!("memory = \"{}MiB\"   # twice the current request", (asked >> 19).max(1)),
+        Some(asked) => {
+            let used = case.peak_of_killed(first.class);
+            let of = if used > asked { "what they used when they were killed" } else { "the current request" };
+            format!("memory = \"{}MiB\"   # twice {of}", (used.max(asked) * 2).div_ceil(1 << 20))
+        }
         None => "memory = \"...\"   # memory of one task: then only as many run at once as fit on a node".to_owned(),
     };
     Some(
         Finding::new(
             "out_of_memory",
             format!("tasks of class {} ran out of memory", case.names[first.class as usize]),
-            format!("{} attempts were lost, {} of slot time{nodes}.", count(killed.len() as u64), seconds(lost_s)),
+            format!("{} lost, {} of slot time{nodes}.", counted_were(killed.len() as u64, "attempt"), seconds(lost_s)),
         )
         .saving(case.saving_without(&|slice| slice.outcome.state == State::OutOfMemory))
         .of_class(first.class)

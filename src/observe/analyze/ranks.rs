@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Finding;
 use super::facts::Case;
 use crate::observe::idle::Use;
-use crate::observe::style::{count, percent};
+use crate::observe::style::percent;
 use crate::text::{counted, seconds};
 
 /// Finds a rank that takes longer for the same classes of tasks than the others.
@@ -38,8 +38,8 @@ pub(super) fn slow(case: &Case<'_>) -> Option<Finding> {
             "slow_rank",
             format!("rank {rank} on {node} is slow"),
             format!(
-                "Its {} tasks took {factor:.2} times as long as tasks of the same classes on the other ranks.",
-                count(tasks)
+                "Its {} took {factor:.2} times as long as tasks of the same classes on the other ranks.",
+                counted(tasks, "task")
             ),
         )
         .saving(case.saving_if_ran(&mended))
@@ -124,6 +124,9 @@ pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
     Some(Finding { saves_node_s: share * case.node_s(), ..finding }.change(case.advice_on_start(text)))
 }
 
+/// From this number of tasks on, the start takes its time because of them.
+const MANY_TASKS: u32 = 10_000;
+
 /// Finds a long time before the first task.
 pub(super) fn start_up(case: &Case<'_>) -> Option<Finding> {
     let first = case.slices.iter().map(|slice| slice.start).min()?;
@@ -131,20 +134,28 @@ pub(super) fn start_up(case: &Case<'_>) -> Option<Finding> {
     if took < 0.05 * case.wall_s() {
         return None;
     }
+    let tasks = case.run.subject().job.task_count();
+    // The start of a job of many tasks is the reading and the distribution of these.
+    let text = match tasks >= MANY_TASKS {
+        true => {
+            "do the work of several tasks in one, with fewer elements in the arrays: each task takes time to prepare"
+        }
+        false => "combine several small jobs into one, so that ranks start only once",
+    };
     Some(
         Finding::new(
             "start_up",
             "the start took a large part of the run".to_owned(),
             format!(
-                "The first task started {} after the start of the run, {} of the wall time; the job has {} tasks and {} ranks.",
+                "The first task started {} after the start of the run, {} of the wall time; the job has {} and {}.",
                 seconds(took),
                 percent(took / case.wall_s()),
-                count(case.run.subject().job.task_count()),
-                case.run.session().began.ranks.len()
+                counted(tasks, "task"),
+                counted(case.run.session().began.ranks.len() as u64, "rank")
             ),
         )
         .saving(took)
-        .change(case.advice_on_start("combine several small jobs into one, so that ranks start only once".into())),
+        .change(case.advice_on_start(text.into())),
     )
 }
 

@@ -134,6 +134,9 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
         .filter(|_| figures.ranks > 1)
         .into_iter()
         .for_each(|b| tile(format!("{b:.2}"), "load balance of ranks"));
+    if let (Some(s), Some(missed)) = (figures.deadline_s, figures.deadline_missed) {
+        tile(seconds(s), if missed { "deadline, missed" } else { "deadline" });
+    }
     if figures.wall_s > 0.0 {
         let ended = f64::from(figures.counts.of(crate::model::State::Completed));
         tile(format!("{}/s", rate(ended / figures.wall_s)), "tasks completed");

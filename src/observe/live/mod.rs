@@ -122,15 +122,28 @@ impl Live {
         if elapsed > 0.0 { self.totals.ended_here() as f64 / elapsed } else { 0.0 }
     }
 
+    /// Number of paused tasks of a live run.
+    fn paused(&self) -> u64 {
+        self.samples.last().filter(|_| self.goes_on()).map_or(0, |sample| sample.paused)
+    }
+
+    /// True if the whole run is paused, so that nobody knows when it ends.
+    fn is_paused(&self) -> bool {
+        self.paused() > 0 && self.paused() >= u64::from(self.view.subject().job.task_count())
+    }
+
     /// Remaining time in seconds; `None` if unknown or if no task remains.
     fn remaining_s(&self) -> Option<f64> {
+        if self.is_paused() {
+            return None;
+        }
         let foreseen = self.forecast().map(|forecast| (forecast.finish_q50_s - self.elapsed_s()).max(0.0));
         foreseen.or_else(|| self.samples.remaining_s()).filter(|_| self.goes_on())
     }
 
     /// Latest forecast of a live run; costs include earlier sessions.
     fn forecast(&self) -> Option<Forecast> {
-        let forecast = self.samples.last().filter(|_| self.goes_on()).and_then(|sample| sample.forecast)?;
+        let forecast = self.samples.last().filter(|_| self.goes_on() && !self.is_paused())?.forecast?;
         let earlier = self.spending.as_ref().map_or(0.0, |spending| spending.earlier);
         let Forecast { cost_q10, cost_q50, cost_q90, .. } = forecast;
         let [cost_q10, cost_q50, cost_q90] = [cost_q10, cost_q50, cost_q90].map(|cost| earlier + cost);
@@ -162,11 +175,10 @@ impl Live {
         (shares.len() > 1 && most > 0.0).then(|| shares.iter().sum::<f64>() / shares.len() as f64 / most)
     }
 
-    /// Running tasks, and tasks that wait for a slot, from the latest sample; zeros once the run
-    /// has ended.
+    /// Running tasks and ready ones, from the latest sample; zeros once the run has ended.
     fn running_and_queued(&self) -> (u64, u64) {
-        let last = self.samples.last().filter(|_| self.goes_on());
-        last.map_or((0, 0), |sample| (sample.running, sample.queued))
+        let open = u64::from(self.view.tasks_to_run()).saturating_sub(self.totals.ended());
+        if self.goes_on() { self.samples.running_and_ready(open) } else { (0, 0) }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
 use crate::observe::run_view::{RunState, node_of, run_ns};
 use crate::observe::style::{LISTED, Paint, bytes, count, outcome, percent, printable};
-use crate::text::{counted, seconds};
+use crate::text::{counted, counted_are, seconds};
 
 /// Rows of a table if the height of the terminal is unknown.
 const ROWS: usize = 24;
@@ -94,7 +94,8 @@ fn bar(frame: &mut TopFrame, live: &Live) {
     let mut text = format!("{} of {} done", count(live.totals.of(State::Completed)), count(total));
     let others = [
         (running, "running"),
-        (queued, "queued"),
+        (queued, "ready"),
+        (if live.goes_on() { super::api::pending(live) } else { 0 }, "pending"),
         (live.totals.failed(), "failed"),
         (live.totals.of(State::Skipped), "skipped"),
         (live.totals.of(State::Cancelled), "cancelled"),
@@ -106,6 +107,11 @@ fn bar(frame: &mut TopFrame, live: &Live) {
 }
 
 fn figures(frame: &mut TopFrame, live: &Live) {
+    if live.paused() > 0 {
+        let what = if live.is_paused() { "the whole run is".to_owned() } else { counted_are(live.paused(), "task") };
+        frame
+            .line(&format!("{what} paused; `phalanx resume RUN` starts tasks again"), |paint, text| paint.yellow(text));
+    }
     let rate = live.tasks_per_s();
     let mut text = if rate < 10.0 { format!("{rate:.1} tasks/s") } else { format!("{} tasks/s", count(rate as u64)) };
     if let Some(left) = live.remaining_s() {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use crate::model::{Attempt, State};
+use crate::model::{Attempt, State, total};
 use crate::observe::latency::ClassLatency;
 use crate::observe::run_view::{RunView, run_ns};
 
@@ -123,6 +123,6 @@ impl Totals {
 
     /// Slot-seconds of all attempts.
     pub fn work_s(&self) -> f64 {
-        self.ranks.values().map(|rank| rank.work_s).sum()
+        total(self.ranks.values().map(|rank| rank.work_s))
     }
 }

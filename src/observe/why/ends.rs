@@ -41,7 +41,9 @@ impl Explainer<'_> {
                 let named = |task: TaskId| NamedState { task: self.name(task), state: self.state(task).name() };
                 known.reasons.push(TaskReason::Because { chain: chain.into_iter().map(named).collect() });
             }
-            State::Cancelled => known.reasons.push(TaskReason::Cancelled { how: self.cancelled_by(session, attempt) }),
+            State::Cancelled => {
+                known.reasons.push(TaskReason::Cancelled { how: self.cancelled_by(task, session, attempt) });
+            }
             state if state.is_failure() => {
                 known.reasons.push(TaskReason::NoAttemptLeft { attempts: attempt.attempt });
             }
@@ -49,9 +51,15 @@ impl Explainer<'_> {
         }
     }
 
-    /// The last note about a cancellation before the attempt ended, else how the run ended.
-    fn cancelled_by(&self, session: &Session, attempt: &Attempt) -> String {
-        let is_order = |text: &str| text.starts_with("asked by") && text.contains(": cancel");
+    /// The last note that this task, or the run, was cancelled before the attempt ended, else how
+    /// the run ended.
+    fn cancelled_by(&self, task: TaskId, session: &Session, attempt: &Attempt) -> String {
+        let concerns = |name: &str| self.run.subject().job.find(name).is_ok_and(|tasks| tasks.contains(&task));
+        let is_order = |text: &str| match summary::cancellation(text) {
+            Some((_, Some(name))) => concerns(name),
+            Some((_, None)) => true,
+            None => false,
+        };
         let asked =
             session.notes.iter().rev().find(|note| note.time <= attempt.end.after(LATEST_NOTE) && is_order(&note.text));
         let ended = || summary::explanation(self.run).unwrap_or_else(|| "cancelled by the user".to_owned());
@@ -66,7 +74,9 @@ impl Explainer<'_> {
         attempt: &Attempt,
         known: &mut TaskExplanation,
     ) {
-        if attempt.attempt == 0 {
+        // What was cancelled while it waited has a record without a duration.
+        let has_run = attempt.outcome.state != State::Cancelled || run_ns(attempt) > 0;
+        if attempt.attempt == 0 || !has_run {
             return;
         }
         let took_s = run_ns(attempt) as f64 / 1e9;

@@ -23,6 +23,9 @@ pub struct LiveTasks {
     pub ranks: Vec<LiveRank>,
     /// Number of requested nodes that have not arrived.
     pub nodes_coming: u32,
+    /// Ready tasks of the run that have not started.
+    #[serde(default)]
+    pub waiting: Option<u32>,
 }
 
 /// A task that has not ended.
@@ -42,6 +45,12 @@ pub struct LiveTask {
     /// True if it is paused.
     #[serde(default)]
     pub is_paused: bool,
+    /// True if it is cancelled.
+    #[serde(default)]
+    pub is_cancelled: bool,
+    /// The limit of its array, and how many of it run.
+    #[serde(default)]
+    pub limit: Option<(u32, u32)>,
 }
 
 /// A task that runs.

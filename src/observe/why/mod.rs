@@ -42,8 +42,10 @@ const LEFT_OUT: &str = "LEFT_OUT";
 /// with its first session.
 #[derive(Clone, Debug, Serialize)]
 pub struct TaskExplanation {
-    /// The task.
+    /// The task, by index.
     pub task: String,
+    /// The task, by the values of its matrix.
+    pub label: String,
     /// Its values along the axes of its matrix, such as `sample=NA3, seed=2`.
     pub values: Option<String>,
     /// Its state.
@@ -133,7 +135,8 @@ impl<'a> Explainer<'a> {
     fn explain(&self, task: TaskId) -> TaskExplanation {
         let state = self.state(task);
         let mut known = TaskExplanation {
-            task: self.name(task),
+            task: self.run.subject().job.label(task).indexed(),
+            label: self.name(task),
             values: self.values(task),
             state: state.name(),
             since_s: None,
@@ -146,7 +149,7 @@ impl<'a> Explainer<'a> {
             output: None,
         };
         self.explain_reruns(task, &mut known);
-        known.reasons.extend(cache_texts(self.run, &known.task).into_iter().map(|text| TaskReason::Cache { text }));
+        known.reasons.extend(cache_texts(self.run, &known.label).into_iter().map(|text| TaskReason::Cache { text }));
         if let Some(left_out) = self.left_out(task).filter(|_| state == State::Pending || state == State::Ready) {
             known.state = LEFT_OUT;
             known.reasons.push(TaskReason::LeftOut { words: left_out.words.clone() });
@@ -180,7 +183,12 @@ impl<'a> Explainer<'a> {
         match self.final_state(task) {
             Some(state) => state,
             None if self.live.is_some_and(|live| live.running(task).is_some()) => State::Running,
-            None if self.is_live() && self.open_needs(task).is_empty() => State::Ready,
+            None if self.is_live() && self.open_needs(task).is_empty() => match self.live.and_then(|live| live.waiting)
+            {
+                // What is ready and does not wait runs; rank 0 knows where after a second.
+                Some(0) => State::Running,
+                _ => State::Ready,
+            },
             None => State::Pending,
         }
     }

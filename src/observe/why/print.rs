@@ -99,7 +99,7 @@ fn write_one(out: &mut dyn Write, known: &TaskExplanation, now_s: f64, paint: Pa
         None => String::new(),
     };
     let values = known.values.as_ref().map(|values| format!(" ({values})")).unwrap_or_default();
-    writeln!(out, "{}{values}: {}{since}", paint.bold(&known.task), paint.state(state, known.state))?;
+    writeln!(out, "{}{values}: {}{since}", paint.bold(&known.label), paint.state(state, known.state))?;
     for reason in &known.reasons {
         writeln!(out, "    {}", reason.text())?;
     }

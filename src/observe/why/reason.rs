@@ -107,6 +107,9 @@ pub enum TaskReason {
         has: u32,
         /// Ready tasks at home there.
         ready: u32,
+        /// Busy slots of which it is not known what they run: tasks that started within the last
+        /// second.
+        unnamed: u32,
     },
     /// Only some ranks have what it asks for.
     Placement {
@@ -124,6 +127,17 @@ pub enum TaskReason {
         /// The node of the rank.
         node: String,
     },
+    /// It has run for less than a second, so it is not known where.
+    JustStarted,
+    /// It has not ended, but this task has ended in a way that lets it never start.
+    WillBeSkipped {
+        /// The task.
+        task: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// It was cancelled, and ends when what it needs has ended.
+    WillBeCancelled,
     /// Rank 0 cannot be asked from here.
     NotKnown,
     /// The user asked for a part of the job without it.
@@ -232,11 +246,16 @@ impl TaskReason {
             Gpus { rank, node, wanted, taken, has } => {
                 format!("waits for {} of rank {rank} ({node}): {taken} of {has} are taken", counted(*wanted, "GPU"))
             }
-            Slots { rank, node, wanted, idle, has, ready } => {
+            Slots { rank, node, wanted, idle, has, ready, unnamed } => {
                 let queue = if *ready > 1 { format!("; {ready} tasks are ready there") } else { String::new() };
                 let busy = has.saturating_sub(*idle);
                 let what = counted(*wanted, "slot");
-                format!("waits for {what} of rank {rank} ({node}): {busy} of {has} are busy{queue}")
+                let maybe = match unnamed {
+                    0 => String::new(),
+                    1 => "; one of them with a task that started within the last second, maybe this one".to_owned(),
+                    n => format!("; {n} of them with tasks that started within the last second, maybe this one"),
+                };
+                format!("waits for {what} of rank {rank} ({node}): {busy} of {has} are busy{maybe}{queue}")
             }
             Placement { able, ranks, wanted } => {
                 let (has, of) = (if *able == 1 { "has" } else { "have" }, counted(*ranks, "rank"));
@@ -245,6 +264,11 @@ impl TaskReason {
             Starts { rank, node } => {
                 format!("rank {rank} ({node}) has room: it starts now, or has run for less than a second")
             }
+            JustStarted => "has run for less than a second".to_owned(),
+            WillBeSkipped { task, state } => {
+                format!("will be skipped: {task} was {state}; it counts as SKIPPED once what it needs has ended")
+            }
+            WillBeCancelled => "is cancelled: it counts as CANCELLED once what it needs has ended".to_owned(),
             NotKnown => "rank 0 cannot be reached from here, so what it waits for is not known".to_owned(),
             LeftOut { words } => format!("left out of the last session by {words}; --resume without that runs it"),
             Stopping => "the run is stopping and starts nothing more; --resume runs it".to_owned(),

@@ -1,5 +1,7 @@
 //! Reasons of tasks that have not started, and what is known of those that run.
 
+use rustc_hash::FxHashSet;
+
 use super::reason::TaskReason;
 use super::{Expectation, Explainer, LiveRank, LiveTask, LiveTasks, TaskExplanation, TaskPlace};
 use crate::graph::JoinRule;
@@ -14,6 +16,9 @@ use crate::text::counted;
 
 /// Needed tasks listed by name.
 const MAX_NEEDS_SHOWN: usize = 5;
+
+/// Nodes of the graph that are searched for a task that keeps another from running.
+const MAX_REQUIRED: usize = 100_000;
 
 /// Last lines of output shown.
 const OUTPUT_LINES: usize = 5;
@@ -48,6 +53,29 @@ impl Explainer<'_> {
         found
     }
 
+    /// The task whose end, together with what else it needs, will have this one skipped.
+    fn obstacle(&self, task: TaskId) -> Option<(TaskId, State)> {
+        let graph = self.run.subject().graph.as_ref()?;
+        // Nodes without which the task cannot run.
+        let (mut seen, mut required) = (FxHashSet::default(), vec![task.0]);
+        while let Some(node) = required.pop() {
+            for edge in graph.predecessors(node) {
+                let before = edge.node();
+                let ended = if graph.join(before).is_some() { None } else { self.final_state(TaskId(before)) };
+                match ended {
+                    Some(state) if edge.violated_by(state == State::Completed) => return Some((TaskId(before), state)),
+                    None if edge.on() == Condition::Ok && graph.join(before) != Some(JoinRule::AnyNotOk) => {
+                        if seen.len() < MAX_REQUIRED && seen.insert(before) {
+                            required.push(before);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        None
+    }
+
     /// True for a task that no other waits for: it has ended, or is left out.
     fn is_settled(&self, task: TaskId) -> bool {
         self.final_state(task).is_some() || self.left_out(task).is_some()
@@ -59,6 +87,15 @@ impl Explainer<'_> {
             self.describe_attempt(task, session, attempt, known);
         }
         let needs = self.open_needs(task);
+        let lost = match self.obstacle(task) {
+            Some((cause, ended)) => Some(TaskReason::WillBeSkipped { task: self.name(cause), state: ended.name() }),
+            None => {
+                let is_cancelled = self.live.and_then(|live| live.task(task)).is_some_and(|task| task.is_cancelled);
+                is_cancelled.then_some(TaskReason::WillBeCancelled)
+            }
+        };
+        let is_lost = lost.is_some();
+        known.reasons.extend(lost);
         for need in needs.iter().take(MAX_NEEDS_SHOWN) {
             known.reasons.push(self.need_reason(need));
         }
@@ -68,6 +105,9 @@ impl Explainer<'_> {
         if !self.is_live() {
             let how = summary::explanation(self.run).unwrap_or_else(|| "all of its tasks had ended".to_owned());
             return known.reasons.push(TaskReason::RunEnded { how });
+        }
+        if is_lost {
+            return;
         }
         if state == State::Ready {
             known.since_s = Some(self.ready_since_s(task));
@@ -137,10 +177,9 @@ impl Explainer<'_> {
 
     /// What keeps a task from starting on the rank where it is at home.
     fn place_reasons(&self, live: &LiveTasks, task: &LiveTask, group: &Group, reasons: &mut Vec<TaskReason>) {
-        let open = self.open_of(group);
-        if let Some(limit) = group.limit.filter(|&limit| open > limit) {
+        if let Some((limit, running)) = task.limit.filter(|(limit, running)| running >= limit) {
             let family = group.name.to_string();
-            reasons.push(TaskReason::Limit { family, limit, running: task.group_running, open });
+            reasons.push(TaskReason::Limit { family, limit, running, open: self.open_of(group) });
         }
         if task.is_paused {
             reasons.push(TaskReason::Paused);
@@ -176,7 +215,8 @@ impl Explainer<'_> {
         }
         if wanted > at.idle {
             let (idle, has, ready, node) = (at.idle, at.slots, at.ready, node.clone());
-            reasons.push(TaskReason::Slots { rank, node, wanted, idle, has, ready });
+            let unnamed = has.saturating_sub(idle).saturating_sub(at.slots_taken);
+            reasons.push(TaskReason::Slots { rank, node, wanted, idle, has, ready, unnamed });
         }
         if reasons.is_empty() {
             reasons.push(TaskReason::Starts { rank, node });
@@ -198,11 +238,15 @@ impl Explainer<'_> {
         group: &Group,
         reasons: &[TaskReason],
     ) -> Option<Expectation> {
+        if task.is_paused {
+            return None;
+        }
         let (usual, from) = self.usual_time(task.task)?;
         let starts = reasons.iter().any(|reason| matches!(reason, TaskReason::Starts { .. }));
         let active = || live.ranks.iter().filter(|rank| rank.is_active);
         let slots = self.run.subject().job.slots(task.task);
-        let places = active().map(|rank| places(rank, group, slots)).sum::<u32>().min(group.limit.unwrap_or(u32::MAX));
+        let limit = task.limit.map_or(u32::MAX, |(limit, _)| limit);
+        let places = active().map(|rank| places(rank, group, slots)).sum::<u32>().min(limit);
         if places == 0 {
             return None;
         }
@@ -246,7 +290,9 @@ impl Explainer<'_> {
     }
 
     pub(super) fn explain_running(&self, task: TaskId, known: &mut TaskExplanation) {
-        let Some(running) = self.live.and_then(|live| live.running(task)) else { return };
+        let Some(running) = self.live.and_then(|live| live.running(task)) else {
+            return known.reasons.push(TaskReason::JustStarted);
+        };
         let since = self.clock_s(running.since);
         let ran_s = (self.now_s() - since).max(0.0);
         known.since_s = Some(since);

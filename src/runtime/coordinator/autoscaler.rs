@@ -20,7 +20,7 @@ use crate::capacity::{Block, NodeTable};
 use crate::graph::TaskGraph;
 use crate::job::{Group, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::RankInfo;
-use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals};
+use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals, total};
 use crate::scale::commands::{NodeChanges, ScalingStep};
 use crate::scale::controller::ScalingController;
 use crate::scale::{Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
@@ -52,8 +52,6 @@ pub(super) struct Autoscaler {
     pub(super) forecast: Option<Forecast>,
     /// The last recorded decisions, the latest first.
     latest: VecDeque<Decision>,
-    /// Cost of the run, as of the last decision.
-    spent: Option<f64>,
     /// Number of ranks that the user wants; `None` lets the policy decide.
     held: Option<u32>,
     /// When the next decision is due.
@@ -105,7 +103,6 @@ impl Autoscaler {
             decides,
             forecast: None,
             latest: VecDeque::new(),
-            spent: None,
             held: None,
             due: Time::ZERO,
         };
@@ -190,14 +187,13 @@ impl Autoscaler {
         self.controller.update_running(coordinator.tally().running.into(), running);
         let views: Vec<RankView> = nodes.ranks().filter_map(|(rank, _)| view(nodes, rank, coordinator)).collect();
         let requests: Vec<RequestView> = nodes.blocks.coming().map(request_view).collect();
-        let settled = nodes.closed_bills().map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)).sum();
+        let settled = total(nodes.closed_bills().map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)));
         let step = match self.decides {
             true => self.controller.decide(now, &views, &requests, settled, can),
             false => ScalingStep::default(),
         };
         self.forecast = self.controller.forecast_end(now, &views, &requests, settled);
         self.due = now.after(self.controller.pause(now));
-        self.spent = step.spent.or(self.spent);
         for decision in &step.decisions {
             self.latest.truncate(MAX_SHOWN_DECISIONS - 1);
             self.latest.push_front(decision.clone());
@@ -217,13 +213,8 @@ impl Autoscaler {
         self.decides
     }
 
-    /// Cost of this session, as of the last decision.
-    pub(super) fn spent(&self) -> Option<f64> {
-        self.spent
-    }
-
-    /// The last decisions, for a status request.
-    pub(super) fn status(&self) -> Value {
+    /// The last decisions, for a status request. `spent`: cost of all sessions.
+    pub(super) fn status(&self, spent: Option<f64>, budget: Option<f64>) -> Value {
         let decision = |decision: &Decision| {
             json!({
                 "number": decision.number,
@@ -235,8 +226,8 @@ impl Autoscaler {
         };
         json!({
             "held": self.held,
-            "spent": self.spent,
-            "budget": self.prices.budget,
+            "spent": spent,
+            "budget": budget,
             "decisions": self.latest.iter().map(decision).collect::<Vec<Value>>(),
         })
     }

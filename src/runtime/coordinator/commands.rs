@@ -221,10 +221,11 @@ impl CoordinatorDriver {
             return (Answer::refused(format!("`{name}` has ended already")), Messages::new());
         }
         let messages = self.step(now, tasks.into_iter().map(|tasks| CoordinatorEvent::Cancel { tasks }));
-        let text = match open {
-            1 => "1 task is cancelled, with what needs it".to_owned(),
-            many => format!("{many} tasks are cancelled, with what needs them"),
-        };
+        let needs = if open == 1 { "what needs it is" } else { "what needs them is" };
+        let text = format!(
+            "{} cancelled and {needs} skipped; a task that waits for others ends in this way after them",
+            counted_are(open as u64, "task")
+        );
         (Answer::done(text), messages)
     }
 }

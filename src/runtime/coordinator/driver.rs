@@ -290,7 +290,8 @@ impl CoordinatorDriver {
             skipped: tally.skipped.into(),
             cancelled: tally.cancelled.into(),
             running: tally.running.into(),
-            ready: tally.ready.into(),
+            ready: (tally.ready + tally.held).into(),
+            paused: self.coordinator.paused().iter().map(|(from, to)| u64::from(to - from)).sum(),
             ranks_active: self.nodes.base().len() as u32 + self.joined_active(),
             forecast: self.forecast(),
             ..RunProgress::default()

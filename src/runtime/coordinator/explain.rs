@@ -22,6 +22,7 @@ impl CoordinatorDriver {
         };
         let is_open = |task: &TaskId| self.coordinator.final_state(*task).is_none();
         let tasks: Vec<TaskId> = found.into_iter().flatten().map(TaskId).filter(is_open).take(MAX_TASKS).collect();
+        let tally = self.coordinator.tally();
         let live = LiveTasks {
             time_s: now.seconds(),
             is_stopping: self.finished.is_some() || self.coordinator.is_stopping(),
@@ -29,6 +30,7 @@ impl CoordinatorDriver {
             running: self.running_facts(&tasks),
             ranks: self.rank_facts(),
             nodes_coming: self.coming(),
+            waiting: Some(tally.ready + tally.held),
         };
         match serde_json::to_value(live) {
             Ok(value) => Answer { status: Some(value), ..Answer::done("") },
@@ -47,6 +49,8 @@ impl CoordinatorDriver {
             group_running: running.filter(of_group).count() as u32,
             pools: self.missing_units(now, task),
             is_paused: self.coordinator.is_paused(task),
+            is_cancelled: self.coordinator.is_cancelled(task),
+            limit: self.array_limit(now, task),
         }
     }
 

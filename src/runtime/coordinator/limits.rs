@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::walltime::Walltime;
 use crate::model::Time;
+use crate::observe::SIGNALLED;
 use crate::schedule::coordinator::StopReason;
 use crate::schedule::protocol::Stop;
 use crate::system::launch;
+use crate::text::counted;
 
 /// `mpirun` kills its ranks one second after SIGTERM; tasks that are alive then would be orphans.
 const KILL_DELAY_UNDER_MPIRUN: Duration = Duration::from_millis(400);
@@ -82,13 +84,11 @@ impl Limits {
     pub(super) fn on_signal(&mut self, now: Time, signal: i32, running: u32) -> StopRequest {
         if signal == libc::SIGINT {
             self.interrupts += 1;
+            let running = counted(running, "running task");
             let (how, text) = match self.interrupts {
-                1 => (
-                    Stop::Drain,
-                    format!("interrupted: waiting for {running} running tasks; interrupt again to stop them"),
-                ),
-                2 => (Stop::Terminate, format!("stopping {running} running tasks; interrupt again to kill them")),
-                _ => (Stop::Kill, format!("killing {running} running tasks")),
+                1 => (Stop::Drain, format!("interrupted: waiting for {running}; interrupt again to stop what runs")),
+                2 => (Stop::Terminate, format!("stopping {running}; interrupt again to kill what runs")),
+                _ => (Stop::Kill, format!("killing {running}")),
             };
             return StopRequest { how, why: StopReason::Signal(signal), text };
         }
@@ -104,7 +104,7 @@ impl Limits {
         };
         // An earlier escalation, as at the end of the budget, stays where it is.
         self.escalation = self.escalation.into_iter().chain(harder).min_by_key(|(due, _)| *due);
-        let text = format!("{name}: the end is near, no further task is started ({running} running)");
+        let text = format!("{name}{SIGNALLED}, no further task is started ({running} running)");
         StopRequest { how, why: StopReason::Walltime, text }
     }
 }

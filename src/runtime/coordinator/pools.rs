@@ -122,6 +122,15 @@ impl CoordinatorDriver {
         (Answer::done(text), self.step(now, events))
     }
 
+    /// The limit of a task's array, and how many of it run; `None` without a limit.
+    pub(super) fn array_limit(&self, now: Time, task: TaskId) -> Option<(u32, u32)> {
+        let table = self.coordinator.pools().table();
+        let is_limit = |need: &&(ResourceId, u32)| table.resources()[need.0 as usize].is_array_limit;
+        let (resource, _) = table.set(table.set_of(task)).iter().find(is_limit)?;
+        let state = self.coordinator.pool_states(now).into_iter().find(|state| state.resource == *resource)?;
+        Some((state.capacity?, state.used))
+    }
+
     /// The pools that have too few units left for a task, with their holders.
     pub(super) fn missing_units(&self, now: Time, task: TaskId) -> Vec<String> {
         let table = self.coordinator.pools().table();
@@ -129,9 +138,11 @@ impl CoordinatorDriver {
         let missing = |&(resource, amount): &(ResourceId, u32)| {
             let state = states.iter().find(|state| state.resource == resource)?;
             let of = &table.resources()[resource as usize];
-            let kind = if of.is_array_limit { "the limit of" } else { "pool" };
+            if of.is_array_limit {
+                return None;
+            }
             if let ResourceKind::Rate { .. } = of.kind {
-                return (state.waiting > 0).then(|| format!("{kind} {}: its rate allows the next start soon", of.name));
+                return (state.waiting > 0).then(|| format!("pool {}: its rate allows the next start soon", of.name));
             }
             let capacity = state.capacity?;
             let holder = |&(holder, units): &(Holder, u32)| match holder {
@@ -141,7 +152,7 @@ impl CoordinatorDriver {
             let holders: Vec<String> = state.holders.iter().take(MAX_NAMED_HOLDERS).map(holder).collect();
             let by = if holders.is_empty() { String::new() } else { format!(" by {}", holders.join(", ")) };
             let left = capacity.saturating_sub(state.used);
-            (left < amount).then(|| format!("{kind} {}: {} of {capacity} in use{by}", of.name, state.used))
+            (left < amount).then(|| format!("pool {}: {} of {capacity} in use{by}", of.name, state.used))
         };
         table.set(table.set_of(task)).iter().filter_map(missing).collect()
     }

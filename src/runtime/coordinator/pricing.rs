@@ -4,17 +4,25 @@ use std::collections::BTreeSet;
 
 use crate::job::{Cost, Job, PolicyKind, ProviderKind};
 use crate::journal::{RankInfo, Terms};
-use crate::scale::Prices;
+use crate::model::{Time, total};
+use crate::scale::{NodeTypeId, Prices};
 
 /// The terms of a job on these ranks; `None` if it names neither a policy nor a price.
 pub(super) fn terms(job: &Job, ranks: &[RankInfo]) -> Option<Terms> {
-    let priced = job.cost != Cost::default();
     let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
-    (job.scaling.is_some() || priced).then(|| Terms {
-        policy: policy.to_owned(),
-        prices: prices(job, ranks),
-        simulated: None,
-    })
+    is_billed(job).then(|| Terms { policy: policy.to_owned(), prices: prices(job, ranks), simulated: None })
+}
+
+/// True for a job that names a policy or a price.
+fn is_billed(job: &Job) -> bool {
+    job.scaling.is_some() || job.cost != Cost::default()
+}
+
+/// The bill of a session whose nodes have been held so far, each from a time to another; `None` if
+/// the job names neither a policy nor a price.
+pub(super) fn bill(job: &Job, held: impl Iterator<Item = (Time, Time)>) -> Option<f64> {
+    let prices = is_billed(job).then(|| Prices::of_job(&job.cost, 1))?;
+    Some(total(held.map(|(from, to)| prices.bill(NodeTypeId(0), from, to))))
 }
 
 /// The price list. Without a provider the run has only the nodes of these ranks.

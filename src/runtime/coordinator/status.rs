@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::autoscaler::Autoscaler;
 use super::driver::CoordinatorDriver;
+use super::pricing;
 use crate::capacity::Block;
 use crate::control::Answer;
 use crate::model::{Rank, RankState, Time};
@@ -27,7 +27,7 @@ impl CoordinatorDriver {
         let [total, left_out, ready, running, completed, failed, skipped, cancelled] = [
             tally.total + tally.left_out,
             tally.left_out,
-            tally.ready,
+            tally.ready + tally.held,
             tally.running,
             tally.completed,
             tally.failed,
@@ -36,6 +36,8 @@ impl CoordinatorDriver {
         ]
         .map(u64::from);
         let counts = TaskCounts { total, ready, running, completed, failed, skipped, cancelled, left_out, pending: 0 };
+        let counts = counts.with_pending();
+        let held = self.nodes.closed_bills().chain(self.nodes.open_bills().map(|from| (from, now)));
         let standing = Standing {
             run_name: self.identity.name.clone(),
             job: self.job.name.clone(),
@@ -43,8 +45,8 @@ impl CoordinatorDriver {
             session: self.identity.session,
             exit_code: None,
             elapsed_s: now.seconds(),
-            counts: counts.with_pending(),
-            cost: self.autoscaler.as_ref().and_then(|it| it.spent()).map(|spent| self.identity.earlier_cost + spent),
+            counts,
+            cost: pricing::bill(&self.job, held).map(|here| self.identity.earlier_cost + here),
             budget: self.job.cost.budget,
         };
         let status = standing.with(json!({
@@ -53,10 +55,11 @@ impl CoordinatorDriver {
             "epoch": self.coordinator.epoch(),
             "tasks": {
                 "total": tally.total, "completed": tally.completed, "failed": tally.failed, "skipped": tally.skipped,
-                "cancelled": tally.cancelled, "left_out": tally.left_out, "running": tally.running, "ready": tally.ready,
+                "cancelled": tally.cancelled, "left_out": tally.left_out, "running": tally.running, "ready": ready,
+                "pending": counts.pending,
             },
             "forecast": self.forecast(),
-            "scaling": self.autoscaler.as_ref().map(Autoscaler::status),
+            "scaling": self.autoscaler.as_ref().map(|it| it.status(standing.cost, standing.budget)),
             "running": self.running(),
             "ranks": ranks,
             "blocks": blocks,

@@ -46,6 +46,11 @@ impl PausedTasks {
         self.items().extend(items);
     }
 
+    /// Number of items that are set aside.
+    pub(super) fn len(&self) -> usize {
+        if self.is_any() { self.items().len() } else { 0 }
+    }
+
     /// Takes the matching items that are set aside.
     pub(super) fn take(&self, which: impl Fn(&Item) -> bool) -> Vec<Item> {
         self.items().extract_if(.., |item| which(item)).collect()

@@ -129,6 +129,7 @@ impl Shared {
             idle: (load.slots - load.busy) as u32,
             ready: load.ready.saturating_sub(waiting) as u32,
             running: load.busy as u32 + gangs,
+            held: (waiting + self.paused.len()) as u32,
         }
     }
 

@@ -192,7 +192,8 @@ impl Coordinator {
         if self.is_cancelled(task) { State::Cancelled } else { State::Failed }
     }
 
-    pub(super) fn is_cancelled(&self, task: TaskId) -> bool {
+    /// True if the user has cancelled the task, ended or not.
+    pub fn is_cancelled(&self, task: TaskId) -> bool {
         is_among(task, &self.cancelled)
     }
 

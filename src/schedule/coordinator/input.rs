@@ -95,6 +95,8 @@ pub struct TaskTally {
     pub running: u32,
     /// Waiting for a slot, as last reported.
     pub ready: u32,
+    /// Ready too, but waiting for more than a free slot, as last reported.
+    pub held: u32,
 }
 
 impl Tasks {

@@ -210,6 +210,11 @@ impl PoolDealer {
         set != 0
     }
 
+    /// Number of MPI tasks on several ranks that wait for units.
+    pub fn waiting_gangs(&self) -> u32 {
+        self.line.values().filter(|waiting| waiting.gang.is_some()).count() as u32
+    }
+
     /// MPI tasks on several ranks that match wait no more, and give back their units. Returns those
     /// that were waiting for units.
     pub fn withdraw_gangs(&mut self, which: impl Fn(TaskId, u16) -> bool) -> Vec<Lease> {

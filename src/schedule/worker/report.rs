@@ -4,7 +4,7 @@
 use super::{Worker, WorkerAction, send};
 use crate::model::{Rank, Time};
 use crate::schedule::pools::PoolReport;
-use crate::schedule::protocol::Message;
+use crate::schedule::protocol::{Load, Message};
 
 /// What the coordinator is to learn about the leases of pools.
 #[derive(Debug, Default)]
@@ -93,6 +93,7 @@ impl Worker {
         self.load_due = now.after(self.pace.load);
         self.reported_load = self.load;
         let (attempts, started) = (std::mem::take(&mut self.report), std::mem::take(&mut self.started));
-        send(actions, Rank::ZERO, Message::Report { attempts, started, load: self.load });
+        let load = Load { held: self.load.held + self.retries.len() as u32, ..self.load };
+        send(actions, Rank::ZERO, Message::Report { attempts, started, load });
     }
 }

@@ -233,7 +233,8 @@ impl World {
         let movable = pool.ready.iter().filter(|r| may_leave(job, &r.2)).count() as u32;
         // Slots that are set aside are busy, as in the real pool.
         let held: u32 = pool.held.values().map(|h| h.0).sum();
-        let load = Load { idle: pool.idle, ready: movable, running: pool.running + held };
+        let waits = pool.ready.len() as u32 - movable;
+        let load = Load { idle: pool.idle, ready: movable, running: pool.running + held, held: waits };
         let quiet = pool.stopped && load.running == 0;
         events.push_back(worker::WorkerEvent::Load(load));
         if quiet {
