@@ -58,6 +58,7 @@ fn main() {
         median_of(&|s| s.1.cpu_us)
     );
     println!("ratio of rates: {:.3} (median of {rounds} rounds)", median_of(&|s| s.1.rate / s.0.rate));
+    lines();
     kernels();
 }
 
@@ -112,6 +113,17 @@ fn spawn_bare() {
         // SAFETY: `status` is valid, and the process is our child.
         assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
         assert_eq!(status, 0);
+    }
+}
+
+/// What `batch` gives for lines of shell: of its own commands, and with one program and several.
+fn lines() {
+    for line in [": $PHALANX_TASK_ID", "/bin/true", "echo a | cat; test -d /tmp"] {
+        let runner = |batch| bench(Job::new([Spec::shell(line).batch(batch).array(THREADS * PER_THREAD)]));
+        let (each, kept) = (runner(1), runner(50));
+        let rate = |bench: &Bench| measure(&|thread| (0..PER_THREAD).for_each(|i| run_ours(bench, thread, i))).rate;
+        let ratios = (0..11).map(|_| (rate(&each), rate(&kept))).map(|(each, kept)| kept / each).collect();
+        println!("batch = 50, `{line}`: {:.2} times as many lines per second", median(ratios));
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use super::aside::AttemptDeadline;
 use super::cache::Visible;
 use super::env::{BaseEnv, TaskEnv};
 use super::files::{self, Streams, first_missing};
+use super::kept_shell::{self, KeptShell};
 use super::leftovers::{Leftovers, Owner};
 use super::mark::Mark;
 use super::measures::{ADD_VARIABLE, MeasureFiles, VARIABLE};
@@ -24,7 +25,7 @@ use super::oom::{OomCounter, OomMark};
 use super::orphan_killer::OrphanKiller;
 use super::output::{Output, OutputSink};
 use super::scarcity::{Scarcity, check_reserve, is_scarcity};
-use super::script::{DEFAULT, Prologue, ScriptWords};
+use super::script::{DEFAULT, Prologue, ScriptWords, is_standard};
 use super::signals::ReceivedSignals;
 use super::spawn::{Child, ChildPlan, Refusal, StartStep, ensure_children_can_be_awaited, spawn};
 use super::supervise::{Care, Cause, CommandEnd, CommandLimits, Pipe, Supervisor};
@@ -60,6 +61,8 @@ pub(super) struct Commands {
     mark: Mark,
     /// Set when the first command starts; `None` if it could not be started.
     orphan_killer: OnceLock<Option<OrphanKiller>>,
+    /// The kept shell of each slot, while no command runs in it.
+    kept: Box<[Mutex<Option<StartedProcess>>]>,
 }
 
 /// One attempt at a command.
@@ -84,8 +87,10 @@ struct StartedProcess {
     child: Child,
     pipes: Vec<Pipe>,
     /// Its words, with the scripts that it may still read.
-    words: ScriptWords,
+    _words: ScriptWords,
     oom: OomMark,
+    /// Set for a kept shell.
+    shell: Option<KeptShell>,
 }
 
 impl Commands {
@@ -109,6 +114,7 @@ impl Commands {
             scarcity: Scarcity::default(),
             mark,
             orphan_killer: OnceLock::new(),
+            kept: (0..site.slots).map(|_| Mutex::default()).collect(),
         })
     }
 
@@ -119,25 +125,17 @@ impl Commands {
 
     /// Runs the command and waits for its end.
     pub(super) fn run(&self, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
-        let (task, number) = (attempt.task.id, attempt.seat.attempt);
-        let (attempt, started) = self.scarcity.retry_while_scarce(&attempt.deadline, |deadline| {
-            let attempt = CommandAttempt { deadline, ..*attempt };
-            let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat, attempt.visible)?;
-            if let Some(file) = self.measures.file(task, number) {
-                env.set(VARIABLE, &file.to_string_lossy())?;
+        let (attempt, ended) = loop {
+            let (attempt, mut started) = self.start_attempt(attempt)?;
+            let ended = self.supervise(&attempt, &mut started, attempt.output)?;
+            let is_missed = started.shell.as_ref().is_some_and(KeptShell::missed_line);
+            self.keep(&attempt, started, &ended);
+            if !is_missed || ended.cause.is_some() {
+                break (attempt, ended);
             }
-            if let Some(file) = self.measures.added_file(task, number) {
-                env.set(ADD_VARIABLE, &file.to_string_lossy())?;
-            }
-            self.start_orphan_killer()?;
-            let words = self.words(&attempt, &mut env)?;
-            let streams = open_streams(&attempt)?;
-            let started = self.start(&attempt, &env, words, streams)?;
-            Ok((attempt, started))
-        })?;
-        let attempt = &attempt;
-        let ended = self.supervise(attempt, started, attempt.output)?;
-        attempt.output.account(ended.used);
+        };
+        let (attempt, task, number) = (&attempt, attempt.task.id, attempt.seat.attempt);
+        ended.used.into_iter().for_each(|used| attempt.output.account(used));
         let measured = self.measures.collect(task, number);
         measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
         measured.complaint.iter().for_each(|text| attempt.output.remark(text));
@@ -149,6 +147,71 @@ impl Commands {
         }
         let added = added.map_err(Fault::new)?;
         Ok(if added.trim().is_empty() { outcome } else { attempt.output.add_tasks(&added, outcome) })
+    }
+
+    /// Starts the process of an attempt, or has a kept shell run its line.
+    fn start_attempt<'a>(&self, attempt: &CommandAttempt<'a>) -> Result<(CommandAttempt<'a>, StartedProcess), Fault> {
+        let (task, number) = (attempt.task.id, attempt.seat.attempt);
+        self.scarcity.retry_while_scarce(&attempt.deadline, |deadline| {
+            let attempt = CommandAttempt { deadline, ..*attempt };
+            let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat, attempt.visible)?;
+            if let Some(file) = self.measures.file(task, number) {
+                env.set(VARIABLE, &file.to_string_lossy())?;
+            }
+            if let Some(file) = self.measures.added_file(task, number) {
+                env.set(ADD_VARIABLE, &file.to_string_lossy())?;
+            }
+            self.start_orphan_killer()?;
+            let started = match line_for_kept_shell(&attempt, &env) {
+                Some(line) => self.begin_in_kept_shell(&attempt, &mut env, line)?,
+                None => {
+                    let words = self.words(&attempt, &mut env)?;
+                    self.start(&attempt, &env, words, open_streams(&attempt)?, None)?
+                }
+            };
+            Ok((attempt, started))
+        })
+    }
+
+    /// Has the slot's kept shell run a line; starts one if there is none.
+    fn begin_in_kept_shell(
+        &self,
+        attempt: &CommandAttempt,
+        env: &mut TaskEnv,
+        line: &str,
+    ) -> Result<StartedProcess, Fault> {
+        let shell =
+            attempt.task.shell.as_deref().map_or_else(|| DEFAULT.map(str::to_owned).to_vec(), <[String]>::to_vec);
+        let prologue = self.prologue(attempt.job)?;
+        let text = prologue.text_of_line(&shell, line, &env.take_long());
+        let dir = attempt.task.dir.as_os_str().as_bytes();
+        let script = kept_shell::script(&shell, env.own(), dir, &text);
+        let slot = self.kept.get(usize::from(attempt.seat.slot));
+        let kept = slot.and_then(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let fault = |error: io::Error| Fault::refused("cannot pass the command to its shell", &error);
+        if let Some(mut started) = kept {
+            let serves = |kept: &mut KeptShell| kept.has_words(&shell) && kept.send(&script).is_ok();
+            if started.shell.as_mut().is_some_and(serves) {
+                return Ok(StartedProcess { oom: self.oom.mark(), ..started });
+            }
+            self.leftovers.forget_own(started.child.pid);
+        }
+        let (mut kept, files) = KeptShell::new(&shell).map_err(fault)?;
+        let words = ScriptWords::plain(KeptShell::start_words(&shell));
+        let files = files.each_ref().map(OwnedFd::as_fd);
+        let started = self.start(attempt, &self.env.shared(), words, Streams::default(), Some(&files))?;
+        kept.send(&script).map_err(fault)?;
+        Ok(StartedProcess { shell: Some(kept), ..started })
+    }
+
+    /// Keeps the shell of an ended command for the next one.
+    fn keep(&self, attempt: &CommandAttempt, started: StartedProcess, ended: &CommandEnd) {
+        let is_kept = |shell: &KeptShell| ended.is_reusable && shell.sent() < u64::from(attempt.group.batch);
+        let slot = self.kept.get(usize::from(attempt.seat.slot));
+        if let Some(slot) = slot.filter(|_| started.shell.as_ref().is_some_and(is_kept)) {
+            self.leftovers.note_own(started.child.pid);
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
+        }
     }
 
     /// Turns success into failure if the command did not write its declared outputs.
@@ -190,10 +253,14 @@ impl Commands {
         self.scarcity.retry_while_scarce(deadline, start)
     }
 
+    fn prologue(&self, job: usize) -> Result<&Prologue, Fault> {
+        self.prologues.get(job).ok_or_else(|| Fault::new(format!("there is no job {job}")))
+    }
+
     /// Builds the words of the process: the command with its launcher, its shell and the prologue.
     fn words(&self, attempt: &CommandAttempt, env: &mut TaskEnv) -> Result<ScriptWords, Fault> {
         let &CommandAttempt { task, group, seat, site, job, .. } = attempt;
-        let prologue = self.prologues.get(job).ok_or_else(|| Fault::new(format!("there is no job {job}")))?;
+        let prologue = self.prologue(job)?;
         let place = &*site.scripts;
         let shell = || task.shell.as_deref().map_or_else(|| DEFAULT.map(str::to_owned).to_vec(), <[String]>::to_vec);
         let words = match &task.work {
@@ -217,8 +284,8 @@ impl Commands {
     fn ask(&self, attempt: &CommandAttempt, env: &TaskEnv, words: ScriptWords) -> Result<[String; 2], Fault> {
         let captured = CapturedOutput::default();
         let output = Output::new(&captured, attempt.task.id, attempt.seat.attempt);
-        let started = self.start(attempt, env, words, Streams::default())?;
-        let ended = self.supervise(attempt, started, &output)?;
+        let mut started = self.start(attempt, env, words, Streams::default(), None)?;
+        let ended = self.supervise(attempt, &mut started, &output)?;
         if ended.cause.is_some() {
             attempt.deadline.check("querying the version of the MPI launcher")?;
         }
@@ -229,27 +296,30 @@ impl Commands {
             .map(|b| String::from_utf8_lossy(&b).into_owned()))
     }
 
-    /// Waits for the end of a process.
+    /// Waits for the end of a process, or of the command that a kept shell runs.
     fn supervise(
         &self,
         attempt: &CommandAttempt,
-        started: StartedProcess,
+        started: &mut StartedProcess,
         output: &Output,
     ) -> Result<CommandEnd, Fault> {
-        let StartedProcess { child, pipes, words, oom } = started;
+        let StartedProcess { child, pipes, oom, shell, .. } = started;
         let _running = self.scarcity.begin();
         let memory = attempt.group.memory;
         let limits = CommandLimits { deadline: attempt.deadline.instant(), memory, grace: attempt.site.grace };
         let owner = Owner { task: attempt.task.id.0, attempt: attempt.seat.attempt };
         let care = Care { leftovers: &self.leftovers, oom: &self.oom, owner, keeps: attempt.task.keeps_background };
         let ended = BUFFER.with_borrow_mut(|buffer| {
-            Supervisor::new(child, pipes, limits, care, attempt.deadline.control, output, buffer).run()
+            let supervisor = Supervisor::new(child, pipes, limits, care, attempt.deadline.control, output, buffer);
+            match shell {
+                Some(shell) => supervisor.in_shell(shell).run(),
+                None => supervisor.run(),
+            }
         });
-        drop(words);
         let ended = ended.map_err(|e| Fault::new(format!("cannot wait for the process: {e}")))?;
         // A shell that exits with the code of a killed child may have lived on for long.
         let was_killed = exit_code(ended.status) < 0;
-        Ok(CommandEnd { alive: ended.alive.filter(|_| was_killed).or(Some(oom)), ..ended })
+        Ok(CommandEnd { alive: ended.alive.filter(|_| was_killed).or(Some(*oom)), ..ended })
     }
 
     fn start(
@@ -258,6 +328,7 @@ impl Commands {
         env: &TaskEnv,
         words: ScriptWords,
         streams: Streams,
+        further: Option<&[BorrowedFd<'_>; 3]>,
     ) -> Result<StartedProcess, Fault> {
         let task = attempt.task;
         let (stdin, files) = (streams.stdin, streams.out);
@@ -280,11 +351,14 @@ impl Commands {
         let dir = c_string(task.dir.as_os_str().as_bytes(), "the directory")?;
         let stdio = [stdin.as_ref().unwrap_or(&self.null).as_fd(), end(Stream::Out), end(Stream::Err)];
         let envp = env.entries().collect();
-        let plan = ChildPlan { programs: &programs, argv: &argv, envp, dir: &dir, stdio, blocks_signals: false };
+        let further = further.map_or(&[][..], |further| further);
+        let plan =
+            ChildPlan { programs: &programs, argv: &argv, envp, dir: &dir, stdio, further, blocks_signals: false };
         let taken = pipes.iter().map(Pipe::as_fd).chain(plan.stdio);
         check_reserve(taken).map_err(|e| Fault::refused("cannot start a further command", &e))?;
         let oom = self.oom.mark();
-        Ok(StartedProcess { child: start_with_retries(&plan, &attempt.deadline)?, pipes, words, oom })
+        let child = start_with_retries(&plan, &attempt.deadline)?;
+        Ok(StartedProcess { child, pipes, _words: words, oom, shell: None })
     }
 
     /// Derives the task's outcome from the end of its process.
@@ -318,6 +392,21 @@ impl Commands {
         };
         Outcome { state, exit, cached: false }
     }
+}
+
+/// The line that a kept shell can run, if the task asks for that. `check` refuses what it cannot.
+fn line_for_kept_shell<'a>(attempt: &CommandAttempt<'a>, env: &TaskEnv) -> Option<&'a str> {
+    let (task, group) = (attempt.task, attempt.group);
+    let Work::Shell(line) = &task.work else { return None };
+    let has_files = task.stdin.is_some() || task.stdout.is_some() || task.stderr.is_some();
+    let fits = group.batch > 1
+        && group.mpi.is_none()
+        && group.cpus == 1
+        && !has_files
+        && !task.keeps_background
+        && task.shell.as_deref().is_none_or(is_standard)
+        && env.own().all(|(name, _)| kept_shell::is_identifier(name));
+    fits.then_some(line)
 }
 
 /// Starts the process, and retries while the program file is still open for writing.

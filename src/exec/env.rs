@@ -184,6 +184,13 @@ impl BaseEnv {
         Ok(())
     }
 
+    /// The part that all tasks share, without variables that are too long for a program.
+    pub(super) fn shared(&self) -> TaskEnv<'_> {
+        let mut env = TaskEnv { base: self, own: Vec::new(), replaced: Vec::new() };
+        env.take_long();
+        env
+    }
+
     /// The environment of one attempt at `task`.
     pub(super) fn of_task(
         &self,
@@ -326,6 +333,11 @@ impl TaskEnv<'_> {
     pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
         let own = self.own.iter().find(|e| e.name() == name.as_bytes());
         own.or_else(|| self.base.by_name.get(name.as_bytes()).map(|&at| &self.base.entries[at])).map(EnvEntry::value)
+    }
+
+    /// Name and value of the entries that are the attempt's own.
+    pub(super) fn own(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.own.iter().map(|entry| (entry.name(), entry.value()))
     }
 
     /// All entries `NAME=value`, each name once.

@@ -77,6 +77,11 @@ impl Leftovers {
         self.held().own.insert(pid.as_raw_nonzero().get());
     }
 
+    /// A child that was registered so has ended.
+    pub(super) fn forget_own(&self, pid: Pid) {
+        self.held().own.remove(&pid.as_raw_nonzero().get());
+    }
+
     /// Registers a running command, which is no orphan until the guard is dropped.
     pub(super) fn begin(&self, pid: Pid) -> Guard<'_> {
         let pid = pid.as_raw_nonzero().get();

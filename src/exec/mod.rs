@@ -18,6 +18,7 @@
 //! | `files` | the files that a task names |
 //! | `aside` | operations that may block, in a thread beside the slot |
 //! | `spawn` | a new process at the least cost |
+//! | `kept_shell` | a shell that runs one line after the other |
 //! | `supervise` | waiting for a process: output, limits, stops |
 //! | `scarcity` | waiting for resources that the system lacks |
 //! | `process` | what `/proc` says about a process and its relatives |
@@ -46,6 +47,7 @@ mod control;
 mod env;
 mod files;
 mod graphs;
+mod kept_shell;
 mod kernel;
 mod kernels;
 mod leftovers;

@@ -64,6 +64,7 @@ impl OrphanKiller {
         let libraries = libraries.transpose()?;
         let (reader, alive) = pipe_with(PipeFlags::CLOEXEC)?;
         let plan = ChildPlan {
+            further: &[],
             programs: &[c"/proc/self/exe".into()],
             argv: &argv,
             envp: libraries.iter().map(CString::as_c_str).collect(),

@@ -61,21 +61,26 @@ impl Prologue {
         variables: &[(String, String)],
         place: &Path,
     ) -> Result<ScriptWords, Fault> {
-        let set = |(name, value): &(String, String)| format!("{name}='{}'\n", value.replace('\'', "'\\''"));
-        let assignments: String = if is_standard(shell) { variables.iter().map(set).collect() } else { String::new() };
-        if self.text.is_empty() {
-            return words(shell, format!("{assignments}{line}"), &[], place);
-        }
-        if !is_standard(shell) {
+        if !self.text.is_empty() && !is_standard(shell) {
             // A shell of another language: `sh` runs the prologue, and the line sees only exported
             // variables.
             let inner = words(shell, line.to_owned(), &[], place)?;
             let outer = self.run_words(inner.words.clone(), place)?;
             return Ok(inner.behind(outer));
         }
+        words(shell, self.text_of_line(shell, line, variables), &[], place)
+    }
+
+    /// The text that runs a line after the prologue in one shell.
+    pub(super) fn text_of_line(&self, shell: &[String], line: &str, variables: &[(String, String)]) -> String {
+        let set = |(name, value): &(String, String)| format!("{name}='{}'\n", value.replace('\'', "'\\''"));
+        let assignments: String = if is_standard(shell) { variables.iter().map(set).collect() } else { String::new() };
+        if self.text.is_empty() {
+            return format!("{assignments}{line}");
+        }
         let is_strict = self.options.errexit.unwrap_or_else(|| sets_errexit(shell));
         let relax = if is_strict { "" } else { "set +e\n" };
-        words(shell, format!("{assignments}{}\n{relax}{line}", self.strict()), &[], place)
+        format!("{assignments}{}\n{relax}{line}", self.strict())
     }
 
     /// Returns the words that run a line in its own shell, after another shell has run the
@@ -150,7 +155,7 @@ pub(crate) fn is_standard(shell: &[String]) -> bool {
 }
 
 /// True if a shell's own words set `-e`.
-fn sets_errexit(shell: &[String]) -> bool {
+pub(super) fn sets_errexit(shell: &[String]) -> bool {
     let pairs = shell.iter().zip(shell.iter().skip(1));
     let named = pairs.into_iter().any(|(flag, name)| flag.ends_with('o') && name == "errexit");
     named || shell.iter().any(|word| word.starts_with('-') && !word.starts_with("--") && word.contains('e'))

@@ -12,7 +12,7 @@
 //! A child starts in a session of its own, without a terminal: a program that asks for a password
 //! or configures a terminal fails at once instead of being stopped forever. No signal is blocked
 //! (unless asked for); those that were ignored when Phalanx was started (`nohup`) stay ignored. The
-//! child has only the three standard files: an inherited MPI socket would make a lost rank seem
+//! child has only the files of its plan: an inherited MPI socket would make a lost rank seem
 //! alive. This is the only file of `exec` with `unsafe` for system calls.
 
 use std::cell::RefCell;
@@ -47,6 +47,8 @@ pub(super) struct ChildPlan<'a> {
     pub(super) envp: Vec<&'a CStr>,
     pub(super) dir: &'a CStr,
     pub(super) stdio: [BorrowedFd<'a>; 3],
+    /// Further files, which become descriptors from 3 on. Their numbers here are above all of those.
+    pub(super) further: &'a [BorrowedFd<'a>],
     /// True if no signal but KILL and STOP may affect it.
     pub(super) blocks_signals: bool,
 }
@@ -58,6 +60,8 @@ struct ChildStart {
     envp: *const *const c_char,
     dir: *const c_char,
     stdio: [c_int; 3],
+    further: *const c_int,
+    further_count: c_int,
     blocks_signals: bool,
     /// The signals that it ignores, one bit each.
     ignored: u64,
@@ -94,12 +98,15 @@ pub(super) fn spawn(plan: &ChildPlan, pid: &AtomicI32) -> Result<Child, Refusal>
     let programs = pointers(plan.programs.iter().map(CString::as_c_str));
     let argv = pointers(plan.argv.iter().map(CString::as_c_str));
     let envp = pointers(plan.envp.iter().copied());
+    let further: Vec<c_int> = plan.further.iter().map(AsRawFd::as_raw_fd).collect();
     let mut start = ChildStart {
         programs: programs.as_ptr(),
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
         dir: plan.dir.as_ptr(),
         stdio: plan.stdio.map(|file| file.as_raw_fd()),
+        further: further.as_ptr(),
+        further_count: further.len() as c_int,
         blocks_signals: plan.blocks_signals,
         ignored: ignored_from_start(),
         files: open_files::child_limit(),
@@ -162,14 +169,15 @@ impl ChildStart {
                 // Fails for signals that cannot be handled, which have no handler anyway.
                 libc::sigaction(signal, &default, ptr::null_mut());
             }
-            let has_files =
-                libc::setsid() >= 0 && (0..).zip(self.stdio).all(|(target, file)| libc::dup2(file, target) == target);
+            let has_files = libc::setsid() >= 0
+                && (0..).zip(self.stdio).all(|(target, file)| libc::dup2(file, target) == target)
+                && (0..self.further_count).all(|at| libc::dup2(*self.further.offset(at as isize), 3 + at) == 3 + at);
             if has_files {
                 self.step = StartStep::Directory;
             }
             if has_files && libc::chdir(self.dir) == 0 {
                 // Unknown to kernels before 5.9; there `CLOEXEC` closes the files that have it set.
-                libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+                libc::syscall(libc::SYS_close_range, 3 + self.further_count, libc::c_uint::MAX, 0);
                 if let Some(files) = &self.files {
                     // Lowers only the soft limit, which is always allowed.
                     libc::setrlimit(libc::RLIMIT_NOFILE, files);

@@ -18,6 +18,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use rustix::io::ioctl_fionread;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::control::{Control, TaskStop, timespec};
+use super::kept_shell::KeptShell;
 use super::leftovers::{Leftovers, Owner};
 use super::oom::{OomCounter, OomMark};
 use super::output::Output;
@@ -78,7 +80,10 @@ pub(super) enum Cause {
 pub(super) struct CommandEnd {
     pub(super) status: ExitStatus,
     pub(super) cause: Option<Cause>,
-    pub(super) used: Usage,
+    /// Its resource use; `None` if its shell goes on.
+    pub(super) used: Option<Usage>,
+    /// True if its shell can run a further command.
+    pub(super) is_reusable: bool,
     /// When it was last seen alive; `None` if it ended before the first check.
     pub(super) alive: Option<OomMark>,
 }
@@ -122,6 +127,8 @@ enum ExitWatch {
     Pidfd(OwnedFd),
     /// By polling, on a kernel before 5.3.
     Glances(Every),
+    /// By the answer of the kept shell that runs it.
+    Answer,
 }
 
 impl ExitWatch {
@@ -156,8 +163,10 @@ impl Every {
 
 /// Supervises one child until it and its relatives have ended.
 pub(super) struct Supervisor<'a> {
-    child: Child,
-    pipes: Vec<Pipe>,
+    child: &'a mut Child,
+    /// If the child is a kept shell: what it answers.
+    shell: Option<&'a mut KeptShell>,
+    pipes: &'a mut [Pipe],
     control: &'a Control,
     output: &'a Output<'a>,
     buffer: &'a mut Vec<u8>,
@@ -187,8 +196,8 @@ pub(super) struct Supervisor<'a> {
 impl<'a> Supervisor<'a> {
     /// `buffer` is scratch, reused from one command to the next.
     pub(super) fn new(
-        child: Child,
-        pipes: Vec<Pipe>,
+        child: &'a mut Child,
+        pipes: &'a mut [Pipe],
         limits: CommandLimits,
         care: Care<'a>,
         control: &'a Control,
@@ -197,11 +206,12 @@ impl<'a> Supervisor<'a> {
     ) -> Supervisor<'a> {
         buffer.resize(PIPE_READ_BYTES, 0);
         let watch =
-            if pipes.is_empty() { ExitWatch::of(&child) } else { ExitWatch::Pipes(Instant::now() + PIPE_WATCH_TIME) };
+            if pipes.is_empty() { ExitWatch::of(child) } else { ExitWatch::Pipes(Instant::now() + PIPE_WATCH_TIME) };
         Supervisor {
             family: Family::new(child.pid),
             watch,
             child,
+            shell: None,
             pipes,
             control,
             output,
@@ -223,7 +233,12 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Returns when the child and its relatives have ended.
+    /// The same for a command of a kept shell, which is the child.
+    pub(super) fn in_shell(self, shell: &'a mut KeptShell) -> Supervisor<'a> {
+        Supervisor { shell: Some(shell), watch: ExitWatch::Answer, ..self }
+    }
+
+    /// Returns when the child, or the command of its shell, and its relatives have ended.
     pub(super) fn run(mut self) -> io::Result<CommandEnd> {
         let leftovers = self.care.leftovers;
         let _running = leftovers.begin(self.child.pid);
@@ -242,14 +257,16 @@ impl<'a> Supervisor<'a> {
         for i in 0..self.pipes.len() {
             self.drain(i)?;
         }
+        let (cause, alive) = (self.cause, self.alive);
+        if let Some(exit) = self.shell.as_ref().and_then(|shell| shell.exit()) {
+            let is_reusable = cause.is_none() && !self.killed;
+            return Ok(CommandEnd { status: ExitStatus::from_raw(exit << 8), cause, used: None, is_reusable, alive });
+        }
         let (status, used, inherited) = self.child.reap()?;
         let seen = if inherited && self.peak > 0 { self.peak.min(used.peak_bytes) } else { used.peak_bytes };
-        Ok(CommandEnd {
-            status,
-            cause: self.cause,
-            used: Usage { peak_bytes: seen.max(self.family_peak), ..used },
-            alive: self.alive,
-        })
+        let used = Usage { peak_bytes: seen.max(self.family_peak), ..used };
+        let used = Some(used).filter(|_| self.shell.is_none());
+        Ok(CommandEnd { status, cause, used, is_reusable: false, alive })
     }
 
     /// True while processes that must end survive the exited command.
@@ -291,7 +308,7 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         match &mut self.watch {
             _ if self.exited => {}
-            ExitWatch::Pipes(until) if now >= *until => self.watch = ExitWatch::of(&self.child),
+            ExitWatch::Pipes(until) if now >= *until => self.watch = ExitWatch::of(self.child),
             ExitWatch::Glances(glances) => self.exited = glances.due(now) && self.child.has_exited()?,
             _ => {}
         }
@@ -347,7 +364,7 @@ impl<'a> Supervisor<'a> {
         let kill_at = self.kill_at.filter(|_| !self.killed);
         let watch = match &self.watch {
             ExitWatch::Pipes(until) => Some(*until),
-            ExitWatch::Pidfd(_) => None,
+            ExitWatch::Pidfd(_) | ExitWatch::Answer => None,
             ExitWatch::Glances(glances) => Some(glances.next),
         };
         let watch = watch.filter(|_| !self.exited);
@@ -370,8 +387,12 @@ impl<'a> Supervisor<'a> {
         let mut fds = Vec::with_capacity(4);
         fds.push(PollFd::from_borrowed_fd(self.control.event(), PollFlags::IN));
         fds.extend(open.iter().map(|&i| PollFd::new(&self.pipes[i].reader, PollFlags::IN)));
-        if let (ExitWatch::Pidfd(pidfd), false) = (&self.watch, self.exited) {
-            fds.push(PollFd::new(pidfd, PollFlags::IN));
+        match (&self.watch, &self.shell) {
+            (ExitWatch::Pidfd(pidfd), _) if !self.exited => fds.push(PollFd::new(pidfd, PollFlags::IN)),
+            (ExitWatch::Answer, Some(shell)) if !self.exited => {
+                fds.push(PollFd::from_borrowed_fd(shell.as_fd(), PollFlags::IN));
+            }
+            _ => {}
         }
         match poll(&mut fds, timeout.map(timespec).as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(()),
@@ -389,7 +410,12 @@ impl<'a> Supervisor<'a> {
                 self.pipes[i].ended = true;
             }
         }
-        self.exited |= ready.get(1 + open.len()).is_some_and(|ready| !ready.is_empty());
+        if ready.get(1 + open.len()).is_some_and(|ready| !ready.is_empty()) {
+            self.exited = match &mut self.shell {
+                Some(shell) => shell.receive()?,
+                None => true,
+            };
+        }
         self.end_with_pipes()
     }
 
@@ -405,7 +431,7 @@ impl<'a> Supervisor<'a> {
             }
             std::thread::yield_now();
         }
-        self.watch = ExitWatch::of(&self.child);
+        self.watch = ExitWatch::of(self.child);
         Ok(())
     }
 
@@ -467,6 +493,7 @@ mod tests {
         let argv = ["sh", "-c", line].map(|word| std::ffi::CString::new(word).unwrap());
         let stdio = [writer.as_fd(); 3];
         let plan = ChildPlan {
+            further: &[],
             programs: &[c"/bin/sh".into()],
             argv: &argv,
             envp: vec![c"PATH=/usr/bin:/bin"],
@@ -474,13 +501,13 @@ mod tests {
             stdio,
             blocks_signals: false,
         };
-        let child = spawn(&plan, &AtomicI32::new(0)).unwrap();
+        let mut child = spawn(&plan, &AtomicI32::new(0)).unwrap();
         drop(writer);
         let (sink, control, mut buffer) = (Bytes::default(), Control::new().unwrap(), Vec::new());
         let output = Output::new(&sink, TaskId(0), 1);
         let deadline = time.map(|time| Instant::now() + time);
         let limits = CommandLimits { deadline, memory: None, grace: Duration::from_secs(60) };
-        let pipes = vec![Pipe::new(Stream::Out, reader)];
+        let mut pipes = vec![Pipe::new(Stream::Out, reader)];
         let watch = watch(&child);
         let care = Care {
             leftovers: &leftovers,
@@ -488,7 +515,7 @@ mod tests {
             owner: Owner { task: 0, attempt: 1 },
             keeps: false,
         };
-        let supervisor = Supervisor::new(child, pipes, limits, care, &control, &output, &mut buffer);
+        let supervisor = Supervisor::new(&mut child, &mut pipes, limits, care, &control, &output, &mut buffer);
         let ended = Supervisor { watch, ..supervisor }.run().unwrap();
         let printed = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         (ended, printed)

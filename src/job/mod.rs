@@ -213,6 +213,8 @@ pub struct Group {
     pub limit: Option<u32>,
     /// `share`: share of the slot time; `None` unless given.
     pub share: Option<u32>,
+    /// `batch`: number of its tasks that one shell runs after each other, at least 1.
+    pub batch: u32,
     /// `pools`: numbers of pools of the job, and the units of each that a task holds while it runs.
     pub pools: Box<[(u32, u32)]>,
     /// CPUs (slots) per task, at least 1; for MPI tasks per MPI rank.

@@ -180,6 +180,8 @@ section! {
         inputs: FilesSpec,
         /// Files that the task writes; the task fails if one is missing after its command has ended
         outputs: FilesSpec,
+        /// Number of tasks that one shell runs one after the other, for very short command lines
+        batch: Whole<1, 1_000_000> = "1: a shell for each",
         /// What happens to processes that the command leaves running
         background: OneOf<Background> = "\"end\"",
         /// File for standard input; may contain the same placeholders as stdout

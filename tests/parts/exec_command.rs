@@ -493,3 +493,108 @@ fn what_a_signal_to_the_whole_node_ends_has_not_failed() {
         [ended(State::NodeFail, 143), ended(State::Failed, -9), ended(State::Failed, 1)]
     );
 }
+
+/// What the tasks of an array with `batch` print, and how they end, one after the other.
+fn batched(spec: Spec, count: u32) -> Vec<(Outcome, String, String)> {
+    let bench = bench(Job::new([spec.array(count)]));
+    (0..count).map(|task| (bench.run(task), bench.sink.out(task), bench.sink.err(task))).collect()
+}
+
+#[test]
+fn one_shell_runs_a_batch_and_each_task_is_its_own() {
+    let line = "echo $$ $PHALANX_ARRAY_INDEX $PWD $kept; kept=1; export PHALANX_ARRAY_INDEX=9; cd /; exec 2>&1; \
+                exit $((PHALANX_TASK_ID + 3))";
+    let dir = tempfile::tempdir().unwrap();
+    let ended_all = batched(Spec::shell(line).batch(2).dir(dir.path()), 5);
+    let shells: Vec<String> = (0..)
+        .zip(&ended_all)
+        .map(|(task, (outcome, out, err))| {
+            let (shell, rest) = out.split_once(' ').unwrap();
+            assert_eq!((*outcome, &**err), (ended(State::Failed, task + 3), ""));
+            assert_eq!(rest, format!("{task} {}\n", dir.path().canonicalize().unwrap().display()));
+            shell.to_owned()
+        })
+        .collect();
+    let is_same: Vec<bool> = shells.windows(2).map(|pair| pair[0] == pair[1]).collect();
+    assert_eq!(is_same, [true, false, true, false], "{shells:?}");
+}
+
+#[test]
+fn a_task_that_kills_the_shell_of_its_batch_costs_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "echo $PHALANX_ARRAY_INDEX >> ran; echo begun; \
+                case $PHALANX_ARRAY_INDEX in 1) kill -KILL $$;; 2) kill -TERM 0;; 3) (;; esac; echo done";
+    // The fourth is a mistake of syntax, which ends only the subshell that reads it.
+    let line = line.replace("3) (;;", "3) eval '(';;");
+    let ended_all = batched(Spec::shell(&line).batch(50).dir(dir.path()), 5);
+    let outcomes: Vec<Outcome> = ended_all.iter().map(|end| end.0).collect();
+    assert_eq!([outcomes[0], outcomes[4]], [Outcome::OK; 2]);
+    assert_eq!([outcomes[1], outcomes[2]], [ended(State::Failed, -9), ended(State::Failed, -15)]);
+    assert_eq!(outcomes[3], ended(State::Failed, 2));
+    assert!(ended_all.iter().all(|end| end.1.starts_with("begun\n")), "{ended_all:?}");
+    assert_eq!(fs::read_to_string(dir.path().join("ran")).unwrap(), "0\n1\n2\n3\n4\n");
+}
+
+#[test]
+fn a_shell_that_died_between_two_tasks_is_replaced() {
+    let bench = bench(Job::new([Spec::shell("echo $$").batch(50).array(3)]));
+    assert_eq!(bench.run(0), Outcome::OK);
+    let shell = bench.sink.out(0);
+    assert!(std::process::Command::new("kill").args(["-KILL", shell.trim()]).status().unwrap().success());
+    assert_eq!([bench.run(1), bench.run(2)], [Outcome::OK; 2]);
+    assert!(bench.sink.out(1) != shell && bench.sink.out(1) == bench.sink.out(2));
+}
+
+#[test]
+fn limits_and_stops_hold_for_each_task_of_a_batch() {
+    let line = "echo $$; [ $PHALANX_ARRAY_INDEX = 1 ] && sleep 600; true";
+    let spec = Spec::shell(line).batch(50).time(Duration::from_secs(2));
+    let bench = bench(Job::new([spec.array(3)]));
+    let outcomes: Vec<Outcome> = (0..3).map(|task| bench.run(task)).collect();
+    assert_eq!(
+        outcomes.iter().map(|end| end.state).collect::<Vec<_>>(),
+        [State::Completed, State::Timeout, State::Completed]
+    );
+    assert!(bench.sink.err(1).contains("stopped at its time limit"));
+    let line = "[ $PHALANX_ARRAY_INDEX = 0 ] && { sleep 600 & echo $!; wait; }; echo next";
+    let bench = bench_of(line);
+    std::thread::scope(|s| {
+        let running = s.spawn(|| bench.run(0));
+        eventually("the first line", || bench.sink.out(0).ends_with('\n'));
+        assert_eq!(bench.runner.cancel(0..1), 1);
+        assert_eq!(running.join().unwrap().state, State::Cancelled);
+    });
+    eventually("the end of its child", || !alive(&bench.sink.out(0)));
+    assert_eq!((bench.run(1), &*bench.sink.out(1)), (Outcome::OK, "next\n"));
+}
+
+fn bench_of(line: &str) -> crate::exec_support::Bench {
+    bench(Job::new([Spec::shell(line).batch(50).array(2)]))
+}
+
+#[test]
+fn what_a_task_of_a_batch_leaves_running_is_ended_and_its_shell_goes_on() {
+    let bench = bench_of("echo $$; sleep 600 & echo $!");
+    assert_eq!([bench.run(0), bench.run(1)], [Outcome::OK; 2]);
+    let out = [bench.sink.out(0), bench.sink.out(1)];
+    let lines: Vec<&str> = out.iter().flat_map(|out| out.lines()).collect();
+    assert_eq!(lines[0], lines[2], "the same shell");
+    eventually("their ends", || !alive(lines[1]) && !alive(lines[3]));
+}
+
+#[test]
+fn a_batch_has_the_prologue_the_options_and_the_streams_of_its_tasks() {
+    let mut job = Job::new([Spec::shell("cat; greet; false; echo not reached").batch(9).array(2)]);
+    job.prologue = vec!["set -e".into(), "greet() { echo hello; head -c 200000 /dev/zero >&2; }".into()];
+    let bench = bench(job);
+    for task in 0..2 {
+        assert_eq!((bench.run(task), &*bench.sink.out(task)), (ended(State::Failed, 1), "hello\n"));
+        assert_eq!(bench.sink.bytes(task, Stream::Err).len(), 200_000);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let line = "[ $PHALANX_ARRAY_INDEX = 0 ] && rmdir $PWD";
+    let ended_all = batched(Spec::shell(line).batch(9).dir(dir.path()), 2);
+    let absent = dir.path().display().to_string();
+    assert_eq!([ended_all[0].0, ended_all[1].0], [Outcome::OK, ended(State::Failed, 126)]);
+    assert!(ended_all[1].2.contains(&absent), "{ended_all:?}");
+}

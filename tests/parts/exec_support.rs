@@ -29,6 +29,7 @@ impl Spec {
             indexed: false,
             limit: None,
             share: None,
+            batch: 1,
             pools: Box::default(),
             cpus: 1,
             memory: None,
@@ -85,6 +86,11 @@ impl Spec {
 
     pub fn memory(mut self, bytes: u64) -> Spec {
         self.group.memory = Some(bytes);
+        self
+    }
+
+    pub fn batch(mut self, tasks: u32) -> Spec {
+        self.group.batch = tasks;
         self
     }
 

@@ -9,6 +9,7 @@ use super::drafts::{Notes, SharedTables, SourcePlace as Spot, TypedNeed};
 use super::graphs::OPERATION_KERNEL;
 use super::names::{check_dir, check_name, check_path, make_name};
 use super::{ResolveContext, pattern};
+use crate::exec::script::is_standard;
 use crate::job::body::{Body, Extras, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::file_names::{check_patterns, tells_elements_apart};
@@ -151,6 +152,7 @@ impl<'a> TaskResolver<'a> {
             indexed: self.space.is_indexed(),
             limit: self.limit,
             share: common.get(|c| &c.share).map(|at| small(at.value.0)),
+            batch: self.batch(common, body),
             pools,
             cpus: small(common.get(|c| &c.cpus).map_or(1, |at| at.value.0)),
             memory: common.get(|c| &c.memory).map(|at| at.value.0),
@@ -164,6 +166,55 @@ impl<'a> TaskResolver<'a> {
             mpi: self.mpi(),
             name: Arc::clone(&self.name),
         }
+    }
+
+    /// The number of tasks that one shell runs, which must be lines of shell and no more.
+    fn batch(&mut self, common: &Given<'_>, body: &Body) -> u32 {
+        let own = &self.spec.value.own;
+        let Some(typed) = &own.batch else { return 1 };
+        let shell = body.extras.shell.as_ref().or(self.job.shell.as_ref());
+        let span = |at: &At<String>| at.span.clone();
+        let files = [own.stdin.as_ref(), common.get(|c| &c.stdout), common.get(|c| &c.stderr)];
+        let obstacle = match (&body.work, &own.mpi, files.into_iter().flatten().next()) {
+            (WorkTemplate::Command(_), ..) => Some((
+                "this command is a program with its arguments, which needs no shell",
+                "write it as a line: `command = \"prog arg\"`",
+                None,
+            )),
+            (WorkTemplate::Kernel { .. }, ..) => Some(("this task is not a command", "leave `batch` out", None)),
+            (_, Some(mpi), _) => {
+                Some(("an MPI task is started by its launcher", "leave `batch` out", Some(mpi.span.clone())))
+            }
+            (_, _, Some(file)) => Some((
+                "its shell has one standard input and output for all tasks",
+                "redirect in the line itself: `prog > out-{index}`",
+                Some(span(file)),
+            )),
+            _ if common.get(|c| &c.cpus).is_some_and(|cpus| cpus.value.0 > 1) => Some((
+                "a slot keeps its shell, and these tasks need several slots",
+                "leave `batch` out",
+                common.get(|c| &c.cpus).map(|at| at.span.clone()),
+            )),
+            _ if body.extras.keeps_background => Some((
+                "processes that a task leaves running would write into the output of others",
+                "leave `background` or `batch` out",
+                own.background.as_ref().map(|at| at.span.clone()),
+            )),
+            _ if shell.is_some_and(|shell| !is_standard(shell)) => Some((
+                "only shells like `sh` and `bash` run one line after the other",
+                "leave `batch` out, or choose such a shell",
+                None,
+            )),
+            _ => None,
+        };
+        if let Some((reason, help, other)) = obstacle {
+            let mut error = Diagnostic::error(format!("`batch` does not go with this task: {reason}")).at(&typed.span);
+            if let Some(other) = other {
+                error = error.label(&other, "this");
+            }
+            self.findings.push(error.help(help));
+        }
+        small(typed.value.0)
     }
 
     /// The labels that a rank must have.
