@@ -132,9 +132,12 @@ fn show_preview(options: &Options) -> ExitCode {
         Err(RunError::Job(mistakes)) => return super::check::refuse(&mistakes),
         Err(error) => return refuse(error),
     };
-    let RunPreview { resumed, tasks, complete, left_out, runs } = found;
+    let RunPreview { resumed, remark, tasks, complete, left_out, runs } = found;
+    let nothing = || (options.resume && resumed.is_none()).then(|| "nothing to resume: all of it runs".to_owned());
+    if let Some(remark) = remark.or_else(nothing) {
+        complain(remark);
+    }
     if options.resume && resumed.is_none() {
-        complain("there is no earlier run to resume: all tasks would run");
         if options.selection.is_all() {
             return super::check::check(&options.jobs, &options.selection, false);
         }

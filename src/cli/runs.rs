@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{complain, print, refuse};
 use crate::job::units::parse_duration;
 use crate::journal::RUNS;
-use crate::observe::{Paint, disk_space, list_runs, old_runs, to_stdout, write_runs, write_runs_json};
+use crate::observe::{ListedRun, Paint, disk_space, list_runs, old_runs, to_stdout, write_runs, write_runs_json};
 use crate::text::counted;
 
 /// Without options, runs are kept for this long after they were last written.
@@ -44,11 +44,30 @@ pub(super) struct CleanArgs {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
+    if text.parse::<f64>().is_ok() {
+        return Err(format!("{text} has no unit: write {text}d for days, {text}h for hours or {text}m for minutes"));
+    }
     parse_duration(text).map_err(|error| error.to_string())
 }
 
+/// The runs here, of one job if it is named; a name without runs is refused with those that there
+/// are.
+fn runs_of(job: Option<&str>) -> Result<Vec<ListedRun>, String> {
+    let all = list_runs(Path::new(RUNS)).map_err(|error| error.to_string())?;
+    let Some(job) = job else { return Ok(all) };
+    let mut names: Vec<String> = all.iter().map(|run| run.job.clone()).collect();
+    let runs: Vec<ListedRun> = all.into_iter().filter(|run| run.job == job || run.run == job).collect();
+    names.sort_unstable();
+    names.dedup();
+    match (runs.is_empty(), names.is_empty()) {
+        (false, _) => Ok(runs),
+        (true, true) => Err(format!("there is no run of {job}: there are no runs here")),
+        (true, false) => Err(format!("there is no run of {job}: there are runs of {}", names.join(", "))),
+    }
+}
+
 pub(super) fn list(args: ListArgs) -> ExitCode {
-    let runs = match list_runs(Path::new(RUNS), args.job.as_deref()) {
+    let runs = match runs_of(args.job.as_deref()) {
         Ok(runs) => runs,
         Err(error) => return refuse(error),
     };
@@ -61,7 +80,7 @@ pub(super) fn list(args: ListArgs) -> ExitCode {
 
 pub(super) fn clean(args: CleanArgs) -> ExitCode {
     let default = if args.keep.is_some() { Duration::ZERO } else { DEFAULT_AGE };
-    let runs = match list_runs(Path::new(RUNS), args.job.as_deref()) {
+    let runs = match runs_of(args.job.as_deref()) {
         Ok(runs) => old_runs(runs, args.keep.unwrap_or(1), args.older_than.unwrap_or(default)),
         Err(error) => return refuse(error),
     };

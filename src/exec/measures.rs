@@ -210,21 +210,29 @@ fn parse(bytes: &[u8], cut: bool) -> AttemptMeasures {
     let more = if cut { format!(", and everything beyond {MAX_BYTES} bytes") } else { String::new() };
     if let Some(first) = bad.first().cloned().or_else(|| cut.then(String::new)) {
         measured.complaint = Some(format!(
-            "left out of ${VARIABLE}: {}{more}, the first: `{first}` (a line is NAME VALUE or NAME=VALUE, at most {MAX_VALUES} of them)",
-            counted(bad.len() as u64, "line")
+            "left out of ${VARIABLE}: {}{more}, the first: `{first}` ({})",
+            counted(bad.len() as u64, "line"),
+            match pair(&first) {
+                Some((_, value)) if !value.is_finite() => "the value must be a finite number".to_owned(),
+                _ => format!("a line is NAME VALUE or NAME=VALUE, at most {MAX_VALUES} of them"),
+            }
         ));
     }
     measured
 }
 
-/// A line `NAME VALUE`, `NAME=VALUE` or `NAME: VALUE`.
+/// A line `NAME VALUE`, `NAME=VALUE` or `NAME: VALUE` with a finite value.
 fn value(line: &str) -> Option<(String, f64)> {
+    pair(line).filter(|(_, value)| value.is_finite())
+}
+
+fn pair(line: &str) -> Option<(String, f64)> {
     let line = line.trim();
     let (name, value) = line.split_once('=').or_else(|| line.split_once(char::is_whitespace))?;
     let name = name.trim_end();
     let name = name.strip_suffix(':').unwrap_or(name);
     let value = value.trim().parse::<f64>().ok()?;
-    (Measure::is_name(name) && value.is_finite()).then(|| (name.to_owned(), value))
+    Measure::is_name(name).then(|| (name.to_owned(), value))
 }
 
 #[cfg(test)]
@@ -246,6 +254,12 @@ mod tests {
         let measured = parse(b"loss\n1 2\nx nan\ny inf\nz 1 2\nok 1\n\xff 3\n", false);
         assert_eq!(measured.values, [("ok".to_owned(), 1.0)]);
         assert!(measured.complaint.unwrap().starts_with("left out of $PHALANX_METRICS: 6 lines, the first: `loss`"));
+        assert!(
+            parse(b"energy nan\n", false)
+                .complaint
+                .unwrap()
+                .ends_with("`energy nan` (the value must be a finite number)")
+        );
         let many = "a 1\n".repeat(MAX_VALUES + 5);
         let measured = parse(many.as_bytes(), true);
         assert_eq!(measured.values.len(), MAX_VALUES);

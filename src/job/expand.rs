@@ -118,6 +118,9 @@ impl Job {
             None => (name, None),
         };
         let Some(at) = self.groups.iter().position(|group| *group.name == *plain) else {
+            if bracket.is_none() && name.contains('[') {
+                return Err(format!("the bracket in `{}` is not closed", shorten(name)));
+            }
             let names: Vec<&str> = self.groups.iter().map(|group| &*group.name).collect();
             return Err(format!("the job has no task `{}`; {}", shorten(name), suggest(plain, &names, "tasks")));
         };

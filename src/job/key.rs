@@ -2,13 +2,12 @@
 //! completed tasks.
 //!
 //! The key covers everything that affects the result of a task or its location: name, index, work,
-//! directory, files of its streams, environment, prologue, shell, number of MPI ranks. It excludes
-//! scheduling (time, memory, CPUs, priority, retries, needs), so that a higher limit does not
-//! discard completed work. Name and index are included because a task can read them, and because
-//! two tasks with the same command are still two tasks. Instead of the index, the key of a task of
-//! a matrix has the values along its axes, in the order of their names: further values change the
-//! index, but not the task. For a point of a pattern the key includes its step and place, because
-//! in a wider pattern the same index is another point.
+//! directory, files of its streams, declared inputs, environment, prologue, shell, number of MPI
+//! ranks. It excludes scheduling (time, memory, CPUs, priority, retries, needs), so that a higher
+//! limit does not discard completed work. Name and index are included because a task can read them.
+//! The key of a task of a matrix has no index, as further values change it but not the task, and of
+//! its values only what its text says with them. For a point of a pattern the key includes its step
+//! and place, because in a wider pattern the same index is another point.
 //!
 //! Keys are compared only within one process, which computes those of the former job too: fields in
 //! a fixed order, each with its length, numbers as little-endian bytes.
@@ -133,17 +132,16 @@ impl Job {
         let space = self.bodies.get(group as usize).map_or(&Space::One, |body| body.space());
         encoder.text(&task.name);
         encoder.option(task.index.filter(|_| !matches!(space, Space::Matrix(_))), Encoder::number);
-        let mut axes: Vec<(&str, usize)> = space.axes().iter().map(|axis| axis.name.as_str()).zip(0..).collect();
-        axes.sort_unstable();
-        for (name, axis) in axes {
-            encoder.text(name);
-            encoder.text(&space.value(axis, number).to_string());
-        }
         encoder.work(&task.work);
         encoder.path(&task.dir);
         for stream in [&task.stdin, &task.stdout, &task.stderr] {
             encoder.option(stream.as_deref(), Encoder::path);
         }
+        let mut inputs: Vec<&Path> = task.inputs.iter().map(|(file, _)| file.as_path()).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        encoder.number(inputs.len() as u64);
+        inputs.into_iter().for_each(|file| encoder.path(file));
         encoder.variables(&self.env);
         encoder.variables(&task.env);
         encoder.option(mpi, |encoder, mpi| encoder.number(u64::from(mpi.ranks)));

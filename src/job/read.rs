@@ -156,7 +156,13 @@ pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], f
     for key in table.keys().filter(|key| !is_known(key.get_ref())) {
         let names: Vec<&str> = fields.iter().flat_map(|f| f.iter()).map(|f| f.name).collect();
         let name = super::units::shorten(key.get_ref());
-        let help = by_meaning(&name, &names, findings)
+        // `[jobs]` is the table `[job]`, while `[[jobs]]` are the tasks of other systems.
+        let singular = name.strip_suffix('s').filter(|word| names.contains(word));
+        let is_table = table.get(&**key.get_ref()).is_some_and(|value| value.get_ref().as_table().is_some());
+        let singular = singular.filter(|_| is_table);
+        let help = singular
+            .map(|word| format!("did you mean `{word}`?"))
+            .or_else(|| by_meaning(&name, &names, findings))
             .or_else(|| elsewhere(&name, &names, findings))
             .unwrap_or_else(|| suggest(&name, &names, "keys here"));
         findings.push(Diagnostic::error(format!("unknown key `{name}` in `{what}`")).at(&key.span()).help(help));

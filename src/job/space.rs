@@ -5,6 +5,7 @@
 //! values along its axes are computed, so an array of a million tasks takes a few words.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -70,20 +71,43 @@ impl Dimension<'_> {
     /// if there is one. Of equal rows the nth corresponds to the nth. `None` if an axis of `other`
     /// is missing here.
     pub(crate) fn same_values(&self, other: &Dimension<'_>) -> Option<Vec<Option<u64>>> {
-        let own = |name: &str| self.axes.iter().find(|axis| axis.name == name);
-        let here: Vec<&Axis> = other.axes.iter().map(|axis| own(&axis.name)).collect::<Option<_>>()?;
-        let there: Vec<&Axis> = other.axes.iter().collect();
-        let row = |axes: &[&Axis], at: u64| axes.iter().map(|axis| axis.value(at).to_string()).collect::<Vec<_>>();
-        let mut places: FxHashMap<Vec<String>, (usize, Vec<u64>)> = FxHashMap::default();
-        for at in 0..other.len() {
-            places.entry(row(&there, at)).or_default().1.push(at);
+        let is_here = |axis: &Axis| self.has(&axis.name);
+        let mut places = vec![None; usize::try_from(self.len()).ok()?];
+        other.axes.iter().all(is_here).then(|| self.pair(other, &other.axes, &mut places))?;
+        Some(places)
+    }
+
+    /// For each position, the position of `other` that it was: that with the same values along the
+    /// axes that both have, else that with the same values along the first columns, which tell the
+    /// rows of `other` apart.
+    fn former(&self, other: &Dimension<'_>) -> Vec<Option<u64>> {
+        let shared: Vec<Axis> = other.axes.iter().filter(|axis| self.has(&axis.name)).cloned().collect();
+        let mut places = vec![None; usize::try_from(self.len()).unwrap_or(0)];
+        self.pair(other, &shared, &mut places);
+        let names = other.naming().map(|count| &other.axes[..count]).unwrap_or_default();
+        if !names.is_empty() && names.len() < other.axes.len() && names.iter().all(|axis| self.has(&axis.name)) {
+            self.pair(other, names, &mut places);
         }
-        let place = |at: u64| {
-            let (seen, places) = places.get_mut(&row(&here, at))?;
-            *seen += 1;
-            places.get(*seen - 1).copied()
+        places
+    }
+
+    /// Gives each position without a place the position of `other` with the same values along these
+    /// axes of `other`, which are here too, if that is still free. Of equal rows the nth
+    /// corresponds to the nth.
+    fn pair(&self, other: &Dimension<'_>, axes: &[Axis], places: &mut [Option<u64>]) {
+        let own = |axis: &Axis| self.axes.iter().find(|own| own.name == axis.name);
+        let here: Vec<&Axis> = axes.iter().filter_map(own).collect();
+        let row = |axes: &mut dyn Iterator<Item = &Axis>, at: u64| {
+            axes.map(|axis| axis.value(at).to_string()).collect::<Vec<_>>()
         };
-        Some((0..self.len()).map(place).collect())
+        let taken: FxHashSet<u64> = places.iter().flatten().copied().collect();
+        let mut free: FxHashMap<Vec<String>, VecDeque<u64>> = FxHashMap::default();
+        for at in (0..other.len()).filter(|at| !taken.contains(at)) {
+            free.entry(row(&mut axes.iter(), at)).or_default().push_back(at);
+        }
+        for (at, place) in (0..).zip(places).filter(|(_, place)| place.is_none()) {
+            *place = free.get_mut(&row(&mut here.iter().copied(), at)).and_then(VecDeque::pop_front);
+        }
     }
 }
 
@@ -298,8 +322,9 @@ impl Space {
         }
     }
 
-    /// For each element the element of `other` with the same values, if there is one: of matrices
-    /// by the values along their axes, of others by index.
+    /// For each element the element of `other` that it was, if there is one: of matrices that with
+    /// the same values along its axes, where the rows of a table keep their columns that tell them
+    /// apart; of others that with the same index.
     pub(crate) fn former(&self, other: &Space) -> Vec<Option<u32>> {
         let count = u32::try_from(self.len()).unwrap_or(u32::MAX);
         if self == other {
@@ -311,10 +336,9 @@ impl Space {
         let own = self.dimensions();
         let mut pairs = Vec::new();
         for there in other.dimensions() {
-            let alike = |here: &&Dimension<'_>| here.axes.len() == there.axes.len() && here.has(&there.axes[0].name);
-            let found = own.iter().find(alike).and_then(|here| Some((*here, here.same_values(&there)?, there.stride)));
-            let Some(found) = found else { return vec![None; count as usize] };
-            pairs.push(found);
+            let alike = |here: &&Dimension<'_>| there.axes.iter().any(|axis| here.has(&axis.name));
+            let Some(here) = own.iter().find(alike) else { return vec![None; count as usize] };
+            pairs.push((*here, here.former(&there), there.stride));
         }
         if own.len() != pairs.len() {
             return vec![None; count as usize];
@@ -433,6 +457,25 @@ mod tests {
         assert_eq!(of(&["a", "a"], "0", false).former(&of(&["b", "a", "a", "a"], "0", false)), [Some(1), Some(2)]);
         assert_eq!(of(&["a"], "0", false).former(&Space::Matrix(vec![axis("s", words(&["a"]), false)])), [None]);
         assert_eq!(Space::Matrix(vec![axis("s", words(&["a"]), false)]).former(&of(&["a"], "0", false)), [None]);
+    }
+
+    #[test]
+    fn rows_of_a_table_are_found_again_when_a_column_changes() {
+        let table = |columns: &[(&str, &[&str])]| {
+            let axes = columns.iter().zip(0..).map(|((name, values), at)| axis(name, words(values), at > 0));
+            Space::Matrix(axes.collect())
+        };
+        let old = table(&[("s", &["a", "b", "c"]), ("q", &["1", "2", "3"])]);
+        let found = |columns| table(columns).former(&old);
+        assert_eq!(found(&[("s", &["c", "a", "d"]), ("q", &["9", "1", "3"])]), [Some(2), Some(0), None]);
+        let added: &[(&str, &[&str])] = &[("s", &["a", "b"]), ("new", &["x", "y"]), ("q", &["1", "7"])];
+        assert_eq!(found(added), [Some(0), Some(1)]);
+        assert_eq!(found(&[("s", &["b", "a"])]), [Some(1), Some(0)]);
+        assert_eq!(found(&[("other", &["a", "b"])]), [None, None]);
+        // Where the first column does not tell rows apart, the second one does, too.
+        let lanes = table(&[("s", &["a", "a"]), ("lane", &["1", "2"]), ("q", &["5", "6"])]);
+        let new = table(&[("s", &["a", "a"]), ("lane", &["2", "1"]), ("q", &["6", "7"])]);
+        assert_eq!(new.former(&lanes), [Some(1), Some(0)]);
     }
 
     #[test]

@@ -173,6 +173,7 @@ const SYNONYMS: &[Synonyms] = &[
     same("delay wait pause backoff_s sleep", &["backoff"]),
     same("on needs_task from", &["task"]),
     same("path filename src", &["file"]),
+    same("max max_retries attempts max_attempts tries max_tries times limit number", &["count"]),
 ];
 
 /// The key among `valid` that means the same as a word of another system, with an example; `None`

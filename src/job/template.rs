@@ -11,7 +11,8 @@
 //!   shell unless its word is one of those above.
 //!
 //! A word that is similar to an axis is almost surely a typo. It is reported as an error, or in a
-//! shell line as a warning. Any other word that nothing fills is warned of.
+//! shell line as a warning. Any other word that nothing fills is warned of, as are `{wildcards.x}`
+//! and `{input[0]}` of other systems.
 
 use std::sync::Arc;
 
@@ -212,6 +213,9 @@ impl Compiler<'_> {
                 pieces.push(value);
                 at = end;
             } else {
+                if !shell {
+                    self.note_foreign(open);
+                }
                 literal.push('{');
                 at = open + 1;
             }
@@ -274,12 +278,29 @@ impl Compiler<'_> {
             None if self.is_program_text(at) => return,
             None => (
                 Diagnostic::warning(format!("`{{{word}}}` is left as it is, because this task has no axis `{word}`")),
-                format!(
-                    "give it one, as in `matrix = {{ {word} = [\"a\", \"b\"] }}`; if the text is meant, write `{{{{{word}}}}}`"
-                ),
+                meaning_elsewhere(word, "").unwrap_or_else(|| {
+                    format!(
+                        "give it one, as in `matrix = {{ {word} = [\"a\", \"b\"] }}`; if the text is meant, write \
+                         `{{{{{word}}}}}`"
+                    )
+                }),
             ),
         };
         self.findings.push(diagnostic.at(self.span).help(help));
+    }
+
+    /// Reports braces with a part of something, such as `{wildcards.x}` or `{inputs[0]}`, which
+    /// mean a value in other systems.
+    fn note_foreign(&mut self, at: usize) {
+        let Some((inside, _)) = self.source[at + 1..].split_once('}') else { return };
+        let Some(help) = inside.find(['.', '[']).and_then(|end| meaning_elsewhere(&inside[..end], &inside[end..]))
+        else {
+            return;
+        };
+        if !self.is_program_text(at) {
+            let message = format!("`{{{inside}}}` is left as it is, because placeholders here have no parts");
+            self.findings.push(Diagnostic::warning(message).at(self.span).help(help));
+        }
     }
 
     /// True if a brace of the string belongs to a program, such as awk or Python, and not to us.
@@ -291,6 +312,22 @@ impl Compiler<'_> {
                 self.source.contains(is_of_code) || ["{print}", "{next}", "{exit}"].contains(&self.source)
             }
         }
+    }
+}
+
+/// What to write for a word in braces that means a value in Snakemake and its like, with the part
+/// that follows it, such as `.x` or `[0]`.
+fn meaning_elsewhere(word: &str, part: &str) -> Option<String> {
+    match (word, part.strip_prefix('.')) {
+        ("input" | "inputs" | "output" | "outputs" | "log", _) => {
+            Some("write the file name itself, as it stands in `inputs` or `outputs`".to_owned())
+        }
+        ("wildcards", Some(axis)) if is_identifier(axis) => {
+            Some(format!("write `{{{axis}}}`, and give the task this axis: `matrix = {{ {axis} = [\"a\", \"b\"] }}`"))
+        }
+        ("threads", None) => Some("write `$PHALANX_CPUS`, the value of `cpus`".to_owned()),
+        ("params" | "config" | "resources" | "wildcards", _) => Some("write the value itself".to_owned()),
+        _ => None,
     }
 }
 
@@ -379,5 +416,19 @@ mod tests {
         stays("f() { true; }; { f; }", 0);
         stays("awk '{{x}}' # {x}", 0);
         assert_eq!(noted("echo {{sample}}"), ("echo {sample}".to_owned(), 0));
+        stays("align {inputs[0]} {input} > {output.bam}", 3);
+        stays("echo ${input[0]} {a.b} {x[0]} '{input[0]}'", 0);
+        for (braces, help) in [
+            ("{input[0]}", "write the file name itself"),
+            ("{output}", "write the file name itself"),
+            ("{wildcards.sample}", "write `{sample}`, and give the task this axis"),
+            ("{threads}", "write `$PHALANX_CPUS`"),
+            ("{params.x}", "write the value itself"),
+        ] {
+            let mut findings = Findings::default();
+            compile((braces, &(0..1)), StringKind::Shell, &Space::One, &mut findings);
+            let said = findings.finish().remove(0);
+            assert!(said.message.contains(braces) && said.help.unwrap().contains(help), "{braces}");
+        }
     }
 }

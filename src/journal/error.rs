@@ -108,6 +108,14 @@ pub enum RunDirError {
         /// Why not.
         source: io::Error,
     },
+    /// The directory of a new run cannot be created.
+    #[error("cannot create {}: {source}; start the run in another directory, or name one with --run-dir", path.display())]
+    Create {
+        /// The directory, absolute.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The directory for a new run already holds one.
     #[error("{} already holds a run: continue it with --resume, or choose another --run-dir", path.display())]
     Occupied {
@@ -168,14 +176,23 @@ impl RunDirError {
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
         move |source| RunDirError::Io { doing, path: path.to_owned(), source }
     }
+
+    /// Wraps an I/O error about the directory of a new run.
+    pub(crate) fn create(path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
+        move |source| RunDirError::Create {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            source,
+        }
+    }
 }
 
 fn hint(runs: &Path, known: &[String]) -> String {
     if known.is_empty() {
-        format!(
-            "{} holds no runs; name a run directory, or change to the directory in which the job was started",
-            runs.display()
-        )
+        let what = match (runs.is_dir(), std::path::absolute(runs)) {
+            (false, Ok(runs)) => format!("there is no {}", runs.display()),
+            _ => format!("{} holds no runs", runs.display()),
+        };
+        format!("{what}; name a run directory, or change to the directory in which the job was started")
     } else {
         format!("{} holds {}", runs.display(), known.join(", "))
     }

@@ -26,6 +26,8 @@ pub(crate) const HEADER: usize = 12;
 const MARK: [u8; 4] = [0xf5, 0xa7, 0xc1, 0xfe];
 /// Bytes of a frame before its payload.
 const FRAME_HEAD: usize = 12;
+/// Bytes at the start of a journal that show whether it holds a record.
+pub(crate) const START: usize = HEADER + FRAME_HEAD;
 /// Largest payload that is written or accepted, in bytes.
 pub(crate) const MAX_PAYLOAD: usize = 1 << 30;
 
@@ -87,6 +89,23 @@ fn checksum(length: [u8; 4], payload: &[u8]) -> u32 {
     crc.update(&length);
     crc.update(payload);
     crc.finalize()
+}
+
+/// True if a journal of `size` bytes holds a record, by its first bytes: its writer was not stopped
+/// before the first one was written. A damaged journal counts as one that holds some.
+pub(crate) fn holds_record(start: &[u8], size: u64) -> bool {
+    if !header().starts_with(&start[..start.len().min(HEADER)]) {
+        return true;
+    }
+    if size <= HEADER as u64 {
+        return false;
+    }
+    match (start.get(HEADER..HEADER + 4), word(start, HEADER + 4)) {
+        (Some(mark), Some(length)) if mark == MARK => size >= (HEADER + FRAME_HEAD) as u64 + u64::from(length),
+        // The head of the first frame is not whole.
+        (_, None) => false,
+        _ => true,
+    }
 }
 
 /// Walks over the frames of a journal that has been read into memory.

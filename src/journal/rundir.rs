@@ -21,11 +21,12 @@
 //! together get different numbers.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::ended::EndedSessions;
 use super::error::RunDirError;
+use super::frame;
 use super::lock::{self, Liveness, RunLock};
 use super::replay::replay;
 
@@ -53,7 +54,7 @@ impl RunDir {
     /// Creates the directory of a new run of `job` under `runs` (usually [`RUNS`]) and points
     /// `latest` to it.
     pub fn create(runs: &Path, job: &str) -> Result<RunDir, RunDirError> {
-        fs::create_dir_all(runs).map_err(RunDirError::io("create", runs))?;
+        fs::create_dir_all(runs).map_err(RunDirError::create(runs))?;
         let job = file_name(job);
         let mut number = numbered(runs, &job)?.last().map_or(1, |last| last.saturating_add(1));
         loop {
@@ -65,7 +66,7 @@ impl RunDir {
                     return RunDir::at(&path);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-                Err(error) => return Err(RunDirError::io("create", &path)(error)),
+                Err(error) => return Err(RunDirError::create(&path)(error)),
             }
         }
     }
@@ -76,7 +77,7 @@ impl RunDir {
         if dir.join(JOURNAL).exists() {
             return Err(RunDirError::Occupied { path: dir.to_owned() });
         }
-        fs::create_dir_all(dir).map_err(RunDirError::io("create", dir))?;
+        fs::create_dir_all(dir).map_err(RunDirError::create(dir))?;
         RunDir::at(dir)
     }
 
@@ -90,7 +91,10 @@ impl RunDir {
     pub fn find(runs: &Path, wanted: &str) -> Result<RunDir, RunDirError> {
         let direct = [PathBuf::from(wanted), runs.join(wanted)];
         if let Some(dir) = direct.iter().find(|dir| dir.join(JOURNAL).is_file()) {
-            return RunDir::at(dir);
+            let run = RunDir::at(dir)?;
+            if wanted != LATEST || !run.lacks_record() {
+                return Ok(run);
+            }
         }
         // A directory that may not be entered would look like one without a journal.
         for journal in direct.iter().map(|dir| dir.join(JOURNAL)) {
@@ -120,17 +124,55 @@ impl RunDir {
 
     /// The runs of a job under `runs` that have a journal, newest first.
     pub fn of_job(runs: &Path, job: &str) -> Result<Vec<RunDir>, RunDirError> {
-        Ok(newest_first(runs, &file_name(job))?.collect())
+        Ok(with_journal(runs, &file_name(job))?.collect())
     }
 
     /// Finds the run that `--resume` continues: `explicit` if given, else the newest run of `job`
-    /// that has a journal.
+    /// that does not [lack a record](RunDir::lacks_record).
     pub fn for_resume(runs: &Path, job: &str, explicit: Option<&Path>) -> Result<RunDir, RunDirError> {
         if let Some(dir) = explicit {
             return RunDir::open(dir);
         }
         let nothing = || RunDirError::NothingToResume { job: job.to_owned(), runs: runs.to_owned() };
         newest_of(runs, &file_name(job))?.ok_or_else(nothing)
+    }
+
+    /// True if the run was killed before it recorded anything, so that it has nothing to resume or
+    /// to show.
+    pub fn lacks_record(&self) -> bool {
+        let holds_record = || -> io::Result<bool> {
+            let file = fs::File::open(self.journal())?;
+            let (size, mut start) = (file.metadata()?.len(), Vec::new());
+            file.take(frame::START as u64).read_to_end(&mut start)?;
+            Ok(frame::holds_record(&start, size))
+        };
+        holds_record().is_ok_and(|holds| !holds) && self.liveness() == Liveness::Gone
+    }
+
+    /// The names of newer runs of `job` than this one that were killed before they recorded
+    /// anything, newest first.
+    ///
+    /// # Errors
+    /// If the runs cannot be listed.
+    pub fn skipped_for_resume(&self, runs: &Path, job: &str) -> Result<Vec<String>, RunDirError> {
+        let job = file_name(job);
+        let newer = with_journal(runs, &job)?.take_while(|run| run != self);
+        Ok(newer.filter(RunDir::lacks_record).map(|run| run.name()).collect())
+    }
+
+    /// The newest run under `runs` of the same jobs as `job`, the name of several, in another order.
+    ///
+    /// # Errors
+    /// If the runs cannot be listed.
+    pub fn in_other_order(runs: &Path, job: &str) -> Result<Option<String>, RunDirError> {
+        let parts = |job: &str| {
+            let mut parts: Vec<String> = job.split('+').map(str::to_owned).collect();
+            parts.sort_unstable();
+            parts
+        };
+        let wanted = parts(&file_name(job));
+        let is_same = |name: &String| name.rsplit_once('-').is_some_and(|(job, _)| parts(job) == wanted);
+        Ok(if wanted.len() < 2 { None } else { by_age(runs)?.into_iter().find(is_same) })
     }
 
     /// The directory, absolute.
@@ -326,20 +368,21 @@ fn names(runs: &Path) -> Result<Vec<String>, RunDirError> {
         .map_err(RunDirError::io("list", runs))
 }
 
-/// The newest run of a job that has a journal.
+/// The newest run of a job that has a record.
 fn newest_of(runs: &Path, job: &str) -> Result<Option<RunDir>, RunDirError> {
-    Ok(newest_first(runs, job)?.next())
+    Ok(with_journal(runs, job)?.find(|run| !run.lacks_record()))
 }
 
-/// The runs of `job` that have a journal.
-fn newest_first<'a>(runs: &'a Path, job: &'a str) -> Result<impl Iterator<Item = RunDir> + 'a, RunDirError> {
+/// The runs of `job` that have a journal, newest first.
+fn with_journal<'a>(runs: &'a Path, job: &'a str) -> Result<impl Iterator<Item = RunDir> + 'a, RunDirError> {
     let numbers = numbered(runs, job)?.into_iter().rev();
     Ok(numbers.filter_map(move |number| RunDir::open(&runs.join(format!("{job}-{number}"))).ok()))
 }
 
-/// The newest run of any job.
+/// The newest run of any job that has a record.
 fn newest(runs: &Path) -> Result<Option<RunDir>, RunDirError> {
-    Ok(by_age(runs)?.first().and_then(|name| RunDir::open(&runs.join(name)).ok()))
+    let written = by_age(runs)?.into_iter().filter_map(|name| RunDir::open(&runs.join(name)).ok());
+    Ok(written.into_iter().find(|run| !run.lacks_record()))
 }
 
 fn listed(runs: &Path) -> Result<Vec<String>, RunDirError> {
@@ -378,7 +421,7 @@ mod tests {
 
     fn made(runs: &Path, job: &str) -> RunDir {
         let run = RunDir::create(runs, job).unwrap();
-        fs::write(run.journal(), b"").unwrap();
+        fs::write(run.journal(), b"of another version").unwrap();
         run
     }
 
@@ -426,6 +469,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runs = dir.path().join(RUNS);
         let none = RunDir::find(&runs, "mosaic").unwrap_err().to_string();
+        assert!(none.contains(&format!("there is no {}", runs.display())), "{none}");
+        fs::create_dir(&runs).unwrap();
+        let none = RunDir::find(&runs, "mosaic").unwrap_err().to_string();
         assert!(none.contains("holds no runs"), "{none}");
         made(&runs, "sweep");
         let other = RunDir::find(&runs, "mosaic").unwrap_err().to_string();
@@ -434,6 +480,36 @@ mod tests {
         assert!(resume.contains("no run of job \"mosaic\" to resume"), "{resume}");
         let empty = RunDir::for_resume(&runs, "x", Some(dir.path())).unwrap_err().to_string();
         assert!(empty.contains("is not a run directory"), "{empty}");
+    }
+
+    #[test]
+    fn a_run_that_was_killed_before_its_first_record_hides_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().join(RUNS);
+        let first = made(&runs, "k");
+        let killed = made(&runs, "k");
+        for journal in [&b""[..], &frame::header()[..5], &frame::header(), &[&frame::header()[..], &[0xf5]].concat()] {
+            fs::write(killed.journal(), journal).unwrap();
+            assert_eq!(RunDir::find(&runs, LATEST).unwrap(), first);
+            assert_eq!(RunDir::find(&runs, "k").unwrap(), first);
+            assert_eq!(RunDir::for_resume(&runs, "k", None).unwrap(), first);
+            assert_eq!(first.skipped_for_resume(&runs, "k").unwrap(), ["k-2"]);
+        }
+        // One that begins just now is the newest.
+        let lock = killed.lock().unwrap();
+        assert_eq!(RunDir::for_resume(&runs, "k", None).unwrap(), killed);
+        drop(lock);
+        fs::write(killed.journal(), b"something else").unwrap();
+        assert_eq!(RunDir::for_resume(&runs, "k", None).unwrap(), killed);
+    }
+
+    #[test]
+    fn several_jobs_are_found_in_another_order() {
+        let dir = tempfile::tempdir().unwrap();
+        made(dir.path(), "prep+use");
+        let other = |job: &str| RunDir::in_other_order(dir.path(), job).unwrap();
+        assert_eq!(other("use+prep").as_deref(), Some("prep+use-1"));
+        assert_eq!((other("use"), other("use+other")), (None, None));
     }
 
     #[test]

@@ -107,11 +107,40 @@ pub(super) fn recipe(exit: i32, text: &str) -> Option<&'static str> {
     let known = RECIPES.iter().find(|(messages, _)| messages.iter().any(|message| text.contains(message)));
     match known {
         Some((_, recipe)) => Some(recipe),
+        // Phalanx has found out why, and says so.
+        None if ["Windows line ends", "the interpreter `", "needs a loader", "chmod +x"]
+            .iter()
+            .any(|it| text.contains(it)) =>
+        {
+            None
+        }
+        None if exit == 126 && ["ermission denied", "not executable"].iter().any(|it| text.contains(it)) => {
+            Some("a file that the command runs is not executable: `chmod +x FILE`")
+        }
+        None if text.contains("bad interpreter") || (exit == 127 && names_missing_path(text)) => Some(
+            "a program that the command names by path is not there, or its first line (`#!`) names one that is not \
+             there; with Windows line ends no interpreter is found (`dos2unix FILE`)",
+        ),
         None if exit == 127 && text.contains("not found") => Some(
             "a program of the command is not on the PATH of the node, see Programs that are not found in docs/recipes.md",
         ),
         None => None,
     }
+}
+
+/// True if a shell says of something with a slash in its name that it is not found.
+fn names_missing_path(text: &str) -> bool {
+    const MESSAGES: [&str; 4] = [
+        ": not found",
+        ": command not found",
+        ": No such file or directory",
+        ": cannot execute: required file not found",
+    ];
+    let named = |line: &str| {
+        let name = MESSAGES.iter().find_map(|message| line.trim_end().strip_suffix(message))?;
+        name.rsplit([':', ' ']).next().map(|name| name.contains('/'))
+    };
+    text.lines().filter_map(named).any(|is_path| is_path)
 }
 
 /// The end of an output stream of a failed task.
@@ -222,5 +251,16 @@ mod tests {
             assert!(recipe(127, text).is_some_and(|recipe| recipe.contains(page)), "{text}");
         }
         assert_eq!((recipe(1, "file not found"), recipe(127, "")), (None, None));
+        for text in [
+            "sh: 1: scripts/al2.sh: not found",
+            "bash: line 1: scripts/al2.sh: cannot execute: required file not found",
+            "bash: ./x.sh: /bin/sh^M: bad interpreter: No such file or directory",
+        ] {
+            let said = recipe(127, text).unwrap_or_default();
+            assert!(said.contains("dos2unix") && !said.contains("PATH"), "{text}: {said}");
+        }
+        assert_eq!(recipe(127, "/w/x.sh has Windows line ends, so its interpreter `/bin/sh` is not found"), None);
+        assert!(recipe(126, "sh: 1: scripts/a.sh: Permission denied").is_some_and(|said| said.contains("chmod +x")));
+        assert_eq!(recipe(126, "not allowed to run ./a in /w (chmod +x?)"), None);
     }
 }

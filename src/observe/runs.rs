@@ -22,7 +22,8 @@ pub struct ListedRun {
     pub directory: String,
     /// Name of the job, as its run directories have it.
     pub job: String,
-    /// State of the run; `UNREADABLE` if its journal cannot be read.
+    /// State of the run; `NO_RECORD` if it was killed before it recorded anything, `UNREADABLE` if
+    /// its journal cannot be read.
     pub state: &'static str,
     /// When its first session began, in UTC.
     pub began: Option<String>,
@@ -49,7 +50,7 @@ impl ListedRun {
         let job = name.rsplit_once('-').map_or(name.as_str(), |(job, _)| job).to_owned();
         let mut listed = ListedRun {
             directory: dir.path().display().to_string(),
-            state: "UNREADABLE",
+            state: if dir.lacks_record() { "NO_RECORD" } else { "UNREADABLE" },
             began: None,
             sessions: 0,
             tasks: 0,
@@ -85,13 +86,12 @@ fn idle(dir: &RunDir) -> Duration {
     written.ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default()
 }
 
-/// The runs in a directory, those that were written last first; of one job if it is named.
+/// The runs in a directory, those that were written last first.
 ///
 /// # Errors
 /// If the directory cannot be listed.
-pub fn list_runs(runs: &Path, job: Option<&str>) -> Result<Vec<ListedRun>, RunDirError> {
-    let listed = RunDir::all(runs)?.into_iter().map(ListedRun::of);
-    Ok(listed.filter(|run| job.is_none_or(|job| run.job == job || run.run == job)).collect())
+pub fn list_runs(runs: &Path) -> Result<Vec<ListedRun>, RunDirError> {
+    Ok(RunDir::all(runs)?.into_iter().map(ListedRun::of).collect())
 }
 
 /// The runs that may be deleted: over, not among the `keep` newest of their job, and not written

@@ -11,7 +11,7 @@ use super::print::ReportError;
 use super::report::command;
 use super::run_view::{RunView, node_of, run_ns};
 use crate::journal::Session;
-use crate::model::{Attempt, Stream, TaskId};
+use crate::model::{Attempt, State, Stream, TaskId};
 
 /// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache` as
 /// CSV (RFC 4180 without the carriage returns).
@@ -45,7 +45,9 @@ fn write_row(
     if let Some(index) = label.index {
         write!(out, "{index}")?;
     }
-    write!(out, ",{},{},{},", attempt.attempt, attempt.outcome.state, attempt.outcome.exit)?;
+    let has_run = attempt.outcome.state != State::Skipped;
+    let exit = has_run.then(|| attempt.outcome.exit.to_string()).unwrap_or_default();
+    write!(out, ",{},{},{exit},", attempt.attempt, attempt.outcome.state)?;
     if attempt.attempt == 0 {
         write!(out, ",,")?;
     } else {

@@ -200,7 +200,7 @@ fn indices_of_an_array_are_those_of_the_file() {
         ("t[16]", "no such index: 16"),
         ("t[15-16]", "no such index: 16"),
         ("t[x]", "indices"),
-        ("t[15", "no task `t[15`"),
+        ("t[15", "the bracket in `t[15` is not closed"),
         ("u", "no task `u`"),
         ("first[0]", "neither an array"),
     ] {

@@ -323,7 +323,7 @@ fn a_resume_without_an_earlier_run_just_runs() {
     let dir = Dir::new("nothing");
     phalanx(&dir).args(["run", "absent.toml", "--resume"]).run().code(2);
     dir.job("job.toml", CHAIN);
-    phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok().says("all tasks would run");
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok().says("all of it runs");
     let (out, ran) = run(&dir, CHAIN, &["--resume"]);
     out.ok().says("there is no earlier run of job to resume: all of it runs");
     assert_eq!(ran.len(), 4);
@@ -487,6 +487,122 @@ fn what_changed_runs_again_and_says_why() {
         }
     }
     assert!(why().contains("4 of 4 tasks are complete"), "{}", why());
+}
+
+#[test]
+fn a_run_of_another_job_is_not_taken_over() {
+    let dir = Dir::new("foreign");
+    let job = |file: &str, command: &str| {
+        dir.job(file, &format!("[[task]]\nname = 't'\ncommand = '{command}'\n"));
+    };
+    job("A.toml", "echo A >> ran");
+    job("B.toml", "echo B >> ran");
+    phalanx(&dir).args(["run", "A.toml", "-q"]).run().ok();
+    for preview in [&["-n"][..], &[]] {
+        let taken = ["run", "B.toml", "--resume", "--run-dir", "phalanx-runs/A-1"];
+        let out = phalanx(&dir).args(taken).args(preview).run().code(2);
+        out.says("A-1 is a run of job A (A.toml), not of B: leave out --run-dir").says("name = \"A\"");
+    }
+    phalanx(&dir).args(["run", "A.toml", "--resume", "-n"]).run().ok().says("1 of 1 tasks are complete; 0 would run");
+    // A renamed file is the same job with its former name, or as long as it is as it was.
+    std::fs::rename(dir.path().join("A.toml"), dir.path().join("C.toml")).expect("it was there");
+    let resumed = |job: &str| phalanx(&dir).args(["run", job, "--resume", "--run-dir", "phalanx-runs/A-1"]).run();
+    resumed("C.toml").ok();
+    dir.job("D.toml", "[job]\nname = 'C'\n[[task]]\nname = 't'\ncommand = 'echo D >> ran'\n");
+    resumed("D.toml").ok();
+    assert_eq!(lines(&dir, "ran"), ["A", "D"]);
+    // Of several files one that it was made of is enough.
+    job("A.toml", "echo A >> ran");
+    phalanx(&dir).args(["run", "A.toml", "B.toml", "-q"]).run().ok();
+    phalanx(&dir)
+        .args(["run", "B.toml", "A.toml", "--resume", "-n"])
+        .run()
+        .ok()
+        .says("no earlier run of B+A to resume: all of it runs; A+B-1 is a run of these files in another order");
+    let several = ["A.toml", "C.toml", "--resume", "-n", "--run-dir", "phalanx-runs/A+B-1"];
+    phalanx(&dir).args(["run"]).args(several).run().ok().says("1 of 2 tasks are complete");
+    phalanx(&dir).args(["run", "C.toml"]).args(&several[2..]).run().code(2).says("a run of job A+B");
+}
+
+#[test]
+fn a_run_that_was_killed_before_its_first_record_hides_no_earlier_one() {
+    let dir = Dir::new("stillborn");
+    run(&dir, CHAIN, &["-q"]).0.ok();
+    std::fs::create_dir(dir.path().join("phalanx-runs/job-2")).expect("a directory");
+    dir.file("phalanx-runs/job-2/journal", "PHLXJRNL\u{2}\0\0\0");
+    phalanx(&dir).args(["runs"]).run().ok().says("NO_RECORD");
+    phalanx(&dir)
+        .args(["run", "job.toml", "--resume", "-n"])
+        .run()
+        .ok()
+        .says("job-2 was killed before anything was recorded: job-1 is resumed")
+        .says("job-1: 4 of 4 tasks are complete");
+    let (out, ran) = run(&dir, CHAIN, &["--resume"]);
+    out.ok().says("job-1 is resumed");
+    assert_eq!(ran, [""; 0]);
+    phalanx(&dir).args(["report", "job"]).run().ok().says("job-1");
+}
+
+#[test]
+fn a_task_that_needs_others_than_before_runs_again() {
+    let dir = Dir::new("other-needs");
+    let job = "[[task]]\nname = 'part'\nmatrix = { p = { file = 'list' } }\ncommand = 'echo {p} >> ran; echo {p} > {p}.txt'\n\
+               [[task]]\nname = 'join'\nneeds = 'part'\ncommand = 'echo join >> ran'\n";
+    dir.file("list", "a\nb\nc\n");
+    run(&dir, job, &["-q"]).0.ok();
+    dir.file("list", "a\nc\n");
+    let (out, ran) = run(&dir, job, &["--resume"]);
+    out.ok().says("join: no longer needs part[b], as it did when it ran");
+    assert_eq!(ran, ["join"]);
+    assert_eq!(run(&dir, job, &["--resume"]).1, [""; 0]);
+    // What was forgotten at first.
+    let job = "[[task]]\nname = 'use'\ncommand = 'echo use >> ran'\n\
+               [[task]]\nname = 'make'\ncommand = 'echo make >> ran; echo > x'\noutputs = 'x'\n";
+    run(&dir, job, &["-q"]).0.ok();
+    let preview = |job: &str| {
+        dir.job("job.toml", job);
+        phalanx(&dir).args(["run", "job.toml", "--resume", "-n"]).run().ok().stdout().to_owned()
+    };
+    let mended = |line: &str| job.replace("'use'\n", &format!("'use'\n{line}\n"));
+    let said = preview(&mended("needs = 'make'"));
+    assert!(said.contains("1 would run\n  use: needs make, which it did not when it ran\n"), "{said}");
+    let said = preview(&mended("inputs = 'x'"));
+    assert!(said.contains("1 would run\n  use: now declares the input x\n"), "{said}");
+    let (out, ran) = run(&dir, &mended("inputs = 'x'"), &["--resume"]);
+    out.ok();
+    assert_eq!(ran, ["use"]);
+    // In other words, they are the same needs.
+    assert!(preview(&mended("inputs = 'x'\nneeds = 'make'")).contains("0 would run"));
+}
+
+#[test]
+fn a_column_that_no_command_uses_changes_no_task() {
+    let dir = Dir::new("columns");
+    let job = "[[task]]\nname = 't'\nmatrix = { csv = 'table.csv' }\ncommand = 'echo {s}-{q} >> ran'\n";
+    let why = || phalanx(&dir).args(["run", "job.toml", "--resume", "-n"]).run().ok().stdout().to_owned();
+    dir.file("table.csv", "s,q,note\na,1,x\nb,2,y\n");
+    run(&dir, job, &["-q"]).0.ok();
+    dir.file("table.csv", "s,q,note,more\na,1,x,5\nb,2,changed,6\n");
+    assert!(why().contains("2 of 2 tasks are complete; 0 would run"), "{}", why());
+    dir.file("table.csv", "s,q\na,1\nb,3\nc,4\n");
+    let said = why();
+    assert!(said.contains("1 of 3 tasks are complete; 2 would run"), "{said}");
+    assert!(said.contains("t[b]: its value `q` was 2, is 3\n  t[c]: is new\n"), "{said}");
+    let (out, ran) = run(&dir, job, &["--resume"]);
+    out.ok();
+    assert_eq!(ran, ["b-3", "c-4"]);
+}
+
+#[test]
+fn a_task_to_run_again_that_is_left_out_is_refused() {
+    let dir = Dir::new("rerun-left-out");
+    run(&dir, CHAIN, &["-q"]).0.ok();
+    for preview in [&["-n"][..], &[]] {
+        let out = run(&dir, CHAIN, &[&["--resume", "--rerun", "c", "--until", "b"], preview].concat()).0;
+        out.code(2).says("`--rerun c` names what `--until b` leaves out: choose c too (`--until c`)");
+    }
+    run(&dir, CHAIN, &["--only", "a[3", "-n"]).0.code(2).says("the bracket in `a[3` is not closed");
+    run(&dir, CHAIN, &["--resume", "--rerun", "b", "--until", "b", "-n"]).0.ok().says("b: is named by --rerun");
 }
 
 #[test]

@@ -41,6 +41,10 @@ fn runs_are_listed_and_old_ones_are_deleted_but_never_live_ones() {
     let table = phalanx(&dir).args(["runs", "good"]).run().ok().says("good-3");
     assert!(!table.stdout().contains("bad-1"), "{table}");
 
+    for line in [&["runs", "nope"][..], &["clean", "nope"]] {
+        phalanx(&dir).args(line).run().code(2).says("there is no run of nope: there are runs of bad, good, live");
+    }
+
     for run in ["good-1", "good-2", "good-3", "bad-1", "live-1"] {
         age(&dir, run, 40);
     }
@@ -51,6 +55,7 @@ fn runs_are_listed_and_old_ones_are_deleted_but_never_live_ones() {
     }
     phalanx(&dir).args(["clean", "--older-than", "50d", "--yes"]).run().ok().says("there is no run to delete");
     phalanx(&dir).args(["clean", "--older-than", "soon"]).run().code(2);
+    phalanx(&dir).args(["clean", "--older-than", "30"]).run().code(2).says("write 30d for days");
     phalanx(&dir).args(["clean", "--yes"]).run().ok().says("2 runs with").says("deleted");
     assert!(!dir.has("phalanx-runs/good-1") && !dir.has("phalanx-runs/good-2") && dir.has("phalanx-runs/good-3"));
     phalanx(&dir).args(["clean", "--keep", "0", "--yes"]).run().ok();

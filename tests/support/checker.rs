@@ -174,7 +174,7 @@ fn row(line: &str) -> Row {
         index: optional(index).map(u64::from),
         attempt: number(attempt),
         state: state.clone(),
-        exit: exit.parse().unwrap_or_else(|e| panic!("{exit:?}: {e} in {line}")),
+        exit: if exit.is_empty() { 0 } else { exit.parse().unwrap_or_else(|e| panic!("{exit:?}: {e} in {line}")) },
         rank: optional(rank),
         node: node.clone(),
         slot: optional(slot),

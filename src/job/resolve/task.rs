@@ -119,7 +119,6 @@ impl<'a> TaskResolver<'a> {
             self.operation_files(&mut body);
         }
         let group = self.group(&common, &body);
-        let space_typed = ["array", "matrix", "pattern"].iter().any(|key| self.spec.value.typed.contains(key));
         let spots = |files: Option<&At<FilesSpec>>| -> Box<[Spot]> {
             files.map_or_else(Box::default, |at| at.value.0.iter().map(|file| Spot::of(&file.name.span)).collect())
         };
@@ -134,7 +133,7 @@ impl<'a> TaskResolver<'a> {
             space: Spot::of(&self.space_span),
             inputs: spots(own.inputs.as_ref()).into_iter().chain(graph_file).collect(),
             outputs: spots(own.outputs.as_ref()).into_iter().chain(output).collect(),
-            broken: space_typed && !self.space.is_indexed(),
+            broken: self.is_space_broken(),
         };
         (group, body, notes)
     }
@@ -237,8 +236,22 @@ impl<'a> TaskResolver<'a> {
     }
 
     pub(super) fn template(&mut self, text: &str, span: &Span) -> Template {
-        let template = compile((text, span), StringKind::Plain, &self.space, self.findings);
+        self.compile((text, span), StringKind::Plain)
+    }
+
+    /// Compiles a string. Where the elements of the task are unknown because of a mistake, nothing
+    /// is said of its placeholders.
+    pub(super) fn compile(&mut self, text: (&str, &Span), kind: StringKind) -> Template {
+        let mut unsaid = Findings::default();
+        let findings = if self.is_space_broken() { &mut unsaid } else { &mut *self.findings };
+        let template = compile(text, kind, &self.space, findings);
         self.shared.template(template)
+    }
+
+    /// True if the table states elements that cannot be used.
+    fn is_space_broken(&self) -> bool {
+        let is_stated = ["array", "matrix", "pattern"].iter().any(|key| self.spec.value.typed.contains(key));
+        is_stated && !self.space.is_indexed()
     }
 
     fn body(&mut self, common: &Given<'_>) -> Body {

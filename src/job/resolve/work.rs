@@ -9,7 +9,7 @@ use crate::data::source::{GraphSource, Origin};
 use crate::job::body::{Arg, Body, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, suggest};
 use crate::job::read::{At, Span};
-use crate::job::template::{StringKind, Template, compile};
+use crate::job::template::{StringKind, Template};
 use crate::job::units::shorten;
 use crate::job::values::{ArgsSpec, CommandSpec, RawArg};
 use crate::job::{DataGraph, Work};
@@ -67,8 +67,7 @@ impl TaskResolver<'_> {
             }
             CommandSpec::Line(line) => {
                 self.judge_array_variables(line, &command.span);
-                let line = compile((line, &command.span), StringKind::Shell, &self.space, self.findings);
-                WorkTemplate::Shell(self.shared.template(line))
+                WorkTemplate::Shell(self.compile((line, &command.span), StringKind::Shell))
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Values that turn one table into many tasks: `array` and `matrix`.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::quantities::refuse;
@@ -158,7 +160,13 @@ fn axis(name: &str, node: &TomlNode<'_>, limits: &mut Limits<'_>) -> Option<Axis
             Ok(set) => Some(AxisSource::Given(AxisSpec::Set(set))),
             Err(_) if name == TABLE => Some(AxisSource::Table(At::new(text.to_owned(), span))),
             Err(error) => {
-                let help = format!("for a single value write a list: `{name} = [\"...\"]`");
+                let help = match Path::new(text).extension().and_then(|ending| ending.to_str()) {
+                    Some("csv" | "tsv") => format!("for the columns of a file write `{name} = {{ csv = {text:?} }}`"),
+                    Some(ending) if ending.chars().all(|c| c.is_ascii_alphabetic()) => {
+                        format!("for a value per line of a file write `{name} = {{ file = {text:?} }}`")
+                    }
+                    _ => format!("for a single value write a list: `{name} = [\"...\"]`"),
+                };
                 limits.findings.push(Diagnostic::error(format!("axis `{name}`: {error}")).at(&span).help(help));
                 None
             }

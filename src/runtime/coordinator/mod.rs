@@ -21,6 +21,7 @@
 
 mod additions;
 mod autoscaler;
+mod changed_needs;
 mod commands;
 pub(super) mod driver;
 mod explain;

@@ -181,13 +181,12 @@ fn text_of(path: &Path) -> Result<String, RunError> {
 fn run_dir(options: &Options, job: &Job) -> Result<(RunDir, bool), RunError> {
     let (runs, explicit) = (Path::new(RUNS), options.run_dir.as_deref());
     if options.resume {
-        match RunDir::for_resume(runs, &job.name, explicit) {
-            Err(RunDirError::NothingToResume { .. } | RunDirError::NotARun { .. }) => {
-                if options.mention_earlier {
-                    tell(&format!("there is no earlier run of {} to resume: all of it runs", job.name));
-                }
-            }
-            found => return Ok((found?, true)),
+        let (found, remark) = to_resume(options, job)?;
+        if let Some(remark) = remark.filter(|_| options.mention_earlier) {
+            tell(&remark);
+        }
+        if let Some(found) = found {
+            return Ok((found, true));
         }
     }
     let created = match explicit {
@@ -206,9 +205,45 @@ fn check_budget(job: &Job, spent: f64) -> Result<(), RunError> {
     }
 }
 
-/// The tasks that `--rerun` names.
-pub(super) fn rerun(options: &Options, job: &Job) -> Result<Vec<Range<u32>>, RunError> {
-    let find = |name: &String| job.find(name).map_err(|reason| RunError::Refused(format!("--rerun: {reason}")));
+/// The run that `--resume` continues, if there is one, and what its user may not expect about it.
+pub(super) fn to_resume(options: &Options, job: &Job) -> Result<(Option<RunDir>, Option<String>), RunError> {
+    let (runs, explicit) = (Path::new(RUNS), options.run_dir.as_deref());
+    match RunDir::for_resume(runs, &job.name, explicit) {
+        Err(RunDirError::NothingToResume { .. } | RunDirError::NotARun { .. }) => {
+            let remark = format!("there is no earlier run of {} to resume: all of it runs", job.name);
+            let other = RunDir::in_other_order(runs, &job.name)?.filter(|_| explicit.is_none());
+            let other = other.map(|run| format!("; {run} is a run of these files in another order: name them in that"));
+            Ok((None, Some(remark + &other.unwrap_or_default())))
+        }
+        found => {
+            let found = found?;
+            let skipped = if explicit.is_none() { found.skipped_for_resume(runs, &job.name)? } else { Vec::new() };
+            let remark = (!skipped.is_empty()).then(|| {
+                let (skipped, was) = (skipped.join(", "), if skipped.len() > 1 { "were" } else { "was" });
+                format!("{skipped} {was} killed before anything was recorded: {} is resumed", found.name())
+            });
+            Ok((Some(found), remark))
+        }
+    }
+}
+
+/// The tasks that `--rerun` names. One that the run leaves out is refused: it would not run.
+pub(super) fn rerun(options: &Options, loaded: &Loaded) -> Result<Vec<Range<u32>>, RunError> {
+    if options.rerun.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (job, graph) = (&loaded.job, graph_of(loaded).map_err(RunError::Job)?);
+    let selected = options.selection.of(job, &graph).map_err(RunError::Refused)?;
+    let find = |name: &String| {
+        let found = job.find(name).map_err(|reason| RunError::Refused(format!("--rerun: {reason}")))?;
+        if found.iter().cloned().flatten().any(|task| selected.has(TaskId(task))) {
+            return Ok(found);
+        }
+        let words = selected.words();
+        Err(RunError::Refused(format!(
+            "`--rerun {name}` names what `{words}` leaves out: choose {name} too (`--until {name}`), or leave out --rerun"
+        )))
+    };
     let found: Result<Vec<_>, _> = options.rerun.iter().map(find).collect();
     Ok(found?.into_iter().flatten().collect())
 }
@@ -250,7 +285,7 @@ fn open_journal(
     (loaded, graph, selected): (&mut Loaded, &mut TaskGraph, &mut Selected),
     gone: Option<&Holder>,
 ) -> Result<Opened, RunError> {
-    let forced = |loaded: &Loaded| rerun(options, &loaded.job);
+    let forced = |loaded: &Loaded| rerun(options, loaded);
     if !resumes {
         forced(loaded)?;
         check_needs(selected, (&loaded.job, graph), &[])?;
@@ -310,6 +345,15 @@ pub(super) struct Resumption {
     pub(super) takeover: Takeover,
 }
 
+/// True if a run of one job may be continued with the other: their names are the same or, where each
+/// is made of several files, that of one of them.
+fn is_of_same_job(former: &Job, job: &Job) -> bool {
+    match (former.parts.as_slice(), job.parts.as_slice()) {
+        ([], []) => former.name == job.name,
+        (before, now) => now.iter().any(|part| before.iter().any(|other| other.name == part.name)),
+    }
+}
+
 /// Finds out what a resume takes over from a run. `forced`: the tasks that run again in any case;
 /// `None` if files are not to be looked at either.
 pub(super) fn resumption(
@@ -320,6 +364,16 @@ pub(super) fn resumption(
     forced: Option<&[Range<u32>]>,
 ) -> Result<Resumption, RunError> {
     let same = *former.loaded.text == *text;
+    if !same && !is_of_same_job(&former.loaded.job, job) {
+        let file = replay.last_session().map(|last| last.began.job_path.display().to_string()).unwrap_or_default();
+        return Err(RunError::Refused(format!(
+            "{run} is a run of job {former} ({file}), not of {own}: leave out --run-dir to resume or begin a run of {own}. \
+             If it is the same job under another name, give it the former one (`[job]`, then `name = {former:?}`)",
+            run = dir.name(),
+            former = former.loaded.job.name,
+            own = job.name,
+        )));
+    }
     let also: HashSet<TaskId> = former.implied.iter().map(|attempt| attempt.task).collect();
     let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
     let files = RunFiles::of(dir, job);
@@ -330,7 +384,8 @@ pub(super) fn resumption(
         changed: &|was| replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(at, attempt)),
         lost: &|task| if looks { files.lost(task) } else { None },
     };
-    let takeover = resume::takeover(&former.loaded.job, &completed, job, graph, same, &checks);
+    let former = (&former.loaded.job, &former.graph);
+    let takeover = resume::takeover(former, &completed, (job, graph), same, &checks);
     if let Some(file) = files.probe.unanswered() {
         tracing::warn!(
             "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}: files of completed tasks are taken to be \

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::part_of_job::check_needs;
-use super::prepare::rerun;
+use super::prepare::{rerun, to_resume};
 use super::resume::{RunReason, Takeover};
 use super::resumed_job::{FormerRun, resumed_job};
 use crate::exec::Kernels;
 use crate::job::{self, Loaded};
-use crate::journal::{EndReason, Liveness, RUNS, RunDir, RunDirError, replay};
+use crate::journal::{EndReason, Liveness, RUNS, RunDir, replay};
 use crate::model::TaskId;
 use crate::runtime::{Options, RunError};
 use crate::workload::graph_of;
@@ -18,6 +18,8 @@ use crate::workload::graph_of;
 pub struct RunPreview {
     /// Name of the run that would be resumed; `None` if a new run would begin.
     pub resumed: Option<String>,
+    /// What a user may not expect about the run to resume, or that there is none.
+    pub remark: Option<String>,
     /// Number of tasks of the job.
     pub tasks: usize,
     /// Number of tasks that are complete and would not run again.
@@ -35,16 +37,9 @@ pub struct RunPreview {
 pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunError> {
     let mut loaded = job::load_all(&options.jobs, kernels).map_err(RunError::Job)?;
     let mut graph = graph_of(&loaded).map_err(RunError::Job)?;
-    let forced = |loaded: &Loaded| rerun(options, &loaded.job);
+    let forced = |loaded: &Loaded| rerun(options, loaded);
     forced(&loaded)?;
-    let found = match options.resume {
-        true => RunDir::for_resume(Path::new(RUNS), &loaded.job.name, options.run_dir.as_deref()).map(Some),
-        false => Ok(None),
-    };
-    let dir = match found {
-        Err(RunDirError::NothingToResume { .. } | RunDirError::NotARun { .. }) => None,
-        found => found?,
-    };
+    let (dir, remark) = if options.resume { to_resume(options, &loaded.job)? } else { (None, None) };
     let replay = dir.as_ref().map(|dir| replay(&dir.journal())).transpose()?.filter(|it| !it.sessions.is_empty());
     let former = match (&dir, &replay) {
         (Some(dir), Some(replay)) => FormerRun::read(kernels, dir, replay)?,
@@ -72,6 +67,7 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
     let runs: Vec<(String, String)> = chosen.map(|(task, why)| (job.task_name(*task), reason(*task, why))).collect();
     Ok(RunPreview {
         resumed: dir.map(|dir| dir.name()),
+        remark,
         tasks: job.task_count(),
         complete: takeover.complete(),
         left_out: takeover.runs.len() - runs.len(),

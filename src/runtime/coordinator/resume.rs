@@ -1,8 +1,8 @@
 //! Which tasks of a resumed run stay complete.
 //!
-//! A task stays complete if it completed in an earlier session, its content key and the files that
-//! it used have not changed, the user does not request that it runs again, and none of its
-//! dependencies runs again for such a reason. A task whose declared output is gone runs again if a
+//! A task stays complete if it completed in an earlier session, its content key, the tasks that it
+//! needs and the files that it used have not changed, the user does not request that it runs again,
+//! and none of its dependencies runs again for such a reason. A task whose declared output is gone runs again if a
 //! task that still has to run needs it, or if no task does; dependents that are complete stay so.
 //! Tasks are identified by name and index, those of a matrix by the values along its axes: a task
 //! that moved in the file, an array that grew, or a matrix with one value more keeps its state.
@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use super::changed_needs::ChangedNeeds;
 use crate::graph::link::{Condition, GroupId};
 use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Job;
@@ -78,8 +79,10 @@ pub enum RunReason {
     New,
     /// It has not completed.
     Open,
-    /// Its definition in the job file has changed.
-    Definition,
+    /// Its definition in the job file has changed: how.
+    Definition(Box<str>),
+    /// It needs other tasks than when it ran: which.
+    OtherNeeds(Box<str>),
     /// The user asks for it.
     Asked,
     /// A file that it used differs: which, and how.
@@ -96,7 +99,7 @@ impl RunReason {
         match self {
             RunReason::New => "is new".to_owned(),
             RunReason::Open => "has not completed".to_owned(),
-            RunReason::Definition => "is defined differently than when it ran".to_owned(),
+            RunReason::Definition(text) | RunReason::OtherNeeds(text) => text.to_string(),
             RunReason::Asked => "is named by --rerun".to_owned(),
             RunReason::File(text) => text.to_string(),
             RunReason::Output(file) => format!("its output {} is missing", file.display()),
@@ -155,25 +158,28 @@ impl Takeover {
 }
 
 /// The tasks of `new` that stay complete, with their numbers in `old`, and why others run.
-/// `completed` says which tasks of `old` are complete.
+/// `completed` says which tasks of `old` are complete. Each job comes with its graph.
 pub fn takeover(
-    old: &Job,
+    (old, old_graph): (&Job, &TaskGraph),
     completed: &dyn Fn(TaskId) -> bool,
-    new: &Job,
-    graph: &TaskGraph,
+    (new, graph): (&Job, &TaskGraph),
     same_text: bool,
     checks: &RerunChecks,
 ) -> Takeover {
     let was = former_numbers(old, new);
-    let same = |task: TaskId, was: TaskId| {
-        same_text || matches!((new.content_key(task), old.content_key(was)), (Ok(now), Ok(then)) if now == then)
+    let mut changed_needs = (!same_text).then(|| ChangedNeeds::of((old, old_graph), (new, graph), &was));
+    let redefined = |task: TaskId, was: TaskId| {
+        let is_same =
+            same_text || matches!((new.content_key(task), old.content_key(was)), (Ok(now), Ok(then)) if now == then);
+        (!is_same).then(|| RunReason::Definition(changed_part(old, was, new, task).into()))
     };
-    let own_reason = |task: TaskId, was: Option<TaskId>| match was {
+    let mut own_reason = |task: TaskId, was: Option<TaskId>| match was {
         None => Some(RunReason::New),
         Some(was) if !completed(was) => Some(RunReason::Open),
         Some(_) if (checks.forced)(task) => Some(RunReason::Asked),
-        Some(was) if !same(task, was) => Some(RunReason::Definition),
-        Some(was) => (checks.changed)(was).map(|text| RunReason::File(text.into())),
+        Some(was) => redefined(task, was)
+            .or_else(|| changed_needs.as_mut()?.of_task(task, was).map(RunReason::OtherNeeds))
+            .or_else(|| (checks.changed)(was).map(|text| RunReason::File(text.into()))),
     };
     let nodes = graph.node_count();
     // `kept`: ended well and stays so. `stale`: had completed, but must run again.
@@ -231,6 +237,28 @@ pub fn takeover(
         kept: runs(&kept[..graph.task_count()], &was),
         runs: reasons.filter_map(|(task, reason)| Some((task, reason?))).collect(),
     }
+}
+
+/// How the definition of a task differs from what it was, as the end of a sentence that begins with
+/// the task.
+fn changed_part(old: &Job, was: TaskId, new: &Job, task: TaskId) -> String {
+    let (then, now) = (old.axis_values(was), new.axis_values(task));
+    let value = now.iter().find_map(|(name, now)| {
+        let (_, then) = then.iter().find(|(other, then)| other == name && then != now)?;
+        Some(format!("its value `{name}` was {then}, is {now}"))
+    });
+    let inputs = || {
+        let names = |job: &Job, task| {
+            let inputs = job.task(task).map(|task| task.inputs).unwrap_or_default();
+            inputs.into_iter().map(|(file, _)| file).collect::<Vec<_>>()
+        };
+        let (then, now) = (names(old, was), names(new, task));
+        let added = now.iter().find(|file| !then.contains(file)).map(|file| ("now declares", file));
+        let (what, file) =
+            added.or_else(|| Some(("no longer declares", then.iter().find(|file| !now.contains(file))?)))?;
+        Some(format!("{what} the input {}", file.display()))
+    };
+    value.or_else(inputs).unwrap_or_else(|| "is defined differently than when it ran".to_owned())
 }
 
 /// For each task of the new job its number in the old one, if that had it.
@@ -306,7 +334,8 @@ mod tests {
                 changed: &|_| None,
                 lost: &|task| has(lost, task).then(|| "f".into()),
             };
-            let taken = takeover(&loaded.job, &|task| has(completed, task), &loaded.job, &graph, true, &checks);
+            let taken =
+                takeover((&loaded.job, &graph), &|task| has(completed, task), (&loaded.job, &graph), true, &checks);
             assert_eq!(taken.complete() as usize + taken.runs.len(), 5);
             taken.kept.iter().flat_map(|run| run.first.0..run.first.0 + run.count).collect::<Vec<_>>()
         };
@@ -329,7 +358,8 @@ mod tests {
         let parse = |text: &str| {
             crate::job::parse(text, "j", std::path::Path::new("/"), &crate::exec::Kernels::builtin()).unwrap()
         };
-        let old = parse(text).job;
+        let old = parse(text);
+        let (old_graph, old) = (crate::workload::graph_of(&old).unwrap(), old.job);
         let loaded = parse(
             &(text.replace("'d'\ncommand = 'x'", "'d'\ncommand = 'y'") + "[[task]]\nname = 'e'\ncommand = 'x'\n"),
         );
@@ -339,7 +369,7 @@ mod tests {
             changed: &|task| (task.0 == 1).then(|| "its input f has changed".to_owned()),
             lost: &|_| None,
         };
-        let taken = takeover(&old, &|task| task.0 != 3, &loaded.job, &graph, false, &checks);
+        let taken = takeover((&old, &old_graph), &|task| task.0 != 3, (&loaded.job, &graph), false, &checks);
         let said: Vec<String> = taken
             .runs
             .iter()
@@ -362,7 +392,7 @@ mod tests {
         let expected = ["1+1 its input f has changed", "2+1 needs a[1], which runs again"];
         assert_eq!(recorded(&taken)[..2], expected);
         let all = RerunChecks { changed: &|_| Some("its input f has changed".into()), ..checks };
-        let taken_all = takeover(&old, &|_| true, &loaded.job, &graph, false, &all);
+        let taken_all = takeover((&old, &old_graph), &|_| true, (&loaded.job, &graph), false, &all);
         assert_eq!(recorded(&taken_all)[0], "0+2 its input f has changed");
         let shown = taken.reruns(&loaded.job, 1).unwrap();
         assert_eq!(shown, "a[1]: its input f has changed; and 1 more (`--resume --dry-run` lists them)");

@@ -18,6 +18,7 @@ use crate::workload::graph_of;
 /// The last session of a run.
 pub(super) struct FormerRun {
     pub(super) loaded: Loaded,
+    pub(super) graph: TaskGraph,
     pub(super) additions: Vec<Addition>,
     /// Tasks that completed without a record.
     pub(super) implied: Vec<Attempt>,
@@ -47,10 +48,11 @@ impl FormerRun {
         let implied = resume::implied(&graph, &completed, &before, &left_out);
         let added = last.additions_with(&implied);
         if added.len() == last.additions.len() {
-            return Ok(Some(FormerRun { loaded, additions, implied }));
+            return Ok(Some(FormerRun { loaded, graph, additions, implied }));
         }
         let (loaded, additions) = grown_job(&last.began, &added, kernels).map_err(unreadable)?;
-        Ok(Some(FormerRun { loaded, additions, implied }))
+        let graph = graph_of(&loaded).map_err(RunError::Job)?;
+        Ok(Some(FormerRun { loaded, graph, additions, implied }))
     }
 }
 
