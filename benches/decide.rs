@@ -168,6 +168,7 @@ fn rank(number: u32) -> RankView {
         busy: Duration::ZERO,
         failures: 0,
         releasable: number > 0,
+        needed: false,
         ends: None,
     }
 }

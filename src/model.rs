@@ -5,6 +5,7 @@
 //! use it.
 
 mod cache_use;
+mod labels;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use cache_use::{CacheHit, CacheMiss, CacheUse, KeyDifference};
+pub use labels::{Labels, Offers, has_labels, labels_of};
 
 /// Dense number of a task within its job: `0..job.task_count()`, in the order of the job file.
 ///

@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::model::Time;
+use crate::model::{Labels, Time};
 use crate::workload::walltime::margin_within;
 
 pub use crate::model::BlockState as State;
@@ -114,6 +114,8 @@ pub struct Block {
     pub ends: Option<Time>,
     /// True for a node of the allocation that the run was started in.
     pub own: bool,
+    /// Labels that its ranks will have at least.
+    pub labels: Labels,
     anchor: bool,
     /// When it entered its state.
     since: Time,
@@ -124,7 +126,7 @@ pub struct Block {
 }
 
 impl Block {
-    fn new(id: BlockId, asked: Time, own: bool) -> Block {
+    fn new(id: BlockId, asked: Time, own: bool, labels: Labels) -> Block {
         Block {
             id,
             state: State::Requested,
@@ -136,6 +138,7 @@ impl Block {
             ended: None,
             ends: None,
             own,
+            labels,
             anchor: false,
             since: asked,
             withdrawn: false,
@@ -188,20 +191,20 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Adds a requested block; `None` if requests are paused.
-    pub fn request(&mut self, now: Time) -> Option<BlockId> {
-        self.paused.is_none().then(|| self.add(now, false))
+    /// Adds a requested block with these labels; `None` if requests are paused.
+    pub fn request(&mut self, now: Time, labels: &Labels) -> Option<BlockId> {
+        self.paused.is_none().then(|| self.add(now, false, Labels::clone(labels)))
     }
 
     /// Adds a node that the run has from the start.
     pub fn own(&mut self, now: Time) -> BlockId {
-        self.add(now, true)
+        self.add(now, true, Labels::default())
     }
 
-    fn add(&mut self, now: Time, own: bool) -> BlockId {
+    fn add(&mut self, now: Time, own: bool, labels: Labels) -> BlockId {
         self.next += 1;
         let id = BlockId(self.next);
-        self.table.insert(id, Block::new(id, now, own));
+        self.table.insert(id, Block::new(id, now, own, labels));
         self.changed.insert(id);
         id
     }

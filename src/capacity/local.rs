@@ -1,7 +1,7 @@
 //! Blocks without a scheduler: processes on this machine, or over `ssh` on the hosts of a hostfile.
 //!
 //! A hostfile gives as many blocks at a time as it has slots; further requests wait for a free
-//! slot. On this machine alone there are as many as the run asks for, for development and for
+//! slot. What needs no labels goes to the hosts with the fewest. On this machine alone there are as many as the run asks for, for development and for
 //! tests; more than it can hold are refused if they are asked for by hand.
 
 use std::collections::{HashMap, VecDeque};
@@ -12,7 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::blocks::{BlockEvent, BlockId, NodeGrant};
-use super::provider::{Launch, Provider, alone};
+use super::provider::{LABELS, Launch, Provider, alone};
+use crate::job::check_name;
+use crate::model::{Labels, Offers, has_labels, labels_of};
 use crate::system::open_files;
 
 /// Time that a block has to exit after SIGTERM before it is killed.
@@ -34,6 +36,8 @@ pub struct Host {
     pub name: String,
     /// Number of blocks at a time.
     pub slots: u32,
+    /// Labels of its ranks, ascending.
+    pub labels: Labels,
 }
 
 impl Host {
@@ -45,22 +49,24 @@ impl Host {
 }
 
 /// Reads a hostfile in the format of `mpirun`: one host per line, `slots=N` for the number of
-/// blocks at a time (default 1), `#` before a comment.
+/// blocks at a time (default 1), `#` before a comment. A comment `labels=A,B` gives the ranks of
+/// the host labels: launchers would refuse a line with a word that they do not know.
 ///
 /// # Errors
 /// If it cannot be read, names no host, or has a malformed line.
 pub fn hosts(path: &Path) -> Result<Vec<Host>, String> {
     let told = |why: String| format!("the hostfile {}: {why}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    let hosts: Result<Vec<Host>, String> = lines.filter(|line| !line.is_empty()).map(host).collect();
+    let lines = text.lines().map(|line| line.split_once('#').unwrap_or((line, "")));
+    let hosts: Result<Vec<Host>, String> =
+        lines.filter(|(line, _)| !line.trim().is_empty()).map(|(line, comment)| host(line.trim(), comment)).collect();
     match hosts {
         Ok(hosts) if hosts.is_empty() => Err(told("it names no host".into())),
         other => other.map_err(told),
     }
 }
 
-fn host(line: &str) -> Result<Host, String> {
+fn host(line: &str, comment: &str) -> Result<Host, String> {
     let mut words = line.split_whitespace();
     let name = words.next().unwrap_or_default().to_owned();
     // ssh would take a name with a leading dash for an option.
@@ -75,7 +81,20 @@ fn host(line: &str) -> Result<Host, String> {
             slots = counted.ok_or_else(|| format!("`{word}` is not a number of slots from 1 to {MAX_HOST_SLOTS}"))?;
         }
     }
-    Ok(Host { name, slots })
+    let labels = comment.split_whitespace().find_map(|word| word.strip_prefix("labels="));
+    let labels = labels_of(labels.iter().flat_map(|words| words.split(',')).filter(|word| !word.is_empty()));
+    for label in labels.iter() {
+        check_name(label).map_err(|reason| format!("`{label}` of {name} is no label: {reason}"))?;
+    }
+    Ok(Host { name, slots, labels })
+}
+
+/// What blocks with these labels on these hosts (`None`: on this machine) can have.
+pub fn offers(hosts: Option<&[Host]>, labels: &[String]) -> Offers {
+    match hosts {
+        Some(hosts) => Offers::of(hosts.iter().map(|host| labels_of(labels.iter().chain(host.labels.iter()).cloned()))),
+        None => Offers::of([labels_of(labels.iter().cloned())]),
+    }
 }
 
 /// Starts blocks as processes.
@@ -83,7 +102,10 @@ pub struct Local {
     launch: Launch,
     /// Hosts for blocks; `None`: this machine without a limit.
     hosts: Option<Vec<Host>>,
-    waiting: VecDeque<BlockId>,
+    /// Labels of all blocks.
+    labels: Labels,
+    /// Requests with the labels that their hosts must have.
+    waiting: VecDeque<(BlockId, Labels)>,
     running: HashMap<BlockId, LocalProcess>,
     happened: Vec<(BlockId, BlockEvent)>,
 }
@@ -95,23 +117,33 @@ struct LocalProcess {
 }
 
 impl Local {
-    /// A provider of blocks on these hosts; `None`: on this machine.
-    pub fn new(launch: Launch, hosts: Option<Vec<Host>>) -> Local {
+    /// A provider of blocks with these labels on these hosts; `None`: on this machine.
+    pub fn new(launch: Launch, hosts: Option<Vec<Host>>, labels: Labels) -> Local {
         let (waiting, running, happened) = (VecDeque::new(), HashMap::new(), Vec::new());
-        Local { launch, hosts, waiting, running, happened }
+        Local { launch, hosts, labels, waiting, running, happened }
     }
 
-    /// The first host with a free slot.
-    fn free(&self) -> Option<usize> {
-        let Some(hosts) = &self.hosts else { return Some(0) };
+    /// The labels of the blocks on a host.
+    fn labels(&self, host: usize) -> Labels {
+        let of_host = self.hosts.iter().flat_map(|hosts| hosts[host].labels.iter());
+        labels_of(self.labels.iter().chain(of_host).cloned())
+    }
+
+    /// A host with a free slot and these labels: the first of those with the fewest labels.
+    fn free(&self, wanted: &[String]) -> Option<usize> {
+        let Some(hosts) = &self.hosts else { return has_labels(&self.labels, wanted).then_some(0) };
         let taken = |at| self.running.values().filter(|running| running.host == at).count();
-        (0..hosts.len()).find(|&at| taken(at) < hosts[at].slots as usize)
+        let is_free = |&at: &usize| taken(at) < hosts[at].slots as usize && has_labels(&self.labels(at), wanted);
+        (0..hosts.len()).filter(is_free).min_by_key(|&at| hosts[at].labels.len())
     }
 
     /// Starts waiting blocks on free slots.
     fn start(&mut self) {
-        while let (Some(&id), Some(host)) = (self.waiting.front(), self.free()) {
-            self.waiting.pop_front();
+        for (id, labels) in std::mem::take(&mut self.waiting) {
+            let Some(host) = self.free(&labels) else {
+                self.waiting.push_back((id, labels));
+                continue;
+            };
             let event = match self.spawn(id, host) {
                 Ok(child) => {
                     let name = format!("process {}", child.id());
@@ -133,7 +165,7 @@ impl Local {
 
     fn spawn(&self, id: BlockId, host: usize) -> std::io::Result<Child> {
         let log = File::create(self.launch.log(id))?;
-        let words = self.launch.words(id);
+        let words = self.launch.words(id, &self.labels(host));
         let remote = self.hosts.as_ref().and_then(|hosts| hosts.get(host)).filter(|host| !host.is_here());
         let mut command = match remote {
             Some(host) => ssh(host, &words),
@@ -144,7 +176,7 @@ impl Local {
             }
         };
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        alone(&mut command).spawn().inspect(|child| open_files::restore_limit(child.id()))
+        alone(&mut command).env_remove(LABELS).spawn().inspect(|child| open_files::restore_limit(child.id()))
     }
 }
 
@@ -158,9 +190,13 @@ fn ssh(host: &Host, words: &[String]) -> Command {
 }
 
 impl Provider for Local {
-    fn request(&mut self, ids: &[BlockId], _limit: Option<Duration>) {
-        self.waiting.extend(ids);
+    fn request(&mut self, ids: &[BlockId], labels: &Labels, _limit: Option<Duration>) {
+        self.waiting.extend(ids.iter().map(|&id| (id, Labels::clone(labels))));
         self.start();
+    }
+
+    fn offers(&self) -> Offers {
+        offers(self.hosts.as_deref(), &self.labels)
     }
 
     fn most_blocks(&self) -> Option<u32> {
@@ -179,7 +215,7 @@ impl Provider for Local {
             // It may have ended already.
             let _ = running.child.kill();
         }
-        if let Some(at) = self.waiting.iter().position(|&waiting| waiting == id) {
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.0 == id) {
             self.waiting.remove(at);
             self.happened.push((id, BlockEvent::Ended { why: "it was withdrawn".into(), at: None }));
         }
@@ -230,9 +266,17 @@ mod tests {
     #[test]
     fn hostfiles_are_read_as_mpirun_reads_them() {
         let found = read("# two machines\nnode1 slots=2 max_slots=4\n\nnode2  # the small one\n").unwrap();
-        let host = |name: &str, slots| Host { name: name.into(), slots };
+        let host = |name: &str, slots| Host { name: name.into(), slots, labels: Labels::default() };
         assert_eq!(found, [host("node1", 2), host("node2", 1)]);
-        for text in ["", "# nothing\n", "slots=2\n", "node1 slots=0\n", "node1 slots=x\n", "-oProxyCommand=x\n"] {
+        let found = read("node1 slots=2 # labels=ssd,highmem the large one\nnode2 # no labels\n").unwrap();
+        assert_eq!(found[0].labels, labels_of(["highmem", "ssd"]));
+        assert_eq!(
+            offers(Some(&found), &["x".into()]),
+            Offers::of([labels_of(["highmem", "ssd", "x"]), labels_of(["x"])])
+        );
+        let label = "node1 # labels=a/b\n";
+        for text in ["", "# nothing\n", "slots=2\n", "node1 slots=0\n", "node1 slots=x\n", "-oProxyCommand=x\n", label]
+        {
             assert!(read(text).is_err(), "{text}");
         }
     }
@@ -244,11 +288,21 @@ mod tests {
         // Stands for a world: it ends when it cannot read the contact file.
         let program = "/bin/sleep".into();
         let launch = Launch { program, contact, logs, run: "r".into(), began_unix_ns: 0 };
-        let one = vec![Host { name: "localhost".into(), slots: 1 }];
-        let mut local = Local::new(launch, Some(one));
-        assert_eq!(local.most_blocks(), Some(1));
-        local.request(&[BlockId(1), BlockId(2), BlockId(3)], None);
-        assert_eq!((local.running.len(), local.waiting.len()), (1, 2));
+        let host = |name: &str, labels: &[&str]| Host {
+            name: name.into(),
+            slots: 1,
+            labels: labels_of(labels.iter().copied()),
+        };
+        let hosts = vec![host("127.0.0.1", &["special"]), host("localhost", &[])];
+        let mut local = Local::new(launch, Some(hosts), Labels::default());
+        assert_eq!(local.most_blocks(), Some(2));
+        let special = labels_of(["special"]);
+        local.request(&[BlockId(1)], &Labels::default(), None);
+        local.request(&[BlockId(2)], &special, None);
+        let at = |local: &Local, id| local.running.get(&BlockId(id)).map(|running| running.host);
+        assert_eq!([at(&local, 1), at(&local, 2)], [Some(1), Some(0)], "the special one was kept free");
+        local.request(&[BlockId(3)], &special, None);
+        assert_eq!((local.running.len(), local.waiting.len()), (2, 1));
         local.withdraw(BlockId(3));
         let until = Instant::now() + Duration::from_secs(60);
         let mut ended = Vec::new();

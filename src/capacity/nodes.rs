@@ -351,6 +351,7 @@ impl NodeRank {
 mod tests {
     use super::*;
     use crate::capacity::NodeGrant;
+    use crate::model::Labels;
 
     fn facts(node: &str) -> RankFacts {
         RankFacts { node: node.into(), slots: 4, pid: 7 }
@@ -363,7 +364,7 @@ mod tests {
     /// A base world of two ranks on one node, and a block that is granted.
     fn table() -> (NodeTable, BlockId) {
         let mut table = NodeTable::new([facts("n0"), facts("n0")]);
-        let id = table.blocks.request(second(1)).unwrap();
+        let id = table.blocks.request(second(1), &Labels::default()).unwrap();
         table.blocks.step(second(2), id, BlockEvent::Accepted("job 7".into()));
         let grant = NodeGrant { node: "n1".into(), since: Some(second(3)), ..NodeGrant::default() };
         table.blocks.step(second(4), id, BlockEvent::Granted(grant));
@@ -424,7 +425,7 @@ mod tests {
     fn a_job_that_is_bound_is_released_once_all_of_it_is_idle() {
         let mut table = NodeTable::new([facts("n0")]);
         let ids = [0, 1].map(|at| {
-            let id = table.blocks.request(second(1)).unwrap();
+            let id = table.blocks.request(second(1), &Labels::default()).unwrap();
             table.blocks.step(second(2), id, BlockEvent::Accepted("job 7".into()));
             // The batch script runs on the first node, which is released last.
             let grant = NodeGrant { node: format!("n{at}"), anchor: at == 0, ..NodeGrant::default() };

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::blocks::{BlockEvent, BlockId};
-use crate::model::Time;
+use crate::model::{Labels, Offers, Time};
 
 /// What it takes to start the world of a block.
 #[derive(Clone, Debug)]
@@ -24,12 +24,15 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The command line of a block.
-    pub fn words(&self, id: BlockId) -> [String; 6] {
+    /// The command line of a block whose ranks have these labels.
+    pub fn words(&self, id: BlockId, labels: &[String]) -> Vec<String> {
         let text = |path: &PathBuf| path.display().to_string();
-        let words = ["join", "--contact", &text(&self.contact), "--block", &id.0.to_string()].map(str::to_owned);
-        let [join, flag, contact, block, number] = words;
-        [text(&self.program), join, flag, contact, block, number]
+        let (program, contact, number) = (text(&self.program), text(&self.contact), id.0.to_string());
+        let mut words = [&program, "join", "--contact", &contact, "--block", &number].map(str::to_owned).to_vec();
+        if !labels.is_empty() {
+            words.extend(["--labels".to_owned(), labels.join(",")]);
+        }
+        words
     }
 
     /// File of a block's output.
@@ -45,9 +48,12 @@ impl Launch {
 
 /// Gives nodes to a run.
 pub trait Provider: Send {
-    /// Requests blocks, which are needed for at most `limit`. [`Provider::poll`] reports the
-    /// outcome.
-    fn request(&mut self, ids: &[BlockId], limit: Option<Duration>);
+    /// Requests blocks with these labels, which are needed for at most `limit`.
+    /// [`Provider::poll`] reports the outcome.
+    fn request(&mut self, ids: &[BlockId], labels: &Labels, limit: Option<Duration>);
+
+    /// The nodes that it can give, by their labels.
+    fn offers(&self) -> Offers;
 
     /// Number of blocks that it can hold at a time, if known.
     fn most_blocks(&self) -> Option<u32>;
@@ -81,6 +87,9 @@ pub(super) fn alone_but<'a>(command: &'a mut Command, kept: &[&str]) -> &'a mut 
     }
     command
 }
+
+/// The variable with the labels of a rank: those of rank 0 say nothing about a block.
+pub(super) const LABELS: &str = "PHALANX_LABELS";
 
 /// Prefixes of the variables of launchers and of Slurm's commands.
 const PREFIXES: [&str; 13] = [

@@ -290,6 +290,7 @@ fn request(job: &Job, group: &Group) -> String {
     if group.gpus > 0 {
         parts.push(counted(group.gpus, "GPU"));
     }
+    parts.extend((!group.labels.is_empty()).then(|| format!("label {}", group.labels.join(" and "))));
     parts.extend(group.time.map(|time| format!("at most {}", format_duration(time))));
     parts.extend(group.limit.map(|limit| format!("{limit} at once")));
     parts.extend(group.pools.iter().map(|&(pool, amount)| format!("{amount} of {}", job.pools[pool as usize].name)));

@@ -20,6 +20,8 @@ pub struct Capacity {
     pub hostfile: Option<PathBuf>,
     /// `time`: time limit of a block; `None`: the default of the partition.
     pub time: Option<Duration>,
+    /// `labels`: labels of all ranks of the blocks, ascending.
+    pub labels: Vec<String>,
     /// `extra`: further options of `sbatch`.
     pub extra: Vec<String>,
     /// `listen`: address on rank 0's node that blocks connect to.

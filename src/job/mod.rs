@@ -47,7 +47,7 @@ use std::time::Duration;
 
 use crate::graph::deal::LoadRule;
 use crate::graph::link::Link;
-use crate::model::TaskId;
+use crate::model::{Labels, TaskId};
 
 pub use added::{Addition, GrowingJob, parts_of, read_added, text_with};
 pub use alert::Alert;
@@ -224,7 +224,7 @@ pub struct Group {
     /// GPUs per task.
     pub gpus: u32,
     /// Labels that a rank must have to run a task; ascending.
-    pub labels: Arc<[String]>,
+    pub labels: Labels,
     /// Time limit per task.
     pub time: Option<Duration>,
     /// Retries after a failure.

@@ -401,6 +401,8 @@ section! {
         hostfile: String = "this machine alone",
         /// Time limit of a block
         time: DurationSpec = "as the partition says",
+        /// Labels of all ranks of the blocks, beside those of their hosts and of Slurm's nodes
+        labels: Strings,
         /// Further options of sbatch, such as an account
         extra: Strings,
         /// Address on rank 0's node that blocks connect to, as HOST or HOST:PORT

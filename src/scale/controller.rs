@@ -242,6 +242,11 @@ impl ScalingController {
         (full.max_by(f64::total_cmp), mean)
     }
 
+    /// Upper limit on ranks, unless the run started with more.
+    pub(crate) fn most_ranks(&self) -> u32 {
+        self.scaler.most_ranks()
+    }
+
     /// Fixes the number of ranks; `None` returns the decision to the policy.
     pub(crate) fn hold(&mut self, ranks: Option<u32>) {
         self.scaler.hold(ranks);

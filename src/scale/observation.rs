@@ -59,6 +59,8 @@ pub struct RankView {
     pub failures: u32,
     /// True if it may be given back; false for rank 0 and for nodes whose allocation cannot shrink.
     pub releasable: bool,
+    /// True if only it can run some of the remaining tasks: it may neither leave nor be parked.
+    pub needed: bool,
     /// When its allocation ends by itself, if known.
     pub ends: Option<Time>,
 }
@@ -98,6 +100,8 @@ pub struct RequestView {
     pub node_type: NodeTypeId,
     /// When it was made.
     pub asked: Time,
+    /// True if tasks wait for it that no rank can run: it may not be withdrawn.
+    pub needed: bool,
 }
 
 /// Tasks by state.

@@ -328,7 +328,7 @@ impl Scaler {
         let mut candidates: Vec<&RankView> = seen
             .ranks
             .iter()
-            .filter(|r| matches!(r.state, RankState::Active | RankState::Joining) && r.rank != Rank::ZERO)
+            .filter(|r| matches!(r.state, RankState::Active | RankState::Joining) && r.rank != Rank::ZERO && !r.needed)
             .collect();
         candidates.sort_by_key(|r| (r.busy_slots, std::cmp::Reverse(r.failures), std::cmp::Reverse(r.rank)));
         let goes = |r: &RankView| !keep_paid || !self.is_paid(r, seen.now, prices);
@@ -424,7 +424,7 @@ fn withdrawable(seen: &Observation<'_>, left: &mut u32) -> Vec<RequestId> {
     let mut withdrawn = Vec::new();
     let mut requests: Vec<_> = seen.requests.iter().collect();
     requests.sort_by_key(|r| std::cmp::Reverse((r.asked, r.id)));
-    for request in requests.into_iter().filter(|r| r.nodes > 0) {
+    for request in requests.into_iter().filter(|r| r.nodes > 0 && !r.needed) {
         if request.nodes <= *left {
             *left -= request.nodes;
             withdrawn.push(request.id);

@@ -38,6 +38,7 @@ pub(crate) fn rank(number: u32, state: RankState, since: f64) -> RankView {
         busy: Duration::ZERO,
         failures: 0,
         releasable: number > 0,
+        needed: false,
         ends: None,
     }
 }
@@ -109,7 +110,7 @@ impl World {
 
     pub fn request(&mut self, id: u64, nodes: u32) {
         let asked = time(self.now);
-        self.requests.push(RequestView { id: RequestId(id), nodes, node_type: NodeTypeId(0), asked });
+        self.requests.push(RequestView { id: RequestId(id), nodes, node_type: NodeTypeId(0), asked, needed: false });
     }
 
     /// Estimates that know the durations and, from many observations, that nodes take `delay`

@@ -43,6 +43,9 @@ const MIN_CLASSES: usize = 3;
 /// Number of tasks that the others must have completed for that.
 const MIN_COMPLETIONS_OF_ANY_CLASS: u64 = 10;
 
+/// Completions that a rank is credited with when its share of successes is taken.
+const PRIOR_COMPLETIONS: u64 = 10;
+
 /// Minimum factor by which a slow rank is slower than the others.
 const SLOW_FACTOR: f64 = 1.3;
 
@@ -313,6 +316,18 @@ impl Health {
     /// The last evaluated slowdown of a rank; `None` if it is not slow.
     pub(super) fn slow(&self, rank: Rank) -> Option<f64> {
         self.ranks.get(rank.index())?.slow
+    }
+
+    /// Share of the attempts on a rank that succeeded, beside that of all ranks: 1 where tasks fail
+    /// as often elsewhere, and as long as little is known.
+    pub(super) fn success(&self, rank: Rank) -> f64 {
+        let Some(chart) = self.ranks.get(rank.index()) else { return 1.0 };
+        // As if it had completed some more: a few failures say little.
+        let share = |failed: u64, completed: u64| {
+            let completed = (completed + PRIOR_COMPLETIONS) as f64;
+            completed / (completed + failed as f64)
+        };
+        (share(chart.failures, chart.completed) / share(self.all.failed, self.all.completed)).min(1.0)
     }
 
     /// Attempts that failed on a rank.

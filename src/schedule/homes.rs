@@ -2,8 +2,10 @@
 //!
 //! A task moves only if it must (its rank is no longer active, or cannot run it) or, when the
 //! remaining work is balanced, as part of the excess share of its rank. It goes to a rank below its
-//! share, by remaining work per slot (slow ranks count for less): to the home of most of its
-//! predecessors if that is such a rank, otherwise to the rank with the most room. Tasks follow
+//! share, by remaining work per slot (slow and unreliable ranks count for less, `score`): to the
+//! home of most of its predecessors if that is such a rank, otherwise to the rank with the best
+//! score. Only ranks that suit it are considered: those with special equipment are kept free for
+//! tasks that need it. Tasks follow
 //! their predecessors, so a chain moves as a whole. Where the job asks for a placement by load
 //! alone, its rule chooses the rank instead. Tasks that an active rank runs or is about to
 //! run stay there.
@@ -16,9 +18,10 @@ use rustc_hash::FxHashMap;
 
 use super::dependency_counts::End;
 use super::membership::Member;
+use super::score::RankRecord;
 use crate::graph::TaskGraph;
 use crate::graph::deal::{Dealer, LoadRule, RankLoad};
-use crate::model::{Rank, TaskId};
+use crate::model::{Labels, Rank, TaskId};
 
 /// Approximate time in nanoseconds per node of the graph that rank 0 needs to choose new homes and
 /// to cut the parts anew.
@@ -38,6 +41,20 @@ pub trait Advice: Send {
     /// True if a rank has the resources for a task. A task that no single rank can hold may be at
     /// home on any.
     fn fits(&self, task: TaskId, member: &Member) -> bool;
+    /// True if a rank has the resources for a task and is not kept free for tasks that fewer ranks
+    /// can run.
+    fn suits(&self, task: TaskId, member: &Member) -> bool {
+        self.fits(task, member)
+    }
+    /// The labels that a rank must have to run a task.
+    fn labels(&self, task: TaskId) -> Labels {
+        let _ = task;
+        Labels::default()
+    }
+    /// The sets of labels that tasks of the job ask for, each once.
+    fn label_sets(&self) -> &[Labels] {
+        &[]
+    }
     /// The rule by which tasks that change their home are dealt; `None`: they follow their
     /// predecessors while there is room, otherwise to the rank with the most room.
     fn load_rule(&self) -> Option<LoadRule> {
@@ -56,8 +73,8 @@ pub(super) struct Remains<'a> {
     pub(super) kept: &'a FxHashMap<TaskId, Rank>,
     /// All ranks; an inactive one has no slots.
     pub(super) members: &'a [Member],
-    /// Slowdown of a rank relative to the others; 1 unless it is slow.
-    pub(super) slowness: &'a dyn Fn(Rank) -> f64,
+    /// What each rank has shown so far.
+    pub(super) record: &'a dyn Fn(Rank) -> RankRecord,
     pub(super) advice: &'a dyn Advice,
     /// True to balance the work, false to move only what must move.
     pub(super) even_out: bool,
@@ -73,6 +90,13 @@ impl Remains<'_> {
         let is_join = (node as usize) >= self.graph.task_count();
         member.slots > 0 && (is_join || self.advice.fits(task, member))
     }
+
+    /// True if a task that moves may go to a rank.
+    fn suits(&self, node: u32, rank: u32) -> bool {
+        let (member, task) = (&self.members[rank as usize], TaskId(node));
+        let is_join = (node as usize) >= self.graph.task_count();
+        member.slots > 0 && (is_join || self.advice.suits(task, member))
+    }
 }
 
 /// Open tasks that no rank can take.
@@ -84,14 +108,16 @@ pub(super) struct Homeless {
     pub(super) some: Vec<TaskId>,
 }
 
-/// Chooses homes anew. Returns the open tasks that no rank can take: they keep their home but are
-/// in no part. A task kept by an inactive rank that no other can take is at home there.
+/// Chooses homes anew. Returns the open tasks that no rank can take: they are at home on an active
+/// rank, which counts what they wait for and does not start them. A task kept by an inactive rank
+/// that no other can take is at home there.
 pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     let before = home.to_vec();
     let mut scales = Scales::new(remains, home);
     let mut dealer = remains.advice.load_rule().map(|rule| dealer(rule, remains, home));
     let mut homeless = Homeless::default();
     let mut alike = 0..0;
+    let active = (0..).zip(remains.members).find(|(_, member)| member.slots > 0).map(|(rank, _)| rank);
     for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
         let at = home[node as usize];
         let next = match remains.kept.get(&TaskId(node)) {
@@ -101,7 +127,7 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
             None => None,
         };
         let next = next.or_else(|| match &mut dealer {
-            Some(dealer) => dealer.choose(remains.work(node), &|rank| remains.fits(node, rank)),
+            Some(dealer) => dealer.choose(remains.work(node), &|rank| remains.suits(node, rank)),
             None => scales.near(remains, home, node).or_else(|| scales.lightest(remains, node)),
         });
         // A home must receive the result. The rank that runs the task can also retry it.
@@ -119,6 +145,9 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
             }
             None if (node as usize) < remains.graph.task_count() => {
                 homeless.tasks += 1;
+                if remains.members[at as usize].slots == 0 {
+                    home[node as usize] = active.unwrap_or(at);
+                }
                 if !alike.contains(&node) {
                     alike = remains.advice.class(TaskId(node)).1;
                     homeless.some.push(TaskId(node));
@@ -132,9 +161,10 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
 
 /// Deals tasks by a rule to ranks with the open tasks that they have.
 fn dealer(rule: LoadRule, remains: &Remains<'_>, home: &[u32]) -> Dealer {
-    let speed = |rank: u32| 1.0 / (remains.slowness)(Rank(rank)).max(1.0);
-    let load =
-        |(rank, member): (u32, &Member)| RankLoad { slots: member.slots, speed: speed(rank), ..RankLoad::default() };
+    let load = |(rank, member): (u32, &Member)| {
+        let speed = (remains.record)(Rank(rank)).pace();
+        RankLoad { slots: member.slots, speed, ..RankLoad::default() }
+    };
     let mut loads: Vec<RankLoad> = (0..).zip(remains.members).map(load).collect();
     for task in (0..remains.graph.task_count()).filter(|&task| remains.ended[task].is_none() && home[task] != NOWHERE) {
         let load = &mut loads[home[task] as usize];
@@ -147,14 +177,16 @@ fn dealer(rule: LoadRule, remains: &Remains<'_>, home: &[u32]) -> Dealer {
 struct Scales {
     load: Vec<u128>,
     share: Vec<u128>,
-    /// Strength in hundredths of a slot, adjusted for speed.
+    /// Strength in hundredths of a slot, adjusted for what the rank has shown.
     strength: Vec<u128>,
+    /// The work that a task would find before it because slots are busy.
+    busy: Vec<u128>,
     /// The work that each rank had, how much of that it must give away, and (times what it had) how
     /// much of it is due now.
     had: Vec<u128>,
     give: Vec<u128>,
     due: Vec<u128>,
-    /// Ranks by load per slot, the lightest first; an outdated entry is corrected when it is taken.
+    /// Ranks by score, the best first; an outdated entry is corrected when it is taken.
     lightest: BinaryHeap<Reverse<(u128, u32)>>,
 }
 
@@ -167,11 +199,11 @@ impl Scales {
                 *load += u128::from(remains.work(node));
             }
         }
-        let hundredths = |(rank, member): (u32, &Member)| {
-            let slow = (100.0 / (remains.slowness)(Rank(rank)).max(1.0)).max(1.0) as u128;
-            u128::from(member.slots) * slow
+        let records: Vec<RankRecord> = (0..ranks as u32).map(|rank| (remains.record)(Rank(rank))).collect();
+        let hundredths = |(record, member): (&RankRecord, &Member)| {
+            u128::from(member.slots) * ((100.0 * record.pace()) as u128).max(1)
         };
-        let strength: Vec<u128> = (0..).zip(remains.members).map(hundredths).collect();
+        let strength: Vec<u128> = records.iter().zip(remains.members).map(hundredths).collect();
         let all = strength.iter().sum::<u128>().max(1);
         let total: u128 = load.iter().sum();
         let share: Vec<u128> = strength.iter().map(|&strength| (total * strength).div_ceil(all)).collect();
@@ -180,9 +212,21 @@ impl Scales {
             false => 0,
         };
         let give = load.iter().zip(&share).map(excess).collect();
-        let able = (0..ranks as u32).filter(|&rank| strength[rank as usize] > 0);
-        let lightest = able.map(|rank| Reverse((load[rank as usize] / strength[rank as usize], rank))).collect();
-        Scales { due: vec![0; ranks], had: load.clone(), load, share, strength, give, lightest }
+        let open = remains.ended.iter().filter(|ended| ended.is_none()).count().max(1) as u128;
+        let busy =
+            |(record, member): (&RankRecord, &Member)| record.wait(total / open).saturating_mul(member.slots.into());
+        let busy = records.iter().zip(remains.members).map(busy).collect();
+        let (due, had, lightest) = (vec![0; ranks], load.clone(), BinaryHeap::new());
+        let mut scales = Scales { due, had, load, share, strength, busy, give, lightest };
+        let able = (0..ranks as u32).filter(|&rank| scales.strength[rank as usize] > 0);
+        scales.lightest = able.map(|rank| Reverse((scales.score(rank), rank))).collect();
+        scales
+    }
+
+    /// How late a task would be on a rank: the lower, the better.
+    fn score(&self, rank: u32) -> u128 {
+        let at = rank as usize;
+        (self.load[at] + self.busy[at]) / self.strength[at]
     }
 
     fn carry(&mut self, work: u64, from: u32, to: u32) {
@@ -213,7 +257,7 @@ impl Scales {
         let leader = remains.graph.predecessors(node).map(|edge| edge.node()).find(open);
         if let Some(leader) = leader.filter(|_| dealer.is_none()) {
             let to = home[leader as usize];
-            return if self.has_room(to) && remains.fits(node, to) { to } else { at };
+            return if self.has_room(to) && remains.suits(node, to) { to } else { at };
         }
         let work = u128::from(remains.work(node));
         self.due[at as usize] += work * self.give[at as usize];
@@ -221,7 +265,7 @@ impl Scales {
             return at;
         }
         let to = match dealer {
-            Some(dealer) => dealer.choose(remains.work(node), &|to| self.has_room(to) && remains.fits(node, to)),
+            Some(dealer) => dealer.choose(remains.work(node), &|to| self.has_room(to) && remains.suits(node, to)),
             None => self.lightest(remains, node).filter(|&to| self.has_room(to)),
         };
         match to {
@@ -237,22 +281,22 @@ impl Scales {
     fn near(&self, remains: &Remains<'_>, home: &[u32], node: u32) -> Option<u32> {
         let mut homes: Vec<u32> = remains.graph.predecessors(node).map(|edge| home[edge.node() as usize]).collect();
         homes.sort_unstable();
-        let runs = homes.chunk_by(|a, b| a == b).filter(|run| self.has_room(run[0]) && remains.fits(node, run[0]));
+        let runs = homes.chunk_by(|a, b| a == b).filter(|run| self.has_room(run[0]) && remains.suits(node, run[0]));
         runs.max_by_key(|run| (run.len(), Reverse(run[0]))).map(|run| run[0])
     }
 
-    /// The rank with the least work per slot of those that can run a task.
+    /// The rank with the best score of those that suit a task.
     fn lightest(&mut self, remains: &Remains<'_>, node: u32) -> Option<u32> {
         let mut passed = Vec::new();
         let mut found = None;
         while let Some(Reverse((load, rank))) = self.lightest.pop() {
-            let now = self.load[rank as usize] / self.strength[rank as usize];
+            let now = self.score(rank);
             if load < now {
                 self.lightest.push(Reverse((now, rank)));
                 continue;
             }
             passed.push(Reverse((now, rank)));
-            if remains.fits(node, rank) {
+            if remains.suits(node, rank) {
                 found = Some(rank);
                 break;
             }
@@ -306,8 +350,9 @@ mod tests {
         let kept = kept.iter().map(|&(task, rank)| (TaskId(task), Rank(rank))).collect();
         let members: Vec<Member> = slots.iter().map(|&slots| Member { slots, ..Member::default() }).collect();
         let (members, advice) = (&members[..], advice as &dyn Advice);
-        let slowness: &dyn Fn(Rank) -> f64 = &|rank| if rank == Rank(7) { 3.0 } else { 1.0 };
-        let remains = Remains { graph, ended: &ended, kept: &kept, members, slowness, advice, even_out };
+        let slow = RankRecord { slowness: 3.0, ..RankRecord::default() };
+        let record: &dyn Fn(Rank) -> RankRecord = &|rank| if rank == Rank(7) { slow } else { RankRecord::default() };
+        let remains = Remains { graph, ended: &ended, kept: &kept, members, record, advice, even_out };
         let mut home = home.to_vec();
         let homeless = choose(&remains, &mut home).tasks;
         (home, homeless)
@@ -378,7 +423,7 @@ mod tests {
     fn what_fits_nowhere_stays_and_is_counted() {
         let bag = TaskGraph::build(&[100], &[]).unwrap();
         let (home, homeless) = chosen(&bag, &[1; 100], &[1, 0], &[], false);
-        assert_eq!((count(&home, 1), home[99], homeless), (1, 1, 1));
+        assert_eq!((count(&home, 1), home[99], homeless), (0, 0, 1), "a rank that takes part counts for it");
         assert_eq!(chosen(&bag, &[1; 100], &[0, 0], &[], true).1, 100);
     }
 }

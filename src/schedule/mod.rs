@@ -22,6 +22,7 @@ pub mod pools;
 pub mod protocol;
 pub mod ranks;
 pub mod resources;
+mod score;
 mod stealing;
 pub mod worker;
 

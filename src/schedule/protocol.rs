@@ -16,7 +16,7 @@ use super::resources::Needs;
 use crate::graph::ascending::Ascending;
 use crate::graph::link::GroupId;
 use crate::job::Retry;
-use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals};
+use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals, labels_of};
 
 /// Upper limit on the size of a message: the part of a hundred million tasks fits.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
@@ -316,7 +316,8 @@ pub struct HandOut {
     pub active: Ranks,
     /// True if the receiver leaves for good as soon as it is empty.
     pub leave: bool,
-    /// Tasks at home there that another rank keeps: they are on lease.
+    /// Tasks at home there that it does not start: another rank keeps them (they are on lease), or
+    /// no rank can run them.
     pub out: Vec<TaskId>,
     /// Tasks at home there with unsuccessful attempts that are new to the receiver.
     pub tried: Vec<Tried>,
@@ -443,6 +444,13 @@ pub struct Hello {
     pub cpus: Vec<u32>,
     /// Its labels, ascending.
     pub labels: Vec<String>,
+}
+
+impl Hello {
+    /// Adds labels that the rank does not know of.
+    pub fn add_labels(&mut self, labels: &[String]) {
+        self.labels = labels_of(self.labels.iter().chain(labels).cloned()).to_vec();
+    }
 }
 
 /// Load of a rank.

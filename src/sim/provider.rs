@@ -78,15 +78,13 @@ impl<'a> SimulatedProvider<'a> {
     /// Requests nodes, within the limit of their kind. Returns the future answer for each.
     pub(super) fn request(&mut self, now: Time, kind: NodeTypeId, nodes: u32) -> Vec<NodeGranted> {
         let Some(node) = self.cluster.nodes.get(kind.0 as usize) else { return Vec::new() };
-        let held = self.nodes.iter().filter(|n| n.kind == kind && n.gone.is_none()).count() as u32;
-        let asked: u32 = self.requests.iter().filter(|r| r.node_type == kind).map(|r| r.nodes).sum();
-        let nodes = nodes.min(node.limit.saturating_sub(held + asked));
+        let nodes = nodes.min(self.room(kind));
         if nodes == 0 {
             return Vec::new();
         }
         self.made += 1;
         let id = RequestId(self.made);
-        self.requests.push(RequestView { id, nodes, node_type: kind, asked: now });
+        self.requests.push(RequestView { id, nodes, node_type: kind, asked: now, needed: false });
         let draw = |_| {
             self.answered += 1;
             let mut rng = generator(self.seed, Subject::Request, self.answered);
@@ -94,6 +92,14 @@ impl<'a> SimulatedProvider<'a> {
             NodeGranted { request: id, at, granted: rng.f64() >= node.failure }
         };
         (0..nodes).map(draw).collect()
+    }
+
+    /// Number of further nodes of a kind within its limit.
+    pub(super) fn room(&self, kind: NodeTypeId) -> u32 {
+        let held = self.nodes.iter().filter(|n| n.kind == kind && n.gone.is_none()).count() as u32;
+        let asked: u32 = self.requests.iter().filter(|r| r.node_type == kind).map(|r| r.nodes).sum();
+        let limit = self.cluster.nodes.get(kind.0 as usize).map_or(0, |node| node.limit);
+        limit.saturating_sub(held + asked)
     }
 
     /// Withdraws a request: nodes not granted yet will not be.

@@ -12,13 +12,13 @@ use super::cluster::Cluster;
 use super::fates::Fates;
 use super::random::stretch;
 use super::simulator::{Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
-use crate::job::{Cost, Scaling};
+use crate::job::{Cost, ProviderKind, Scaling};
 use crate::model::{TaskId, Time};
 use crate::scale::elasticity::{Elasticity, LevelStep, elasticity};
 use crate::scale::policy::{policy_by_name, policy_names};
 use crate::scale::{Prices, Scaler};
 use crate::schedule::coordinator::StopReason;
-use crate::workload::{PreparedJob, requirements};
+use crate::workload::{PreparedJob, placement, requirements};
 
 /// The input of a simulation.
 #[derive(Clone, Copy)]
@@ -183,7 +183,7 @@ impl<'a> Simulation<'a> {
         let interval = scaling.interval;
         let scaler = Scaler::new(policy, scaling);
         // Where nothing can be decided, no periodic decisions are needed.
-        let decides = self.policy != "fixed" || prices.budget.is_some();
+        let decides = self.policy != "fixed" || prices.budget.is_some() || self.waits_for_labels();
         let controller = decides.then(|| ScalingSetup { scaler, prices: prices.clone(), interval });
         let (ranks, seed) = (self.first_ranks(), self.seed);
         let setup = Setup {
@@ -198,6 +198,14 @@ impl<'a> Simulation<'a> {
         let ended =
             Simulator::new(self.prepared, setup, log).and_then(Simulator::run).map_err(SimulationError::Refused)?;
         Ok(self.judge(ended, &prices))
+    }
+
+    /// True if tasks ask for labels that no rank has at the start, and the job has a provider: then
+    /// nodes are requested for them, whatever the policy.
+    fn waits_for_labels(&self) -> bool {
+        let members = Simulator::first_members(self.cluster, self.first_ranks());
+        let job = &self.prepared.job;
+        job.capacity.provider != ProviderKind::None && placement::lacks_labels(job, &members)
     }
 
     /// The bounds, limited to the capacity of the cluster and extended to include the ranks at the

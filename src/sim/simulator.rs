@@ -43,14 +43,14 @@ use super::pool::{SimulatedPool, SlotGrant};
 use super::provider::{Loss, NodeGranted, SimulatedProvider};
 use super::steal_matching::{MAX_EXACT_RANKS, Search};
 use crate::graph::partition::Partition;
-use crate::model::{Outcome, Rank, RankState, TaskId, Time};
+use crate::model::{Offers, Outcome, Rank, RankState, TaskId, Time};
 use crate::scale::controller::ScalingController;
 use crate::scale::elasticity::LevelStep;
 use crate::schedule::coordinator::{self, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::worker::{self, Facts, Pace, Worker};
-use crate::workload::{PreparedJob, requirements};
+use crate::workload::{PreparedJob, placement, requirements};
 
 pub use setup::{Forget, Log, ScalingSetup, Setup, SimulatedEnd};
 
@@ -201,7 +201,8 @@ impl<'a> Simulator<'a> {
         let kinds = cluster.first_kinds(ranks);
         let startups: Vec<Duration> = kinds.map(|kind| provider.grant(Time::ZERO, Time::ZERO, kind).1).collect();
         let members = fleet::first_members(cluster, ranks);
-        prepared.check(&members)?;
+        let offers = controller.as_ref().map(|_| fleet::offers(cluster)).unwrap_or_default();
+        prepared.check(&members, &offers)?;
         let is_out = |task: &TaskId| prepared.is_left_out(*task) && !done(*task);
         let left_out = (0..prepared.tasks()).map(TaskId).filter(is_out).count() as u32;
         let done: &dyn Fn(TaskId) -> bool = &|task| done(task) || prepared.is_left_out(task);
@@ -211,6 +212,7 @@ impl<'a> Simulator<'a> {
             None => prepared.divide(&members, &rules),
         };
         let home = std::mem::take(&mut partition.home);
+        let unplaced = placement::unplaced(&prepared.job, &members, &rules, &home, &|task| !done(TaskId(task)));
         let tasks = Tasks {
             graph: Arc::clone(&prepared.graph),
             home,
@@ -228,7 +230,7 @@ impl<'a> Simulator<'a> {
         let mut coordinator =
             Coordinator::new(tasks, done, members.clone(), prepared.job.max_failures, Box::new(shape))
                 .with_left_out(left_out);
-        let parts = setup::parts(&mut coordinator, ranks, done);
+        let parts = setup::parts(&mut coordinator, ranks, done, &unplaced);
         let mut world = Simulator {
             fates: Fates::new(&prepared.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
             facts: Arc::clone(&prepared.job) as Arc<dyn Facts>,
@@ -272,7 +274,7 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// Which one does not.
     pub fn fits(prepared: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<(), String> {
-        prepared.check(&fleet::first_members(cluster, ranks))
+        prepared.check(&fleet::first_members(cluster, ranks), &Offers::Nothing)
     }
 
     /// The initial homes of a run on `ranks` ranks. Choosing them may take longer than the run, and
@@ -280,16 +282,17 @@ impl<'a> Simulator<'a> {
     ///
     /// # Errors
     ///
-    /// If a task fits on none of the ranks.
+    /// If a task fits on none of the ranks, nor on others of the cluster.
     pub fn homes(prepared: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
         let members = fleet::first_members(cluster, ranks);
-        prepared.check(&members)?;
+        prepared.check(&members, &fleet::offers(cluster))?;
         let rules = prepared.placement_rules(&members);
         Ok(prepared.divide(&members, &rules).home)
     }
 
     /// Starts the run: sends each rank its part.
     fn open(&mut self, parts: Vec<HandOut>) {
+        let has_unplaced = parts.iter().any(|part| !part.out.is_empty());
         self.active = parts.len() as u32;
         self.supply.push((Time::ZERO, f64::from(self.active)));
         for (rank, part) in (0..).zip(parts) {
@@ -300,9 +303,18 @@ impl<'a> Simulator<'a> {
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
         self.carry_out(actions);
+        if has_unplaced {
+            self.provide_for_waiting_tasks();
+            self.coordinate(coordinator::CoordinatorEvent::Rebalance);
+        }
         if self.controller.is_some() {
             self.events_due.schedule(self.now, SimulatedEvent::Decide);
         }
+    }
+
+    /// The resources of the ranks at the start of a run.
+    pub fn first_members(cluster: &Cluster, ranks: u32) -> Vec<Member> {
+        fleet::first_members(cluster, ranks)
     }
 
     /// The ranks at the start of a run: number, node and slots.

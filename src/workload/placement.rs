@@ -1,6 +1,6 @@
 //! Which tasks fit on which ranks: refusals before the run, and the homes of tasks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::graph::link::GroupId;
 use crate::graph::partition::{self, Method, Partition, PartitionProblem};
 use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
-use crate::model::TaskId;
+use crate::model::{self, Labels, Offers, TaskId, labels_of};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
 use crate::schedule::protocol::Hello;
@@ -29,16 +29,46 @@ pub(crate) fn member(hello: &Hello) -> Member {
     Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus, cpus, labels }
 }
 
-/// Refuses a job with a task that can never run: on no rank or, for an MPI task, on no set of
-/// ranks. Groups that are not `wanted` are not looked at.
+/// Refuses a job with a task that can never run: on no rank, on none that it could get and, for an
+/// MPI task, on no set of ranks. Groups that are not `wanted` are not looked at.
 ///
 /// # Errors
 ///
 /// One line per such task: what it needs, what there is, and a remedy.
-pub(crate) fn check(job: &Job, members: &[Member], wanted: &dyn Fn(&Group) -> bool) -> Result<(), String> {
+pub(crate) fn check(
+    job: &Job,
+    members: &[Member],
+    offers: &Offers,
+    wanted: &dyn Fn(&Group) -> bool,
+) -> Result<(), String> {
     let groups = job.groups.iter().filter(|group| wanted(group));
-    let misfits: Vec<String> = groups.filter_map(|group| misfit(group, members)).collect();
+    let misfits: Vec<String> = groups.filter_map(|group| misfit(group, members, offers)).collect();
     if misfits.is_empty() { Ok(()) } else { Err(misfits.join("\n")) }
+}
+
+/// True if some ranks are here, but none that has the labels of a task: `check` depends on what the
+/// run could get.
+pub(crate) fn lacks_labels(job: &Job, members: &[Member]) -> bool {
+    job.groups.iter().any(|group| !members.iter().any(|member| member.slots > 0 && has_labels(group, member)))
+}
+
+/// For each rank, the open tasks at home there that no rank can run: it counts what they wait for,
+/// and does not start them.
+pub(crate) fn unplaced(
+    job: &Job,
+    members: &[Member],
+    rules: &PlacementRules,
+    home: &[u32],
+    is_open: &dyn Fn(u32) -> bool,
+) -> Vec<Vec<TaskId>> {
+    let fits = |group: &Group| members.iter().any(|member| member.slots > 0 && rules.fits(group.first, member));
+    let mut unplaced = vec![Vec::new(); members.len()];
+    for group in job.groups.iter().filter(|group| !fits(group)) {
+        for task in (group.first.0..group.first.0 + group.count).filter(|&task| is_open(task)) {
+            unplaced[home[task as usize] as usize].push(TaskId(task));
+        }
+    }
+    unplaced
 }
 
 /// True if the rank alone can run the group's tasks.
@@ -54,16 +84,18 @@ fn fits(group: &Group, member: &Member) -> bool {
 
 /// True if the rank has the labels that the group's tasks ask for.
 fn has_labels(group: &Group, member: &Member) -> bool {
-    group.labels.iter().all(|label| member.labels.contains(label))
+    model::has_labels(&member.labels, &group.labels)
 }
 
-fn misfit(group: &Group, members: &[Member]) -> Option<String> {
+fn misfit(group: &Group, members: &[Member], offers: &Offers) -> Option<String> {
     if members.iter().any(|member| fits(group, member)) {
         return None;
     }
     let name = &group.name;
     if !members.iter().any(|member| member.slots > 0 && has_labels(group, member)) {
-        return Some(unlabelled(group, members));
+        // What else such a node has is not known before it is there. A gang is placed by slots alone.
+        let waits = offers.may_have(&group.labels) && (group.mpi.is_none() || group.labels.is_empty());
+        return (!waits).then(|| unlabelled(group, members, offers));
     }
     let Some(mpi) = group.mpi else { return Some(too_large(group, members)) };
     if gang::place(requirements::shape(group), members).is_none() {
@@ -83,22 +115,27 @@ fn misfit(group: &Group, members: &[Member]) -> Option<String> {
     ))
 }
 
-/// The refusal of a task whose labels no rank has.
-fn unlabelled(group: &Group, members: &[Member]) -> String {
-    let mut known: Vec<&str> = members.iter().flat_map(|member| member.labels.iter()).map(String::as_str).collect();
-    known.sort_unstable();
-    known.dedup();
+/// The refusal of a task whose labels no rank has, and none that the run could get.
+fn unlabelled(group: &Group, members: &[Member], offers: &Offers) -> String {
+    let known = labels_of(members.iter().flat_map(|member| member.labels.iter().cloned()));
     let there = match known.is_empty() {
         true => "no rank has a label".to_owned(),
         false => format!("the labels of the ranks are {}", known.join(", ")),
     };
+    let offered = match (offers.has_any(), offers.labels()) {
+        (false, _) => String::new(),
+        (true, labels) if labels.is_empty() => ", and the nodes that it can request have none".to_owned(),
+        (true, labels) => format!(", and those of the nodes that it can request {}", labels.join(", ")),
+    };
+    let asked = group.labels.join(",");
+    let also = if offers.has_any() { " in `[capacity] labels`, in the hostfile (`HOST # labels={}`)," } else { "" };
     format!(
-        "task `{}` asks for a rank with the label{} {}, and none has {}: {there}; give a rank its labels with --labels or in PHALANX_LABELS (`mpirun -n 1 -x PHALANX_LABELS={} phalanx ... : -n 3 phalanx ...`), or correct `labels` of the task",
+        "task `{}` asks for a rank with the label{} {}, and none has {}: {there}{offered}; give a rank its labels{} with --labels or in PHALANX_LABELS (`mpirun -n 1 -x PHALANX_LABELS={asked} phalanx ... : -n 3 phalanx ...`), or correct `labels` of the task",
         group.name,
         if group.labels.len() == 1 { "" } else { "s" },
         group.labels.join(", "),
         if group.labels.len() == 1 { "it" } else { "all of them" },
-        group.labels.join(","),
+        also.replace("{}", &asked),
     )
 }
 
@@ -129,17 +166,60 @@ fn too_large(group: &Group, members: &[Member]) -> String {
 pub(crate) struct PlacementRules {
     job: Arc<Job>,
     estimates: Arc<TaskEstimates>,
-    /// For each group, whether some rank alone can run its tasks.
-    alone: Vec<bool>,
+    /// Groups with equal needs share a row, so neither a million tasks nor a million groups repeat
+    /// a check.
+    rows: Vec<NeedsRow>,
+    row_of: Vec<u32>,
     /// For each group, the first group of its class.
     classes: Vec<u32>,
+    /// The sets of labels that groups ask for, each once.
+    label_sets: Vec<Labels>,
+    /// Some group asks for GPUs.
+    asks_for_gpus: bool,
+    /// The least memory that some group asks for and not all ranks have.
+    scarce_memory: Option<u64>,
 }
+
+/// Groups with equal needs.
+struct NeedsRow {
+    /// One of the groups.
+    group: u32,
+    /// The estimated work of all of them in nanoseconds.
+    work: f64,
+    /// Some rank alone can run their tasks.
+    is_alone: bool,
+    /// Ranks with special equipment are kept free of them.
+    spares: bool,
+}
+
+/// Ranks with special equipment are kept free of other tasks unless the remaining ranks would then
+/// have more than this many times their share of the work.
+const MAX_OVERLOAD: f64 = 2.0;
 
 impl PlacementRules {
     pub(crate) fn new(job: Arc<Job>, estimates: Arc<TaskEstimates>, members: &[Member]) -> PlacementRules {
         let (classes, firsts) = job.classes();
         let classes = classes.into_iter().map(|class| firsts[class as usize]).collect();
-        let mut rules = PlacementRules { job, estimates, alone: Vec::new(), classes };
+        let (mut rows, mut row_of, mut known) = (Vec::new(), Vec::new(), HashMap::new());
+        let mut label_sets = BTreeSet::new();
+        for (id, group) in (0..).zip(&job.groups) {
+            let asked = (group.cpus, group.memory, group.gpus, &group.labels, group.mpi);
+            let row: u32 = *known.entry(asked).or_insert_with(|| {
+                rows.push(NeedsRow { group: id, work: 0.0, is_alone: false, spares: false });
+                rows.len() as u32 - 1
+            });
+            rows[row as usize].work += estimates.ns((id, 0)) as f64 * f64::from(group.count);
+            row_of.push(row);
+            if !group.labels.is_empty() {
+                label_sets.insert(Labels::clone(&group.labels));
+            }
+        }
+        drop(known);
+        let label_sets = label_sets.into_iter().collect();
+        let asks_for_gpus = job.groups.iter().any(|group| group.gpus > 0);
+        let scarce_memory = None;
+        let mut rules =
+            PlacementRules { job, estimates, rows, row_of, classes, label_sets, asks_for_gpus, scarce_memory };
         rules.meet(members);
         rules
     }
@@ -147,6 +227,57 @@ impl PlacementRules {
     fn group(&self, task: TaskId) -> (usize, &Group) {
         let id = self.job.group_of(task).0 as usize;
         (id, &self.job.groups[id])
+    }
+
+    fn row(&self, group: usize) -> &NeedsRow {
+        &self.rows[self.row_of[group] as usize]
+    }
+
+    /// True if a rank has equipment that other tasks need and the group's tasks do not: labels,
+    /// GPUs, or more memory than all ranks have.
+    fn is_special(&self, group: &Group, member: &Member) -> bool {
+        let asked = |label: &String| self.label_sets.iter().any(|set| set.contains(label));
+        let large = |scarce| member.memory >= scarce && group.memory.unwrap_or(0) < scarce;
+        member.labels.iter().any(|label| !group.labels.contains(label) && asked(label))
+            || (member.gpus > 0 && group.gpus == 0 && self.asks_for_gpus)
+            || self.scarce_memory.is_some_and(large)
+    }
+
+    /// True if a rank has what a group needs.
+    fn group_fits(&self, id: usize, member: &Member) -> bool {
+        let group = &self.job.groups[id];
+        // An MPI task that no single rank can hold may be at home anywhere: the coordinator
+        // assembles its gang.
+        (group.mpi.is_some() && !self.row(id).is_alone) || fits(group, member)
+    }
+
+    /// True if a rank has what a group needs, and is not kept free for others.
+    fn group_suits(&self, id: usize, member: &Member) -> bool {
+        let spared = || self.row(id).spares && self.is_special(&self.job.groups[id], member);
+        self.group_fits(id, member) && !spared()
+    }
+
+    /// Decides of which tasks special ranks are kept free.
+    fn spare(&mut self, members: &[Member]) {
+        let all: f64 = members.iter().map(|member| f64::from(member.slots)).sum();
+        let total: f64 = self.rows.iter().map(|row| row.work).sum();
+        // The work of groups that the same ranks can run which have nothing special for them.
+        let mut plain: HashMap<Vec<bool>, f64> = HashMap::new();
+        let mut ranks_of = Vec::new();
+        for row in &self.rows {
+            let id = row.group as usize;
+            let is_plain = |member: &Member| {
+                member.slots > 0 && self.group_fits(id, member) && !self.is_special(&self.job.groups[id], member)
+            };
+            let ranks: Vec<bool> = members.iter().map(is_plain).collect();
+            *plain.entry(ranks.clone()).or_default() += row.work;
+            ranks_of.push(ranks);
+        }
+        for (row, ranks) in self.rows.iter_mut().zip(ranks_of) {
+            let slots: f64 = ranks.iter().zip(members).filter(|it| *it.0).map(|it| f64::from(it.1.slots)).sum();
+            let work = plain.get(&ranks).copied().unwrap_or_default();
+            row.spares = slots > 0.0 && work * all <= MAX_OVERLOAD * total * slots;
+        }
     }
 }
 
@@ -161,14 +292,29 @@ impl Advice for PlacementRules {
     }
 
     fn fits(&self, task: TaskId, member: &Member) -> bool {
-        let (id, group) = self.group(task);
-        // An MPI task that no single rank can hold may be at home anywhere: the coordinator
-        // assembles its gang.
-        (group.mpi.is_some() && !self.alone[id]) || fits(group, member)
+        self.group_fits(self.group(task).0, member)
+    }
+
+    fn suits(&self, task: TaskId, member: &Member) -> bool {
+        self.group_suits(self.group(task).0, member)
+    }
+
+    fn labels(&self, task: TaskId) -> Labels {
+        Labels::clone(&self.group(task).1.labels)
+    }
+
+    fn label_sets(&self) -> &[Labels] {
+        &self.label_sets
     }
 
     fn meet(&mut self, members: &[Member]) {
-        self.alone = self.job.groups.iter().map(|group| members.iter().any(|m| fits(group, m))).collect();
+        let here = || members.iter().filter(|member| member.slots > 0);
+        for row in &mut self.rows {
+            row.is_alone = here().any(|member| fits(&self.job.groups[row.group as usize], member));
+        }
+        let asked = self.rows.iter().filter_map(|row| self.job.groups[row.group as usize].memory);
+        self.scarce_memory = asked.filter(|asked| here().any(|member| member.memory < *asked)).min();
+        self.spare(members);
     }
 
     fn load_rule(&self) -> Option<LoadRule> {
@@ -199,53 +345,17 @@ pub(crate) fn homes(
     method: Method,
 ) -> Partition {
     let slots: Vec<u32> = members.iter().map(|m| m.slots).collect();
-    let may = May::of(job, members, rules);
-    let fitting = |task: TaskId, rank: usize| may.on(job.group_of(task).0, rank);
+    let suiting = |row: &NeedsRow| members.iter().map(|m| rules.group_suits(row.group as usize, m)).collect();
+    let may: Vec<Vec<bool>> = rules.rows.iter().map(suiting).collect();
+    let may_be = |group: GroupId, rank: usize| may[rules.row_of[group as usize] as usize][rank];
+    let fitting = |task: TaskId, rank: usize| may_be(job.group_of(task).0, rank);
     let problem = PartitionProblem { graph, order, duration, slots: &slots, fits: &fitting };
     let mut divided = partition::partition(&problem, method);
     if fair::is_fair(job) {
-        fair::spread(job, &slots, &|group, rank| may.on(group, rank), &mut divided.home);
+        fair::spread(job, &slots, &may_be, &mut divided.home);
         return partition::measure(graph, duration, &slots, divided.home);
     }
     divided
-}
-
-/// True if a rank has a label that tasks of the job ask for, and those of the group do not.
-fn has_wanted_label(member: &Member, group: &Group, wanted: &HashSet<&String>) -> bool {
-    member.labels.iter().any(|label| wanted.contains(label) && !group.labels.contains(label))
-}
-
-/// The ranks on which each group may run. Groups with equal needs share an entry, so neither a
-/// million tasks nor a million groups repeat the check.
-struct May {
-    row_of: Vec<u32>,
-    rows: Vec<Vec<bool>>,
-}
-
-impl May {
-    fn of(job: &Job, members: &[Member], rules: &PlacementRules) -> May {
-        let wanted: HashSet<&String> = job.groups.iter().flat_map(|group| group.labels.iter()).collect();
-        let mut known: HashMap<_, u32> = HashMap::new();
-        let mut rows = Vec::new();
-        let mut row_of = Vec::with_capacity(job.groups.len());
-        for group in &job.groups {
-            let asked = (group.cpus, group.memory, group.gpus, &group.labels, group.mpi);
-            row_of.push(*known.entry(asked).or_insert_with(|| {
-                let able: Vec<bool> = members.iter().map(|member| rules.fits(group.first, member)).collect();
-                // A rank is kept free for tasks that ask for its labels, if others can do the rest.
-                // Without such tasks it steals.
-                let spare = |(&able, member): (&bool, &Member)| able && !has_wanted_label(member, group, &wanted);
-                let spared: Vec<bool> = able.iter().zip(members).map(spare).collect();
-                rows.push(if spared.contains(&true) { spared } else { able });
-                rows.len() as u32 - 1
-            }));
-        }
-        May { row_of, rows }
-    }
-
-    fn on(&self, group: GroupId, rank: usize) -> bool {
-        self.rows[self.row_of[group as usize] as usize][rank]
-    }
 }
 
 #[cfg(test)]
@@ -279,14 +389,57 @@ mod tests {
         // One rank alone does everything.
         let alone = &members[1..2];
         assert!(prepared.divide(alone, &prepared.placement_rules(alone)).home.iter().all(|&rank| rank == 0));
-        let refused = check(&prepared.job, &[member(&hellos[2])], &|_| true).unwrap_err();
+        let check = |offers: &Offers| check(&prepared.job, &[member(&hellos[2])], offers, &|_| true);
+        let refused = check(&Offers::Nothing).unwrap_err();
         assert!(refused.contains("`big` asks for a rank with the label highmem"), "{refused}");
-        assert!(refused.contains("the labels of the ranks are ssd"), "{refused}");
+        assert!(refused.contains("the labels of the ranks are ssd;"), "{refused}");
+        let refused = check(&Offers::of([labels_of(["gpu"])])).unwrap_err();
+        assert!(refused.contains("and those of the nodes that it can request gpu;"), "{refused}");
+        assert!(refused.contains("HOST # labels=highmem"), "{refused}");
+        assert!(
+            check(&Offers::of([labels_of(["gpu"]), labels_of(["highmem"])])).is_ok() && check(&Offers::Unknown).is_ok()
+        );
+    }
+
+    /// How many tasks of two groups are at home on each of three ranks of two slots: the first has
+    /// nothing special, the second has GPUs and much memory.
+    fn homes_of(special: &str, plain: u32) -> [[usize; 3]; 2] {
+        let text = format!(
+            "[[task]]\nname = 'special'\n{special}\narray = '1-10'\nkernel = 'noop'\n\
+             [[task]]\nname = 'plain'\narray = '1-{plain}'\nkernel = 'noop'\n"
+        );
+        let hellos = [hello(2, 1 << 30), Hello { gpus: 2, ..hello(2, 64 << 30) }, hello(2, 1 << 30)];
+        let graph = crate::graph::TaskGraph::build(&[10, plain], &[]).unwrap();
+        let prepared = crate::workload::PreparedJob::new(job(&text), std::sync::Arc::new(graph));
+        let members = members(&hellos);
+        let homes = prepared.divide(&members, &prepared.placement_rules(&members)).home;
+        let count = |homes: &[u32]| [0, 1, 2].map(|rank| homes.iter().filter(|&&home| home == rank).count());
+        [count(&homes[..10]), count(&homes[10..])]
+    }
+
+    #[test]
+    fn ranks_with_gpus_and_large_memory_are_kept_free_unless_the_others_have_too_much() {
+        for special in ["gpus = 1", "memory = '4G'"] {
+            let [special, plain] = homes_of(special, 20);
+            assert_eq!((special, plain[1]), ([0, 10, 0], 0));
+            assert!(plain[0] > 0 && plain[2] > 0, "{plain:?}");
+        }
+        let [_, plain] = homes_of("memory = '512M'", 20);
+        assert!(plain[1] > 0, "all ranks have that: {plain:?}");
+        // One slot of nine is too little for 99 of a hundred tasks.
+        let hellos = [hello(1, 1), Hello { gpus: 2, ..hello(8, 1) }];
+        let text = "[[task]]\nname = 'a'\ngpus = 1\nkernel = 'noop'\n\
+                    [[task]]\nname = 'b'\narray = '1-99'\nkernel = 'noop'\n";
+        let graph = crate::graph::TaskGraph::build(&[1, 99], &[]).unwrap();
+        let prepared = crate::workload::PreparedJob::new(job(text), std::sync::Arc::new(graph));
+        let members = members(&hellos);
+        let homes = prepared.divide(&members, &prepared.placement_rules(&members)).home;
+        assert!(homes[1..].iter().filter(|&&home| home == 1).count() > 50, "{homes:?}");
     }
 
     #[test]
     fn what_fits_nowhere_is_refused_with_what_there_is() {
-        let check = |job: &Job, hellos: &[Hello]| check(job, &members(hellos), &|_| true);
+        let check = |job: &Job, hellos: &[Hello]| check(job, &members(hellos), &Offers::Nothing, &|_| true);
         let refused = |text: &str, hellos: &[Hello]| check(&job(text), hellos).expect_err("refused");
         let wide = "[[task]]\nname = \"a\"\ncpus = 3\nkernel = \"noop\"\n";
         assert!(refused(wide, &[hello(2, 1), hello(2, 1)]).contains("3 CPUs"));

@@ -11,7 +11,7 @@ use crate::graph::link::{GroupId, Link};
 use crate::graph::partition::{self, Partition};
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::{Diagnostic, Diagnostics, Group, Job, Loaded};
-use crate::model::TaskId;
+use crate::model::{Offers, TaskId};
 use crate::schedule::coordinator::Member;
 use crate::schedule::dependency_counts::SPECIAL;
 use crate::schedule::fair::FairTable;
@@ -133,15 +133,16 @@ impl PreparedJob {
         partition::measure(&self.graph, &|task| self.estimate_ns(task), &slots, homes)
     }
 
-    /// Refuses a job with a task that is not left out and can never run on these ranks.
+    /// Refuses a job with a task that is not left out and can never run on these ranks, nor on the
+    /// nodes that the run could get.
     ///
     /// # Errors
     ///
     /// One line per such task: what it needs, what there is, and a remedy.
-    pub(crate) fn check(&self, members: &[Member]) -> Result<(), String> {
+    pub(crate) fn check(&self, members: &[Member], offers: &Offers) -> Result<(), String> {
         let tasks = |group: &Group| group.first.index()..group.first.index() + group.count as usize;
         let wanted = |group: &Group| self.left_out.is_empty() || self.left_out[tasks(group)].contains(&false);
-        placement::check(&self.job, members, &wanted)
+        placement::check(&self.job, members, offers, &wanted)
     }
 
     /// The placement rules for the job on these ranks.

@@ -28,6 +28,18 @@ fn a_hostfile_gives_as_many_ranks_as_it_has_slots() {
 }
 
 #[test]
+fn a_host_with_a_label_is_gained_for_the_tasks_that_ask_for_it() {
+    let dir = Dir::new("labelled-host");
+    dir.file("hosts", "localhost slots=1\n127.0.0.1 slots=1 # labels=highmem,ssd\n");
+    let big = "[[task]]\nname = \"big\"\nlabels = [\"highmem\"]\narray = \"1-3\"\ncommand = \"true\"\n";
+    dir.job("job.toml", &format!("{}{big}", job("hosts")));
+    phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", "run"]).patience(300).run().ok();
+    let trace = Trace::of(&dir, "run");
+    let of_big: HashSet<u32> = trace.0.iter().filter(|row| row.name == "big").filter_map(|row| row.rank).collect();
+    assert_eq!((trace.completed().len(), of_big.len(), of_big.contains(&0)), (63, 1, false));
+}
+
+#[test]
 fn a_hostfile_that_cannot_be_read_is_refused_before_anything_runs() {
     let dir = Dir::new("no-hostfile");
     dir.job("job.toml", &job("nowhere"));

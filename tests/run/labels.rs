@@ -49,6 +49,37 @@ fn a_task_that_no_rank_can_serve_is_refused_with_the_label() {
     phalanx(&dir).args(simulate).run().ok().says("36 completed");
     dir.file("cluster.toml", "[[node]]\nslots = 2\n");
     phalanx(&dir).args(simulate).run().code(2).says("asks for a rank with the label highmem");
+    // They gain a node with the label where a real run would.
+    let kinds =
+        "[[node]]\nname = 'small'\nslots = 2\n[[node]]\nname = 'big'\nslots = 2\nlabels = ['highmem']\ndelay = '30s'\n";
+    dir.file("cluster.toml", kinds);
+    let simulate = ["simulate", "job.toml", "--cluster", "cluster.toml", "--ranks", "1", "--policy", "fixed"];
+    phalanx(&dir).args(simulate).run().code(2).says("asks for a rank with the label highmem");
+    dir.job("gains.toml", &format!("[capacity]\nprovider = 'slurm'\n{JOB}"));
+    for policy in ["fixed", "hybrid"] {
+        let simulate = ["simulate", "gains.toml", "--cluster", "cluster.toml", "--ranks", "1", "--policy", policy];
+        phalanx(&dir).args(simulate).run().ok().says("36 completed");
+    }
+}
+
+#[test]
+fn a_task_waits_for_a_node_that_has_its_label() {
+    let dir = Dir::new("gained-label");
+    let job = |labels: &str| {
+        let capacity = format!("[capacity]\nprovider = 'local'\nlisten = '127.0.0.1'\nlabels = ['{labels}']\n");
+        dir.job("job.toml", &format!("{capacity}{JOB}"));
+        phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", labels]).run()
+    };
+    job("highmem").ok().says("a node with the label highmem is requested");
+    let trace = Trace::of(&dir, "highmem");
+    assert_eq!(trace.completed().len(), 36);
+    assert!(trace.0.iter().filter(|row| row.name == "big").all(|row| row.rank == Some(1)));
+    let refused = job("other").code(2).says("`big` asks for a rank with the label highmem");
+    refused.says("those of the nodes that it can request other").says("`HOST # labels=highmem`");
+    // Rank 0's own labels are not those of a node that it gains.
+    dir.job("job.toml", &format!("[capacity]\nprovider = 'local'\nlisten = '127.0.0.1'\n{JOB}"));
+    let run = phalanx(&dir).args(["run", "job.toml", "--coordinator-only"]);
+    run.env("PHALANX_LABELS", "highmem").run().code(2).says("`big` asks for a rank with the label highmem");
 }
 
 #[test]

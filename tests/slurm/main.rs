@@ -3,6 +3,7 @@
 
 mod elastic;
 mod jobs;
+mod labels;
 mod queue;
 mod shrink;
 mod slurm;

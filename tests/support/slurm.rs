@@ -43,6 +43,8 @@ pub struct Slurm {
 pub struct Setup {
     /// Further `SchedulerParameters`.
     pub scheduler: &'static str,
+    /// Features of the last node.
+    pub features: &'static str,
     /// Whether it keeps records in a database, as production clusters do. A job can shrink more
     /// than once only then.
     pub accounting: bool,
@@ -176,7 +178,11 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         );
         for (i, port) in ports[1..].iter().enumerate() {
             let node = format!("NodeName=n{} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}", i + 1);
-            text += &format!("{node} CPUs={CPUS_PER_NODE} State=UNKNOWN\n");
+            let features = match self.setup.features {
+                features if !features.is_empty() && i + 2 == ports.len() => format!("Feature={features} "),
+                _ => String::new(),
+            };
+            text += &format!("{node} CPUs={CPUS_PER_NODE} {features}State=UNKNOWN\n");
         }
         Ok(text)
     }

@@ -11,9 +11,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::super::provider::{alone, alone_but};
+use super::super::provider::{LABELS, alone, alone_but};
+use super::NodeFeatures;
 use crate::job::units::{compress_hosts, expand_hosts};
 use crate::job::{Capacity, ProviderKind};
+use crate::model::{Labels, labels_of};
 use crate::system::bounded_command;
 
 /// Upper bound of one command. Slurm's own time limits end most of them sooner.
@@ -157,15 +159,22 @@ impl SlurmCommands {
         Ok(ours.flat_map(|(_, nodes)| expand_hosts(nodes.trim()).unwrap_or_default()).collect())
     }
 
-    /// Number of nodes of the partition that requests go to; `None` if it is not known.
-    pub(super) fn nodes_for(&self, capacity: &Capacity) -> Option<u32> {
+    /// The nodes of the partition that requests go to; `None` if they are not known.
+    pub(super) fn partition(&self, capacity: &Capacity) -> Option<PartitionNodes> {
         let elsewhere = ["-p", "--partition", "-M", "--clusters"];
         let goes_elsewhere = |word: &String| elsewhere.iter().any(|option| word.starts_with(option));
         if capacity.provider != ProviderKind::Slurm || capacity.extra.iter().any(goes_elsewhere) {
             return None;
         }
-        let said = self.output(command("sinfo", None).args(["--noheader", "--all", "--format=%P|%D"])).ok()?;
-        nodes_of_partition(&said, capacity.partition.as_deref())
+        let said = self.output(command("sinfo", None).args(["--noheader", "--all", "--format=%P|%D|%f"])).ok()?;
+        PartitionNodes::parse(&said, capacity.partition.as_deref())
+    }
+
+    /// The active features of all nodes, by their names.
+    pub(super) fn features(&self) -> Result<NodeFeatures, String> {
+        let said = self.output(command("sinfo", None).args(["--noheader", "--all", "--Node", "--format=%N|%b"]))?;
+        let lines = said.lines().filter_map(|line| line.trim().split_once('|'));
+        Ok(NodeFeatures(lines.map(|(node, features)| (node.to_owned(), parse_features(features))).collect()))
     }
 
     /// Submits a job.
@@ -236,15 +245,58 @@ impl SlurmCommands {
     }
 }
 
-/// Sums up the lines `PARTITION|NODES` of a partition. That of requests that name none has a star.
-fn nodes_of_partition(said: &str, partition: Option<&str>) -> Option<u32> {
-    let lines = said.lines().filter_map(|line| line.trim().split_once('|'));
-    let wanted = lines.filter(|(name, _)| match partition {
-        Some(partition) => name.trim_end_matches('*') == partition,
-        None => name.ends_with('*'),
-    });
-    let nodes: u32 = wanted.filter_map(|(_, nodes)| nodes.trim().parse::<u32>().ok()).sum();
-    (nodes > 0).then_some(nodes)
+/// The nodes of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PartitionNodes {
+    /// Their number.
+    pub(super) count: u32,
+    /// The sets of features that they have.
+    pub(super) features: Vec<Labels>,
+}
+
+impl PartitionNodes {
+    /// Sums up the lines `PARTITION|NODES|FEATURES` of a partition; `None` if it has no nodes. That
+    /// of requests that name none has a star.
+    fn parse(said: &str, partition: Option<&str>) -> Option<PartitionNodes> {
+        let is_wanted = |name: &str| match partition {
+            Some(partition) => name.trim_end_matches('*') == partition,
+            None => name.ends_with('*'),
+        };
+        let mut nodes = PartitionNodes { count: 0, features: Vec::new() };
+        for line in said.lines() {
+            let mut columns = line.split('|').map(str::trim);
+            let (Some(name), Some(count)) = (columns.next(), columns.next()) else { continue };
+            let Some(count) = count.parse::<u32>().ok().filter(|count| *count > 0 && is_wanted(name)) else { continue };
+            nodes.count += count;
+            nodes.features.push(parse_features(columns.next().unwrap_or_default()));
+        }
+        (nodes.count > 0).then_some(nodes)
+    }
+}
+
+/// Features as Slurm's commands print them.
+fn parse_features(text: &str) -> Labels {
+    labels_of(text.split(',').map(str::trim).filter(|word| !word.is_empty() && *word != "(null)"))
+}
+
+/// The `--constraint` of a job whose nodes have these labels as features, in addition to the one
+/// that the user's options or environment name.
+fn constraint(labels: &[String], extra: &[String], of_environment: Option<String>) -> Option<String> {
+    if labels.is_empty() {
+        return None;
+    }
+    let mut words = extra.iter();
+    let mut named = None;
+    while let Some(word) = words.next() {
+        if matches!(word.as_str(), "-C" | "--constraint") {
+            named = words.next().map(String::as_str);
+        } else if let Some(value) = word.strip_prefix("--constraint=").or_else(|| word.strip_prefix("-C")) {
+            named = Some(value);
+        }
+    }
+    let named = named.map(str::to_owned).or(of_environment).filter(|named| !named.trim().is_empty());
+    let named = named.map(|named| if named.contains('|') { format!("({named})") } else { named });
+    Some(named.into_iter().chain(labels.iter().cloned()).collect::<Vec<_>>().join("&"))
 }
 
 /// Selects all jobs, including ended ones and those of hidden partitions.
@@ -266,6 +318,8 @@ pub(super) struct SbatchArgs<'a> {
     pub(super) name: &'a str,
     pub(super) nodes: usize,
     pub(super) partition: Option<&'a str>,
+    /// Features that its nodes must have.
+    pub(super) features: &'a [String],
     /// Its time limit.
     pub(super) limit: Option<Duration>,
     /// Time from now until which it must start, else Slurm removes it.
@@ -287,7 +341,12 @@ impl SbatchArgs<'_> {
         if let Some(limit) = self.limit {
             command.args(["--time", &minutes(limit).to_string(), "--deadline", &deadline(limit, self.lease)]);
         }
-        command.args(self.extra).args(["--wrap", self.script])
+        command.args(self.extra);
+        if let Some(constraint) = constraint(self.features, self.extra, std::env::var("SBATCH_CONSTRAINT").ok()) {
+            // The last one counts.
+            command.args(["--constraint", &constraint]);
+        }
+        command.args(["--wrap", self.script]).env_remove(LABELS)
     }
 }
 
@@ -319,11 +378,28 @@ mod tests {
 
     #[test]
     fn the_nodes_of_a_partition_are_those_of_all_its_states() {
-        let said = "all*|3\nall*|1\nbig|64\n";
-        assert_eq!(nodes_of_partition(said, None), Some(4));
-        assert_eq!(nodes_of_partition(said, Some("big")), Some(64));
-        assert_eq!(nodes_of_partition(said, Some("all")), Some(4));
-        assert_eq!(nodes_of_partition(said, Some("none")), None, "which is not known to be small");
+        let said = "all*|3|(null)\nall*|1|highmem,ssd\nbig|64|\n";
+        let count = |partition| PartitionNodes::parse(said, partition).map(|nodes| nodes.count);
+        assert_eq!(count(None), Some(4));
+        assert_eq!(count(Some("big")), Some(64));
+        assert_eq!(count(Some("all")), Some(4));
+        assert_eq!(count(Some("none")), None, "which is not known to be small");
+        let features = PartitionNodes::parse(said, None).map(|nodes| nodes.features);
+        assert_eq!(features, Some(vec![labels_of([""; 0]), labels_of(["highmem", "ssd"])]));
+    }
+
+    #[test]
+    fn labels_join_the_constraint_of_the_user() {
+        let of = |labels: &[&str], extra: &[&str], environment: Option<&str>| {
+            let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<String>>();
+            constraint(&owned(labels), &owned(extra), environment.map(str::to_owned))
+        };
+        assert_eq!(of(&[], &["--constraint=ib"], Some("x")), None, "what the user says counts without us");
+        assert_eq!(of(&["a", "b"], &[], None).as_deref(), Some("a&b"));
+        for extra in [&["--constraint=ib"][..], &["-C", "ib"], &["-Cib"], &["--mem=1G", "--constraint", "ib"]] {
+            assert_eq!(of(&["a"], extra, Some("not used")).as_deref(), Some("ib&a"));
+        }
+        assert_eq!(of(&["a"], &[], Some("ib|opa")).as_deref(), Some("(ib|opa)&a"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::commands::{JobId, Queued, SbatchArgs, SlurmCommands};
 use super::names::NamesFile;
 use super::shrink::{JobNode, NodePhase};
 use crate::job::{Capacity, ProviderKind};
+use crate::model::{Labels, labels_of};
 use crate::text::shell_word;
 
 /// Poll interval while a job is about to change state.
@@ -44,8 +45,8 @@ const QUEUE_LEASE_RENEWAL: Duration = Duration::from_secs(200);
 
 /// A request of the run to the manager.
 pub(super) enum ManagerRequest {
-    /// Blocks to request, needed at most this long.
-    Nodes(Vec<BlockId>, Option<Duration>),
+    /// Blocks to request with these labels, needed at most this long.
+    Nodes(Vec<BlockId>, Labels, Option<Duration>),
     Adopt(BlockId, String),
     Release(BlockId),
     Withdraw(BlockId),
@@ -156,7 +157,7 @@ impl SlurmManager {
         loop {
             let wait = next.saturating_duration_since(Instant::now());
             match requests.recv_timeout(if self.has_nodes_to_release() { wait.min(RELEASE_POLL) } else { wait }) {
-                Ok(ManagerRequest::Nodes(ids, limit)) => self.request(&ids, limit),
+                Ok(ManagerRequest::Nodes(ids, labels, limit)) => self.request(&ids, &labels, limit),
                 Ok(ManagerRequest::Adopt(id, node)) => self.adopt(id, node, true),
                 Ok(ManagerRequest::Release(id)) => self.release(id),
                 Ok(ManagerRequest::Withdraw(id)) => self.withdraw(id),
@@ -176,10 +177,12 @@ impl SlurmManager {
         let _ = self.events.send((id, event));
     }
 
-    /// Requests nodes. A held node of the own allocation is used first: it is billed anyway.
-    fn request(&mut self, ids: &[BlockId], limit: Option<Duration>) {
+    /// Requests nodes. A held node of the own allocation is used first, unless labels are wanted:
+    /// it is billed anyway.
+    fn request(&mut self, ids: &[BlockId], labels: &Labels, limit: Option<Duration>) {
         let mut left = ids;
         while let [id, rest @ ..] = left
+            && labels.is_empty()
             && let Some((old, node)) = self.held_node()
         {
             self.report(old, BlockEvent::Ended { why: "it is used again".into(), at: None });
@@ -187,7 +190,7 @@ impl SlurmManager {
             left = rest;
         }
         let most = self.capacity.nodes_per_block.max(1) as usize;
-        left.chunks(most).for_each(|ids| self.submit(ids, limit));
+        left.chunks(most).for_each(|ids| self.submit(ids, labels, limit));
     }
 
     /// Takes a node of the own allocation that is billed without a world.
@@ -198,7 +201,7 @@ impl SlurmManager {
         Some((held.block, held.name.clone()))
     }
 
-    fn submit(&mut self, ids: &[BlockId], limit: Option<Duration>) {
+    fn submit(&mut self, ids: &[BlockId], labels: &Labels, limit: Option<Duration>) {
         let refuse = |why: &str| ids.iter().for_each(|&id| self.report(id, BlockEvent::Refused(why.to_owned())));
         let Some(&first) = ids.first() else { return };
         if self.capacity.provider != ProviderKind::Slurm {
@@ -206,11 +209,14 @@ impl SlurmManager {
         }
         let limit = self.capacity.time.into_iter().chain(limit).min();
         let log = self.launch.log(first);
-        let script = self.script(ids);
+        // Those of all blocks need not be features of nodes.
+        let features = labels_of(labels.iter().filter(|label| !self.capacity.labels.contains(label)).cloned());
+        let script = self.script(ids, &labels_of(self.capacity.labels.iter().chain(labels.iter()).cloned()));
         let submission = SbatchArgs {
             name: self.name(),
             nodes: ids.len(),
             partition: self.capacity.partition.as_deref(),
+            features: &features,
             limit,
             lease: QUEUE_LEASE,
             log: &log,
@@ -253,15 +259,16 @@ impl SlurmManager {
 
     /// The command line of a block's world. It names the run's other jobs, so that the block can
     /// withdraw them if the run is gone.
-    fn words(&self, id: BlockId) -> Vec<String> {
+    fn words(&self, id: BlockId, labels: &[String]) -> Vec<String> {
         let more = ["--siblings".to_owned(), self.name().to_owned()];
-        self.launch.words(id).into_iter().chain(more).collect()
+        self.launch.words(id, labels).into_iter().chain(more).collect()
     }
 
     /// The batch script of a job: one world, or one step per node so that each node can leave
     /// alone.
-    fn script(&self, ids: &[BlockId]) -> String {
-        let line = |id: BlockId| self.words(id).iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
+    fn script(&self, ids: &[BlockId], labels: &[String]) -> String {
+        let line =
+            |id: BlockId| self.words(id, labels).iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
         if let [id] = ids {
             return format!("exec {}", line(*id));
         }
@@ -290,7 +297,12 @@ impl SlurmManager {
         let since = since.map(|s| self.launch.moment(s));
         let mut job_node = JobNode::new(id);
         job_node.name.clone_from(&node);
-        match allocation.start(&self.launch, id, &node, &self.words(id)) {
+        match allocation.start(
+            &self.launch,
+            id,
+            &node,
+            &self.words(id, if first { &[] } else { &self.capacity.labels }),
+        ) {
             Ok(step) => job_node.step = Some(step),
             Err(error) => tracing::warn!("cannot start srun for {node}: {error}"),
         }

@@ -25,6 +25,7 @@ mod manager;
 mod names;
 mod shrink;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
@@ -32,7 +33,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use allocation::Allocation;
-use commands::SlurmCommands;
+use commands::{PartitionNodes, SlurmCommands};
 use manager::{ManagerRequest, SlurmManager};
 use names::{NamesFile, SessionJobs};
 
@@ -40,6 +41,7 @@ use super::blocks::{BlockEvent, BlockId};
 use super::provider::{Launch, Provider};
 use crate::job::Capacity;
 use crate::journal::EndedSessions;
+use crate::model::{Labels, Offers, labels_of};
 
 /// In the folder of the blocks' logs: the names of the jobs that may be in the queue.
 const NAME_FILE: &str = "slurm";
@@ -53,8 +55,40 @@ pub struct Slurm {
     events: Receiver<(BlockId, BlockEvent)>,
     manager: Option<JoinHandle<()>>,
     commands: SlurmCommands,
-    /// Number of nodes that jobs may get, once Slurm has said so.
-    nodes: Arc<OnceLock<u32>>,
+    /// Labels of all blocks.
+    labels: Labels,
+    /// The nodes that jobs may get, once Slurm has said so.
+    nodes: Arc<OnceLock<PartitionNodes>>,
+}
+
+/// The features of nodes: labels of the ranks there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFeatures(HashMap<String, Labels>);
+
+impl NodeFeatures {
+    /// Asks Slurm; without an answer no node has features.
+    pub fn ask() -> NodeFeatures {
+        let asked = SlurmCommands::default().features();
+        asked
+            .inspect_err(|why| tracing::warn!("the features of Slurm's nodes are not known: {why}"))
+            .unwrap_or_default()
+    }
+
+    /// The features of a node.
+    pub fn of(&self, node: &str) -> &[String] {
+        self.0.get(node).map_or(&[], |features| features)
+    }
+}
+
+/// What blocks of these settings can have, as Slurm says now.
+pub fn offers(capacity: &Capacity) -> Offers {
+    offered(SlurmCommands::default().partition(capacity).as_ref(), &capacity.labels)
+}
+
+/// What blocks with these labels on these nodes can have.
+fn offered(nodes: Option<&PartitionNodes>, labels: &[String]) -> Offers {
+    let with = |features: &Labels| labels_of(labels.iter().chain(features.iter()).cloned());
+    nodes.map_or(Offers::Unknown, |nodes| Offers::of(nodes.features.iter().map(with)))
 }
 
 impl Slurm {
@@ -77,16 +111,16 @@ impl Slurm {
         let ((requests, receiver), (sender, events)) = (channel(), channel());
         let nodes = Arc::new(OnceLock::new());
         let (ask, told) = (commands.clone(), Arc::clone(&nodes));
-        let asked = capacity.clone();
+        let (asked, labels) = (capacity.clone(), labels_of(capacity.labels.iter().cloned()));
         let manager = SlurmManager::new(launch, capacity, allocation, names, commands.clone(), sender);
         let manager = thread::Builder::new().name("slurm".into()).spawn(move || {
-            // Without an answer the number stays unknown.
-            if let Some(nodes) = ask.nodes_for(&asked) {
+            // Without an answer they stay unknown.
+            if let Some(nodes) = ask.partition(&asked) {
                 let _ = told.set(nodes);
             }
             manager.run(&receiver);
         })?;
-        Ok(Slurm { requests, events, manager: Some(manager), commands, nodes })
+        Ok(Slurm { requests, events, manager: Some(manager), commands, labels, nodes })
     }
 
     /// Starts the world of a block on a node that the run has from the start.
@@ -101,12 +135,16 @@ impl Slurm {
 }
 
 impl Provider for Slurm {
-    fn request(&mut self, ids: &[BlockId], limit: Option<Duration>) {
-        self.send(ManagerRequest::Nodes(ids.to_vec(), limit));
+    fn request(&mut self, ids: &[BlockId], labels: &Labels, limit: Option<Duration>) {
+        self.send(ManagerRequest::Nodes(ids.to_vec(), Labels::clone(labels), limit));
+    }
+
+    fn offers(&self) -> Offers {
+        offered(self.nodes.get(), &self.labels)
     }
 
     fn most_blocks(&self) -> Option<u32> {
-        self.nodes.get().copied()
+        self.nodes.get().map(|nodes| nodes.count)
     }
 
     fn release(&mut self, id: BlockId) {

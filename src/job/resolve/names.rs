@@ -2,6 +2,8 @@
 
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
+use crate::job::values::Strings;
+use crate::model::{Labels, labels_of};
 
 const LONGEST: usize = 200;
 
@@ -35,6 +37,22 @@ pub(crate) fn make_name(text: &str, fallback: &str) -> String {
         "" => fallback.to_string(),
         usable => usable.to_string(),
     }
+}
+
+/// The valid ones of these labels; reports the others.
+pub(super) fn resolve_labels(words: &Strings, findings: &mut Findings) -> Labels {
+    let mut labels = Vec::new();
+    for label in &words.0 {
+        match check_name(&label.value) {
+            Ok(()) => labels.push(label.value.clone()),
+            Err(reason) => findings.push(
+                Diagnostic::error(format!("this is no label of a rank: {reason}"))
+                    .at(&label.span)
+                    .help("a label is a word such as \"highmem\"; list several: `labels = [\"highmem\", \"ssd\"]`"),
+            ),
+        }
+    }
+    labels_of(labels)
 }
 
 /// Reports a directory that is empty or only meaningful to a shell.

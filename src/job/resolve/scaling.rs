@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::names::resolve_labels;
 use crate::job::capacity::unusable_option;
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
@@ -165,6 +166,7 @@ pub(super) fn resolve_capacity(spec: &CapacitySpec, findings: &mut Findings) -> 
         nodes_per_block: whole(spec.nodes_per_block.as_ref().map(|at| at.value.0)).unwrap_or(1),
         hostfile: text(&spec.hostfile).map(PathBuf::from),
         time: spec.time.as_ref().map(|at| at.value.0),
+        labels: spec.labels.iter().flat_map(|at| resolve_labels(&at.value, findings).to_vec()).collect(),
         extra: spec.extra.iter().flat_map(|lines| &lines.value.0).map(|line| line.value.clone()).collect(),
         listen: text(&spec.listen),
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::axes::resolve_axes;
 use super::drafts::{Notes, SharedTables, SourcePlace as Spot, TypedNeed};
 use super::graphs::OPERATION_KERNEL;
-use super::names::{check_dir, check_name, check_path, make_name};
+use super::names::{check_dir, check_name, check_path, make_name, resolve_labels};
 use super::{ResolveContext, pattern};
 use crate::exec::script::is_standard;
 use crate::job::body::{Body, Extras, FileTemplate, WorkTemplate};
@@ -20,7 +20,7 @@ use crate::job::template::{Element, StringKind, Template, compile};
 use crate::job::units::{parse_duration, shorten};
 use crate::job::values::{Background, EnvSpec, EstimateSpec, FilesSpec, RetriesSpec};
 use crate::job::{Group, Job, MpiShape, Retry};
-use crate::model::TaskId;
+use crate::model::{Labels, TaskId};
 
 /// Converts a number whose reader has bounded it to 32 bits.
 fn small(value: i64) -> u32 {
@@ -217,22 +217,8 @@ impl<'a> TaskResolver<'a> {
     }
 
     /// The labels that a rank must have.
-    fn labels(&mut self, common: &Given<'_>) -> Arc<[String]> {
-        let Some(typed) = common.get(|c| &c.labels) else { return Arc::default() };
-        let mut labels: Vec<String> = Vec::new();
-        for label in &typed.value.0 {
-            match check_name(&label.value) {
-                Ok(()) => labels.push(label.value.clone()),
-                Err(reason) => self.findings.push(
-                    Diagnostic::error(format!("this is no label of a rank: {reason}"))
-                        .at(&label.span)
-                        .help("a label is a word such as \"highmem\"; list several: `labels = [\"highmem\", \"ssd\"]`"),
-                ),
-            }
-        }
-        labels.sort_unstable();
-        labels.dedup();
-        labels.into()
+    fn labels(&mut self, common: &Given<'_>) -> Labels {
+        common.get(|c| &c.labels).map(|at| resolve_labels(&at.value, self.findings)).unwrap_or_default()
     }
 
     pub(super) fn template(&mut self, text: &str, span: &Span) -> Template {

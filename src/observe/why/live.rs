@@ -87,6 +87,9 @@ pub struct LiveRank {
     pub memory: u64,
     /// GPUs for tasks.
     pub gpus: u32,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// Slots taken by tasks that have run for a second or more.
     pub slots_taken: u32,
     /// Bytes of memory taken by them.

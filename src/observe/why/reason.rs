@@ -62,6 +62,13 @@ pub enum TaskReason {
         /// Requested nodes that have not arrived.
         nodes_coming: u32,
     },
+    /// No rank has the labels that it asks for.
+    Labels {
+        /// The labels.
+        labels: Vec<String>,
+        /// Requested nodes that have not arrived.
+        nodes_coming: u32,
+    },
     /// It needs several ranks at once, which are collected for one such task at a time.
     Gang {
         /// What it asks for.
@@ -229,11 +236,15 @@ impl TaskReason {
             }
             Paused => "it is paused: `phalanx resume RUN TASK` lets it start".to_owned(),
             Pool { pool } => format!("waits for {pool}"),
-            NoRank { wanted, nodes_coming: 0 } => format!("no rank that takes part has {wanted}"),
             NoRank { wanted, nodes_coming } => {
-                let coming = counted_are(*nodes_coming, "node");
-                format!("no rank that takes part has {wanted}; {coming} requested")
+                format!("no rank that takes part has {wanted}{}", requested(*nodes_coming))
             }
+            Labels { labels, nodes_coming } => format!(
+                "waits for a rank with {}, and none that takes part has {}{}",
+                label_words(labels),
+                if labels.len() == 1 { "it" } else { "all of them" },
+                requested(*nodes_coming)
+            ),
             Gang { wanted } => {
                 format!("needs {wanted} on several ranks at once; such tasks are gathered one at a time")
             }
@@ -290,4 +301,14 @@ impl TaskReason {
             Hint { text } => format!("hint: {text}"),
         }
     }
+}
+
+/// The labels `a` and `b` in words.
+pub(super) fn label_words(labels: &[String]) -> String {
+    format!("the label{} {}", if labels.len() == 1 { "" } else { "s" }, labels.join(" and "))
+}
+
+/// The end of a sentence: requested nodes that have not arrived.
+fn requested(nodes: u32) -> String {
+    if nodes == 0 { String::new() } else { format!("; {} requested", counted_are(nodes, "node")) }
 }

@@ -2,13 +2,13 @@
 
 use rustc_hash::FxHashSet;
 
-use super::reason::TaskReason;
+use super::reason::{TaskReason, label_words};
 use super::{Expectation, Explainer, LiveRank, LiveTask, LiveTasks, TaskExplanation, TaskPlace};
 use crate::graph::JoinRule;
 use crate::graph::link::Condition;
 use crate::job::Group;
 use crate::journal::last_lines;
-use crate::model::{Attempt, State, TaskId};
+use crate::model::{Attempt, State, TaskId, has_labels};
 use crate::observe::live_output::printed_so_far;
 use crate::observe::style::{bytes, printable};
 use crate::observe::summary;
@@ -188,6 +188,10 @@ impl Explainer<'_> {
         let active = live.ranks.iter().filter(|rank| rank.is_active && rank.slots > 0).count() as u32;
         if task.able == 0 {
             let nodes_coming = live.nodes_coming;
+            let takes_part = |rank: &&LiveRank| rank.is_active && rank.slots > 0;
+            if !live.ranks.iter().filter(takes_part).any(|rank| has_labels(&rank.labels, &group.labels)) {
+                return reasons.push(TaskReason::Labels { labels: group.labels.to_vec(), nodes_coming });
+            }
             return reasons.push(TaskReason::NoRank { wanted: wanted(group), nodes_coming });
         }
         if let Some(rank) = task.home.and_then(|home| live.rank(home)) {
@@ -326,6 +330,9 @@ impl Explainer<'_> {
 fn places(rank: &LiveRank, group: &Group, slots: u32) -> u32 {
     let by_memory = group.memory.filter(|memory| *memory > 0).map_or(u64::MAX, |memory| rank.memory / memory);
     let by_gpus = rank.gpus.checked_div(group.gpus).unwrap_or(u32::MAX);
+    if !has_labels(&rank.labels, &group.labels) {
+        return 0;
+    }
     (rank.slots / slots.max(1)).min(by_gpus).min(u32::try_from(by_memory).unwrap_or(u32::MAX))
 }
 
@@ -344,5 +351,6 @@ fn wanted(group: &Group) -> String {
     }
     parts.extend(group.memory.map(|memory| format!("{} of memory", bytes(memory))));
     parts.extend((group.gpus > 0).then(|| counted(group.gpus, "GPU")));
+    parts.extend((!group.labels.is_empty()).then(|| label_words(&group.labels)));
     parts.join(" and ")
 }

@@ -185,8 +185,10 @@ impl Autoscaler {
     ) -> ScalingStep {
         let running = coordinator.running().map(|(_, started)| (started.task, started.start));
         self.controller.update_running(coordinator.tally().running.into(), running);
-        let views: Vec<RankView> = nodes.ranks().filter_map(|(rank, _)| view(nodes, rank, coordinator)).collect();
-        let requests: Vec<RequestView> = nodes.blocks.coming().map(request_view).collect();
+        let needed = coordinator.needed_ranks();
+        let view = |rank| view(nodes, rank, coordinator, needed.contains(&rank));
+        let views: Vec<RankView> = nodes.ranks().filter_map(|(rank, _)| view(rank)).collect();
+        let requests: Vec<RequestView> = nodes.blocks.coming().map(|block| request_view(block, coordinator)).collect();
         let settled = total(nodes.closed_bills().map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)));
         let step = match self.decides {
             true => self.controller.decide(now, &views, &requests, settled, can),
@@ -234,7 +236,7 @@ impl Autoscaler {
 }
 
 /// A rank as a decision sees it; `None` if it is gone with its node.
-fn view(nodes: &NodeTable, rank: Rank, coordinator: &Coordinator) -> Option<RankView> {
+fn view(nodes: &NodeTable, rank: Rank, coordinator: &Coordinator, needed: bool) -> Option<RankView> {
     let (entry, world) = (nodes.rank(rank)?, nodes.world_of(rank));
     let block = world.and_then(|world| world.block).and_then(|id| nodes.blocks.get(id));
     let view = RankView {
@@ -246,15 +248,17 @@ fn view(nodes: &NodeTable, rank: Rank, coordinator: &Coordinator) -> Option<Rank
         busy_slots: coordinator.load(rank).running,
         busy: entry.busy,
         failures: entry.failures,
-        releasable: world.is_some() && block.is_none_or(|block| !nodes.blocks.is_bound(block.id)),
+        releasable: !needed && world.is_some() && block.is_none_or(|block| !nodes.blocks.is_bound(block.id)),
+        needed,
         ends: block.and_then(|block| block.ends),
     };
     view.of(nodes.holds_node(rank))
 }
 
 /// A block that was requested as a decision sees it.
-fn request_view(block: &Block) -> RequestView {
-    RequestView { id: RequestId(block.id.0), nodes: 1, node_type: NodeTypeId(0), asked: block.asked }
+fn request_view(block: &Block, coordinator: &Coordinator) -> RequestView {
+    let needed = coordinator.is_waited_for(&block.labels);
+    RequestView { id: RequestId(block.id.0), nodes: 1, node_type: NodeTypeId(0), asked: block.asked, needed }
 }
 
 /// For each node of a graph the number of its dependencies.

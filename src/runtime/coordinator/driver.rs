@@ -21,7 +21,7 @@ use crate::journal::{EndReason, Ended, JournalError, Level, Record};
 use crate::model::{Rank, State, Time};
 use crate::observe::RunProgress;
 use crate::scale::Forecast;
-use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEvent, ProvisioningState, StopReason};
+use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEvent, StopReason};
 use crate::schedule::protocol::{Message, Stop};
 use crate::workload::walltime::LongestTask;
 
@@ -61,6 +61,8 @@ pub(crate) struct CoordinatorDriver {
     /// The control socket.
     server: Option<Server>,
     next_tick: Time,
+    /// Some tasks had no rank that can run them when the run began.
+    pub(super) has_unplaced: bool,
     /// Why the run is over, once it is.
     pub(super) finished: Option<StopReason>,
 }
@@ -90,6 +92,7 @@ impl CoordinatorDriver {
             provisioner: None,
             server,
             next_tick: Time::ZERO,
+            has_unplaced: false,
             finished: None,
         }
     }
@@ -103,9 +106,9 @@ impl CoordinatorDriver {
     pub(super) fn begin(&mut self, now: Time) -> Messages {
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
-        if self.nodes.base().iter().all(|rank| rank.facts.slots == 0) {
-            // No rank can be home to tasks yet.
-            let state = ProvisioningState { askable: self.provisioner.is_some(), coming: 0, most: 1 };
+        if self.has_unplaced {
+            // No rank can run some of the tasks yet.
+            let state = self.provisioning();
             self.coordinator.step(now, CoordinatorEvent::Provisioning(state), &mut actions);
             self.coordinator.step(now, CoordinatorEvent::Rebalance, &mut actions);
         }

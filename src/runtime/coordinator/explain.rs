@@ -85,6 +85,7 @@ impl CoordinatorDriver {
                 ready: load.ready,
                 memory: member.memory,
                 gpus: member.gpus,
+                labels: member.labels.to_vec(),
                 slots_taken: 0,
                 memory_taken: 0,
                 gpus_taken: 0,

@@ -22,6 +22,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::join_address::{JoinAddress, Listen};
+use crate::capacity::slurm::NodeFeatures;
 use crate::capacity::{BlockId, NodeTable};
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::{Contact, FILE, Secret};
@@ -46,6 +47,7 @@ pub(super) struct JoinListener {
     hub: Hub,
     news: Receiver<LinkEvent>,
     welcome: Welcome,
+    features: NodeFeatures,
     contact: PathBuf,
     /// Where ranks are whose world has not been welcomed.
     places: HashMap<Rank, Place>,
@@ -84,6 +86,7 @@ impl JoinListener {
     pub(super) fn open(
         listen: &Listen,
         welcome: Welcome,
+        features: NodeFeatures,
         wait: Arc<EventWait>,
     ) -> Result<(JoinListener, Outer), RunError> {
         let system = |what| move |source| RunError::System { what, source };
@@ -95,7 +98,7 @@ impl JoinListener {
         let addresses = address.published(hub.address().port());
         tracing::info!("ranks may join at {}: phalanx join --contact {}", addresses.join(", "), path.display());
         Contact { run: welcome.run_name.clone(), addresses, secret }.write(&path)?;
-        Ok((JoinListener { hub, news, welcome, contact: path, places: HashMap::new() }, outer))
+        Ok((JoinListener { hub, news, welcome, features, contact: path, places: HashMap::new() }, outer))
     }
 
     /// Handles all events of the bridge, and gives up ranks that are late. No rank is admitted
@@ -177,7 +180,9 @@ impl JoinListener {
                     effects
                         .notes
                         .push((Level::Info, format!("{from} on {node} takes part with {}", counted(slots, "slot"))));
-                    effects.change(from, Change::Arrive(placement::member(hello)));
+                    let mut hello = hello.clone();
+                    hello.add_labels(self.features.of(&hello.node));
+                    effects.change(from, Change::Arrive(placement::member(&hello)));
                     effects.delays.extend(arrival.delay);
                 }
             }
@@ -248,7 +253,8 @@ mod tests {
             user_variables: Vec::new(),
         };
         let wait = Arc::new(EventWait::new().unwrap());
-        let (listener, _) = JoinListener::open(&Listen::On("127.0.0.1".into()), welcome, wait).unwrap();
+        let (listener, _) =
+            JoinListener::open(&Listen::On("127.0.0.1".into()), welcome, NodeFeatures::default(), wait).unwrap();
         (listener, NodeTable::new([RankFacts::default()]))
     }
 

@@ -11,9 +11,10 @@ use super::driver::{CoordinatorDriver, SessionIdentity};
 use super::join_listener::JoinListener;
 use super::prepare::PreparedRun;
 use super::pricing;
-use super::provisioner::{Provisioner, listen_on};
+use super::provisioner::{self, Provisioner, listen_on};
 use super::recording::Recording;
 use super::run_history::HistoryRecorder;
+use crate::capacity::slurm::NodeFeatures;
 use crate::capacity::{NodeTable, RankFacts};
 use crate::control::Server;
 use crate::exec::Kernels;
@@ -25,7 +26,7 @@ use crate::job::{Job, ProviderKind};
 use crate::journal::{
     AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, LimitChange, RankInfo, Record, RunDir, RunLock,
 };
-use crate::model::Rank;
+use crate::model::{Offers, Rank, TaskId};
 use crate::numbers;
 use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
@@ -112,8 +113,11 @@ fn prepare(
 ) -> Result<Run, RunError> {
     let listener = options.listen.map(listen).transpose()?;
     let mut start = PreparedRun::open(options, &kernels)?;
-    let ready = handshake(fabric.as_mut(), &wake, &start.welcome, options)
-        .and_then(|(resources, hellos)| check(&start.prepared, &hellos).map(|()| (resources, hellos)));
+    let features = node_features(&start.prepared.job);
+    let ready = handshake(fabric.as_mut(), &wake, &start.welcome, options).and_then(|(resources, mut hellos)| {
+        hellos.iter_mut().for_each(|hello| hello.add_labels(features.of(&hello.node)));
+        check(&start.prepared, &hellos).map(|()| (resources, hellos))
+    });
     let (resources, hellos) = match ready {
         Ok(found) => found,
         Err(error) => {
@@ -146,6 +150,7 @@ fn prepare(
     let fair = prepared.family_slots();
     let PreparedJob { job, graph, estimates, order, urgency, pools, fair: _, left_out: _ } = prepared;
     drop(order);
+    let unplaced = placement::unplaced(&job, &members, &rules, &divided.home, &|task| !done.has(task));
     let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair }.with_gap(GAP);
     let ranks = members.len();
     let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
@@ -154,7 +159,7 @@ fn prepare(
         tracing::info!("the run is open: it waits for `phalanx add` until `phalanx close`");
         coordinator.set_open(true, &mut Vec::new());
     }
-    let first = hand_out(fabric.as_mut(), &mut coordinator, ranks, &done)?;
+    let first = hand_out(fabric.as_mut(), &mut coordinator, ranks, &done, &unplaced)?;
     drop(done);
     let slots = infos.iter().map(|info| info.slots).sum();
     let history = HistoryRecorder::new(
@@ -176,7 +181,7 @@ fn prepare(
     let open = welcome.open;
     let mut joining = None;
     if let Some(listen) = listen_on(options, &job) {
-        let (listener, outer) = JoinListener::open(&listen, welcome.clone(), Arc::clone(&wake))?;
+        let (listener, outer) = JoinListener::open(&listen, welcome.clone(), features, Arc::clone(&wake))?;
         joining = Some((listener, Provisioner::new(&job.capacity, &welcome, &ended, &mut nodes.blocks)?));
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(RoutedFabric::new(world, Rank::ZERO, Some(Box::new(outer))));
@@ -197,6 +202,7 @@ fn prepare(
     if let Some((listener, provisioner)) = joining {
         driver = driver.with_joining(listener, provisioner);
     }
+    driver.has_unplaced = unplaced.iter().any(|tasks| !tasks.is_empty());
     let dir = PathBuf::from(dir.path());
     let setup = RankSetup { welcome, job, resources };
     let (executor, pool) = setup.start(fabric, Some(driver), kernels, wake)?;
@@ -209,20 +215,26 @@ fn prepare(
     Ok(Run { executor, pool, dir, lock: held, open, watcher, serving })
 }
 
+/// The features of Slurm's nodes, which are labels of the ranks there, if the job asks for labels.
+fn node_features(job: &Job) -> NodeFeatures {
+    let asks = job.groups.iter().any(|group| !group.labels.is_empty());
+    let is_under_slurm = job.capacity.provider == ProviderKind::Slurm || std::env::var_os("SLURM_JOB_ID").is_some();
+    if asks && is_under_slurm { NodeFeatures::ask() } else { NodeFeatures::default() }
+}
+
 /// Refuses a job that can run neither here nor on nodes that it can request.
 fn check(prepared: &PreparedJob, hellos: &[Hello]) -> Result<(), RunError> {
-    if hellos.iter().any(|hello| hello.slots > 0) {
-        return prepared.check(&placement::members(hellos)).map_err(RunError::Refused);
-    }
-    // What the requested nodes will have is not known yet.
-    match prepared.job.capacity.provider {
-        ProviderKind::None => Err(RunError::Refused(
+    let (job, members) = (&prepared.job, placement::members(hellos));
+    if hellos.iter().all(|hello| hello.slots == 0) && job.capacity.provider == ProviderKind::None {
+        return Err(RunError::Refused(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, name a [capacity] to ask for nodes, or leave it \
              out"
             .into(),
-        )),
-        _ => Ok(()),
+        ));
     }
+    let offers =
+        if placement::lacks_labels(job, &members) { provisioner::offers(&job.capacity)? } else { Offers::Nothing };
+    prepared.check(&members, &offers).map_err(RunError::Refused)
 }
 
 /// Opens the run's control socket. A run without it continues, but takes no commands.
@@ -286,12 +298,14 @@ impl Done {
     }
 }
 
-/// Sends each rank its part of the graph; returns rank 0's own.
+/// Sends each rank its part of the graph; returns rank 0's own. No rank starts the `unplaced` tasks
+/// that it is home to.
 fn hand_out(
     fabric: &mut dyn Fabric,
     coordinator: &mut Coordinator,
     ranks: usize,
     done: &Done,
+    unplaced: &[Vec<TaskId>],
 ) -> Result<Message, RunError> {
     let mut units = coordinator.first_units();
     let tasks = coordinator.tasks();
@@ -301,7 +315,8 @@ fn hand_out(
     let mut message = |rank: usize| {
         let part = cutter.part(rank);
         let units = units.remove(&Rank(rank as u32)).unwrap_or_default();
-        let hand_out = HandOut { part, units, active: Ranks::first(ranks as u32), ..HandOut::default() };
+        let out = unplaced[rank].clone();
+        let hand_out = HandOut { part, units, active: Ranks::first(ranks as u32), out, ..HandOut::default() };
         match hand_out.oversize(numbers::MOST) {
             // A single rank sends no parts.
             Some(size) if ranks > 1 => Err(RunError::Refused(format!(

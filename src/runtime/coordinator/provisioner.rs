@@ -7,13 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::join_address::Listen;
-use crate::capacity::local::{Local, hosts};
-use crate::capacity::slurm::{Allocation, Slurm};
+use crate::capacity::local::{self, Local, hosts};
+use crate::capacity::slurm::{self, Allocation, Slurm};
 use crate::capacity::{BlockId, BlockNote, Blocks, Launch, Provider, ProviderOrder, State};
 use crate::fabric::bridge::contact::FILE;
 use crate::job::{Capacity, Job, ProviderKind};
 use crate::journal::{EndedSessions, Level};
-use crate::model::Time;
+use crate::model::{Labels, Offers, Time, labels_of};
 use crate::runtime::{Options, RunError};
 use crate::schedule::protocol::Welcome;
 
@@ -24,6 +24,8 @@ pub const BLOCKS: &str = "blocks";
 pub(super) struct Provisioner {
     provider: Box<dyn Provider>,
     kind: ProviderKind,
+    /// Labels of all blocks.
+    labels: Labels,
 }
 
 /// Where rank 0 listens for ranks that join; `None` if none can join.
@@ -45,6 +47,21 @@ pub(super) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
 /// If the hostfile cannot be used.
 pub(super) fn check(capacity: &Capacity) -> Result<(), RunError> {
     capacity.hostfile.as_ref().map_or(Ok(()), |file| hosts(file).map(drop).map_err(RunError::Refused))
+}
+
+/// The nodes that these settings can give, by their labels, before there is a provisioner.
+///
+/// # Errors
+/// If the hostfile cannot be used.
+pub(super) fn offers(capacity: &Capacity) -> Result<Offers, RunError> {
+    Ok(match (capacity.provider, &capacity.hostfile) {
+        (ProviderKind::None, _) => Offers::Nothing,
+        (ProviderKind::Slurm, _) => slurm::offers(capacity),
+        (ProviderKind::Local, None) => local::offers(None, &capacity.labels),
+        (ProviderKind::Local, Some(file)) => {
+            local::offers(Some(&hosts(file).map_err(RunError::Refused)?), &capacity.labels)
+        }
+    })
 }
 
 /// Time that a node takes to join, before one has been observed.
@@ -78,7 +95,7 @@ impl Provisioner {
         let program = std::env::current_exe().map_err(system("find this program"))?;
         let (run, began_unix_ns) = (welcome.run_name.clone(), welcome.began_unix_ns);
         let launch = Launch { program, contact: dir.join(FILE), logs, run, began_unix_ns };
-        let kind = capacity.provider;
+        let (kind, labels) = (capacity.provider, labels_of(capacity.labels.iter().cloned()));
         let provider: Box<dyn Provider> = match &capacity.hostfile {
             _ if kind != ProviderKind::Local => {
                 let nodes = allocation.iter().flat_map(|allocation| allocation.others.clone());
@@ -88,20 +105,39 @@ impl Provisioner {
                 own.into_iter().for_each(|(id, node)| slurm.adopt(id, node));
                 Box::new(slurm)
             }
-            Some(file) => Box::new(Local::new(launch, Some(hosts(file).map_err(RunError::Refused)?))),
-            None => Box::new(Local::new(launch, None)),
+            Some(file) => {
+                Box::new(Local::new(launch, Some(hosts(file).map_err(RunError::Refused)?), Labels::clone(&labels)))
+            }
+            None => Box::new(Local::new(launch, None, Labels::clone(&labels))),
         };
-        Ok(Some(Provisioner { provider, kind }))
+        Ok(Some(Provisioner { provider, kind, labels }))
     }
 
-    /// Requests nodes, which are needed for at most `limit`; returns the number of requests.
-    pub(super) fn request(&mut self, now: Time, blocks: &mut Blocks, nodes: u32, limit: Option<Duration>) -> u32 {
+    /// Requests nodes with these labels, which are needed for at most `limit`; returns the number
+    /// of requests.
+    pub(super) fn request(
+        &mut self,
+        now: Time,
+        blocks: &mut Blocks,
+        (nodes, wanted): (u32, &Labels),
+        limit: Option<Duration>,
+    ) -> u32 {
         let most = if self.kind == ProviderKind::None { held(blocks) } else { nodes as usize };
-        let ids: Vec<BlockId> = (0..nodes).take(most).map_while(|_| blocks.request(now)).collect();
+        let labels = labels_of(self.labels.iter().chain(wanted.iter()).cloned());
+        let ids: Vec<BlockId> = (0..nodes).take(most).map_while(|_| blocks.request(now, &labels)).collect();
         if !ids.is_empty() {
-            self.provider.request(&ids, limit);
+            self.provider.request(&ids, wanted, limit);
         }
         ids.len() as u32
+    }
+
+    /// The nodes that can be requested, by their labels.
+    pub(super) fn offers(&self, blocks: &Blocks) -> Offers {
+        match self.kind {
+            _ if blocks.paused().is_some() => Offers::Nothing,
+            ProviderKind::None => Offers::Nothing,
+            _ => self.provider.offers(),
+        }
     }
 
     /// Number of further nodes that the provider can hold; `None` if it is not known.
@@ -120,11 +156,6 @@ impl Provisioner {
             ProviderKind::Local => "the provider `local`",
             ProviderKind::Slurm => "the provider `slurm`",
         }
-    }
-
-    /// True if a node may still come.
-    pub(super) fn may_provide(&self, blocks: &Blocks) -> bool {
-        blocks.paused().is_none() && (self.kind != ProviderKind::None || blocks.coming().next().is_some())
     }
 
     /// Takes the events of the provider, and puts the resulting orders to it. Tasks take up to

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::driver::{CoordinatorDriver, Messages};
 use crate::capacity::{BlockEvent, BlockId};
 use crate::journal::{Level, Record};
-use crate::model::Time;
+use crate::model::{Labels, Time};
 use crate::scale::commands::{NodeChanges, ScalingCommand, ScalingStep};
 use crate::schedule::coordinator::{Change, CoordinatorEvent, ProvisioningState, StopReason};
 use crate::schedule::protocol::Stop;
@@ -52,27 +52,44 @@ impl CoordinatorDriver {
         Messages::new()
     }
 
-    /// Requests nodes, which are needed for about `needed_for` if that is known; returns the number
-    /// of requests.
+    /// Requests nodes, which are needed for about `needed_for` if that is known, with the labels
+    /// that the ready tasks ask for; returns the number of requests.
     pub(super) fn request_nodes(&mut self, now: Time, nodes: u32, needed_for: Option<Duration>) -> u32 {
+        let wanted = self.coordinator.labels_of_next_nodes(nodes);
+        wanted.iter().map(|(labels, nodes)| self.request_nodes_with(now, (*nodes, labels), needed_for)).sum()
+    }
+
+    fn request_nodes_with(&mut self, now: Time, nodes: (u32, &Labels), needed_for: Option<Duration>) -> u32 {
         let limit = needed_for.into_iter().chain(self.limits.time_left(self.longest_task(now))).min();
         let Some(provisioner) = &mut self.provisioner else { return 0 };
         provisioner.request(now, &mut self.nodes.blocks, nodes, limit)
     }
 
     /// Tasks that no present rank can run wait as long as a node may arrive. One is requested at
-    /// once; that needs no policy.
+    /// once for each set of labels; that needs no policy.
     pub(super) fn provide_for_waiting_tasks(&mut self, now: Time) -> Messages {
-        let Some(provisioner) = &self.provisioner else { return Messages::new() };
-        let askable = provisioner.may_provide(&self.nodes.blocks) && !self.limits.is_spent;
-        let most = self.job.scaling.as_ref().map_or(1, |scaling| scaling.max_ranks);
-        let messages = self
-            .step(now, [CoordinatorEvent::Provisioning(ProvisioningState { askable, coming: self.coming(), most })]);
-        if self.coordinator.needs_node() {
-            self.recording.note(now, Level::Warning, "tasks are left that no rank can run: a node is requested");
-            self.request_nodes(now, 1, None);
+        if self.provisioner.is_none() {
+            return Messages::new();
+        }
+        let messages = self.step(now, [CoordinatorEvent::Provisioning(self.provisioning())]);
+        for labels in self.coordinator.wanted_nodes() {
+            let with = if labels.is_empty() { String::new() } else { format!(" with the label {}", labels.join(", ")) };
+            let text = format!("tasks are left that no rank can run: a node{with} is requested");
+            self.recording.note(now, Level::Warning, &text);
+            self.request_nodes_with(now, (1, &labels), None);
         }
         messages
+    }
+
+    /// The nodes that the run may still get.
+    pub(super) fn provisioning(&self) -> ProvisioningState {
+        let blocks = &self.nodes.blocks;
+        let offers = self.provisioner.as_ref().filter(|_| !self.limits.is_spent).map(|it| it.offers(blocks));
+        ProvisioningState {
+            offers: offers.unwrap_or_default(),
+            coming: blocks.coming().map(|block| Labels::clone(&block.labels)).collect(),
+            most: self.job.scaling.as_ref().map_or(1, |scaling| scaling.max_ranks),
+        }
     }
 
     /// Number of blocks that were requested and have not joined.

@@ -275,7 +275,13 @@ impl Toy {
                     self.arrivals.push((self.world.now + late, self.next_request));
                     let asked = time(self.world.now);
                     let id = RequestId(self.next_request);
-                    self.world.requests.push(RequestView { id, nodes: 1, node_type: NodeTypeId(0), asked });
+                    self.world.requests.push(RequestView {
+                        id,
+                        nodes: 1,
+                        node_type: NodeTypeId(0),
+                        asked,
+                        needed: false,
+                    });
                     self.next_request += 1;
                 }
             }

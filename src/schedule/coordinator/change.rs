@@ -29,6 +29,7 @@ use crate::schedule::dependency_counts::End;
 use crate::schedule::homes::{self, Remains};
 use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::ranks::Ranks;
+use crate::schedule::score::RankRecord;
 
 /// The state of a change in progress.
 #[derive(Debug, Default)]
@@ -152,7 +153,10 @@ impl Coordinator {
         able.retain(|member| member.slots > 0);
         let home = (0..).zip(&self.tasks.home).take(self.finals.len());
         let open = home.filter(|&(task, &home)| self.finals[task as usize].is_none() && home == rank.0);
-        let mut bound = open.filter(|&(task, _)| !able.iter().any(|m| self.tasks.advice.fits(TaskId(task), m)));
+        let here = self.members.member(rank);
+        let runs = |task| here.is_some_and(|member| self.tasks.advice.fits(task, member));
+        let is_bound = |task| runs(task) && !able.iter().any(|member| self.tasks.advice.fits(task, member));
+        let mut bound = open.filter(|&(task, _)| is_bound(TaskId(task)));
         (able.is_empty() || bound.next().is_some())
             .then(|| format!("{rank} is the last one that can run some of the remaining tasks and is not {verb}"))
     }
@@ -258,6 +262,16 @@ impl Coordinator {
         }
     }
 
+    /// What a rank has shown so far.
+    fn record(&self, rank: Rank) -> RankRecord {
+        let slots = self.members.member(rank).map_or(0, |member| member.slots);
+        RankRecord {
+            slowness: self.health.slow(rank).unwrap_or(1.0),
+            success: self.health.success(rank),
+            utilisation: f64::from(self.load(rank).running) / f64::from(slots.max(1)),
+        }
+    }
+
     fn commit_if_prepared(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {
         if let Some(preparing) = self.change.take_if(|preparing| preparing.missing.is_empty()) {
             self.commit(now, &preparing, actions);
@@ -281,12 +295,13 @@ impl Coordinator {
         let graph = self.grown_graph(actions);
         let members = self.members.able();
         self.tasks.advice.meet(&members);
+        let records: Vec<RankRecord> = (0..members.len() as u32).map(|rank| self.record(Rank(rank))).collect();
         let remains = Remains {
             graph: &graph,
             ended: &self.ends,
             kept: &cut.kept,
             members: &members,
-            slowness: &|rank| self.health.slow(rank).unwrap_or(1.0),
+            record: &|rank| records[rank.index()],
             advice: self.tasks.advice.as_ref(),
             even_out: preparing.even_out,
         };

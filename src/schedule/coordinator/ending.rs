@@ -41,8 +41,8 @@ impl Coordinator {
         for lease in back {
             self.return_cancelled(now, lease, actions);
         }
-        // Tasks that no rank can run are in no part, and gangs may wait for ranks that do not
-        // exist: both end when the parts are cut anew.
+        // No rank starts tasks that none can run, and gangs may wait for ranks that do not exist:
+        // both end when the parts are cut anew.
         if self.homeless.tasks + self.gangs.unplaced() > 0 {
             self.begin_change(now, false, false, actions);
         }

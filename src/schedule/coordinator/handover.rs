@@ -159,6 +159,15 @@ impl Coordinator {
     fn send_kept(&self, cut: &Cut, before: &[u32], turns: &mut [PartHandover]) {
         let home = &self.tasks.home;
         let kept: &FxHashMap<TaskId, Rank> = &cut.kept;
+        if self.homeless.tasks > 0 {
+            let open = (0..self.finals.len() as u32).filter(|&task| self.ends[task as usize].is_none()).map(TaskId);
+            for task in open.filter(|task| !kept.contains_key(task)) {
+                let at = Rank(home[task.index()]);
+                if !self.members.member(at).is_some_and(|member| self.tasks.advice.fits(task, member)) {
+                    turns[at.index()].hand_out.out.push(task);
+                }
+            }
+        }
         for (&task, keeper) in kept.iter().filter(|(task, keeper)| home[task.index()] != keeper.0) {
             let at = home[task.index()];
             turns[at as usize].hand_out.out.push(task);

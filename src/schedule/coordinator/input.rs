@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::graph::TaskGraph;
-use crate::model::Rank;
+use crate::model::{Labels, Offers, Rank};
 use crate::schedule::action::StopReason;
 use crate::schedule::homes::Advice;
 use crate::schedule::membership::Change;
@@ -66,12 +66,12 @@ pub enum CoordinatorEvent {
 }
 
 /// The nodes that a run may still get.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProvisioningState {
-    /// True if there is a provider to request nodes from.
-    pub askable: bool,
-    /// Nodes requested and not arrived yet.
-    pub coming: u32,
+    /// Nodes that can be requested.
+    pub offers: Offers,
+    /// Nodes requested and not arrived yet: the labels that each will have at least.
+    pub coming: Vec<Labels>,
     /// Upper limit on ranks that may join in total.
     pub most: u32,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -10,7 +10,7 @@ use fastrand::Rng;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Retry;
-use crate::model::{Outcome, State, TaskId};
+use crate::model::{Labels, Outcome, State, TaskId, labels_of};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang::Shape;
 use crate::schedule::pools::table::{PoolResource, PoolTable, ResourceKind};
@@ -65,7 +65,23 @@ impl Advice for Terms {
         member.slots >= self.0.needs[task.index()]
     }
 
+    fn labels(&self, task: TaskId) -> Labels {
+        labels_of_slots(self.0.needs[task.index()])
+    }
+
+    fn label_sets(&self) -> &[Labels] {
+        WIDE.as_slice()
+    }
+
     fn meet(&mut self, _: &[Member]) {}
+}
+
+/// The label of ranks with three slots: tasks that need three ask for it.
+pub(super) static WIDE: LazyLock<[Labels; 1]> = LazyLock::new(|| [labels_of(["wide"])]);
+
+/// The labels of a rank with this number of slots, or of a task that needs it.
+pub(super) fn labels_of_slots(slots: u32) -> Labels {
+    if slots < 3 { Labels::default() } else { Labels::clone(&WIDE[0]) }
 }
 
 impl Job {
@@ -168,6 +184,16 @@ impl Job {
             groups.push((task, 1, needs));
         }
         self.pools = Arc::new(table.with_groups(groups.into_iter()));
+        self
+    }
+
+    /// The same job, where some tasks ask for a label.
+    pub(super) fn with_labels(mut self, rng: &mut Rng) -> Job {
+        for task in 0..self.needs.len() {
+            if !self.gangs.contains_key(&(task as u32)) && rng.u32(0..4) == 0 {
+                (self.needs[task], self.movable[task]) = (3, false);
+            }
+        }
         self
     }
 

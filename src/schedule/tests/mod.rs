@@ -7,6 +7,7 @@
 mod epochs;
 mod growth;
 mod job;
+mod labels;
 mod losses;
 mod pools;
 mod sick;

@@ -17,8 +17,8 @@ pub(super) use self::growing::Growing;
 pub(super) use self::happenings::Happening;
 use self::pool::{Item, Pool};
 use self::units::Units;
-use super::job::{Job, Terms};
-use crate::model::{Attempt, Rank, TaskId, Time};
+use super::job::{Job, Terms, labels_of_slots};
+use crate::model::{Attempt, Labels, Rank, TaskId, Time};
 use crate::schedule::coordinator::{self, Change, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::handout::PartBuilder;
 use crate::schedule::pools::shares::PoolShares;
@@ -92,6 +92,10 @@ pub(super) struct World {
     emptied: BTreeMap<Rank, u64>,
     /// Isolated ranks, which neither receive nor send: since when, and until when.
     cut: BTreeMap<Rank, (u64, u64)>,
+    /// The labels of nodes that were requested and have not come.
+    coming: Vec<Labels>,
+    /// Number of ranks that were gained because tasks need them.
+    pub(super) gained: u32,
     /// The next thief dies, and the loss is detected after this time.
     thief_dies: Option<u64>,
     /// What is known of each resource of the pools.
@@ -135,13 +139,20 @@ impl World {
         let free = job.graph.free_numbers();
         let ended = |n: u32| (done.contains(&n) || free.contains(&n)).then_some(true);
         let cutter = PartBuilder::new(&job.graph, home, urgency, ranks as usize, &ended);
+        let unplaced = |rank: u32| {
+            let tasks = 0..job.graph.task_count();
+            let waits = |task: &usize| home[*task] == rank && job.needs[*task] > slots[rank as usize].max(1);
+            tasks.filter(waits).map(|task| TaskId(task as u32)).collect()
+        };
         let hand_out = |rank: u32| HandOut {
             part: cutter.part(rank as usize),
             active: Ranks::first(ranks),
             units: units.remove(&Rank(rank)).unwrap_or_default(),
+            out: unplaced(rank),
             ..HandOut::default()
         };
         let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();
+        let has_unplaced = hand_outs.iter().any(|hand_out| !hand_out.out.is_empty());
         let mut world = World {
             workers: Vec::new(),
             pools: Vec::new(),
@@ -164,6 +175,8 @@ impl World {
             declared_lost: HashSet::new(),
             cut: BTreeMap::new(),
             emptied: BTreeMap::new(),
+            coming: Vec::new(),
+            gained: 0,
             thief_dies: None,
             units: Units::of(&job.pools),
             gang_units: BTreeMap::new(),
@@ -185,6 +198,10 @@ impl World {
         let mut actions = Vec::new();
         world.coordinator.begin(&mut actions);
         world.carry_out(actions);
+        if has_unplaced {
+            world.happen(Happening::Provide);
+            world.happen(Happening::Rebalance);
+        }
         world
     }
 
@@ -198,6 +215,11 @@ impl World {
         self.pools.push(Pool { slots, idle: slots, frozen: true, shares, ..Pool::default() });
         self.life.push(Life::Alive);
         self.ghosts_until.push(u64::MAX);
+    }
+
+    /// Slots of a rank.
+    pub(super) fn slots(&self, rank: usize) -> u32 {
+        self.pools[rank].slots
     }
 
     /// Virtual time since the start in nanoseconds.
@@ -373,7 +395,7 @@ impl World {
 }
 
 fn member(slots: u32) -> Member {
-    Member { node: format!("n{}", slots % 2), slots, ..Member::default() }
+    Member { node: format!("n{}", slots % 2), slots, labels: labels_of_slots(slots), ..Member::default() }
 }
 
 fn random_homes(rng: &mut Rng, job: &Job, slots: &[u32]) -> Vec<u32> {
@@ -381,7 +403,7 @@ fn random_homes(rng: &mut Rng, job: &Job, slots: &[u32]) -> Vec<u32> {
     let home = |node: usize| {
         let need = if node < tasks { job.needs[node] } else { 1 };
         let able: Vec<u32> = (0..slots.len() as u32).filter(|&r| slots[r as usize] >= need).collect();
-        able[rng.usize(0..able.len())]
+        if able.is_empty() { rng.u32(0..slots.len() as u32) } else { able[rng.usize(0..able.len())] }
     };
     (0..job.graph.node_count()).map(home).collect()
 }

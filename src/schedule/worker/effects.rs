@@ -43,8 +43,10 @@ impl Worker {
             // none, and no rank keeps these.
             return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
         }
+        // Tasks that this rank cannot run wait here for a rank that can.
+        let locals = locals.into_iter().filter(|&local| !self.lent.contains(&ledger.task(local)));
         let (gangs, here): (Vec<u32>, Vec<u32>) =
-            locals.into_iter().partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
+            locals.partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
         if !here.is_empty() {
             self.load.ready += here.len() as u32;
             actions.push(WorkerAction::Start(here));

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use super::{ScalingSetup, SimulatedEvent, SimulatedRank, Simulator};
 use crate::journal::{Level, RankChange, RankInfo, Record};
-use crate::model::{Rank, RankState, TaskId};
+use crate::model::{Labels, Offers, Rank, RankState, TaskId, has_labels};
 use crate::scale::commands::{NodeChanges, ScalingCommand};
 use crate::scale::controller::ScalingController;
 use crate::scale::{NodeTypeId, RankView};
-use crate::schedule::coordinator::{self, Change, Member, StopReason};
+use crate::schedule::coordinator::{self, Change, Member, ProvisioningState, StopReason};
 use crate::schedule::protocol::Stop;
 use crate::schedule::worker::Worker;
-use crate::sim::cluster::Cluster;
+use crate::sim::cluster::{Cluster, NodeKind};
 use crate::sim::pool::SimulatedPool;
 use crate::sim::provider::{Loss, NodeGranted};
 use crate::workload::PreparedJob;
@@ -31,6 +31,12 @@ pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
     let name = format!("{}{rank}", node.name);
     let labels = Arc::clone(&node.labels);
     Member { node: name, slots: node.slots, memory: node.memory, gpus: node.gpus, labels, ..Member::default() }
+}
+
+/// The nodes that a run whose ranks change can get.
+pub(super) fn offers(cluster: &Cluster) -> Offers {
+    let kinds = cluster.nodes.iter().filter(|node| node.limit > 0);
+    Offers::of(kinds.map(|node| Labels::clone(&node.labels)))
 }
 
 /// The ranks at the start of a run.
@@ -125,23 +131,58 @@ impl Simulator<'_> {
             return;
         }
         let ranks = self.views();
+        self.provide_for_waiting_tasks();
         let Some(controller) = &mut self.controller else { return };
         self.events += 1;
         let running = self.coordinator.running().map(|(_, started)| (started.task, started.start));
         controller.update_running(self.coordinator.tally().running.into(), running);
         let settled = self.provider.settled(&controller.prices);
         let can = NodeChanges { grows: true, shrinks: true };
-        let step = controller.decide(self.now, &ranks, self.provider.requests(), settled, can);
+        let mut requests = self.provider.requests().to_vec();
+        for request in &mut requests {
+            request.needed = self.coordinator.is_waited_for(&self.cluster.nodes[request.node_type.0 as usize].labels);
+        }
+        let step = controller.decide(self.now, &ranks, &requests, settled, can);
         step.warnings.into_iter().for_each(|warning| self.note(Level::Warning, warning));
         step.decisions.into_iter().for_each(|decision| self.log.record(Record::Decision(Box::new(decision))));
         step.effects.into_iter().for_each(|(number, effect)| self.log.record(Record::Effect { number, effect }));
         step.commands.into_iter().for_each(|command| self.carry_out_scaling(command));
     }
 
+    /// Requests a node for each set of labels without which tasks cannot run.
+    pub(super) fn provide_for_waiting_tasks(&mut self) {
+        let Some(controller) = &self.controller else { return };
+        let kinds = self.provider.requests().iter().map(|request| request.node_type);
+        let starting = (0..).zip(&self.ranks).filter(|(_, rank)| rank.state == RankState::Joining && !rank.is_present);
+        let kinds = kinds.chain(starting.map(|(rank, _)| self.provider.node(rank).kind));
+        let coming = kinds.map(|kind| Labels::clone(&self.cluster.nodes[kind.0 as usize].labels)).collect();
+        let kinds = (0..).map(NodeTypeId).zip(&self.cluster.nodes).filter(|(kind, _)| self.provider.room(*kind) > 0);
+        let offers = Offers::of(kinds.map(|(_, node)| Labels::clone(&node.labels)));
+        let state = ProvisioningState { offers, coming, most: controller.most_ranks() };
+        self.coordinate(coordinator::CoordinatorEvent::Provisioning(state));
+        for labels in self.coordinator.wanted_nodes() {
+            self.request(NodeTypeId(0), &labels, 1);
+        }
+    }
+
+    /// Requests nodes of this kind, or of the first with these labels.
+    fn request(&mut self, kind: NodeTypeId, labels: &[String], nodes: u32) {
+        let mut kinds = (0..).map(NodeTypeId).zip(&self.cluster.nodes);
+        let has = |kind, node: &NodeKind| self.provider.room(kind) > 0 && has_labels(&node.labels, labels);
+        let labelled = kinds.find(|&(kind, node)| has(kind, node)).map(|(kind, _)| kind);
+        let kind = labelled.filter(|_| !labels.is_empty()).unwrap_or(kind);
+        for answer in self.provider.request(self.now, kind, nodes) {
+            self.events_due.schedule(answer.at, SimulatedEvent::Answered(answer));
+        }
+    }
+
     /// The ranks as input of a decision.
     fn views(&self) -> Vec<RankView> {
+        let bound = self.coordinator.needed_ranks();
         let view = |(rank, simulated): (u32, &SimulatedRank)| {
             let node = self.provider.node(rank);
+            let is_waited_for = || self.coordinator.is_waited_for(&simulated.member.labels);
+            let needed = bound.contains(&Rank(rank)) || (!simulated.is_present && is_waited_for());
             let view = RankView {
                 rank: Rank(rank),
                 state: self.state_of(Rank(rank), simulated),
@@ -151,7 +192,8 @@ impl Simulator<'_> {
                 busy_slots: simulated.pool.load().running,
                 busy: simulated.busy,
                 failures: simulated.failures,
-                releasable: rank > 0,
+                releasable: rank > 0 && !needed,
+                needed,
                 ends: None,
             };
             view.of(node.gone.is_none())
@@ -171,8 +213,8 @@ impl Simulator<'_> {
     fn carry_out_scaling(&mut self, command: ScalingCommand) {
         match command {
             ScalingCommand::Request { nodes, node_type, .. } => {
-                for answer in self.provider.request(self.now, node_type, nodes) {
-                    self.events_due.schedule(answer.at, SimulatedEvent::Answered(answer));
+                for (labels, nodes) in self.coordinator.labels_of_next_nodes(nodes) {
+                    self.request(node_type, &labels, nodes);
                 }
             }
             ScalingCommand::Withdraw(request) => self.provider.withdraw(request),

@@ -93,8 +93,13 @@ pub struct ScalingSetup {
     pub interval: Duration,
 }
 
-/// The part of each rank at the start.
-pub(super) fn parts(coordinator: &mut Coordinator, ranks: u32, done: &dyn Fn(TaskId) -> bool) -> Vec<HandOut> {
+/// The part of each rank at the start. No rank starts the `unplaced` tasks that it is home to.
+pub(super) fn parts(
+    coordinator: &mut Coordinator,
+    ranks: u32,
+    done: &dyn Fn(TaskId) -> bool,
+    unplaced: &[Vec<TaskId>],
+) -> Vec<HandOut> {
     let mut units = coordinator.first_units();
     let tasks = coordinator.tasks();
     let count = tasks.graph.task_count() as u32;
@@ -104,6 +109,7 @@ pub(super) fn parts(coordinator: &mut Coordinator, ranks: u32, done: &dyn Fn(Tas
         part: cutter.part(rank as usize),
         active: Ranks::first(ranks),
         units: units.remove(&Rank(rank)).unwrap_or_default(),
+        out: unplaced[rank as usize].clone(),
         ..HandOut::default()
     };
     (0..ranks).map(part).collect()

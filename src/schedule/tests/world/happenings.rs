@@ -3,9 +3,10 @@
 use std::cmp::Reverse;
 
 use super::{LINK_TIMEOUT_NS, Life, World, member};
-use crate::model::Rank;
-use crate::schedule::coordinator::{self, Change, StopReason};
+use crate::model::{Labels, Offers, Rank};
+use crate::schedule::coordinator::{self, Change, ProvisioningState, StopReason};
 use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::tests::job::labels_of_slots;
 use crate::schedule::worker;
 
 /// What is done to the world.
@@ -27,6 +28,10 @@ pub(in crate::schedule::tests) enum Happening {
     Request(Rank, Change),
     /// A rebalance.
     Rebalance,
+    /// Nodes are requested for tasks that no rank can run; again after a while.
+    Provide,
+    /// A requested node with these labels comes, or the request has failed.
+    Gain(Labels),
     /// No messages pass between rank 0 and a rank for this time; the rank detects it after a while.
     CutOff(Rank, u64),
     /// It notices the silence of rank 0, or its end.
@@ -79,6 +84,18 @@ impl World {
             Happening::Arrive(rank, _) if self.finished.is_some() => self.life[rank.index()] = Life::Left,
             Happening::Arrive(rank, slots) if is_alive(rank) => self.change(rank, Change::Arrive(member(slots))),
             Happening::Request(rank, change) => self.change(rank, change),
+            Happening::Provide | Happening::Gain(_) if self.finished.is_some() => {}
+            Happening::Provide => self.provide(),
+            Happening::Gain(labels) => {
+                let at = self.coming.iter().position(|coming| *coming == labels).expect("it was requested");
+                self.coming.remove(at);
+                if self.rng.u32(0..8) > 0 {
+                    self.gained += 1;
+                    let slots = if labels.is_empty() { self.rng.u32(1..3) } else { 3 };
+                    let asked = self.rng.bool();
+                    self.happen(Happening::Join(slots, asked));
+                }
+            }
             Happening::Cancel(task) => self.coordinate(coordinator::CoordinatorEvent::Cancel { tasks: task..task + 1 }),
             Happening::CutOff(rank, time) if rank != Rank::ZERO && is_alive(rank) => {
                 let (mut since, mut healed) = (self.now, self.now + time);
@@ -106,6 +123,19 @@ impl World {
             Happening::KillThief(notice) => self.thief_dies = Some(notice),
             _ => {}
         }
+    }
+
+    fn provide(&mut self) {
+        let offers = Offers::of([Labels::default(), labels_of_slots(3)]);
+        let state = ProvisioningState { offers, coming: self.coming.clone(), most: 9 };
+        self.coordinate(coordinator::CoordinatorEvent::Provisioning(state));
+        for labels in self.coordinator.wanted_nodes() {
+            assert!(!self.coming.contains(&labels), "one is coming");
+            self.coming.push(Labels::clone(&labels));
+            let later = self.now + self.rng.u64(0..2_000_000);
+            self.at(later, Happening::Gain(labels));
+        }
+        self.at(self.now + 300_000, Happening::Provide);
     }
 
     /// A process dies: its running attempts are lost, and of its messages to each rank the last

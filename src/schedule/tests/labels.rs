@@ -1,0 +1,95 @@
+//! Tasks that ask for labels which no rank has: they wait for a node.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use fastrand::Rng;
+
+use super::job::{Job, Terms, labels_of_slots};
+use super::world::World;
+use super::{check_executions, random_slots, upheavals};
+use crate::model::{Labels, Offers, Rank, Time};
+use crate::schedule::coordinator::{Coordinator, CoordinatorEvent, Member, ProvisioningState, StopReason, Tasks};
+use crate::schedule::gang::Shape;
+use crate::seeds::{Named, seeds};
+
+#[test]
+fn tasks_wait_for_ranks_with_their_labels_and_run_nowhere_else() {
+    let (mut gained, mut complete) = (0, 0);
+    for seed in seeds(1500) {
+        let _named = Named(seed, "schedule::tests::labels::tasks_wait_for_ranks");
+        let mut rng = Rng::with_seed(seed);
+        // No rank has three slots at the start.
+        let slots: Vec<u32> = random_slots(&mut rng).into_iter().map(|slots| slots.min(2)).collect();
+        let job = Arc::new(Job::random(&mut rng, &slots).with_labels(&mut rng));
+        let mut world = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        let quiet = rng.u32(0..3) == 0;
+        let plan = if quiet { Vec::new() } else { upheavals(&mut rng, slots.len() as u32) };
+        plan.into_iter().for_each(|(time, what)| world.at(time, what));
+        world.run();
+        let oracle = job.oracle();
+        let mut finals = HashMap::new();
+        for attempt in world.journal.iter().filter(|a| a.last) {
+            assert_eq!(finals.insert(attempt.task, attempt), None, "{:?} ended twice", attempt.task);
+            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
+        }
+        for run in &world.executed {
+            assert!(world.slots(run.rank) >= job.needs[run.task.index()], "{run:?}");
+        }
+        check_executions(&world, &job.graph, &oracle, &BTreeSet::new());
+        match world.finished.clone().expect("the run has ended") {
+            StopReason::Complete => assert_eq!(finals.len(), job.graph.task_count(), "every task has ended"),
+            StopReason::Signal(_) if !quiet => {}
+            why => assert!(!quiet && world.notes.iter().any(|text| text.contains("no rank that is left")), "{why:?}"),
+        }
+        gained += world.gained;
+        complete += u32::from(world.finished == Some(StopReason::Complete));
+    }
+    assert!(std::env::var_os("PHALANX_SEED").is_some() || (gained > 100 && complete > 100), "{gained} {complete}");
+}
+
+/// A coordinator of independent tasks that need these slots, on ranks with these.
+fn coordinator(needs: &[u32], slots: &[u32]) -> Coordinator {
+    let mut rng = Rng::with_seed(0);
+    let job =
+        Job { needs: needs.to_vec(), duration: vec![1; needs.len()], ..Job::bag(&mut rng, needs.len() as u32, 2_000) };
+    let graph = Arc::clone(&job.graph);
+    let member = |&slots: &u32| Member { slots, labels: labels_of_slots(slots), ..Member::default() };
+    let tasks = Tasks {
+        graph,
+        home: vec![0; needs.len()],
+        urgency: vec![0; needs.len()],
+        advice: Box::new(Terms(Arc::new(job))),
+        pools: Arc::default(),
+        fair: Vec::new(),
+    };
+    let alone = Shape { ranks: 1, cpus: 1, per_node: None };
+    Coordinator::new(tasks, &|_| false, slots.iter().map(member).collect(), None, Box::new(move |_| alone))
+}
+
+fn provide(coordinator: &mut Coordinator, offers: &[Labels], coming: &[Labels]) {
+    let state = ProvisioningState { offers: Offers::of(offers.to_vec()), coming: coming.to_vec(), most: 8 };
+    coordinator.step(Time(1), CoordinatorEvent::Provisioning(state), &mut Vec::new());
+}
+
+#[test]
+fn further_nodes_have_the_labels_of_the_work_that_waits() {
+    let (plain, wide) = (Labels::default(), labels_of_slots(3));
+    let mut coordinator = coordinator(&[3, 3, 3, 3, 3, 3, 1, 1], &[2]);
+    provide(&mut coordinator, &[plain.clone(), wide.clone()], &[]);
+    let next = |coordinator: &Coordinator, nodes| coordinator.labels_of_next_nodes(nodes);
+    assert_eq!(next(&coordinator, 1), [(wide.clone(), 1)]);
+    assert_eq!(next(&coordinator, 4), [(plain.clone(), 1), (wide.clone(), 3)]);
+    provide(&mut coordinator, &[plain.clone(), wide.clone()], &[wide.clone(), wide.clone(), wide.clone()]);
+    assert_eq!(next(&coordinator, 1), [(plain.clone(), 1)], "what is on its way counts");
+    assert_eq!(coordinator.needed_ranks(), [], "no rank has the label");
+    provide(&mut coordinator, std::slice::from_ref(&plain), &[]);
+    assert_eq!(next(&coordinator, 3), [(plain, 3)], "only what there is");
+}
+
+#[test]
+fn the_last_rank_with_a_label_is_needed() {
+    assert_eq!(coordinator(&[3, 1], &[3, 1, 1]).needed_ranks(), [Rank(0)]);
+    assert_eq!(coordinator(&[3, 1], &[3, 1, 3]).needed_ranks(), []);
+    assert_eq!(coordinator(&[1, 1], &[3, 1, 1]).needed_ranks(), [], "no task asks for it");
+}
