@@ -93,7 +93,7 @@ impl Remains<'_> {
 
     /// True if a task that moves may go to a rank.
     fn suits(&self, node: u32, rank: u32) -> bool {
-        let (member, task) = (&self.members[rank as usize], TaskId(node));
+        let (Some(member), task) = (self.members.get(rank as usize), TaskId(node)) else { return false };
         let is_join = (node as usize) >= self.graph.task_count();
         member.slots > 0 && (is_join || self.advice.suits(task, member))
     }
@@ -145,7 +145,7 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
             }
             None if (node as usize) < remains.graph.task_count() => {
                 homeless.tasks += 1;
-                if remains.members[at as usize].slots == 0 {
+                if remains.members.get(at as usize).is_none_or(|member| member.slots == 0) {
                     home[node as usize] = active.unwrap_or(at);
                 }
                 if !alike.contains(&node) {

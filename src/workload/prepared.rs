@@ -188,7 +188,7 @@ pub(crate) fn check_added(own: &Loaded, first_group: GroupId, members: &[Member]
         Err(error) => return Err(own.report(vec![Diagnostic::error(format!("too much is added at once: {error}"))])),
     }
     let refused = |reason| own.report(vec![Diagnostic::error(reason)]);
-    placement::check(job, members, &|_| true).map_err(refused)
+    placement::check(job, members, &Offers::Nothing, &|_| true).map_err(refused)
 }
 
 /// A selection that cannot be used: a mistake on the command line, not in the job file.

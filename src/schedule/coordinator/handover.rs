@@ -163,8 +163,9 @@ impl Coordinator {
             let open = (0..self.finals.len() as u32).filter(|&task| self.ends[task as usize].is_none()).map(TaskId);
             for task in open.filter(|task| !kept.contains_key(task)) {
                 let at = Rank(home[task.index()]);
-                if !self.members.member(at).is_some_and(|member| self.tasks.advice.fits(task, member)) {
-                    turns[at.index()].hand_out.out.push(task);
+                let fits = self.members.member(at).is_some_and(|member| self.tasks.advice.fits(task, member));
+                if let Some(turn) = turns.get_mut(at.index()).filter(|_| !fits) {
+                    turn.hand_out.out.push(task);
                 }
             }
         }
