@@ -23,7 +23,7 @@ fn a_part_runs_and_a_resume_runs_the_rest() {
     let out = mpirun(&dir, 3).args(["run", "job.toml", "--until", "merge", "--omit", "logo"]).run().ok();
     let out = out.says("2 tasks are left out (--until merge --omit logo)").says("5 completed");
     assert!(out.stdout().contains("left out 2 tasks (--until merge --omit logo)"), "{out}");
-    assert!(out.stdout().contains("To run the rest: mpirun -n 3"), "{out}");
+    assert!(out.stdout().contains("To run the rest: mpirun --oversubscribe -n 3"), "{out}");
     assert_eq!(ran(&dir), ["align NA1", "align NA2", "align NA3", "align NA4", "merge"]);
     let report = phalanx(&dir).args(["report", "latest", "--json"]).run().ok().json();
     assert_eq!(report["counts"]["left_out"], 2);

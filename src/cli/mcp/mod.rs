@@ -156,6 +156,6 @@ mod tests {
             assert_eq!(tool["annotations"]["readOnlyHint"], !changes, "{tool:#}");
             assert!(tool["description"].as_str().is_some_and(|text| text.len() > 20), "{tool:#}");
         }
-        assert_eq!(tools.len(), 15);
+        assert_eq!(tools.len(), 16);
     }
 }

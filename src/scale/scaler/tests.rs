@@ -166,8 +166,8 @@ impl Toy {
             self.arrive(&mut next_decision);
             self.end_tasks(&mut estimates);
             if self.world.now >= next_decision {
-                next_decision = self.world.now + 5.0;
                 let decisions = self.world.see(|seen| scaler.decide(seen, &estimates, &prices));
+                next_decision = self.world.now + scaler.pause(time(self.world.now)).as_secs_f64();
                 for decision in decisions {
                     if let Action::StopForBudget { by } = decision.action {
                         stopped = Some(by.seconds());
