@@ -137,10 +137,8 @@ fn show_preview(options: &Options) -> ExitCode {
     if let Some(remark) = remark.or_else(nothing) {
         complain(remark);
     }
-    if options.resume && resumed.is_none() {
-        if options.selection.is_all() {
-            return super::check::check(&options.jobs, &options.selection, false);
-        }
+    if options.resume && resumed.is_none() && options.selection.is_all() {
+        return super::check::check(&options.jobs, &options.selection, false);
     }
     let mut text = match resumed {
         Some(run) => format!("{run}: {complete} of {tasks} tasks are complete; {} would run", runs.len()),

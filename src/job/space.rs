@@ -73,7 +73,7 @@ impl Dimension<'_> {
     pub(crate) fn same_values(&self, other: &Dimension<'_>) -> Option<Vec<Option<u64>>> {
         let is_here = |axis: &Axis| self.has(&axis.name);
         let mut places = vec![None; usize::try_from(self.len()).ok()?];
-        other.axes.iter().all(is_here).then(|| self.pair(other, &other.axes, &mut places))?;
+        other.axes.iter().all(is_here).then(|| self.pair(other, other.axes, &mut places))?;
         Some(places)
     }
 

@@ -46,7 +46,7 @@ fn write_row(
         write!(out, "{index}")?;
     }
     let has_run = attempt.outcome.state != State::Skipped;
-    let exit = has_run.then(|| attempt.outcome.exit.to_string()).unwrap_or_default();
+    let exit = if has_run { attempt.outcome.exit.to_string() } else { String::new() };
     write!(out, ",{},{},{exit},", attempt.attempt, attempt.outcome.state)?;
     if attempt.attempt == 0 {
         write!(out, ",,")?;

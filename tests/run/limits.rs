@@ -50,10 +50,9 @@ fn a_start_without_processes_waits_for_others_to_end() {
 }
 
 #[test]
-fn a_limit_that_leaves_nothing_to_wait_for_fails_the_task_and_says_why() {
+fn a_limit_that_leaves_nothing_to_wait_for_is_refused_at_the_start() {
     let dir = Dir::new("nothing");
     dir.job("job.toml", "[[task]]\nname = 'one'\ncommand = 'true'\n");
-    let output = shell(&dir, "ulimit -n 32; exec phalanx run job.toml --slots 1").run().code(1);
-    let reason = &Trace::of(&dir, "latest").last("one").reason.clone();
-    assert!(reason.contains("Too many open files"), "{reason}\n{output}");
+    let output = shell(&dir, "ulimit -n 32; exec phalanx run job.toml --slots 1").run().code(2);
+    output.says("only 32 files may be open").says("ulimit -n 1024");
 }

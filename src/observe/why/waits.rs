@@ -64,10 +64,12 @@ impl Explainer<'_> {
                 let ended = if graph.join(before).is_some() { None } else { self.final_state(TaskId(before)) };
                 match ended {
                     Some(state) if edge.violated_by(state == State::Completed) => return Some((TaskId(before), state)),
-                    None if edge.on() == Condition::Ok && graph.join(before) != Some(JoinRule::AnyNotOk) => {
-                        if seen.len() < MAX_REQUIRED && seen.insert(before) {
-                            required.push(before);
-                        }
+                    None if edge.on() == Condition::Ok
+                        && graph.join(before) != Some(JoinRule::AnyNotOk)
+                        && seen.len() < MAX_REQUIRED
+                        && seen.insert(before) =>
+                    {
+                        required.push(before);
                     }
                     _ => {}
                 }

@@ -1,7 +1,6 @@
 //! What rank 0 does before it contacts the other ranks: reads the job, opens the run directory, and
 //! finds out which tasks are complete.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,9 +9,7 @@ use super::join_address::JoinAddress;
 use super::part_of_job::{check_needs, left_out};
 use super::preview::{UnfinishedRun, unfinished_run};
 use super::provisioner::{self, listen_on};
-use super::resume::{self, RerunChecks, Takeover};
 use super::resumed_job::{FormerRun, resumed_job};
-use super::run_files::RunFiles;
 use super::run_history::LoadedHistory;
 use crate::exec::{Kernels, user_variables};
 use crate::graph::TaskGraph;
@@ -27,7 +24,6 @@ use crate::runtime::clock::unix_ns;
 use crate::runtime::{Options, RunError};
 use crate::scale::price::{Prices, STOP_MARGIN};
 use crate::schedule::protocol::Welcome;
-use crate::system::file_probe::ANSWER_TIMEOUT;
 use crate::text::{counted, counted_are};
 use crate::workload::{PreparedJob, Selected, graph_of};
 
@@ -306,7 +302,7 @@ fn open_journal(
         *selected = options.selection.of(&resumed.loaded.job, &resumed.graph).map_err(RunError::Refused)?;
     }
     (*loaded, *graph) = (resumed.loaded, resumed.graph);
-    let (job, takeover) = (&loaded.job, resumed.resumption.takeover);
+    let (job, takeover) = (&loaded.job, resumed.takeover);
     check_needs(selected, (job, graph), &takeover.kept)?;
     let implied = former.implied;
     if !implied.is_empty() {
@@ -338,60 +334,4 @@ fn last_limits(replay: &Replay) -> Vec<LimitChange> {
         last.push(change.clone());
     }
     last
-}
-
-/// What a resume takes over.
-pub(super) struct Resumption {
-    pub(super) takeover: Takeover,
-}
-
-/// True if a run of one job may be continued with the other: their names are the same or, where each
-/// is made of several files, that of one of them.
-fn is_of_same_job(former: &Job, job: &Job) -> bool {
-    match (former.parts.as_slice(), job.parts.as_slice()) {
-        ([], []) => former.name == job.name,
-        (before, now) => now.iter().any(|part| before.iter().any(|other| other.name == part.name)),
-    }
-}
-
-/// Finds out what a resume takes over from a run. `forced`: the tasks that run again in any case;
-/// `None` if files are not to be looked at either.
-pub(super) fn resumption(
-    dir: &RunDir,
-    replay: &Replay,
-    former: &FormerRun,
-    (job, graph, text): (&Job, &TaskGraph, &str),
-    forced: Option<&[Range<u32>]>,
-) -> Result<Resumption, RunError> {
-    let same = *former.loaded.text == *text;
-    if !same && !is_of_same_job(&former.loaded.job, job) {
-        let file = replay.last_session().map(|last| last.began.job_path.display().to_string()).unwrap_or_default();
-        return Err(RunError::Refused(format!(
-            "{run} is a run of job {former} ({file}), not of {own}: leave out --run-dir to resume or begin a run of {own}. \
-             If it is the same job under another name, give it the former one (`[job]`, then `name = {former:?}`)",
-            run = dir.name(),
-            former = former.loaded.job.name,
-            own = job.name,
-        )));
-    }
-    let also: HashSet<TaskId> = former.implied.iter().map(|attempt| attempt.task).collect();
-    let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
-    let files = RunFiles::of(dir, job);
-    let looks = forced.is_some();
-    let forced = forced.unwrap_or_default();
-    let checks = RerunChecks {
-        forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
-        changed: &|was| replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(at, attempt)),
-        lost: &|task| if looks { files.lost(task) } else { None },
-    };
-    let former = (&former.loaded.job, &former.graph);
-    let takeover = resume::takeover(former, &completed, (job, graph), same, &checks);
-    if let Some(file) = files.probe.unanswered() {
-        tracing::warn!(
-            "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}: files of completed tasks are taken to be \
-             there and unchanged",
-            file.display()
-        );
-    }
-    Ok(Resumption { takeover })
 }

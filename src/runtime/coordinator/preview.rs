@@ -49,7 +49,7 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
         (Some(dir), Some(replay), Some(former)) => {
             let resumed = resumed_job(kernels, &dir, replay, &former, &loaded, Some(&forced))?;
             (loaded, graph) = (resumed.loaded, resumed.graph);
-            (resumed.resumption.takeover, Some(dir))
+            (resumed.takeover, Some(dir))
         }
         _ => {
             let all = (0..loaded.job.task_count() as u32).map(|task| (TaskId(task), RunReason::Open));
@@ -99,7 +99,7 @@ pub(super) fn unfinished_run(kernels: &Kernels, loaded: &Loaded) -> Option<Unfin
     }
     let former = FormerRun::read(kernels, &dir, &replay).ok()??;
     let resumed = resumed_job(kernels, &dir, &replay, &former, loaded, None).ok()?;
-    let complete = resumed.resumption.takeover.complete();
+    let complete = resumed.takeover.complete();
     (complete > 0).then(|| UnfinishedRun { name: dir.name(), complete, tasks: resumed.loaded.job.task_count() })
 }
 

@@ -1,18 +1,20 @@
 //! The job of a resumed run: that of its job file, with the tasks that were added to the run by
 //! users and by tasks that stay complete. A task that runs again adds its own again.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::prepare::{Resumption, resumption};
-use super::resume;
+use super::resume::{self, RerunChecks, Takeover};
+use super::run_files::RunFiles;
 use crate::exec::Kernels;
 use crate::graph::TaskGraph;
-use crate::job::{Addition, GrowingJob, Loaded, text_with};
+use crate::job::{Addition, GrowingJob, Job, Loaded, text_with};
 use crate::journal::{Replay, RunDir};
 use crate::model::{Attempt, TaskId};
 use crate::runtime::RunError;
 use crate::runtime::job_from_session::grown_job;
+use crate::system::file_probe::ANSWER_TIMEOUT;
 use crate::workload::graph_of;
 
 /// The last session of a run.
@@ -60,13 +62,14 @@ impl FormerRun {
 pub(super) struct ResumedJob {
     pub(super) loaded: Loaded,
     pub(super) graph: TaskGraph,
-    pub(super) resumption: Resumption,
+    /// What the resume takes over.
+    pub(super) takeover: Takeover,
 }
 
 /// The tasks of a job that run again in any case.
 pub(super) type ForcedTasks<'a> = &'a dyn Fn(&Loaded) -> Result<Vec<Range<u32>>, RunError>;
 
-/// Finds the job of a resumed run, whose job file is `base` now. `forced`: as of [`resumption`],
+/// Finds the job of a resumed run, whose job file is `base` now. `forced`: as of [`takeover`],
 /// for the job at hand.
 pub(super) fn resumed_job(
     kernels: &Kernels,
@@ -97,17 +100,16 @@ pub(super) fn resumed_job(
             forced_tasks.extend(forced(&loaded)?);
         }
         let forced_tasks = forced.is_some().then_some(forced_tasks.as_slice());
-        let resumption = resumption(dir, replay, former, (&loaded.job, &graph, &loaded.text), forced_tasks)?;
-        let stays = |task: TaskId| {
-            resumption.takeover.kept.iter().any(|run| (run.first.0..run.first.0 + run.count).contains(&task.0))
-        };
+        let takeover = takeover(dir, replay, former, (&loaded.job, &graph, &loaded.text), forced_tasks)?;
+        let stays =
+            |task: TaskId| takeover.kept.iter().any(|run| (run.first.0..run.first.0 + run.count).contains(&task.0));
         let keep: Vec<bool> = additions
             .iter()
             .zip(&adders)
             .map(|(addition, adder)| addition.by.is_none() || adder.is_some_and(stays))
             .collect();
         if !keep.contains(&false) {
-            return Ok(ResumedJob { loaded, graph, resumption });
+            return Ok(ResumedJob { loaded, graph, takeover });
         }
         let mut keep = keep.into_iter();
         additions.retain(|_| keep.next() == Some(true));
@@ -132,4 +134,55 @@ fn grown(
         }
     }
     Ok((growing, links, misfits))
+}
+
+/// True if a run of one job may be continued with the other: their names are the same or, where each
+/// is made of several files, that of one of them.
+fn is_of_same_job(former: &Job, job: &Job) -> bool {
+    match (former.parts.as_slice(), job.parts.as_slice()) {
+        ([], []) => former.name == job.name,
+        (before, now) => now.iter().any(|part| before.iter().any(|other| other.name == part.name)),
+    }
+}
+
+/// Finds out what a resume takes over from a run. `forced`: the tasks that run again in any case;
+/// `None` if files are not to be looked at either.
+fn takeover(
+    dir: &RunDir,
+    replay: &Replay,
+    former: &FormerRun,
+    (job, graph, text): (&Job, &TaskGraph, &str),
+    forced: Option<&[Range<u32>]>,
+) -> Result<Takeover, RunError> {
+    let same = *former.loaded.text == *text;
+    if !same && !is_of_same_job(&former.loaded.job, job) {
+        let file = replay.last_session().map(|last| last.began.job_path.display().to_string()).unwrap_or_default();
+        return Err(RunError::Refused(format!(
+            "{run} is a run of job {former} ({file}), not of {own}: leave out --run-dir to resume or begin a run of {own}. \
+             If it is the same job under another name, give it the former one (`[job]`, then `name = {former:?}`)",
+            run = dir.name(),
+            former = former.loaded.job.name,
+            own = job.name,
+        )));
+    }
+    let also: HashSet<TaskId> = former.implied.iter().map(|attempt| attempt.task).collect();
+    let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
+    let files = RunFiles::of(dir, job);
+    let looks = forced.is_some();
+    let forced = forced.unwrap_or_default();
+    let checks = RerunChecks {
+        forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
+        changed: &|was| replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(at, attempt)),
+        lost: &|task| if looks { files.lost(task) } else { None },
+    };
+    let former = (&former.loaded.job, &former.graph);
+    let takeover = resume::takeover(former, &completed, (job, graph), same, &checks);
+    if let Some(file) = files.probe.unanswered() {
+        tracing::warn!(
+            "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}: files of completed tasks are taken to be \
+             there and unchanged",
+            file.display()
+        );
+    }
+    Ok(takeover)
 }
