@@ -10,12 +10,11 @@
 //! length and the task that made it.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::load::{AdditionTo, KernelCheck, Loaded, parse, parse_addition};
+use super::load::{AdditionTo, KernelCheck, Loaded, parse_addition};
 use super::value_files::ValueFiles;
 use super::{Diagnostic, Diagnostics, Job};
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
@@ -182,17 +181,15 @@ pub(super) fn has_additions(text: &str) -> bool {
     text.starts_with(MARK)
 }
 
-/// Parses the text of a job with additions.
-pub(super) fn parse_all(
-    text: &Arc<str>,
-    file_name: &str,
-    base_dir: &Path,
+/// A job with additions, whose text is `text`.
+pub(super) fn with_additions(
+    mut base: Loaded,
+    additions: Vec<Addition>,
+    text: Arc<str>,
     kernels: &dyn KernelCheck,
 ) -> Result<Loaded, Diagnostics> {
-    let (base, additions) = parts_of(text);
-    let mut loaded = parse(base, file_name, base_dir, kernels)?;
-    let mut links = std::mem::take(&mut loaded.job.links);
-    let mut growing = GrowingJob::new(std::mem::take(&mut loaded.job));
+    let mut links = std::mem::take(&mut base.job.links);
+    let mut growing = GrowingJob::new(std::mem::take(&mut base.job));
     for addition in additions {
         let by = addition.by.as_deref();
         let file = format!("added by {}", by.unwrap_or("the user"));
@@ -200,13 +197,16 @@ pub(super) fn parse_all(
         let by = by.and_then(|by| growing.find(by));
         links.extend(growing.add(by, added.job));
     }
-    Ok(loaded.with_job(growing.into_job(links), Arc::clone(text)))
+    Ok(base.with_job(growing.into_job(links), text))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::exec::Kernels;
+    use crate::job::parse;
 
     const BASE: &str = "[job]\nname = 'b'\nenv = { V = '1' }\n[defaults]\ncpus = 2\n[pools.p]\ncapacity = 1\n\
         [[task]]\nname = 'a'\narray = '0-2'\ncommand = 'x'\n";

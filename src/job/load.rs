@@ -11,15 +11,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::added::{self, has_additions};
-use super::bounded_read::{is_stdin, read_bounded};
 use super::diagnostic::Findings;
 use super::dialect::Sh;
 use super::document::{Document, TABLES};
 use super::foreign;
 use super::pieces::read_pieces;
 use super::resolve::{External, Resolution, ResolveContext};
-use super::several::{is_several, parse_all};
 use super::spec::{Common, homes_of, read_file};
 use super::value_files::ValueFiles;
 use super::{Diagnostic, Diagnostics, Job};
@@ -151,29 +148,6 @@ fn missing_inputs(external: &External) -> Vec<Diagnostic> {
     warnings.chain(hung).collect()
 }
 
-/// Reads a job file; `-` reads standard input. Relative directories in it start from the current
-/// directory.
-///
-/// # Errors
-/// All mistakes in the file, or why it cannot be read.
-pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
-    let file = if is_stdin(path) { "stdin".to_owned() } else { path.display().to_string() };
-    let refuse = |message: String| Diagnostics::new(file.clone(), "", vec![Diagnostic::error(message)]);
-    let bytes = read_bounded(path).map_err(|reason| refuse(format!("cannot read {file}: {reason}")))?;
-    let base = std::env::current_dir().map_err(|error| refuse(format!("the current directory is unknown: {error}")))?;
-    match String::from_utf8(bytes) {
-        // The copy in a run directory.
-        Ok(text) if is_several(&text) || has_additions(&text) => parse(text, &file, &base, kernels),
-        Ok(text) => {
-            let values = ValueFiles::on_disk();
-            let loaded =
-                parse_for(ValueFiles::own_part(&text).into(), &file, &base, kernels, (&values, Some(&Sh::here())))?;
-            Ok(Loaded { text: values.append_to(loaded.text), ..loaded })
-        }
-        Err(error) => Err(not_utf8(&file, &error)),
-    }
-}
-
 pub(crate) fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagnostics {
     let at = error.utf8_error().valid_up_to();
     let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
@@ -184,24 +158,24 @@ pub(crate) fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagno
     Diagnostics::new(file, text, vec![item])
 }
 
-/// Parses the text of a job file called `file_name`; relative directories in it start from
-/// `base_dir`.
+/// Reads the bytes of one job file of a user, with the files of values that it names.
 ///
 /// # Errors
-/// All mistakes in the text.
-pub fn parse(
+/// All mistakes in it.
+pub(super) fn parse_new(text: &str, file: &str, base: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
+    let values = ValueFiles::on_disk();
+    let loaded = parse_for(ValueFiles::own_part(text).into(), file, base, kernels, (&values, Some(&Sh::here())))?;
+    Ok(Loaded { text: values.append_to(loaded.text), ..loaded })
+}
+
+/// Parses the text of one job file called `file_name`, without additions.
+pub(super) fn parse_one(
     text: impl Into<Arc<str>>,
     file_name: &str,
     base_dir: &Path,
     kernels: &dyn KernelCheck,
 ) -> Result<Loaded, Diagnostics> {
     let text = text.into();
-    if let Some(several) = parse_all(&text, base_dir, kernels) {
-        return several;
-    }
-    if has_additions(&text) {
-        return added::parse_all(&text, file_name, base_dir, kernels);
-    }
     let values = ValueFiles::carried_by(&text);
     parse_for(text, file_name, base_dir, kernels, (&values, None))
 }

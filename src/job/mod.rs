@@ -33,6 +33,7 @@ mod scaling;
 mod schema;
 mod selector;
 mod several;
+mod source;
 mod space;
 mod spec;
 mod synonyms;
@@ -58,14 +59,15 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use edit::{FieldChange, set_task_fields};
 pub use expand::SubstError;
 pub use file_names::FileNames;
-pub use load::{KernelCheck, Loaded, load, parse};
+pub use load::{KernelCheck, Loaded};
 pub(crate) use resolve::graphs::OPERATION_KERNEL;
 pub(crate) use resolve::names::check_name;
 pub use retry::Retry;
 pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
+pub use several::JobPart;
 pub(crate) use several::is_several;
-pub use several::{JobPart, load_all};
+pub use source::{load, load_all, parse};
 
 /// A validated job: the content of one TOML file.
 ///

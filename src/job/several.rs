@@ -18,7 +18,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::body::Body;
-use super::load::{KernelCheck, Loaded, load, parse};
+use super::load::{KernelCheck, Loaded, parse_one};
 use super::template::Template;
 use super::{CacheSettings, Capacity, Cost, Diagnostic, Diagnostics, Flush, Job, KeepOutput};
 use crate::graph::link::GroupId;
@@ -52,17 +52,6 @@ pub struct JobPart {
     pub output_wait: std::time::Duration,
 }
 
-/// Reads one job file, or several as one job.
-///
-/// # Errors
-/// All mistakes in the files, or why they cannot be combined.
-pub fn load_all(paths: &[PathBuf], kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
-    match paths {
-        [path] => load(path, kernels),
-        _ => merge(each(paths, |path| load(path, kernels))?),
-    }
-}
-
 /// Parses the text of several jobs; `None` if it is that of one.
 pub(super) fn parse_all(text: &str, base_dir: &Path, kernels: &dyn KernelCheck) -> Option<Result<Loaded, Diagnostics>> {
     let mut rest = text.strip_prefix(MARK)?;
@@ -74,7 +63,7 @@ pub(super) fn parse_all(text: &str, base_dir: &Path, kernels: &dyn KernelCheck) 
         files.push((name, text));
         rest = behind.get(length + 1..)?;
     }
-    let parsed = each(&files, |(name, text)| parse(*text, name, base_dir, kernels));
+    let parsed = each(&files, |(name, text)| parse_one(*text, name, base_dir, kernels));
     Some(parsed.and_then(merge))
 }
 
@@ -84,7 +73,10 @@ pub(crate) fn is_several(text: &str) -> bool {
 }
 
 /// Reads each file; all mistakes are reported together.
-fn each<T>(files: &[T], read: impl Fn(&T) -> Result<Loaded, Diagnostics>) -> Result<Vec<Loaded>, Diagnostics> {
+pub(super) fn each<T>(
+    files: &[T],
+    read: impl Fn(&T) -> Result<Loaded, Diagnostics>,
+) -> Result<Vec<Loaded>, Diagnostics> {
     let (mut loaded, mut mistakes) = (Vec::new(), Vec::new());
     for file in files {
         match read(file) {
@@ -96,7 +88,7 @@ fn each<T>(files: &[T], read: impl Fn(&T) -> Result<Loaded, Diagnostics>) -> Res
 }
 
 /// Combines jobs.
-fn merge(all: Vec<Loaded>) -> Result<Loaded, Diagnostics> {
+pub(super) fn merge(all: Vec<Loaded>) -> Result<Loaded, Diagnostics> {
     let mistakes = conflicts(&all);
     if !mistakes.is_empty() {
         let items = mistakes.into_iter().map(|(message, help)| Diagnostic::error(message).help(help)).collect();
@@ -325,6 +317,7 @@ impl Job {
 mod tests {
     use super::*;
     use crate::exec::Kernels;
+    use crate::job::parse;
 
     fn parsed(name: &str, text: &str) -> Loaded {
         parse(text, name, Path::new("/base"), &Kernels::builtin()).unwrap()
