@@ -30,7 +30,7 @@ impl CoordinatorDriver {
             running: self.running_facts(&tasks),
             ranks: self.rank_facts(),
             nodes_coming: self.coming(),
-            waiting: Some(tally.ready + tally.held),
+            waiting: Some(tally.ready + tally.held + self.coordinator.homeless()),
         };
         match serde_json::to_value(live) {
             Ok(value) => Answer { status: Some(value), ..Answer::done("") },

@@ -22,6 +22,11 @@ impl Coordinator {
         wanted
     }
 
+    /// Number of tasks that no rank can run, ready or not.
+    pub fn homeless(&self) -> u32 {
+        self.homeless.tasks
+    }
+
     /// True if tasks that no rank can run may be able to run on a node with these labels.
     pub fn is_waited_for(&self, labels: &[String]) -> bool {
         self.gangs.unplaced() > 0
