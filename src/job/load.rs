@@ -202,7 +202,7 @@ pub(super) fn parse_addition(
     let text = if text.contains("\r\n") { text.replace("\r\n", "\n").into() } else { text };
     let base_dir = &to.job.dir;
     let context = ResolveContext { text: &text, stem: "", base_dir, kernels, values, sh: None, to: Some(to) };
-    outcome_of(&context, file_name, false)
+    outcome_of(&context, &text, file_name, false)
 }
 
 /// Like [`parse`], with these files of values, and with warnings of lines that this `sh` does not
@@ -219,12 +219,17 @@ fn parse_for(
     let text = if has_crlf { text.replace("\r\n", "\n").into() } else { text };
     let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let context = ResolveContext { text: &text, stem: &stem, base_dir, kernels, values, sh, to: None };
-    outcome_of(&context, file_name, has_crlf)
+    outcome_of(&context, &text, file_name, has_crlf)
 }
 
 /// Reads a text; all of its mistakes are reported together.
-fn outcome_of(context: &ResolveContext<'_>, file_name: &str, has_crlf: bool) -> Result<Loaded, Diagnostics> {
-    let text: Arc<str> = context.text.into();
+fn outcome_of(
+    context: &ResolveContext<'_>,
+    text: &Arc<str>,
+    file_name: &str,
+    has_crlf: bool,
+) -> Result<Loaded, Diagnostics> {
+    let text = Arc::clone(text);
     let read = read(&Document::cut(&text), context).unwrap_or_else(|| read_whole(context));
     let failed = !read.syntax.is_empty() || read.findings.has_errors();
     let foreign =
