@@ -252,7 +252,9 @@ fn write_failures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<()
         return Ok(());
     }
     writeln!(out, "\n{}", paint.bold("Failed"))?;
-    let kinds = failure_kinds(run, &failures[..failures.len().min(MAX_FAILURES_COMPARED)])?;
+    let mut kinds = failure_kinds(run, &failures[..failures.len().min(MAX_FAILURES_COMPARED)])?;
+    // Equal ones end in any order.
+    kinds.iter_mut().for_each(|kind| kind.sort_by_key(|failure| failure.task));
     let shown = &kinds[..kinds.len().min(MAX_FAILURES_SHOWN)];
     for (first, others) in shown.iter().filter_map(|kind| kind.split_first()) {
         write_failure(out, run, first, paint)?;
