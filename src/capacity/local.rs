@@ -1,8 +1,9 @@
 //! Blocks without a scheduler: processes on this machine, or over `ssh` on the hosts of a hostfile.
 //!
 //! A hostfile gives as many blocks at a time as it has slots; further requests wait for a free
-//! slot. What needs no labels goes to the hosts with the fewest. On this machine alone there are as many as the run asks for, for development and for
-//! tests; more than it can hold are refused if they are asked for by hand.
+//! slot. What needs no labels goes to the hosts with the fewest. On this machine alone there are as
+//! many as the run asks for, for development and for tests; more than it can hold are refused if
+//! they are asked for by hand.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;

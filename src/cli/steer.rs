@@ -1,4 +1,5 @@
-//! `phalanx scale`, `drain`, `add`, `close`, `rebalance` and `cancel`: each sends one request to a live run.
+//! `phalanx scale`, `drain`, `add`, `close`, `rebalance` and `cancel`: each sends one request to a
+//! live run.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

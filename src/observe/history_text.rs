@@ -10,7 +10,8 @@ use crate::text::seconds;
 /// Maximum number of classes listed.
 const MAX_CLASSES_SHOWN: usize = 4;
 
-/// What the run knew when it began (from sessions: those of a resumed run count one by one); `None` if it was the first run of its job.
+/// What the run knew when it began, from earlier sessions: those of a resumed run count one by one.
+/// `None` if it was the first run of its job.
 pub(super) fn before_text(run: &RunView) -> Option<String> {
     let past = run.session().past.as_ref()?;
     let mut text = format!("{} of this job", counted(u64::from(past.runs), "session"));

@@ -38,7 +38,9 @@ impl CoordinatorDriver {
         if !question.only_reads() {
             let (level, did) = if answer.ok { (Level::Info, "done") } else { (Level::Warning, "refused") };
             let by = call.by.as_deref().unwrap_or("the user");
-            self.recording.note(now, level, &format!("asked by {by}: {question}: {did}: {}", answer.text));
+            // Who asked is told all of it.
+            let first = answer.text.lines().next().unwrap_or_default();
+            self.recording.note(now, level, &format!("asked by {by}: {question}: {did}: {first}"));
         }
         call.answer(answer);
         messages

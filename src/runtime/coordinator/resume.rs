@@ -2,8 +2,9 @@
 //!
 //! A task stays complete if it completed in an earlier session, its content key, the tasks that it
 //! needs and the files that it used have not changed, the user does not request that it runs again,
-//! and none of its dependencies runs again for such a reason. A task whose declared output is gone runs again if a
-//! task that still has to run needs it, or if no task does; dependents that are complete stay so.
+//! and none of its dependencies runs again for such a reason. A task whose declared output is gone
+//! runs again if a task that still has to run needs it, or if no task does; dependents that are
+//! complete stay so.
 //! Tasks are identified by name and index, those of a matrix by the values along its axes: a task
 //! that moved in the file, an array that grew, or a matrix with one value more keeps its state.
 //!
