@@ -220,7 +220,7 @@ impl DependencyCounts {
                 self.decide(local, word & VIOLATED != 0, effects);
             }
         }
-        self.spread(now, effects);
+        self.spread(effects);
         effects.ready.sort_by_key(|&local| std::cmp::Reverse(self.urgency(local)));
     }
 
@@ -234,7 +234,7 @@ impl DependencyCounts {
         }
         self.export(local, End::of_run(completed), effects);
         self.count_successors(local, completed, now, effects);
-        self.spread(now, effects);
+        self.spread(effects);
         true
     }
 
@@ -251,7 +251,7 @@ impl DependencyCounts {
         for &raw in self.part.imported.row(at) {
             self.count(Edge::from_raw(raw), end.ok(), now, effects);
         }
-        self.spread(now, effects);
+        self.spread(effects);
         true
     }
 
@@ -306,13 +306,14 @@ impl DependencyCounts {
         }
     }
 
-    /// Counts the ends of skipped tasks and joins until no further ends follow.
+    /// Counts the ends of skipped tasks and joins until no further ends follow. Each ends when it
+    /// became ready, which may be later than the end that was counted last.
     #[inline]
-    fn spread(&self, now: Time, effects: &mut CompletionEffects) {
+    fn spread(&self, effects: &mut CompletionEffects) {
         while let Some((local, end)) = effects.open.pop() {
             self.waits[local as usize].fetch_or(ENDED, AcqRel);
             self.export(local, end, effects);
-            self.count_successors(local, end.ok(), now, effects);
+            self.count_successors(local, end.ok(), self.ready_at(local), effects);
         }
     }
 
@@ -323,5 +324,37 @@ impl DependencyCounts {
             let node = self.part.nodes.get(local);
             effects.exports.extend(ranks.iter().map(|&rank| (Rank(rank), node, end)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::ascending::Ascending;
+    use crate::graph::csr::Csr;
+    use crate::graph::link::Condition;
+
+    #[test]
+    fn who_waits_behind_a_join_is_ready_when_the_last_predecessor_ended_not_the_last_counted() {
+        // Two tasks, a join of both, a task behind the join.
+        let successor = [Some(2), Some(2), Some(3), None];
+        let local = Csr::in_order(4, 3, |row, edges| {
+            edges.extend(successor[row as usize].map(|node| Edge::new(node, Condition::Ok).raw()));
+        });
+        let part = Part {
+            nodes: (0..4).collect::<Ascending>(),
+            joins: vec![(2, JoinRule::All)],
+            urgency: vec![0; 4],
+            local,
+            exports: Csr::in_order(4, 0, |_, _| {}),
+            ..Part::default()
+        };
+        let counts = DependencyCounts::new(part).expect("a sound part");
+        let mut effects = CompletionEffects::default();
+        counts.open(Time(1), &mut effects);
+        // Two slots read the clock in one order and count in the other.
+        assert!(counts.complete(0, true, Time(20), &mut effects));
+        assert!(counts.complete(1, true, Time(10), &mut effects));
+        assert_eq!((effects.ready, counts.ready_at(3)), (vec![0, 1, 3], Time(20)));
     }
 }
