@@ -141,6 +141,11 @@ impl State {
         }
     }
 
+    /// True for an attempt that ended because it had too little memory or time.
+    pub fn falls_short(self) -> bool {
+        matches!(self, State::OutOfMemory | State::Timeout)
+    }
+
     /// True for an attempt that ran and did not succeed (the states that `retries` covers).
     pub fn is_failure(self) -> bool {
         matches!(self, State::Failed | State::Timeout | State::OutOfMemory | State::NodeFail)
@@ -177,6 +182,30 @@ impl Outcome {
     /// True if the attempt succeeded.
     pub fn ok(self) -> bool {
         self.state == State::Completed
+    }
+}
+
+/// How often the requests of a task were too small: the number of its attempts so far that ended
+/// OUT_OF_MEMORY, and TIMEOUT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Shortfalls {
+    /// Attempts that ended OUT_OF_MEMORY.
+    pub memory: u8,
+    /// Attempts that ended TIMEOUT.
+    pub time: u8,
+}
+
+impl Shortfalls {
+    /// None yet.
+    pub const NONE: Shortfalls = Shortfalls { memory: 0, time: 0 };
+
+    /// The count after a further attempt that ended in this state.
+    #[must_use]
+    pub fn after(self, state: State) -> Shortfalls {
+        Shortfalls {
+            memory: self.memory.saturating_add(u8::from(state == State::OutOfMemory)),
+            time: self.time.saturating_add(u8::from(state == State::Timeout)),
+        }
     }
 }
 

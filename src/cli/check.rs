@@ -286,7 +286,10 @@ fn request(job: &Job, group: &Group) -> String {
         parts.push(counted(mpi.ranks, "MPI rank"));
     }
     parts.push(counted(group.cpus, "CPU"));
-    parts.extend(group.memory.map(|bytes| format!("{} MiB", bytes >> 20)));
+    match group.memory {
+        Some(_) if group.retry.auto_memory => parts.push("memory as measured".to_owned()),
+        memory => parts.extend(memory.map(|bytes| format!("{} MiB", bytes >> 20))),
+    }
     if group.gpus > 0 {
         parts.push(counted(group.gpus, "GPU"));
     }

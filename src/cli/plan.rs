@@ -17,9 +17,10 @@ use crate::job::{self, Job};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
 use crate::observe::analyze::line_of;
 use crate::observe::{Paint, expected_text, moment_text};
-use crate::runtime::{kind_of, recall};
+use crate::runtime::{auto_memory, kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
+use crate::sim::ClassSpread;
 use crate::sim::plan::{
     Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, budget_needed, plan, ranks_between, svg,
 };
@@ -81,6 +82,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     let mut job_text = Arc::from("");
     let prepared = job::load_all(&args.jobs, &Kernels::builtin()).and_then(|mut loaded| {
         job_text = Arc::clone(&loaded.text);
+        auto_memory(Path::new(RUNS), &mut loaded.job);
         past = PlanHistory::of(args.history.as_deref(), &mut loaded.job);
         PreparedJob::selected(loaded, &args.selection.selection())
     });
@@ -93,7 +95,11 @@ pub(super) fn main(args: Args) -> ExitCode {
         Err(mistakes) => return check::refuse(&mistakes),
     };
     if args.cluster.is_none() {
-        cluster.tasks.classes.extend(past.learnt.iter().map(|learnt| (learnt.class.clone(), learnt.spread)));
+        cluster.tasks.classes.extend(past.learnt.iter().map(|learnt| ClassSpread {
+            name: learnt.class.clone(),
+            spread: Some(learnt.spread),
+            memory: Arc::default(),
+        }));
     }
     let mut cost = prepared.job.cost.clone();
     cost.deadline = args.deadline.or(cost.deadline);

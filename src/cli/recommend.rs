@@ -9,10 +9,8 @@ use crate::exec::Kernels;
 use crate::job::{self, FieldChange, set_task_fields};
 use crate::journal::{RUNS, RunDir};
 use crate::observe::{Paint, Recommendations, RunView, to_stdout};
+use crate::runtime::earlier_runs;
 use crate::text::{counted, shell_word};
-
-/// Upper limit on the number of runs that are read, newest first.
-const MAX_RUNS: usize = 20;
 
 /// Recommends memory, CPUs and time limits for the tasks of a job, from what they used in its
 /// earlier runs. Runs of several job files as one do not count.
@@ -83,13 +81,8 @@ fn runs(dirs: &[PathBuf], job: &str) -> Result<Vec<RunView>, String> {
     if !dirs.is_empty() {
         return dirs.iter().map(|dir| super::view::find(&dir.display().to_string())).collect();
     }
-    let all = RunDir::of_job(Path::new(RUNS), job).map_err(|error| error.to_string())?;
-    let load = |dir: RunDir| {
-        let left_out = |error| complain(format_args!("{} is left out: {error}", dir.name()));
-        super::view::load(&dir).map_err(left_out).ok()
-    };
-    let is_real = |run: &RunView| run.session().terms.as_ref().is_none_or(|terms| terms.simulated.is_none());
-    let runs: Vec<RunView> = all.into_iter().filter_map(load).filter(is_real).take(MAX_RUNS).collect();
+    let left_out = |dir: &RunDir, error| complain(format_args!("{} is left out: {error}", dir.name()));
+    let runs = earlier_runs(Path::new(RUNS), job, &left_out).map_err(|error| error.to_string())?;
     if runs.is_empty() {
         return Err(format!("no run of {job} in {RUNS}: run it first, or name a run with --run-dir"));
     }

@@ -12,13 +12,19 @@ use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Cost, Scaling, Trigger};
+use crate::journal::RUNS;
+use crate::runtime::auto_memory;
 use crate::scale::policy::policy_names;
 use crate::sim::compare::{Comparison, LEGEND, compare, compare_placement, placement_table, table};
 use crate::sim::{Cluster, RecordRequest, Rehearsed, rehearse};
+use crate::text::counted;
 use crate::workload::PreparedJob;
 
 /// Policies of a comparison that names none.
 const DEFAULT_POLICIES: [&str; 7] = ["hybrid", "cost", "performance", "reactive", "static-1", "static-4", "static-16"];
+
+/// Byte-seconds in a GiB-hour.
+const GIB_HOUR: f64 = 3600.0 * (1u64 << 30) as f64;
 
 /// Runs a job in virtual time: the scheduler and policies of a real run on a described cluster.
 #[derive(Debug, clap::Args)]
@@ -80,7 +86,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let found = job::load_all(&args.jobs, &Kernels::builtin()).and_then(|loaded| {
+    let found = job::load_all(&args.jobs, &Kernels::builtin()).and_then(|mut loaded| {
+        auto_memory(Path::new(RUNS), &mut loaded.job);
         let (text, file) = (Arc::clone(&loaded.text), PathBuf::from(loaded.file()));
         let prepared = PreparedJob::selected(loaded, &args.selection.selection())?;
         let cluster = cluster_of(&prepared, args.cluster.as_deref(), args.slots)?;
@@ -168,6 +175,16 @@ impl Set<'_> {
     fn tell(&self, rehearsed: &Rehearsed, took: Duration) -> ExitCode {
         if !self.args.quiet {
             report::summarize(&rehearsed.dir, self.args.json);
+            let memory = rehearsed.outcome.ended.memory;
+            if memory.completed > 0 {
+                complain(format_args!(
+                    "memory: {:.4} GiB-hours asked for, {:.1} % of them in vain; {} attempts of {} had too little",
+                    memory.asked / GIB_HOUR,
+                    100.0 * memory.wasted() / memory.asked.max(1.0),
+                    memory.short,
+                    counted(memory.completed, "task"),
+                ));
+            }
             let events = rehearsed.outcome.ended.events;
             let rate = events as f64 / took.as_secs_f64().max(1e-9);
             complain(format_args!("{events} events in {:.2} s, {rate:.0} per second", took.as_secs_f64()));
@@ -176,7 +193,7 @@ impl Set<'_> {
     }
 
     fn field(&self) -> Comparison<'_> {
-        let Set { args, prepared, cluster, scaling, cost } = *self;
+        let Set { args, prepared, cluster, scaling, cost, .. } = *self;
         Comparison { prepared, cluster, scaling, cost, seed: args.seed, repeats: args.repeats }
     }
 

@@ -30,7 +30,7 @@ use super::signals::ReceivedSignals;
 use super::spawn::{Child, ChildPlan, Refusal, StartStep, ensure_children_can_be_awaited, spawn};
 use super::supervise::{Care, Cause, CommandEnd, CommandLimits, Pipe, Supervisor};
 use super::{ExecContext, ExecError, Fault, RankContext};
-use crate::job::{Group, Task, Work};
+use crate::job::{Group, Task, TaskLimits, Work};
 use crate::model::{Outcome, State, Stream, TaskId};
 
 /// Pauses between attempts to start a program file that is still open for writing (ETXTBSY).
@@ -70,6 +70,7 @@ pub(super) struct Commands {
 pub(super) struct CommandAttempt<'a> {
     pub(super) task: &'a Task,
     pub(super) group: &'a Group,
+    pub(super) limits: TaskLimits,
     pub(super) seat: &'a ExecContext<'a>,
     pub(super) site: &'a RankContext,
     pub(super) deadline: AttemptDeadline<'a>,
@@ -154,7 +155,7 @@ impl Commands {
         let (task, number) = (attempt.task.id, attempt.seat.attempt);
         self.scarcity.retry_while_scarce(&attempt.deadline, |deadline| {
             let attempt = CommandAttempt { deadline, ..*attempt };
-            let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat, attempt.visible)?;
+            let mut env = self.env.of_task(&attempt)?;
             if let Some(file) = self.measures.file(task, number) {
                 env.set(VARIABLE, &file.to_string_lossy())?;
             }
@@ -305,7 +306,7 @@ impl Commands {
     ) -> Result<CommandEnd, Fault> {
         let StartedProcess { child, pipes, oom, shell, .. } = started;
         let _running = self.scarcity.begin();
-        let memory = attempt.group.memory;
+        let memory = attempt.limits.memory;
         let limits = CommandLimits { deadline: attempt.deadline.instant(), memory, grace: attempt.site.grace };
         let owner = Owner { task: attempt.task.id.0, attempt: attempt.seat.attempt };
         let care = Care { leftovers: &self.leftovers, oom: &self.oom, owner, keeps: attempt.task.keeps_background };
@@ -368,12 +369,12 @@ impl Commands {
         let state = match ended.cause {
             Some(Cause::Asked) => State::Cancelled,
             Some(Cause::Time) => {
-                let limit = attempt.group.time.unwrap_or_default();
+                let limit = attempt.limits.time.unwrap_or_default();
                 attempt.output.report_failure(&format!("stopped at its time limit of {:?}", limit));
                 State::Timeout
             }
             Some(Cause::Memory(bytes)) => {
-                let (used, limit) = (mib(bytes), mib(attempt.group.memory.unwrap_or_default()));
+                let (used, limit) = (mib(bytes), mib(attempt.limits.memory.unwrap_or_default()));
                 attempt
                     .output
                     .report_failure(&format!("killed: it used {used} of memory, and `memory` allows {limit}"));

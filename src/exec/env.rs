@@ -14,12 +14,12 @@ use std::os::unix::ffi::OsStringExt;
 
 use rustc_hash::FxHashMap;
 
-use super::cache::Visible;
+use super::command::CommandAttempt;
 use super::mark::{self, Mark};
 use super::script::LONGEST_WORD;
 use super::user_env::is_of_a_family;
 use super::{ExecContext, ExecError, Fault, RankContext};
-use crate::job::{Group, Task};
+use crate::job::Group;
 use crate::topology::{Gpus, is_left_out_here};
 
 /// Slurm variables that a task sees: those that identify the job. All others describe a step or the
@@ -192,18 +192,13 @@ impl BaseEnv {
     }
 
     /// The environment of one attempt at `task`.
-    pub(super) fn of_task(
-        &self,
-        task: &Task,
-        group: &Group,
-        seat: &ExecContext,
-        visible: Visible,
-    ) -> Result<TaskEnv<'_>, Fault> {
+    pub(super) fn of_task(&self, attempt: &CommandAttempt) -> Result<TaskEnv<'_>, Fault> {
+        let CommandAttempt { task, group, seat, .. } = *attempt;
         let mut env = TaskEnv { base: self, own: Vec::with_capacity(16 + task.env.len()), replaced: Vec::new() };
         for (name, value) in &task.env {
             env.set(name, value)?;
         }
-        env.describe_task(task, group, seat, visible)?;
+        env.describe_task(attempt)?;
         env.describe_seat(group, seat)?;
         Ok(env)
     }
@@ -218,7 +213,8 @@ pub(super) struct TaskEnv<'a> {
 }
 
 impl TaskEnv<'_> {
-    fn describe_task(&mut self, task: &Task, group: &Group, seat: &ExecContext, visible: Visible) -> Result<(), Fault> {
+    fn describe_task(&mut self, attempt: &CommandAttempt) -> Result<(), Fault> {
+        let CommandAttempt { task, limits, seat, visible, .. } = *attempt;
         if visible.id {
             self.offer("PHALANX_TASK_ID", task.id.0)?;
         }
@@ -230,7 +226,7 @@ impl TaskEnv<'_> {
         if let Some(index) = task.index.filter(|_| visible.index) {
             self.offer("PHALANX_ARRAY_INDEX", index)?;
         }
-        if let Some(bytes) = group.memory {
+        if let Some(bytes) = limits.memory {
             self.offer("PHALANX_MEM_MB", bytes.div_ceil(1 << 20))?;
         }
         Ok(())

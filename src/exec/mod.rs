@@ -87,7 +87,7 @@ pub use user_env::user_variables;
 
 use crate::graph::link::GroupId;
 use crate::job::{CacheSettings, DataGraph, FileNames, Group, Task};
-use crate::model::{Rank, State, TaskId};
+use crate::model::{Rank, Shortfalls, State, TaskId};
 use crate::topology::Gpus;
 
 /// Describes the tasks to a runner.
@@ -141,6 +141,8 @@ pub struct RankContext {
     pub node: String,
     /// Number of slots that may call [`Runner::run`] at once; [`ExecContext::slot`] is below it.
     pub slots: u16,
+    /// Bytes of memory for its tasks in total.
+    pub memory: u64,
     /// Grace period between TERM and KILL when a command is stopped.
     pub grace: Duration,
     /// The GPUs of this rank, and the environment variable that shows a command its own.
@@ -169,6 +171,7 @@ impl RankContext {
             rank,
             node: node.into(),
             slots,
+            memory: u64::MAX,
             grace: Duration::from_secs(5),
             gpus: Gpus::default(),
             scripts: std::env::temp_dir(),
@@ -191,6 +194,8 @@ pub struct ExecContext<'a> {
     pub slot: u16,
     /// 1 for the first attempt.
     pub attempt: u16,
+    /// Earlier attempts that fell short of what they needed.
+    pub short: Shortfalls,
     /// The CPUs that the calling thread is bound to; empty if it is not bound.
     pub cpus: &'a [u32],
     /// Their NUMA node, if they share one.

@@ -146,7 +146,16 @@ mod tests {
     }
 
     fn hydra(ranks: u32, cpus: &[u32], hosts: &[(String, u32)]) -> (String, bool) {
-        let seat = ExecContext { slot: 0, attempt: 1, cpus, numa: None, gpus: &[], hosts, rayon: &pool };
+        let seat = ExecContext {
+            slot: 0,
+            attempt: 1,
+            short: Default::default(),
+            cpus,
+            numa: None,
+            gpus: &[],
+            hosts,
+            rayon: &pool,
+        };
         let line = MpiJob { shape: MpiShape { ranks, per_node: Some(2) }, cpus_per_rank: 1, seat: &seat };
         (line.hydra().join(" "), line.is_crowded())
     }

@@ -25,7 +25,7 @@ use super::output::{Output, OutputSink};
 use super::used_files::UsedFiles;
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
-use crate::job::{CacheRules, Group, Task, Work};
+use crate::job::{CacheRules, Group, Task, TaskLimits, Work};
 use crate::model::{Outcome, State, Stream, TaskId};
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
@@ -89,6 +89,7 @@ struct AttemptRun<'a> {
     id: TaskId,
     source: &'a dyn TaskSource,
     group: &'a Group,
+    limits: TaskLimits,
     /// Number of the group in its source.
     number: GroupId,
     seat: &'a ExecContext<'a>,
@@ -240,7 +241,8 @@ impl Runner {
         let g = tables.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
         let group = source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
-        let turn = AttemptRun { id, source, group, number: g as GroupId, seat, control };
+        let limits = group.limits(seat.short, self.site.memory);
+        let turn = AttemptRun { id, source, group, limits, number: g as GroupId, seat, control };
         if group.count == 1 {
             return self.each(turn, output);
         }
@@ -287,10 +289,10 @@ impl Runner {
         rules: &Arc<CacheRules>,
         output: &mut Output,
     ) -> Result<Outcome, Fault> {
-        let AttemptRun { id, source, group, number, seat, control } = turn;
+        let AttemptRun { id, source, group, limits, number, seat, control } = turn;
         let is_alike = source.constant(number);
         let request = Arc::new(CacheRequest::new(task, group, (rules, is_alike), source.job_of(number), &self.site));
-        let mut pending = match self.cache.look_up(&request, &AttemptDeadline::begin(control, group.time))? {
+        let mut pending = match self.cache.look_up(&request, &AttemptDeadline::begin(control, limits.time))? {
             Answer::Miss(pending) => pending,
             Answer::Hit(hit) => {
                 let (taken, used) = *hit;
@@ -324,7 +326,7 @@ impl Runner {
 
     /// Runs a command or a kernel.
     fn work(&self, turn: AttemptRun, task: &Task, visible: Visible, output: &mut Output) -> Result<Outcome, Fault> {
-        let AttemptRun { source, group, number, seat, control, .. } = turn;
+        let AttemptRun { source, group, limits, number, seat, control, .. } = turn;
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(task, name, args)?;
             let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
@@ -336,10 +338,10 @@ impl Runner {
                 tracing::warn!("a mount that does not respond may delay a command beyond its time limit: {error}");
             }
         });
-        let deadline = AttemptDeadline::begin(control, group.time);
+        let deadline = AttemptDeadline::begin(control, limits.time);
         let (output_wait, job) = (source.output_wait(number), source.job_of(number));
         let site = &self.site;
-        let attempt = CommandAttempt { task, group, seat, site, deadline, output_wait, job, output, visible };
+        let attempt = CommandAttempt { task, group, limits, seat, site, deadline, output_wait, job, output, visible };
         let outcome = self.commands.run(&attempt)?;
         self.describe_files(task, outcome, control, output);
         Ok(outcome)
@@ -366,12 +368,12 @@ impl Runner {
         output: &mut Output,
         index: &(dyn Fn() -> Option<u64> + Sync),
     ) -> Result<Outcome, Fault> {
-        let AttemptRun { id, group, seat, control, .. } = turn;
+        let AttemptRun { id, limits, seat, control, .. } = turn;
         if kernel.files.iter().any(Option::is_some) {
-            output.redirect(self.kernel_files(kernel, index(), &AttemptDeadline::begin(control, group.time))?);
+            output.redirect(self.kernel_files(kernel, index(), &AttemptDeadline::begin(control, limits.time))?);
         }
         // A limit beyond the clock's range counts as none.
-        let deadline = group.time.and_then(|limit| Instant::now().checked_add(limit));
+        let deadline = limits.time.and_then(|limit| Instant::now().checked_add(limit));
         let call = KernelCall {
             task: id,
             name: &kernel.name,
@@ -383,7 +385,7 @@ impl Runner {
         };
         let context = Context::new(call, control, deadline, output);
         let result = catch_unwind(AssertUnwindSafe(|| (kernel.call)(&context)));
-        let outcome = conclude(control, deadline, group.time, output, result);
+        let outcome = conclude(control, deadline, limits.time, output, result);
         let added = context.into_added();
         Ok(if outcome.ok() && !added.is_empty() { output.add_tasks(&added, outcome) } else { outcome })
     }

@@ -125,7 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
+    use crate::model::{Attempt, Outcome, Rank, Shortfalls, TaskId, Time};
     use crate::schedule::protocol::{HandOut, Lease, Load};
 
     fn samples() -> Vec<Message> {
@@ -140,7 +140,14 @@ mod tests {
             start: Time(2),
             end: Time(3_000_000_000),
         };
-        let lease = Lease { task: TaskId(1), home: Rank(2), attempt: 3, urgency: 4, ready: Time(5) };
+        let lease = Lease {
+            task: TaskId(1),
+            home: Rank(2),
+            attempt: 3,
+            urgency: 4,
+            ready: Time(5),
+            short: Shortfalls { memory: 1, time: 2 },
+        };
         vec![
             Message::Report {
                 attempts: vec![attempt; 3],

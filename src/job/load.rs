@@ -202,7 +202,9 @@ pub(super) fn parse_addition(
     let text = if text.contains("\r\n") { text.replace("\r\n", "\n").into() } else { text };
     let base_dir = &to.job.dir;
     let context = ResolveContext { text: &text, stem: "", base_dir, kernels, values, sh: None, to: Some(to) };
-    outcome_of(&context, &text, file_name, false)
+    let mut loaded = outcome_of(&context, &text, file_name, false)?;
+    loaded.job.set_auto_memory(Arc::clone(&to.job.auto_memory));
+    Ok(loaded)
 }
 
 /// Like [`parse`], with these files of values, and with warnings of lines that this `sh` does not

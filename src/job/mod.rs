@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use crate::graph::deal::LoadRule;
 use crate::graph::link::Link;
-use crate::model::{Labels, TaskId};
+use crate::model::{Labels, Shortfalls, TaskId};
 
 pub use added::{Addition, GrowingJob, parts_of, read_added, text_with};
 pub use alert::Alert;
@@ -62,7 +62,7 @@ pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded};
 pub(crate) use resolve::graphs::OPERATION_KERNEL;
 pub(crate) use resolve::names::check_name;
-pub use retry::Retry;
+pub use retry::{AUTO_MEMORY_FACTOR, DEFAULT_AUTO_MEMORY, Retry};
 pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
 pub use several::JobPart;
@@ -125,6 +125,9 @@ pub struct Job {
     pub(crate) bodies: Vec<body::Body>,
     /// `[defaults]`, which hold for added tasks, too.
     pub(crate) defaults: Arc<spec::Common>,
+    /// What first attempts at tasks with `memory = "auto"` ask for, those at added tasks too, in
+    /// bytes by class.
+    pub auto_memory: Arc<[(String, u64)]>,
 }
 
 /// A data graph of a job.
@@ -221,13 +224,13 @@ pub struct Group {
     pub pools: Box<[(u32, u32)]>,
     /// CPUs (slots) per task, at least 1; for MPI tasks per MPI rank.
     pub cpus: u32,
-    /// Memory limit per task in bytes.
+    /// Memory limit of a task's first attempt in bytes (see [`Group::limits`]).
     pub memory: Option<u64>,
     /// GPUs per task.
     pub gpus: u32,
     /// Labels that a rank must have to run a task; ascending.
     pub labels: Labels,
-    /// Time limit per task.
+    /// Time limit of a task's first attempt.
     pub time: Option<Duration>,
     /// Retries after a failure.
     pub retry: Retry,
@@ -243,6 +246,22 @@ pub struct Group {
 }
 
 impl Job {
+    /// True if a task asks for `memory = "auto"`.
+    pub fn has_auto_memory(&self) -> bool {
+        self.groups.iter().any(|group| group.retry.auto_memory)
+    }
+
+    /// Sets what the first attempts at tasks with `memory = "auto"` ask for, those of tasks that are
+    /// added later too, in bytes by class.
+    pub fn set_auto_memory(&mut self, classes: Arc<[(String, u64)]>) {
+        for group in self.groups.iter_mut().filter(|group| group.retry.auto_memory) {
+            if let Some((_, bytes)) = classes.iter().find(|(class, _)| **class == *group.class) {
+                group.memory = Some(*bytes);
+            }
+        }
+        self.auto_memory = classes;
+    }
+
     /// Everything but tasks and what joins them.
     fn without_tasks(&self) -> Job {
         Job {
@@ -256,6 +275,7 @@ impl Job {
             graphs: self.graphs.clone(),
             pools: self.pools.clone(),
             defaults: Arc::clone(&self.defaults),
+            auto_memory: Arc::clone(&self.auto_memory),
             groups: Vec::new(),
             links: Vec::new(),
             bodies: Vec::new(),
@@ -277,6 +297,23 @@ impl Group {
         };
         self.mpi.is_some_and(spans)
     }
+
+    /// What an attempt after these shortfalls asks for, on a node with `most` bytes of memory.
+    pub fn limits(&self, short: Shortfalls, most: u64) -> TaskLimits {
+        TaskLimits {
+            memory: self.memory.map(|first| self.retry.memory(first, short, most)),
+            time: self.time.map(|first| self.retry.time(first, short)),
+        }
+    }
+}
+
+/// The limits of one attempt at a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskLimits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Duration.
+    pub time: Option<Duration>,
 }
 
 /// `mpi = { ranks = 4, per_node = 2 }`.

@@ -16,8 +16,8 @@ use super::read::{
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Background, Budget, CacheUse, CommandSpec, DurationSpec, EnvSpec, EstimateSpec,
-    FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemorySpec, NeedsSpec, OneOf, OperationName, PoolAmounts,
-    PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings, TriggerSpec,
+    FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemoryRequest, NeedsSpec, OneOf, OperationName,
+    PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings, TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Placement, PolicyKind, ProviderKind};
 use crate::data::format::GraphFormat;
@@ -92,8 +92,9 @@ section! {
     Common {
         /// CPUs per task; for MPI tasks, per MPI rank
         cpus: Whole<1, 65536> = "1",
-        /// Memory limit per task, as 512M, 4G or 4GiB; a bare number is megabytes
-        memory: MemorySpec = "no limit",
+        /// Memory limit per task, as 512M, 4G or 4GiB; a bare number is megabytes; "auto": what
+        /// earlier runs recommend, and more after OUT_OF_MEMORY
+        memory: MemoryRequest = "no limit",
         /// GPUs per task
         gpus: Whole<0, 1024> = "0",
         /// Labels that a rank must have to run the task
@@ -253,6 +254,10 @@ section! {
         factor: super::values::Factor = "2.0",
         /// Retry on another rank if there is one
         elsewhere: bool = "false",
+        /// After OUT_OF_MEMORY the task gets this many times as much memory, up to all of its node
+        memory_factor: super::values::Factor = "1.0; 1.5 with `memory = \"auto\"`",
+        /// After TIMEOUT the task gets this many times as much time
+        time_factor: super::values::Factor = "1.0",
     }
 }
 

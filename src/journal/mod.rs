@@ -30,7 +30,7 @@ pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputFollower, OutputReader, OutputWriter, UsedFilesReader, cache_uses, last_lines};
 pub use record::{
     Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, LeftOut, Level, LimitChange, Note, Offerer, PastRuns,
-    PoolTotals, RankChange, RankInfo, Record, RunAgain, Simulated, TaskAddition, Terms,
+    PoolTotals, RankChange, RankInfo, Record, Requests, RunAgain, Simulated, TaskAddition, Terms,
 };
 pub use replay::{JournalReader, Replay, Session, replay};
 pub use rundir::{RUNS, RunDir, SIMULATED};

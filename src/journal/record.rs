@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Attempt, BlockState, RankState, Reason, TaskId, Time};
+use crate::model::{Attempt, BlockState, RankState, Reason, Shortfalls, TaskId, Time};
 use crate::scale::estimate::{Anomaly, Expected, Learnt};
 use crate::scale::{Decision, Effect, NodeTypeId, Prices};
 use crate::schedule::coordinator::{StopReason, TaskTally};
@@ -65,6 +65,8 @@ pub enum Record {
     Added(TaskAddition),
     /// A run that was open for more tasks was closed.
     Closed(Time),
+    /// What attempts at tasks ask for, where that is not in the job file.
+    Requests(Requests),
 }
 
 /// The tasks that a session leaves out, as its user has asked for a part of the job.
@@ -99,6 +101,17 @@ impl LeftOut {
         let after = self.tasks.partition_point(|range| range.start <= task.0);
         after.checked_sub(1).is_some_and(|at| self.tasks[at].contains(&task.0))
     }
+}
+
+/// What the attempts of a session ask for, as far as the job file does not say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// Bytes of memory of the largest rank at the beginning: no attempt asks for more.
+    pub most: u64,
+    /// What first attempts at tasks with `memory = "auto"` ask for, in bytes by class.
+    pub auto: Vec<(String, u64)>,
+    /// Tasks of which attempts of earlier sessions fell short of what they needed.
+    pub short: Vec<(TaskId, Shortfalls)>,
 }
 
 /// Why consecutive tasks, which had completed in an earlier session, run again.

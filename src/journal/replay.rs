@@ -15,9 +15,9 @@ use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
 use super::record::{
     Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, LimitChange, Note, PastRuns, PoolTotals, RankChange,
-    Record, RunAgain, TaskAddition, Terms,
+    Record, Requests, RunAgain, TaskAddition, Terms,
 };
-use crate::model::{Attempt, State, TaskId, Time};
+use crate::model::{Attempt, Shortfalls, State, TaskId, Time};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
 use crate::schedule::coordinator::settles;
@@ -72,6 +72,8 @@ pub struct Session {
     pub is_closed: bool,
     /// What attempts have offered that have not ended.
     offered: FxHashMap<TaskId, TaskAddition>,
+    /// What attempts ask for, as far as the job file does not say it.
+    pub requests: Requests,
     /// Why Phalanx itself failed attempts.
     reasons: FxHashMap<(TaskId, u16), String>,
 }
@@ -238,6 +240,7 @@ impl Replay {
                 None => session.additions.push(addition),
             },
             Record::Closed(_) => session.is_closed = true,
+            Record::Requests(requests) => session.requests = requests,
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
                 decided.ok_or("it holds the effect of an unknown decision")?.effect = Some(effect);
@@ -281,6 +284,7 @@ impl Session {
             additions: Vec::new(),
             is_closed: false,
             offered: FxHashMap::default(),
+            requests: Requests::default(),
             reasons: FxHashMap::default(),
         }
     }
@@ -307,6 +311,18 @@ impl Session {
     pub fn reason(&self, attempt: &Attempt) -> Option<&str> {
         let is_lost = || (attempt.outcome.state == State::NodeFail).then_some("its rank or node was lost");
         self.reasons.get(&(attempt.task, attempt.attempt)).map(String::as_str).or_else(is_lost)
+    }
+
+    /// Tasks of which attempts fell short of what they needed, in this session and those before.
+    pub fn shortfalls(&self) -> FxHashMap<TaskId, Shortfalls> {
+        let mut short: FxHashMap<TaskId, Shortfalls> = self.requests.short.iter().copied().collect();
+        for attempt in &self.attempts {
+            if attempt.outcome.state.falls_short() {
+                let known = short.entry(attempt.task).or_default();
+                *known = known.after(attempt.outcome.state);
+            }
+        }
+        short
     }
 
     /// Number of tasks that it leaves out.

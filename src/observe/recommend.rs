@@ -14,16 +14,13 @@ use super::report::write_columns;
 use super::run_view::{RunView, run_ns};
 use super::style::{Paint, bytes};
 use super::vitals;
-use crate::job::{FieldChange, Group, Job};
+use crate::job::{AUTO_MEMORY_FACTOR, FieldChange, Group, Job};
 use crate::model::{Attempt, State};
 use crate::scale::estimate::{FittingRequest, UsedAmount, fit};
 use crate::text::{counted, seconds};
 
 /// A task of a run counts this much less than one of the next newer run.
 const RUN_DECAY: f64 = 0.9;
-
-/// Growth of a request after a failure, which the rule takes into account.
-const GROWTH: f64 = 1.5;
 
 /// Fewer tasks of a class recommend nothing.
 const MIN_TASKS: usize = 3;
@@ -132,8 +129,8 @@ impl Recommendations {
                 for attempt in &session.attempts {
                     let name = subject.job.class(attempt.task);
                     let class = observed.entry(name).or_default();
-                    class.hit_memory |= attempt.outcome.state == State::OutOfMemory;
-                    class.hit_time |= attempt.outcome.state == State::Timeout;
+                    class.hit_memory |= attempt.last && attempt.outcome.state == State::OutOfMemory;
+                    class.hit_time |= attempt.last && attempt.outcome.state == State::Timeout;
                     if !is_witness(attempt) {
                         continue;
                     }
@@ -174,7 +171,8 @@ impl Recommendations {
             for task in &class.tasks {
                 let Some(group) = job.groups.iter().find(|group| *group.name == **task) else { continue };
                 let mut set = |key, value: String| changes.push(FieldChange { task: task.clone(), key, value });
-                if let Some(memory) = class.memory.filter(|memory| group.memory != Some(memory.recommended as u64)) {
+                let asks_for_it = |request: &Request| group.memory == Some(request.recommended as u64);
+                if let Some(memory) = class.memory.filter(|memory| !group.retry.auto_memory && !asks_for_it(memory)) {
                     set("memory", format!("\"{}M\"", memory.recommended as u64 >> 20));
                 }
                 if let Some(cpus) = class.cpus.filter(|cpus| cpus.recommended < f64::from(group.cpus)) {
@@ -266,7 +264,7 @@ fn class_requests(job: &Job, group: &Group, observed: &Observed) -> Option<Class
         return None;
     }
     let of_class = job.groups.iter().filter(|other| other.class == group.class);
-    let enough = |used: &Vec<UsedAmount>| if used.len() < MIN_TASKS { None } else { fit(used, GROWTH) };
+    let enough = |used: &Vec<UsedAmount>| if used.len() < MIN_TASKS { None } else { fit(used, AUTO_MEMORY_FACTOR) };
     let request = |fitting: FittingRequest, now: Option<f64>, recommended: f64| {
         let FittingRequest { p50, p90, p95, max, .. } = fitting;
         Request { now, recommended, p50, p90, p95, max }

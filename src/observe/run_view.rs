@@ -66,6 +66,14 @@ impl RunState {
     }
 }
 
+/// Facts of a session that may be read after its first record: the number of its additions, and what
+/// its tasks with `memory = "auto"` ask for at first.
+type JobFacts = (usize, Vec<(String, u64)>);
+
+fn facts_of(session: &Session) -> JobFacts {
+    (session.additions.len(), session.requests.auto.clone())
+}
+
 /// A snapshot of a run, which [`RunView::refresh`] updates.
 pub struct RunView {
     /// Its directory.
@@ -78,9 +86,9 @@ pub struct RunView {
     pub outputs: OutputReader,
     /// Checks files that tasks name.
     pub(crate) probe: FileProbe,
-    /// The job of each session, and how many additions it has.
+    /// The job of each session, and what it was read with.
     subjects: Vec<SessionJob>,
-    additions: Vec<usize>,
+    known: Vec<JobFacts>,
     /// Why jobs of sessions could not be read.
     unreadable: Vec<String>,
     /// Warnings for the reader of a report.
@@ -102,7 +110,7 @@ impl RunView {
             outputs: OutputReader::new(dir),
             probe: FileProbe::default(),
             subjects: Vec::new(),
-            additions: Vec::new(),
+            known: Vec::new(),
             unreadable: Vec::new(),
             warnings: Vec::new(),
             read_unix_ns: 0,
@@ -150,19 +158,20 @@ impl RunView {
     }
 
     fn parse_jobs(&mut self, parse: Parse<'_>) {
-        // Only the last session grows.
-        let stale = self.additions.last().zip(self.subjects.len().checked_sub(1));
-        if let Some((known, last)) = stale.map(|(known, last)| (*known, last))
-            && self.replay.sessions[last].additions.len() > known
+        // Only the last session grows, and its requests may have been read after its first record.
+        let stale = self.known.last().zip(self.subjects.len().checked_sub(1));
+        if let Some((known, last)) = stale
+            && *known != facts_of(&self.replay.sessions[last])
         {
             self.subjects.truncate(last);
-            self.additions.truncate(last);
+            self.known.truncate(last);
         }
         for (index, session) in self.replay.sessions.iter().enumerate().skip(self.subjects.len()) {
-            self.additions.push(session.additions.len());
+            self.known.push(facts_of(session));
             let same = |other: &Session| {
                 (&other.began.job_text, &other.began.job_path) == (&session.began.job_text, &session.began.job_path)
                     && other.additions == session.additions
+                    && other.requests.auto == session.requests.auto
             };
             if let Some(known) = self.replay.sessions[..index].iter().position(same) {
                 self.subjects.push(self.subjects[known].clone());

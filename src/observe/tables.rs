@@ -4,33 +4,64 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
+use rustc_hash::FxHashMap;
+
 use super::cache::{by_attempt_of_session, short_text};
 use super::job_view::JobView;
 use super::measures::by_attempt;
 use super::print::ReportError;
 use super::report::command;
 use super::run_view::{RunView, node_of, run_ns};
+use crate::job::TaskLimits;
 use crate::journal::Session;
-use crate::model::{Attempt, State, Stream, TaskId};
+use crate::model::{Attempt, Shortfalls, State, Stream, TaskId};
 
-/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache` as
-/// CSV (RFC 4180 without the carriage returns).
+/// Writes the attempts as CSV (RFC 4180 without the carriage returns), with the columns of
+/// [`TASK_COLUMNS`].
 ///
 /// Times are seconds since the first session began. A task that never ran has attempt 0 and no
 /// rank, node and slot; so has a task whose own end was not recorded before the run was killed, and
 /// which is known to have completed because a task that depends on it has. The reason says why
 /// Phalanx failed the attempt, where it did. Attempts of each session are numbered from 1. Of a
-/// task that uses the result cache, the last column says where its result came from, or why it ran.
+/// task that uses the result cache, `cache` says where its result came from, or why it ran.
+/// `memory_mb` and `time_limit_s` are what the attempt asked for.
 pub fn write_tasks(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
-    writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache")?;
+    writeln!(out, "{TASK_COLUMNS}")?;
     for (session, subject) in run.sessions() {
         let cache = by_attempt_of_session(run, session);
+        let mut asked = AskedLimits::of(session);
         for attempt in &session.attempts {
             let used = cache.get(&(attempt.task, attempt.attempt)).map(short_text).unwrap_or_default();
-            write_row(out, run, session, (&*subject.job, attempt), &used)?;
+            let limits = asked.next(&*subject.job, attempt);
+            write_row(out, run, session, (&*subject.job, attempt), (&used, limits))?;
         }
     }
     Ok(())
+}
+
+/// The columns of [`write_tasks`].
+pub const TASK_COLUMNS: &str =
+    "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache,memory_mb,time_limit_s";
+
+/// What the attempts of a session asked for, in the order in which they are recorded.
+struct AskedLimits {
+    most: u64,
+    short: FxHashMap<TaskId, Shortfalls>,
+}
+
+impl AskedLimits {
+    fn of(session: &Session) -> AskedLimits {
+        AskedLimits { most: session.requests.most, short: session.requests.short.iter().copied().collect() }
+    }
+
+    fn next(&mut self, job: &dyn JobView, attempt: &Attempt) -> TaskLimits {
+        let short = self.short.get(&attempt.task).copied().unwrap_or_default();
+        if attempt.outcome.state.falls_short() {
+            self.short.insert(attempt.task, short.after(attempt.outcome.state));
+        }
+        let group = job.group(attempt.task).filter(|_| attempt.attempt > 0);
+        group.map(|group| group.limits(short, self.most)).unwrap_or_default()
+    }
 }
 
 fn write_row(
@@ -38,7 +69,7 @@ fn write_row(
     run: &RunView,
     session: &Session,
     (job, attempt): (&dyn JobView, &Attempt),
-    cache: &str,
+    (cache, limits): (&str, TaskLimits),
 ) -> Result<(), ReportError> {
     let label = job.label(attempt.task);
     write!(out, "{},", cell(label.name))?;
@@ -58,7 +89,14 @@ fn write_row(
         write!(out, ",{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)?;
     }
     let reason = cell(session.reason(attempt).unwrap_or_default());
-    writeln!(out, ",{reason},{},{}", session.began.session, cell(cache))?;
+    write!(out, ",{reason},{},{},", session.began.session, cell(cache))?;
+    if let Some(bytes) = limits.memory {
+        write!(out, "{}", bytes.div_ceil(1 << 20))?;
+    }
+    match limits.time {
+        Some(time) => writeln!(out, ",{}", time.as_secs_f64())?,
+        None => writeln!(out, ",")?,
+    }
     Ok(())
 }
 

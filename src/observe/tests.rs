@@ -279,9 +279,9 @@ fn the_tables_have_a_line_for_each_attempt() {
     let csv = text(|out| write_tasks(out, &view));
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 8);
-    assert_eq!(lines[0], "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache");
-    assert_eq!(lines[3], "tile,2,1,TIMEOUT,-15,0,n1,1,0.000000000,0.000000000,1.000000000,,1,");
-    assert_eq!(lines[7], "\"thumb, \"\"small\"\"\",,0,SKIPPED,,,,,0.000000000,4.000000000,4.000000000,,1,");
+    assert_eq!(lines[0], tables::TASK_COLUMNS);
+    assert_eq!(lines[3], "tile,2,1,TIMEOUT,-15,0,n1,1,0.000000000,0.000000000,1.000000000,,1,,,");
+    assert_eq!(lines[7], "\"thumb, \"\"small\"\"\",,0,SKIPPED,,,,,0.000000000,4.000000000,4.000000000,,1,,,");
     let joblog = text(|out| write_joblog(out, &view));
     let lines: Vec<&str> = joblog.lines().collect();
     assert_eq!(lines.len(), 6);

@@ -12,7 +12,8 @@ use crate::workload::graph_of;
 /// # Errors
 /// If this version of Phalanx cannot read its text any more.
 pub fn subject_of(session: &Session) -> Result<SessionJob, String> {
-    let (loaded, _) = grown_job(&session.began, &session.additions, &AnyKernel)?;
+    let (mut loaded, _) = grown_job(&session.began, &session.additions, &AnyKernel)?;
+    loaded.job.set_auto_memory(session.requests.auto.clone().into());
     let graph = graph_of(&loaded).map_err(|e| e.render(false))?;
     Ok(SessionJob { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
 }

@@ -33,7 +33,9 @@ use event_wait::EventWait;
 use rank::worker_main;
 
 pub use clock::unix_ns;
-pub use coordinator::{BLOCKS, RunPreview, UnfinishedRun, find_unfinished_run, kind_of, preview, recall, resume};
+pub use coordinator::{
+    BLOCKS, RunPreview, UnfinishedRun, auto_memory, earlier_runs, find_unfinished_run, kind_of, preview, recall, resume,
+};
 pub use error::RunError;
 pub(crate) use event_wait::detach_from_terminal;
 pub use job_from_session::{job_of, subject_of};

@@ -16,13 +16,13 @@ use super::resources::Needs;
 use crate::graph::ascending::Ascending;
 use crate::graph::link::GroupId;
 use crate::job::Retry;
-use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals, labels_of};
+use crate::model::{Attempt, Measure, Outcome, Rank, Reason, Shortfalls, State, TaskId, Time, Vitals, labels_of};
 
 /// Upper limit on the size of a message: the part of a hundred million tasks fits.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 14;
+pub const VERSION: u16 = 15;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -380,6 +380,20 @@ pub struct Tried {
     pub rank: Rank,
     /// When the last attempt ended without an intervention; zero if none did.
     pub end: Time,
+    /// Those of them that fell short of what they needed.
+    pub short: Shortfalls,
+}
+
+impl Tried {
+    /// No attempt yet.
+    pub fn none(task: TaskId, rank: Rank, end: Time) -> Tried {
+        Tried { task, attempts: 0, lost: 0, rank, end, short: Shortfalls::NONE }
+    }
+
+    /// No attempt yet, but some of an earlier session that fell short of what they needed.
+    pub fn before(task: TaskId, short: Shortfalls) -> Tried {
+        Tried { short, ..Tried::none(task, Rank::ZERO, Time::ZERO) }
+    }
 }
 
 /// A task that is running.
@@ -422,6 +436,8 @@ pub struct Welcome {
     pub open: bool,
     /// Nothing more is started once this number of tasks has failed; `None`: no limit.
     pub max_failures: Option<u32>,
+    /// What first attempts at tasks with `memory = "auto"` ask for, in bytes by class.
+    pub auto_memory: Vec<(String, u64)>,
     /// Environment variables that the user set for MPI programs: each rank passes these on to its
     /// tasks, and none that it finds itself.
     pub user_variables: Vec<(String, String)>,
@@ -480,13 +496,15 @@ pub struct Lease {
     pub urgency: u8,
     /// When it became ready.
     pub ready: Time,
+    /// Earlier attempts that fell short of what they needed: this one asks for more.
+    pub short: Shortfalls,
 }
 
 impl Lease {
     /// The first attempt at a task (by local number) at home on this ledger's rank.
     pub fn at_home(ledger: &DependencyCounts, local: u32, home: Rank) -> Lease {
         let (urgency, ready) = (ledger.urgency(local), ledger.ready_at(local));
-        Lease { task: ledger.task(local), home, attempt: 1, urgency, ready }
+        Lease { task: ledger.task(local), home, attempt: 1, urgency, ready, short: Shortfalls::NONE }
     }
 
     /// The needs of this attempt, given the task's needs. A further attempt that is to run on
@@ -554,8 +572,6 @@ pub enum Stop {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -573,9 +589,10 @@ mod tests {
 
     #[test]
     fn a_further_attempt_that_is_to_run_elsewhere_is_not_given_away() {
-        let first = Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time::ZERO };
+        let short = Shortfalls::NONE;
+        let first = Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time::ZERO, short };
         let second = Lease { attempt: 2, ..first };
-        let here = Retry { count: 1, backoff: Duration::ZERO, factor: 1.0, elsewhere: false };
+        let here = Retry { count: 1, ..Retry::NONE };
         let elsewhere = Retry { elsewhere: true, ..here };
         assert_eq!([first.needs(&elsewhere, None), second.needs(&here, None)], [None, None]);
         assert_eq!(second.needs(&elsewhere, None), Some(Needs::SLOT));

@@ -93,16 +93,38 @@ pub struct Faults {
 pub struct TaskSpread {
     /// Standard deviation of the factor's natural logarithm.
     pub spread: f64,
-    /// The same for single classes.
-    pub classes: Vec<(String, f64)>,
+    /// What differs for single classes.
+    pub classes: Vec<ClassSpread>,
     /// Additional time to start a command.
     pub spawn: Duration,
 }
 
+/// How the tasks of one class deviate from what the job file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassSpread {
+    /// The class.
+    pub name: String,
+    /// Standard deviation of the logarithm of durations; `None`: as for all tasks.
+    pub spread: Option<f64>,
+    /// Peak memory of its tasks in bytes: one of these each. Empty: no task falls short of memory.
+    pub memory: Arc<[u64]>,
+}
+
 impl TaskSpread {
+    /// What is known of a class; several entries complement each other, the first counts.
+    fn class<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ClassSpread> {
+        self.classes.iter().filter(move |class| class.name == name)
+    }
+
     /// The spread of a class.
     pub fn spread_of(&self, class: &str) -> f64 {
-        self.classes.iter().find(|(name, _)| name == class).map_or(self.spread, |(_, spread)| *spread)
+        self.class(class).find_map(|class| class.spread).unwrap_or(self.spread)
+    }
+
+    /// The peak memory of the tasks of a class.
+    pub fn memory_of(&self, class: &str) -> Arc<[u64]> {
+        let known = self.class(class).find(|class| !class.memory.is_empty());
+        known.map_or_else(Arc::default, |class| Arc::clone(&class.memory))
     }
 }
 

@@ -33,13 +33,13 @@ mod simulation;
 mod simulator;
 mod steal_matching;
 
-pub use cluster::{Cluster, Faults, Network, NodeKind, TaskSpread};
+pub use cluster::{ClassSpread, Cluster, Faults, Network, NodeKind, TaskSpread};
 pub use fates::RecordedTasks;
 pub use provider::Node;
 pub use random::Distribution;
 pub use recorded_run::{RecordRequest, Rehearsed, SessionError, rehearse};
 pub use simulation::{Before, Floor, Simulation, SimulationError, SimulationOutcome};
-pub use simulator::{Forget, Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
+pub use simulator::{Forget, Log, MemoryUse, ScalingSetup, Setup, SimulatedEnd, Simulator};
 
 #[cfg(test)]
 mod tests;

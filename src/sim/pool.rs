@@ -273,7 +273,7 @@ impl SimulatedPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Rank, TaskId, Time};
+    use crate::model::{Rank, Shortfalls, TaskId, Time};
     use crate::schedule::pools::table::PoolResource;
 
     /// A pool whose tasks with `pools: 1` need a unit of a pool.
@@ -285,7 +285,7 @@ mod tests {
     }
 
     fn lease(task: u32, urgency: u8) -> Lease {
-        Lease { task: TaskId(task), home: Rank(0), attempt: 1, urgency, ready: Time::ZERO }
+        Lease { task: TaskId(task), home: Rank(0), attempt: 1, urgency, ready: Time::ZERO, short: Shortfalls::NONE }
     }
 
     fn next(pool: &mut SimulatedPool) -> Option<(u32, SlotGrant)> {

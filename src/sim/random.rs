@@ -21,6 +21,8 @@ pub enum Subject {
     Request,
     /// Message delays.
     Network,
+    /// Memory that a task uses.
+    Memory,
 }
 
 /// The generator for one subject and number.

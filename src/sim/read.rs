@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
-use super::cluster::{Cluster, Faults, Network, NodeKind, TaskSpread};
+use super::cluster::{ClassSpread, Cluster, Faults, Network, NodeKind, TaskSpread};
 use super::random::Distribution;
 use crate::job::bounded_read::read_bounded;
 use crate::job::diagnostic::Findings;
@@ -110,18 +110,21 @@ section! {
         spread: NonNegative = "0.1",
         /// Time to start a command, in addition to its duration
         spawn: DurationSpec = "\"1ms\"",
-        /// The spread of individual task classes
+        /// Classes of tasks that differ
         class: Tables<ClassSpec>,
     }
 }
 
 section! {
-    /// The spread of a class of tasks
+    /// A class of tasks
     ClassSpec {
         /// The class: a task's `class`, or its name
         name: String = required,
         /// Standard deviation of the logarithm of durations
-        spread: NonNegative = required,
+        spread: NonNegative = "that of [tasks]",
+        /// Peak memory of its tasks: an amount, or a list of which each task has one; a task whose
+        /// `memory` is less ends OUT_OF_MEMORY
+        memory: Amounts = "within what tasks ask for",
     }
 }
 
@@ -218,6 +221,33 @@ section! {
         median: DurationSpec,
         /// Standard deviation of the logarithm
         sigma: NonNegative,
+    }
+}
+
+/// One or several amounts of memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Amounts(Vec<u64>);
+
+impl Read for Amounts {
+    fn expected() -> String {
+        "an amount of memory such as \"4G\", or a list of amounts".into()
+    }
+
+    fn schema() -> Value {
+        let list = json!({ "type": "array", "minItems": 1, "items": MemorySpec::schema() });
+        json!({ "oneOf": [MemorySpec::schema(), list] })
+    }
+
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
+        let Some(list) = node.get_ref().as_array() else {
+            return MemorySpec::read(key, node, findings).map(|amount| Amounts(vec![amount.0]));
+        };
+        if list.is_empty() {
+            mismatch::<Self>(key, node, findings);
+            return None;
+        }
+        let amounts: Vec<u64> = list.iter().filter_map(|one| Some(MemorySpec::read(key, one, findings)?.0)).collect();
+        (amounts.len() == list.len()).then_some(Amounts(amounts))
     }
 }
 
@@ -406,10 +436,17 @@ impl FaultsSpec {
 impl TasksSpec {
     fn resolve(self) -> TaskSpread {
         let classes = self.class.map(|c| c.value.0).unwrap_or_default();
-        let pair = |class: At<ClassSpec>| Some((class.value.name?.value, class.value.spread?.value.0.min(MAX_SIGMA)));
+        let one = |class: At<ClassSpec>| {
+            let ClassSpec { name, spread, memory, .. } = class.value;
+            Some(ClassSpread {
+                name: name?.value,
+                spread: spread.map(|spread| spread.value.0.min(MAX_SIGMA)),
+                memory: memory.map_or_else(Arc::default, |memory| memory.value.0.into()),
+            })
+        };
         TaskSpread {
             spread: self.spread.map_or(0.1, |n| n.value.0.min(MAX_SIGMA)),
-            classes: classes.into_iter().filter_map(pair).collect(),
+            classes: classes.into_iter().filter_map(one).collect(),
             spawn: self.spawn.map_or(Duration::from_millis(1), |d| d.value.0),
         }
     }

@@ -14,8 +14,8 @@ use super::simulation::{Before, Simulation, SimulationError, SimulationOutcome};
 use super::simulator::{Log, Simulator};
 use crate::job::{Cost, Flush, Scaling};
 use crate::journal::{
-    Began, Ended, GraphFacts, Journal, JournalError, KeptRun, LeftOut, RUNS, RankInfo, Record, Replay, RunDir,
-    RunDirError, SIMULATED, Simulated, Terms, replay, unix_now_ns,
+    Began, Ended, GraphFacts, Journal, JournalError, KeptRun, LeftOut, RUNS, RankInfo, Record, Replay, Requests,
+    RunDir, RunDirError, SIMULATED, Simulated, Terms, replay, unix_now_ns,
 };
 use crate::model::TaskId;
 use crate::workload::PreparedJob;
@@ -198,6 +198,11 @@ fn open(
         ranks: Simulator::first_ranks(cluster, simulation.first_ranks()).map(info).collect(),
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         kept: past.kept.clone(),
+    }))?;
+    journal.append(&Record::Requests(Requests {
+        most: cluster.nodes.iter().map(|node| node.memory).max().unwrap_or(0),
+        auto: prepared.job.auto_memory.to_vec(),
+        short: Vec::new(),
     }))?;
     if !prepared.left_out.is_empty() {
         let mut left_out = prepared.left_out.to_vec();

@@ -12,7 +12,7 @@ use super::cluster::Cluster;
 use super::fates::Fates;
 use super::random::stretch;
 use super::simulator::{Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
-use crate::job::{Cost, ProviderKind, Scaling};
+use crate::job::{Cost, ProviderKind, Scaling, TaskLimits};
 use crate::model::{TaskId, Time};
 use crate::scale::elasticity::{Elasticity, LevelStep, elasticity};
 use crate::scale::policy::{policy_by_name, policy_names};
@@ -116,7 +116,7 @@ impl Floor {
                 if prepared.is_left_out(TaskId(task)) {
                     return Duration::ZERO;
                 }
-                let took = fates.of(prepared, TaskId(task), 1, 1.0).took;
+                let took = fates.of(prepared, (TaskId(task), 1), TaskLimits::default(), 1.0).took;
                 work_s += took.as_secs_f64() * f64::from(requirements::slots(prepared.job.group(TaskId(task))));
                 took
             })

@@ -52,7 +52,7 @@ use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::worker::{self, Facts, Pace, Worker};
 use crate::workload::{PreparedJob, placement, requirements};
 
-pub use setup::{Forget, Log, ScalingSetup, Setup, SimulatedEnd};
+pub use setup::{Forget, Log, MemoryUse, ScalingSetup, Setup, SimulatedEnd};
 
 /// A future event.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +178,7 @@ pub struct Simulator<'a> {
     stopping: bool,
     events: u64,
     away: u64,
+    memory: MemoryUse,
     busy: Duration,
     /// Number of ranks present.
     present: u32,
@@ -248,6 +249,7 @@ impl<'a> Simulator<'a> {
             stopping: false,
             events: 0,
             away: 0,
+            memory: MemoryUse::default(),
             busy: Duration::ZERO,
             present: 0,
             active: 0,
@@ -362,6 +364,7 @@ impl<'a> Simulator<'a> {
             tally: self.coordinator.tally(),
             events: self.events,
             busy: self.busy,
+            memory: self.memory,
             nodes: self.provider.nodes().to_vec(),
             supply: self.supply,
             demand,

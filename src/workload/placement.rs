@@ -11,7 +11,7 @@ use crate::graph::link::GroupId;
 use crate::graph::partition::{self, Method, Partition, PartitionProblem};
 use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
-use crate::model::{self, Labels, Offers, TaskId, labels_of};
+use crate::model::{self, Labels, Offers, Shortfalls, TaskId, labels_of};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
 use crate::schedule::protocol::Hello;
@@ -77,7 +77,7 @@ fn fits(group: &Group, member: &Member) -> bool {
     member.slots > 0
         && !spread
         && group.cpus.saturating_mul(ranks) <= member.slots
-        && group.memory.is_none_or(|memory| memory <= member.memory)
+        && group.limits(Shortfalls::NONE, member.memory).memory.is_none_or(|memory| memory <= member.memory)
         && group.gpus <= member.gpus
         && has_labels(group, member)
 }

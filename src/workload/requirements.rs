@@ -1,7 +1,7 @@
 //! The resources that the tasks of a job need of a rank.
 
 use crate::job::{Group, Job, Retry};
-use crate::model::TaskId;
+use crate::model::{Shortfalls, TaskId};
 use crate::schedule::fair::FamilyId;
 use crate::schedule::gang::Shape;
 use crate::schedule::pools::SetId;
@@ -40,13 +40,20 @@ pub(crate) fn shape(group: &Group) -> Shape {
     Shape { ranks, cpus: group.cpus, per_node }
 }
 
-/// The needs of a task, if it needs more than one slot. `pools`: what it needs of pools;
-/// `family`: its family, if families have shares.
-pub(crate) fn needs(job: &Job, task: TaskId, pools: SetId, family: FamilyId) -> Option<Needs> {
+/// The needs of a task after these shortfalls, on a rank with `most` bytes of memory, if it needs
+/// more than one slot. `pools`: what it needs of pools; `family`: its family, if families have
+/// shares.
+pub(crate) fn needs(
+    job: &Job,
+    (task, short): (TaskId, Shortfalls),
+    most: u64,
+    pools: SetId,
+    family: FamilyId,
+) -> Option<Needs> {
     let group = job.group(task);
     (is_special(group) || family > 0).then(|| Needs {
         cpus: group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)),
-        memory: group.memory.unwrap_or(0),
+        memory: group.limits(short, most).memory.unwrap_or(0),
         gpus: group.gpus,
         pools,
         family,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use phalanx::exec::{ExecContext, Kernels, OutputSink, RankContext, Runner, Stream, TaskSource};
 use phalanx::graph::link::GroupId;
 use phalanx::job::{Group, Retry, Task, Work};
-use phalanx::model::{Outcome, Rank, TaskId};
+use phalanx::model::{Outcome, Rank, Shortfalls, TaskId};
 
 /// A group of one task or of many equal ones.
 pub struct Spec {
@@ -36,7 +36,7 @@ impl Spec {
             gpus: 0,
             labels: Default::default(),
             time: None,
-            retry: Retry { count: 0, backoff: Duration::ZERO, factor: 1.0, elsewhere: false },
+            retry: Retry::NONE,
             priority: 0,
             estimate: None,
             class: "t".into(),
@@ -222,7 +222,16 @@ pub fn pool() -> Arc<rayon::ThreadPool> {
 }
 
 pub fn seat(slot: u16) -> ExecContext<'static> {
-    ExecContext { slot, attempt: 1, cpus: &[], numa: None, gpus: &[], hosts: &[], rayon: &pool }
+    ExecContext {
+        slot,
+        attempt: 1,
+        short: Shortfalls::NONE,
+        cpus: &[],
+        numa: None,
+        gpus: &[],
+        hosts: &[],
+        rayon: &pool,
+    }
 }
 
 impl Bench {

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Dir, phalanx};
 
 /// The header that `report --tasks` promises.
-pub const HEADER: &str = "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache";
+pub const HEADER: &str =
+    "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason,session,cache,memory_mb,time_limit_s";
 
 /// One attempt, as a line of the report tells it. Times are nanoseconds since the run began.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +27,7 @@ pub struct Row {
     pub start: u64,
     pub end: u64,
     pub reason: String,
+    pub memory_mb: Option<u64>,
 }
 
 impl Row {
@@ -163,9 +165,26 @@ impl Trace {
 #[track_caller]
 fn row(line: &str) -> Row {
     let cells = cells(line);
-    let [name, index, attempt, state, exit, rank, node, slot, ready, start, end, reason, _session, _cache] = &cells[..]
+    let [
+        name,
+        index,
+        attempt,
+        state,
+        exit,
+        rank,
+        node,
+        slot,
+        ready,
+        start,
+        end,
+        reason,
+        _session,
+        _cache,
+        memory,
+        _time,
+    ] = &cells[..]
     else {
-        panic!("this line has not 14 cells: {line}");
+        panic!("this line has not 16 cells: {line}");
     };
     let number = |text: &String| text.parse::<u32>().unwrap_or_else(|e| panic!("{text:?}: {e} in {line}"));
     let optional = |text: &String| (!text.is_empty()).then(|| number(text));
@@ -182,6 +201,7 @@ fn row(line: &str) -> Row {
         start: nanoseconds(start),
         end: nanoseconds(end),
         reason: reason.clone(),
+        memory_mb: optional(memory).map(u64::from),
     }
 }
 

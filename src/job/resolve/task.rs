@@ -18,8 +18,8 @@ use crate::job::space::Space;
 use crate::job::spec::{Common, TaskSpec};
 use crate::job::template::{Element, StringKind, Template, compile};
 use crate::job::units::{parse_duration, shorten};
-use crate::job::values::{Background, EnvSpec, EstimateSpec, FilesSpec, RetriesSpec};
-use crate::job::{Group, Job, MpiShape, Retry};
+use crate::job::values::{Background, EnvSpec, EstimateSpec, FilesSpec, MemoryRequest, RetriesSpec};
+use crate::job::{AUTO_MEMORY_FACTOR, DEFAULT_AUTO_MEMORY, Group, Job, MpiShape, Retry};
 use crate::model::{Labels, TaskId};
 
 /// Converts a number whose reader has bounded it to 32 bits.
@@ -68,8 +68,9 @@ fn space(
     }
 }
 
-fn retry(spec: Option<&RetriesSpec>) -> Retry {
-    let plain = Retry { count: 0, backoff: Duration::from_secs(1), factor: 2.0, elsewhere: false };
+fn retry(spec: Option<&RetriesSpec>, auto_memory: bool) -> Retry {
+    let memory_factor = if auto_memory { AUTO_MEMORY_FACTOR } else { 1.0 };
+    let plain = Retry { auto_memory, memory_factor, ..Retry::NONE };
     match spec {
         None => plain,
         Some(RetriesSpec::Count(count)) => Retry { count: *count, ..plain },
@@ -78,6 +79,9 @@ fn retry(spec: Option<&RetriesSpec>) -> Retry {
             backoff: table.backoff.as_ref().map_or(plain.backoff, |at| at.value.0),
             factor: table.factor.as_ref().map_or(plain.factor, |at| at.value.0),
             elsewhere: table.elsewhere.as_ref().is_some_and(|at| at.value),
+            memory_factor: table.memory_factor.as_ref().map_or(plain.memory_factor, |at| at.value.0),
+            time_factor: table.time_factor.as_ref().map_or(plain.time_factor, |at| at.value.0),
+            auto_memory,
         },
     }
 }
@@ -145,6 +149,7 @@ impl<'a> TaskResolver<'a> {
         };
         self.check_bounds(common);
         let pools = self.pools(common.get(|c| &c.pools));
+        let memory = common.get(|c| &c.memory).map(|at| at.value);
         Group {
             first: TaskId(0),
             count: 1,
@@ -154,11 +159,14 @@ impl<'a> TaskResolver<'a> {
             batch: self.batch(common, body),
             pools,
             cpus: small(common.get(|c| &c.cpus).map_or(1, |at| at.value.0)),
-            memory: common.get(|c| &c.memory).map(|at| at.value.0),
+            memory: memory.map(|memory| match memory {
+                MemoryRequest::Auto => DEFAULT_AUTO_MEMORY,
+                MemoryRequest::Fixed(bytes) => bytes,
+            }),
             gpus: small(common.get(|c| &c.gpus).map_or(0, |at| at.value.0)),
             labels: self.labels(common),
             time: common.get(|c| &c.time).map(|at| at.value.0),
-            retry: retry(common.get(|c| &c.retries).map(|at| &at.value)),
+            retry: retry(common.get(|c| &c.retries).map(|at| &at.value), memory == Some(MemoryRequest::Auto)),
             priority: common.get(|c| &c.priority).and_then(|at| i32::try_from(at.value.0).ok()).unwrap_or(0),
             estimate,
             class: common.get(|c| &c.class).map_or_else(|| Arc::clone(&self.name), |at| self.shared.text(&at.value)),
@@ -351,7 +359,7 @@ impl<'a> TaskResolver<'a> {
                     .help("leave `time` out for no limit"),
             );
         }
-        if let Some(memory) = common.get(|c| &c.memory).filter(|memory| memory.value.0 == 0) {
+        if let Some(memory) = common.get(|c| &c.memory).filter(|at| at.value == MemoryRequest::Fixed(0)) {
             self.findings.push(
                 Diagnostic::error("a memory limit of 0 lets no task run")
                     .at(&memory.span)

@@ -20,7 +20,8 @@ pub(crate) use cache::CacheUse;
 pub(crate) use graphs::{GraphWeights, OperationName};
 pub(crate) use pools::{NamedPool, PoolAmounts, PoolsSpec, RateSpec};
 pub(crate) use quantities::{
-    Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, Signed, SizeSpec,
+    Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemoryRequest, MemorySpec, RetriesSpec, Signed,
+    SizeSpec,
 };
 pub(crate) use relations::{FilesSpec, NeedSpec, NeedsSpec};
 pub(crate) use words::{Background, FlushSpec, OneOf, TriggerSpec, When, WordValue};

@@ -95,6 +95,34 @@ impl Read for MemorySpec {
     }
 }
 
+/// Memory of a task: an amount, or "auto".
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum MemoryRequest {
+    /// What earlier runs of the job recommend.
+    Auto,
+    /// Bytes.
+    Fixed(u64),
+}
+
+impl Read for MemoryRequest {
+    fn expected() -> String {
+        "an amount of memory such as \"512M\" or \"4G\" (a whole number is megabytes), or \"auto\"".into()
+    }
+
+    fn schema() -> Value {
+        let mut schema = MemorySpec::schema();
+        schema["examples"] = json!(["512M", "4G", "4GiB", "auto"]);
+        schema
+    }
+
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
+        match node.get_ref().as_str() {
+            Some("auto") => Some(MemoryRequest::Auto),
+            _ => quantity::<Self, _>(key, node, parse_memory, findings).map(MemoryRequest::Fixed),
+        }
+    }
+}
+
 /// Size of a file in bytes; a bare number is bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct SizeSpec(pub u64);
@@ -113,7 +141,7 @@ impl Read for SizeSpec {
     }
 }
 
-/// Factor by which a delay grows.
+/// Factor by which something grows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Factor(pub f64);
 

@@ -250,6 +250,7 @@ mod tests {
             masks: Vec::new(),
             open: true,
             max_failures: None,
+            auto_memory: Vec::new(),
             user_variables: Vec::new(),
         };
         let wait = Arc::new(EventWait::new().unwrap());

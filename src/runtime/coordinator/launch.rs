@@ -24,7 +24,7 @@ use crate::graph::GAP;
 use crate::graph::partition::Partition;
 use crate::job::{Job, ProviderKind};
 use crate::journal::{
-    AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, LimitChange, RankInfo, Record, RunDir, RunLock,
+    AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, LimitChange, RankInfo, Record, Requests, RunDir, RunLock,
 };
 use crate::model::{Offers, Rank, TaskId};
 use crate::numbers;
@@ -129,7 +129,7 @@ fn prepare(
     let rules = start.prepared.placement_rules(&members);
     let divided = start.prepared.divide(&members, &rules);
     let infos = infos(&hellos);
-    record_beginning(&mut start, &infos, &divided)?;
+    record_beginning(&mut start, &infos, &members, &divided)?;
     let PreparedRun {
         prepared,
         dir,
@@ -142,6 +142,7 @@ fn prepare(
         past,
         limits,
         is_closed,
+        short,
         ..
     } = start;
     let done = Done::of(&kept, &prepared);
@@ -153,7 +154,7 @@ fn prepare(
     let unplaced = placement::unplaced(&job, &members, &rules, &divided.home, &|task| !done.has(task));
     let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair }.with_gap(GAP);
     let ranks = members.len();
-    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
+    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out).with_shortfalls(&short);
     keep_limits(&mut coordinator, &limits);
     if job.open && !is_closed {
         tracing::info!("the run is open: it waits for `phalanx add` until `phalanx close`");
@@ -308,6 +309,7 @@ fn hand_out(
     unplaced: &[Vec<TaskId>],
 ) -> Result<Message, RunError> {
     let mut units = coordinator.first_units();
+    let mut tried = coordinator.first_tried();
     let tasks = coordinator.tasks();
     let free = tasks.graph.free_numbers();
     let ended = |node: u32| (done.has(node) || free.contains(&node)).then_some(true);
@@ -315,8 +317,9 @@ fn hand_out(
     let mut message = |rank: usize| {
         let part = cutter.part(rank);
         let units = units.remove(&Rank(rank as u32)).unwrap_or_default();
-        let out = unplaced[rank].clone();
-        let hand_out = HandOut { part, units, active: Ranks::first(ranks as u32), out, ..HandOut::default() };
+        let tried = tried.remove(&Rank(rank as u32)).unwrap_or_default();
+        let (active, out) = (Ranks::first(ranks as u32), unplaced[rank].clone());
+        let hand_out = HandOut { part, units, tried, active, out, ..HandOut::default() };
         match hand_out.oversize(numbers::MOST) {
             // A single rank sends no parts.
             Some(size) if ranks > 1 => Err(RunError::Refused(format!(
@@ -382,7 +385,12 @@ fn watch(dir: &RunDir, job: &Job, options: &Options) -> Result<Option<(Watcher, 
 const CONTINUE: &str = "PHALANX_CONTINUE";
 
 /// Writes the job, the ranks and the graph to the journal.
-fn record_beginning(start: &mut PreparedRun, ranks: &[RankInfo], divided: &Partition) -> Result<(), RunError> {
+fn record_beginning(
+    start: &mut PreparedRun,
+    ranks: &[RankInfo],
+    members: &[Member],
+    divided: &Partition,
+) -> Result<(), RunError> {
     let terms = pricing::terms(&start.prepared.job, ranks);
     let began = Began {
         session: start.welcome.session,
@@ -398,6 +406,11 @@ fn record_beginning(start: &mut PreparedRun, ranks: &[RankInfo], divided: &Parti
     start.dir.write_job(&start.welcome.job_text)?;
     start.dir.write_continuation(std::env::var(CONTINUE).ok().as_deref())?;
     start.journal.append(&Record::Began(began))?;
+    start.journal.append(&Record::Requests(Requests {
+        most: members.iter().map(|member| member.memory).max().unwrap_or(0),
+        auto: start.welcome.auto_memory.clone(),
+        short: start.short.clone(),
+    }))?;
     if !start.prepared.left_out.is_empty() {
         start.journal.append(&Record::LeftOut(LeftOut::of(&start.selection, &start.prepared.left_out)))?;
     }

@@ -3,6 +3,7 @@
 //! | step | file | what it does |
 //! |---|---|---|
 //! | prepare | `prepare`, `resume`, `run_history` | reads the job, opens the run directory, finds complete tasks, completes estimates |
+//! | | `auto_memory` | what tasks with `memory = "auto"` ask for at first |
 //! | | `part_of_job`, `run_files` | what a selection leaves out, which files a resume compares |
 //! | | `preview` | what a run would do, for `--dry-run` |
 //! | launch | `launch`, `pricing` | handshake, hand-out, records the beginning, builds the driver |
@@ -20,6 +21,7 @@
 //! not say. Decisions are made elsewhere: `schedule` (tasks and ranks), `scale` (number of ranks).
 
 mod additions;
+mod auto_memory;
 mod autoscaler;
 mod changed_needs;
 mod commands;
@@ -45,6 +47,7 @@ mod scaling;
 mod status;
 mod walltime;
 
+pub use auto_memory::{auto_memory, earlier_runs};
 pub use preview::{RunPreview, UnfinishedRun, find_unfinished_run, preview};
 pub use provisioner::BLOCKS;
 pub use run_history::{kind_of, recall};

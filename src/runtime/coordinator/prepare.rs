@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::auto_memory::auto_memory;
 use super::join_address::JoinAddress;
 use super::part_of_job::{check_needs, left_out};
 use super::preview::{UnfinishedRun, unfinished_run};
@@ -18,7 +19,7 @@ use crate::journal::{
     EndedSessions, HistoryFile, Holder, Journal, KeptRun, LimitChange, RUNS, Record, Replay, RunAgain, RunDir,
     RunDirError, RunLock, replay,
 };
-use crate::model::TaskId;
+use crate::model::{Shortfalls, TaskId};
 use crate::observe::tell;
 use crate::runtime::clock::unix_ns;
 use crate::runtime::{Options, RunError};
@@ -53,6 +54,8 @@ pub(super) struct PreparedRun {
     pub(super) limits: Vec<LimitChange>,
     /// The run, which was open for more tasks, was closed in an earlier session.
     pub(super) is_closed: bool,
+    /// Tasks of which attempts of earlier sessions fell short of what they needed.
+    pub(super) short: Vec<(TaskId, Shortfalls)>,
 }
 
 impl PreparedRun {
@@ -102,7 +105,7 @@ impl PreparedRun {
             (&mut loaded, &mut graph, &mut selected),
             lock.gone_predecessor(),
         );
-        let Opened { journal, session, kept, run_again, spent, ended, limits, is_closed } = match opened {
+        let Opened { journal, session, kept, run_again, spent, ended, limits, is_closed, short } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 drop(lock);
@@ -130,6 +133,7 @@ impl PreparedRun {
             check_budget(&job, spent)?;
         }
         let past = LoadedHistory::load(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
+        auto_memory(dir.path().parent().unwrap_or(Path::new(RUNS)), &mut job);
         let prepared = PreparedJob::of_part(job, Arc::new(graph), left_out);
         let base = std::env::current_dir()
             .map_err(|source| RunError::System { what: "find the current directory", source })?;
@@ -146,6 +150,7 @@ impl PreparedRun {
             slots: options.slots,
             masks: Vec::new(),
             open: listen.is_some(),
+            auto_memory: prepared.job.auto_memory.to_vec(),
             user_variables: user_variables(),
         };
         let selection = selected.words().to_owned();
@@ -163,6 +168,7 @@ impl PreparedRun {
             selection,
             limits,
             is_closed,
+            short,
         })
     }
 }
@@ -255,6 +261,7 @@ struct Opened {
     ended: EndedSessions,
     limits: Vec<LimitChange>,
     is_closed: bool,
+    short: Vec<(TaskId, Shortfalls)>,
 }
 
 impl Opened {
@@ -268,6 +275,7 @@ impl Opened {
             ended: EndedSessions::default(),
             limits: Vec::new(),
             is_closed: false,
+            short: Vec::new(),
         }
     }
 }
@@ -322,6 +330,7 @@ fn open_journal(
         ended,
         limits: last_limits(&replay),
         is_closed: replay.sessions.iter().any(|session| session.is_closed),
+        short: resumed.short,
         ..Opened::new(journal)
     })
 }

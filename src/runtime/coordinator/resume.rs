@@ -18,9 +18,9 @@ use std::path::PathBuf;
 use super::changed_needs::ChangedNeeds;
 use crate::graph::link::{Condition, GroupId};
 use crate::graph::{JoinRule, TaskGraph};
-use crate::job::Job;
-use crate::journal::{KeptRun, RunAgain};
-use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
+use crate::job::{Group, Job};
+use crate::journal::{KeptRun, RunAgain, Session};
+use crate::model::{Attempt, Outcome, Rank, Shortfalls, TaskId, Time};
 
 /// Tasks that completed without a record, because a dependent completed: each as an attempt without
 /// a number that ended when its dependent became ready. `completed` tells when each completed task
@@ -273,6 +273,26 @@ fn former_numbers(old: &Job, new: &Job) -> Vec<Option<TaskId>> {
         }
     }
     was
+}
+
+/// Open tasks of which attempts of earlier sessions fell short of what they needed, if what the
+/// task asks for at first has not changed since.
+pub fn shortfalls(old: &Job, last: &Session, new: &Job, takeover: &Takeover) -> Vec<(TaskId, Shortfalls)> {
+    let known = last.shortfalls();
+    if known.is_empty() {
+        return Vec::new();
+    }
+    let was = former_numbers(old, new);
+    let asks_the_same = |now: &Group, then: &Group| {
+        let is_auto = now.retry.auto_memory && then.retry.auto_memory;
+        (is_auto || now.memory == then.memory) && now.time == then.time
+    };
+    let of = |task: TaskId| {
+        let before = was[task.index()]?;
+        let short = *known.get(&before)?;
+        asks_the_same(new.group(task), old.group(before)).then_some((task, short))
+    };
+    takeover.runs.iter().filter_map(|(task, _)| of(*task)).collect()
 }
 
 fn runs(kept: &[bool], was: &[Option<TaskId>]) -> Vec<KeptRun> {

@@ -11,7 +11,7 @@ use crate::exec::Kernels;
 use crate::graph::TaskGraph;
 use crate::job::{Addition, GrowingJob, Job, Loaded, text_with};
 use crate::journal::{Replay, RunDir};
-use crate::model::{Attempt, TaskId};
+use crate::model::{Attempt, Shortfalls, TaskId};
 use crate::runtime::RunError;
 use crate::runtime::job_from_session::grown_job;
 use crate::system::file_probe::ANSWER_TIMEOUT;
@@ -64,6 +64,8 @@ pub(super) struct ResumedJob {
     pub(super) graph: TaskGraph,
     /// What the resume takes over.
     pub(super) takeover: Takeover,
+    /// Open tasks of which attempts fell short of what they needed.
+    pub(super) short: Vec<(TaskId, Shortfalls)>,
 }
 
 /// The tasks of a job that run again in any case.
@@ -109,7 +111,10 @@ pub(super) fn resumed_job(
             .map(|(addition, adder)| addition.by.is_none() || adder.is_some_and(stays))
             .collect();
         if !keep.contains(&false) {
-            return Ok(ResumedJob { loaded, graph, takeover });
+            let short = replay
+                .last_session()
+                .map_or_else(Vec::new, |last| resume::shortfalls(&former.loaded.job, last, &loaded.job, &takeover));
+            return Ok(ResumedJob { loaded, graph, takeover, short });
         }
         let mut keep = keep.into_iter();
         additions.retain(|_| keep.next() == Some(true));

@@ -19,7 +19,7 @@ use super::ledger_epochs::CurrentLedger;
 use super::outbox::Outbox;
 use super::shared::{Shared, lock};
 use crate::exec::ExecContext;
-use crate::model::{Outcome, TaskId, Time};
+use crate::model::{Outcome, Time};
 use crate::pool::{HoldId, Item, PoolError, Slot, Workload};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::Lease;
@@ -49,19 +49,20 @@ pub(in crate::runtime) struct Executor {
 }
 
 impl Executor {
-    fn execute(&self, task: TaskId, attempt: u16, slot: &Slot<'_>) -> Outcome {
+    fn execute(&self, lease: &Lease, slot: &Slot<'_>) -> Outcome {
         let team = slot.team();
         let rayon = || team.rayon().unwrap_or_else(|error| panic_without_team(&error));
         let seat = ExecContext {
             slot: slot.index() as u16,
-            attempt,
+            attempt: lease.attempt,
+            short: lease.short,
             cpus: slot.cpus(),
             numa: Some(slot.domain()),
             gpus: slot.gpus(),
             hosts: &[],
             rayon: &rayon,
         };
-        self.shared.runner.run(task, &seat)
+        self.shared.runner.run(lease.task, &seat)
     }
 
     /// The fast path: a first attempt at a task at home has completed.
@@ -108,7 +109,7 @@ impl Executor {
         let state = &shared.slots[slot.index()];
         state.starving_calls.store(0, Relaxed);
         let start = state.timer.begin(&shared.clock, lease.ready);
-        let outcome = self.execute(lease.task, lease.attempt, slot);
+        let outcome = self.execute(&lease, slot);
         lock(&shared.leases).try_remove(item.task as usize);
         self.leave_to_engine(lease, outcome, start, slot);
     }
@@ -167,7 +168,7 @@ impl Workload for Executor {
         let lease = shared.home_lease(ledger, item);
         state.starving_calls.store(0, Relaxed);
         let start = state.timer.begin(&shared.clock, lease.ready);
-        let outcome = self.execute(lease.task, lease.attempt, slot);
+        let outcome = self.execute(&lease, slot);
         match outcome.ok() {
             true => self.complete(ledger, item, lease, start, slot),
             false => self.leave_to_engine(lease, outcome, start, slot),
@@ -176,7 +177,7 @@ impl Workload for Executor {
 
     fn needs(&self, item: Item) -> Needs {
         let shared = &*self.shared;
-        shared.task_of(item).and_then(|task| shared.needs_of(task)).unwrap_or(Needs::SLOT)
+        shared.attempt_of(item).and_then(|(task, short)| shared.needs_of(task, short)).unwrap_or(Needs::SLOT)
     }
 
     fn starving(&self, slot: &mut Slot<'_>, patient: bool) -> bool {

@@ -82,7 +82,16 @@ impl Shared {
             tracing::warn!(gang, %error, "the MPI task is not bound to the CPUs set aside for it");
         }
         let rayon = || panic!("an MPI task is a command and has no rayon pool");
-        let seat = ExecContext { slot, attempt: lease.attempt, cpus, numa: None, gpus: &[], hosts, rayon: &rayon };
+        let seat = ExecContext {
+            slot,
+            attempt: lease.attempt,
+            short: lease.short,
+            cpus,
+            numa: None,
+            gpus: &[],
+            hosts,
+            rayon: &rayon,
+        };
         let run = || self.runner.run(lease.task, &seat);
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(FAILED);
         self.end_gang(gang, lease, outcome, slot, start);

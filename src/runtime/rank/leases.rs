@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::ledger_epochs::{CurrentLedger, LedgerRef};
 use super::shared::{Shared, lock};
-use crate::model::TaskId;
+use crate::model::{Shortfalls, TaskId};
 use crate::pool::{Item, Slot};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{Lease, is_among};
@@ -56,7 +56,7 @@ impl Shared {
         let tag = self.ledgers.current();
         let (Some(pool), Some(ledger)) = (self.pool.get(), self.ledger(tag)) else { return };
         let item = |&local: &u32| {
-            let constrained = ledger.is_special(local) && self.needs_of(ledger.task(local)).is_some();
+            let constrained = ledger.is_special(local) && self.needs_of(ledger.task(local), Shortfalls::NONE).is_some();
             Item { task: local, urgency: ledger.urgency(local), tag, constrained }
         };
         let items: Vec<Item> = locals.iter().map(item).collect();
@@ -68,7 +68,7 @@ impl Shared {
     pub(super) fn start_lease(&self, lease: Lease) {
         let Some(pool) = self.pool.get() else { return };
         let retry = self.job.retry(lease.task);
-        let constrained = lease.needs(&retry, self.needs_of(lease.task)).is_some();
+        let constrained = lease.needs(&retry, self.needs_of(lease.task, lease.short)).is_some();
         self.constrained_waiting.fetch_add(u32::from(constrained), Relaxed);
         let task = lock(&self.leases).insert(lease) as u32;
         pool.push(Item { task, urgency: lease.urgency, tag: LEASE_TAG, constrained });
@@ -131,17 +131,22 @@ impl Shared {
         pool.push_many(&resumed);
     }
 
-    /// What a task needs of the pool; `None` if a slot is enough.
-    pub(super) fn needs_of(&self, task: TaskId) -> Option<Needs> {
-        self.job.needs(task)
+    /// What an attempt at a task needs of the pool; `None` if a slot is enough.
+    pub(super) fn needs_of(&self, task: TaskId, short: Shortfalls) -> Option<Needs> {
+        self.job.needs(task, short, self.runner.site().memory)
+    }
+
+    /// The task that an item represents, and the attempts at it that fell short.
+    pub(super) fn attempt_of(&self, item: Item) -> Option<(TaskId, Shortfalls)> {
+        match item.tag {
+            LEASE_TAG => lock(&self.leases).get(item.task as usize).map(|lease| (lease.task, lease.short)),
+            tag => self.ledger(tag).map(|ledger| (ledger.task(item.task), Shortfalls::NONE)),
+        }
     }
 
     /// The task that an item represents.
     pub(super) fn task_of(&self, item: Item) -> Option<TaskId> {
-        match item.tag {
-            LEASE_TAG => lock(&self.leases).get(item.task as usize).map(|lease| lease.task),
-            tag => self.ledger(tag).map(|ledger| ledger.task(item.task)),
-        }
+        self.attempt_of(item).map(|(task, _)| task)
     }
 
     /// The lease that an item represents; removes its entry, so this succeeds once for each item.
@@ -161,6 +166,7 @@ impl Shared {
             attempt: 1,
             urgency: item.urgency,
             ready: ledger.ready_at(item.task),
+            short: Shortfalls::NONE,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::graph::link::GroupId;
 use crate::job::{Job, Retry};
-use crate::model::TaskId;
+use crate::model::{Shortfalls, TaskId};
 use crate::schedule::fair::{FairTable, FamilyId};
 use crate::schedule::pools::SetId;
 use crate::schedule::pools::table::PoolTable;
@@ -93,9 +93,10 @@ impl LiveJob {
         tell(Found { job, set: grown.pools.set_of(task), family, is_fair })
     }
 
-    /// What a task needs of the pool; `None` if a slot is enough.
-    pub(super) fn needs(&self, task: TaskId) -> Option<Needs> {
-        self.with(task, |found| requirements::needs(found.job, task, found.set, found.family))
+    /// What an attempt at a task after these shortfalls needs of the pool of a rank with `most` bytes
+    /// of memory; `None` if a slot is enough.
+    pub(super) fn needs(&self, task: TaskId, short: Shortfalls, most: u64) -> Option<Needs> {
+        self.with(task, |found| requirements::needs(found.job, (task, short), most, found.set, found.family))
     }
 
     /// The name of a task.
@@ -140,12 +141,31 @@ mod tests {
             live.add(group, Arc::new(read_added(&job, (TaskId(first), group), text.into(), &kernels).unwrap()));
         }
         assert!(live.has_pools());
-        let families: Vec<u32> = (0..6).map(|task| live.needs(TaskId(task)).unwrap().family).collect();
+        let needs = |task| live.needs(TaskId(task), Shortfalls::NONE, 1 << 30).unwrap();
+        let families: Vec<u32> = (0..6).map(|task| needs(task).family).collect();
         assert_eq!(families, [1, 1, 1, 2, 3, 4]);
-        let pools: Vec<u32> = (0..6).map(|task| live.needs(TaskId(task)).unwrap().pools).collect();
+        let pools: Vec<u32> = (0..6).map(|task| needs(task).pools).collect();
         assert_eq!(pools, [0, 0, 0, 0, 1, 0]);
         assert_eq!((live.retry(TaskId(3)).count, live.retry(TaskId(4)).count), (4, 0));
         assert_eq!((live.task_name(TaskId(2)), live.task_name(TaskId(5))), ("a[2]".into(), "o".into()));
         assert_eq!(live.tables().1.families.len(), 4);
+    }
+
+    #[test]
+    fn added_tasks_that_fell_short_ask_for_more() {
+        let base = "[[task]]\nname = 'a'\nkernel = 'noop'\nmemory = 'auto'\n";
+        let more = "[[task]]\nname = 'm'\nclass = 'a'\nkernel = 'noop'\nmemory = 'auto'\n\
+            [[task]]\nname = 'n'\nkernel = 'noop'\nmemory = '100M'\n\
+            retries = { count = 1, memory_factor = 3 }\n";
+        let kernels = Kernels::builtin();
+        let mut job = parse(base, "b.toml", Path::new("/"), &kernels).unwrap().job;
+        job.set_auto_memory(Arc::new([("a".into(), 50 << 20)]));
+        let live = LiveJob::new(Arc::new(job));
+        let added = read_added(live.start(), (TaskId(1), 1), more.into(), &kernels).unwrap();
+        live.add(1, Arc::new(added));
+        let asked =
+            |task, memory| live.needs(TaskId(task), Shortfalls { memory, time: 0 }, 200 << 20).unwrap().memory >> 20;
+        assert_eq!([0, 1, 2, 3].map(|short| asked(1, short)), [50, 75, 112, 200], "as a task of the job of its class");
+        assert_eq!([0, 1].map(|short| asked(2, short)), [100, 200], "at most what the rank has");
     }
 }

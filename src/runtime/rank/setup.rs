@@ -90,7 +90,8 @@ impl RankSetup {
         let site = RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), slots.max(1) as u16);
         let graphs = Some(dir.path().join("graphs"));
         let user_variables = welcome.user_variables.clone();
-        let site = RankContext { gpus, scripts: dir.path().to_owned(), graphs, user_variables, ..site };
+        let memory = resources.topology.grant.memory;
+        let site = RankContext { memory, gpus, scripts: dir.path().to_owned(), graphs, user_variables, ..site };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let telemetry = Arc::new(TelemetryBuffer::default());
         let offers = Arc::new(Offers::new(Arc::clone(&telemetry), Arc::clone(&event_wait)));
@@ -130,7 +131,6 @@ impl RankSetup {
         }
         // Starving slots drive the engine at once, but must not before tasks can be started.
         let mut engine = executor.engine.lock();
-        let memory = resources.topology.grant.memory;
         let config = PoolConfig { places: resources.places, memory, gpus: pool_gpus, pools, fair };
         match Pool::start(config, Arc::clone(&executor)) {
             Ok(pool) => {

@@ -62,6 +62,7 @@ fn work(
 ) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
     let mut job = job::parse(welcome.job_text.clone(), &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
+    job.set_auto_memory(welcome.auto_memory.clone().into());
     // Rank 0 hands out the edges that this rank needs.
     job.links = Vec::new();
     let resources = RankResources::new(topology, &welcome, labels);

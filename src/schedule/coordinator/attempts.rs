@@ -27,10 +27,11 @@ impl Coordinator {
         if !attempt.outcome.state.is_failure() {
             return;
         }
-        let tried = self.tried.entry(task).or_insert(Tried { task, attempts: 0, lost: 0, rank, end: now });
+        let tried = self.tried.entry(task).or_insert(Tried::none(task, rank, now));
         if number > tried.attempts {
             let lost = tried.lost + u16::from(attempt.outcome.state == State::NodeFail);
-            *tried = Tried { attempts: number, lost, rank, end: now, ..*tried };
+            let short = tried.short.after(attempt.outcome.state);
+            *tried = Tried { attempts: number, lost, rank, end: now, short, ..*tried };
         }
     }
 

@@ -234,8 +234,7 @@ impl Coordinator {
         });
         lost.sort_unstable_by_key(|attempt| attempt.task);
         for &Attempt { task, attempt, rank, .. } in &lost {
-            let none = Tried { task, attempts: 0, lost: 0, rank, end: Time::ZERO };
-            let tried = self.tried.entry(task).or_insert(none);
+            let tried = self.tried.entry(task).or_insert(Tried::none(task, rank, Time::ZERO));
             *tried = Tried { attempts: attempt, lost: tried.lost.saturating_add(1), rank, ..*tried };
         }
         let tasks = lost.iter().map(|attempt| attempt.task).collect();

@@ -6,7 +6,7 @@ use super::dealer::{Dealt, Holder, LOST_LEASE, PoolDealer};
 use super::stock::QUANTUM;
 use super::table::{PoolResource, PoolTable, ResourceKind};
 use super::{PoolClaim, PoolOrders, PoolReport, UNLIMITED};
-use crate::model::{Rank, TaskId, Time};
+use crate::model::{Rank, Shortfalls, TaskId, Time};
 use crate::schedule::protocol::Lease;
 
 /// Pools `x` and `y` of these capacities and a rate; set 1 needs an `x`, set 2 one of each, set 3 a
@@ -136,7 +136,8 @@ fn starts_of_a_rate_are_dealt_as_time_passes() {
 #[test]
 fn an_mpi_task_on_several_ranks_holds_its_units_until_it_ends() {
     let mut dealer = dealer(1, 1);
-    let lease = Lease { task: TaskId(1), home: Rank(0), attempt: 1, urgency: 3, ready: Time(0) };
+    let lease =
+        Lease { task: TaskId(1), home: Rank(0), attempt: 1, urgency: 3, ready: Time(0), short: Shortfalls::NONE };
     assert!(dealer.gang_ready(lease) && !dealer.gang_ready(Lease { task: TaskId(9), ..lease }));
     assert_eq!(dealer.deal(Time(0)).gangs, [lease]);
     assert_eq!(dealer.states(Time(0))[0].holders, [(Holder::Gang(TaskId(1), 1), 1)]);

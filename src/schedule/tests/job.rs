@@ -37,7 +37,7 @@ pub(super) struct Job {
 impl Facts for Job {
     fn retry(&self, task: TaskId) -> Retry {
         let (count, elsewhere) = (self.retries[task.index()], self.elsewhere[task.index()]);
-        Retry { count, backoff: Duration::from_micros(300), factor: 2.0, elsewhere }
+        Retry { count, backoff: Duration::from_micros(300), elsewhere, ..Retry::NONE }
     }
 
     fn movable(&self, task: TaskId) -> bool {
@@ -200,10 +200,17 @@ impl Job {
     /// How an attempt ends; those that were lost with their rank are not counted.
     pub(super) fn outcome(&self, task: TaskId, attempt: u16) -> Outcome {
         if self.fails.contains(&(task.0, attempt)) {
-            Outcome { state: State::Failed, exit: 1, cached: false }
+            let state = if self.falls_short(task, attempt) { State::OutOfMemory } else { State::Failed };
+            Outcome { state, exit: 1, cached: false }
         } else {
             Outcome::OK
         }
+    }
+
+    /// True for an attempt that fails for lack of memory: some of those that another one follows.
+    pub(super) fn falls_short(&self, task: TaskId, attempt: u16) -> bool {
+        let fails = self.fails.contains(&(task.0, attempt)) && attempt <= self.retries[task.index()];
+        fails && (task.0 + u32::from(attempt)).is_multiple_of(2)
     }
 
     /// The state that every task must end in, from the meaning of the graph alone.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::job::{Job, Terms};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time};
 use crate::schedule::coordinator::{
     Change, Coordinator, CoordinatorAction, CoordinatorEvent, Member, StopReason, Tasks,
 };
@@ -92,7 +92,8 @@ fn a_task_that_has_begun_does_not_wait_for_what_runs_again() {
 
 #[test]
 fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
-    let lease = Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0) };
+    let lease =
+        Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0), short: Shortfalls::NONE };
     let mut coordinator = two_ranks(&[], &[0], Shape { ranks: 4, ..ALONE });
     let leader = Member { slots: 3, ..Member::default() };
     step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(leader) });
@@ -139,7 +140,8 @@ fn an_end_that_only_its_home_knows_is_told_while_the_run_ends() {
 
 #[test]
 fn slots_of_a_gang_whose_leader_has_left_are_free() {
-    let lease = Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0) };
+    let lease =
+        Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0), short: Shortfalls::NONE };
     let mut coordinator = two_ranks(&[], &[0], Shape { ranks: 4, ..ALONE });
     let leader = Member { slots: 3, ..Member::default() };
     step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(leader) });

@@ -409,6 +409,6 @@ fn random_homes(rng: &mut Rng, job: &Job, slots: &[u32]) -> Vec<u32> {
 }
 
 /// What an entry of `ends` is about.
-fn runs_at(&(_, rank, (task, _, attempt, _), _): &(u64, u32, Item, u64)) -> (Rank, TaskId, u16) {
+fn runs_at(&(_, rank, (task, _, attempt, _, _), _): &(u64, u32, Item, u64)) -> (Rank, TaskId, u16) {
     (Rank(rank), TaskId(task), attempt)
 }

@@ -2,7 +2,7 @@
 //! back to their homes.
 
 use super::{Worker, WorkerAction, send};
-use crate::model::{Attempt, Rank, State, Time};
+use crate::model::{Attempt, Rank, Shortfalls, State, Time};
 use crate::schedule::protocol::{Lease, Message};
 
 /// A task of another home that this rank runs or will run.
@@ -73,12 +73,12 @@ impl Worker {
         };
         let home = guest.home;
         guest.ended = Some(attempt);
-        // The home's verdict on a first attempt at a task without retries is certain.
+        // The home's verdict on a first attempt at a task that has no second one is certain.
         let state = attempt.outcome.state;
         if state.is_failure()
             && state != State::NodeFail
             && attempt.attempt == 1
-            && self.facts.retry(attempt.task).count == 0
+            && !self.facts.retry(attempt.task).is_left(1, Shortfalls::NONE.after(state))
         {
             self.count_failure(actions);
         }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use super::leases::reported_by_runner;
 use super::{Worker, WorkerAction, send};
-use crate::model::{Attempt, Rank, State, TaskId, Time};
+use crate::model::{Attempt, Rank, Shortfalls, State, TaskId, Time};
 use crate::schedule::protocol::{Lease, Message, Tried, is_among};
 
 /// A further attempt at a task at home here; ordered by its due time.
@@ -16,6 +16,8 @@ pub(super) struct PlannedRetry {
     pub(super) attempt: u16,
     /// The rank that will run it.
     pub(super) to: Rank,
+    /// Attempts so far that fell short of what they needed.
+    pub(super) short: Shortfalls,
 }
 
 impl Worker {
@@ -64,12 +66,12 @@ impl Worker {
             return false;
         }
         let task = attempt.task;
-        let before = self.tried.get(&task).map_or(0, |tried| tried.lost);
+        let (before, short) = self.tried.get(&task).map_or_else(Default::default, |tried| (tried.lost, tried.short));
         let lost = before + u16::from(attempt.outcome.state == State::NodeFail);
-        let tried = Tried { task, attempts: attempt.attempt, lost, rank: attempt.rank, end: now };
-        if attempt.attempt - tried.lost.min(attempt.attempt) > self.facts.retry(task).count
-            || attempt.attempt == u16::MAX
-        {
+        let short = short.after(attempt.outcome.state);
+        let tried = Tried { task, attempts: attempt.attempt, lost, rank: attempt.rank, end: now, short };
+        let failures = attempt.attempt.saturating_sub(lost);
+        if !self.facts.retry(task).is_left(failures, short) || attempt.attempt == u16::MAX {
             return false;
         }
         self.tried.insert(task, tried);
@@ -84,8 +86,8 @@ impl Worker {
     pub(super) fn cancel(&mut self, now: Time, tasks: Vec<(u32, u32)>, actions: &mut Vec<WorkerAction>) {
         let (cancelled, stay): (Vec<_>, Vec<_>) = self.retries.drain().partition(|next| is_among(next.0.task, &tasks));
         self.retries.extend(stay);
-        for Reverse(PlannedRetry { task, attempt, .. }) in cancelled {
-            let lease = Lease { task, home: self.me, attempt, urgency: 0, ready: now };
+        for Reverse(PlannedRetry { task, attempt, short, .. }) in cancelled {
+            let lease = Lease { task, home: self.me, attempt, urgency: 0, ready: now, short };
             self.attempt_ended(now, lease.cancelled(self.me, now), false, actions);
         }
         actions.push(WorkerAction::Cancel(tasks));
@@ -99,17 +101,17 @@ impl Worker {
         let elsewhere = (doomed || retry.elsewhere && failures > 0) && self.facts.movable(tried.task);
         let to = if elsewhere { self.stealer.next_after(tried.rank) } else { self.me };
         let attempt = tried.attempts.saturating_add(1);
-        self.retries.push(Reverse(PlannedRetry { due, task: tried.task, attempt, to }));
+        self.retries.push(Reverse(PlannedRetry { due, task: tried.task, attempt, to, short: tried.short }));
     }
 
     pub(super) fn start_retries(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {
-        while let Some(&Reverse(PlannedRetry { due, task, attempt, to })) = self.retries.peek() {
+        while let Some(&Reverse(PlannedRetry { due, task, attempt, to, short })) = self.retries.peek() {
             if due > now || !self.phase.is_settled() {
                 break;
             }
             self.retries.pop();
             let urgency = self.ledger.as_ref().and_then(|l| Some(l.urgency(l.local(task)?))).unwrap_or_default();
-            let lease = Lease { task, home: self.me, attempt, urgency, ready: now };
+            let lease = Lease { task, home: self.me, attempt, urgency, ready: now, short };
             if self.facts.needs_gang(task, self.slots) {
                 self.lent.insert(task);
                 send(actions, Rank::ZERO, Message::GangReady { lease });

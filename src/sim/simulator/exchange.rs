@@ -111,7 +111,7 @@ impl Simulator<'_> {
             worker::WorkerAction::Start(locals) => locals.into_iter().for_each(|local| self.start(rank, local)),
             worker::WorkerAction::StartLease(lease) => {
                 let retry = self.prepared.job.group(lease.task).retry;
-                let needs = lease.needs(&retry, self.needs(lease.task));
+                let needs = lease.needs(&retry, self.needs(rank, &lease));
                 self.push(rank, lease, needs);
             }
             worker::WorkerAction::Surrender { to, max } => {

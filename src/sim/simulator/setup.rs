@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::graph::partition::Partition;
 use crate::journal::Record;
-use crate::model::{Rank, TaskId, Time};
+use crate::model::{Rank, State, TaskId, Time};
 use crate::scale::elasticity::LevelStep;
 use crate::scale::{Forecast, Prices, Scaler};
 use crate::schedule::coordinator::{Coordinator, StopReason, TaskTally};
@@ -34,6 +34,35 @@ impl Log for Vec<Record> {
     }
 }
 
+/// Memory of the attempts whose need is known, over their duration.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MemoryUse {
+    /// Byte-seconds that they asked for.
+    pub asked: f64,
+    /// Byte-seconds of the peaks of those that were not ended for lack of memory.
+    pub needed: f64,
+    /// Number of tasks that completed.
+    pub completed: u32,
+    /// Number of attempts that were ended for lack of memory.
+    pub short: u32,
+}
+
+impl MemoryUse {
+    /// Counts an attempt that asked for some bytes and whose task has this peak.
+    pub(super) fn count(&mut self, (asked, peak): (u64, u64), took: Duration, state: State) {
+        let is_short = state == State::OutOfMemory;
+        self.asked += asked as f64 * took.as_secs_f64();
+        self.needed += if is_short { 0.0 } else { asked.min(peak) as f64 * took.as_secs_f64() };
+        self.short += u32::from(is_short);
+        self.completed += u32::from(state == State::Completed);
+    }
+
+    /// Byte-seconds that were asked for in vain.
+    pub fn wasted(&self) -> f64 {
+        self.asked - self.needed
+    }
+}
+
 /// The end of a run, with its history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimulatedEnd {
@@ -47,6 +76,8 @@ pub struct SimulatedEnd {
     pub events: u64,
     /// Slot-time of all attempts, failed ones included.
     pub busy: Duration,
+    /// Memory of all attempts whose need is known.
+    pub memory: MemoryUse,
     /// All granted nodes.
     pub nodes: Vec<Node>,
     /// Number of active ranks, from each change on.

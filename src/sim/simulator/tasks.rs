@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{On, RunningAttempt, SimulatedEvent, Simulator};
-use crate::model::{Attempt, Outcome, Rank, State, TaskId};
+use crate::model::{Attempt, Outcome, Rank, State};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::long_tasks::found_at;
 use crate::schedule::protocol::{Lease, Started};
@@ -23,7 +23,7 @@ impl Simulator<'_> {
     pub(super) fn start(&mut self, rank: u32, local: u32) {
         let Some(ledger) = &self.ranks[rank as usize].ledger else { return };
         let lease = Lease::at_home(ledger, local, Rank(rank));
-        let needs = if ledger.is_special(local) { self.needs(lease.task) } else { None };
+        let needs = if ledger.is_special(local) { self.needs(rank, &lease) } else { None };
         self.push(rank, lease, needs);
     }
 
@@ -34,14 +34,21 @@ impl Simulator<'_> {
         self.ranks[rank as usize].pool.push(lease, needs);
     }
 
-    pub(super) fn needs(&self, task: TaskId) -> Option<Needs> {
+    pub(super) fn needs(&self, rank: u32, lease: &Lease) -> Option<Needs> {
         let PreparedJob { job, pools, fair, .. } = self.prepared;
-        requirements::needs(job, task, pools.set_of(task), family(job, fair, task))
+        let Lease { task, short, .. } = *lease;
+        requirements::needs(job, (task, short), self.memory_of(rank), pools.set_of(task), family(job, fair, task))
+    }
+
+    /// Bytes of memory of a rank's node.
+    fn memory_of(&self, rank: u32) -> u64 {
+        self.cluster.nodes[self.provider.node(rank).kind.0 as usize].memory
     }
 
     pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On) {
         let slowness = self.provider.node(rank).slowness;
-        let fate = self.fates.of(self.prepared, lease.task, lease.attempt, slowness);
+        let limits = self.prepared.job.group(lease.task).limits(lease.short, self.memory_of(rank));
+        let fate = self.fates.of(self.prepared, (lease.task, lease.attempt), limits, slowness);
         let running = RunningAttempt { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
         let number = self.running.insert(running);
         self.running[number].ends =
@@ -108,6 +115,10 @@ impl Simulator<'_> {
         };
         let busy = self.now.since(start) * requirements::slots(self.prepared.job.group(lease.task));
         self.busy += busy;
+        let limits = self.prepared.job.group(lease.task).limits(lease.short, self.memory_of(rank));
+        if let (Some(asked), Some(peak)) = (limits.memory, self.fates.peak(self.prepared, lease.task)) {
+            self.memory.count((asked, peak), self.now.since(start), outcome.state);
+        }
         self.away += u64::from(lease.home != Rank(rank));
         let simulated = &mut self.ranks[rank as usize];
         simulated.busy += busy;

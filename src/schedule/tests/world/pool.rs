@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{Execution, LINK_TIMEOUT_NS, Life, World};
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::pools::shares::{PoolShares, Reserved};
 use crate::schedule::pools::{PoolClaim, PoolReport, SetId};
@@ -14,8 +14,9 @@ use crate::schedule::resources::Needs;
 use crate::schedule::tests::job::Job;
 use crate::schedule::worker::{self, Facts};
 
-/// A task in a pool: task, home as the pool knows it, attempt, when it was ready.
-pub(super) type Item = (u32, u32, u16, u64);
+/// A task in a pool: task, home as the pool knows it, attempt, when it was ready, and the attempts
+/// that fell short.
+pub(super) type Item = (u32, u32, u16, u64, Shortfalls);
 
 /// How long a task takes to fail on a rank that fails all of them.
 const FAILS_WITHIN_NS: u64 = 5_000;
@@ -65,11 +66,15 @@ impl World {
                 let ledger = self.workers[rank].ledger().expect("open").clone();
                 for local in locals {
                     let urgency = ledger.urgency(local);
-                    self.push(rank, urgency, (ledger.task(local).0, me.0, 1, ledger.ready_at(local).0));
+                    self.push(
+                        rank,
+                        urgency,
+                        (ledger.task(local).0, me.0, 1, ledger.ready_at(local).0, Shortfalls::NONE),
+                    );
                 }
             }
             worker::WorkerAction::StartLease(l) => {
-                self.push(rank, l.urgency, (l.task.0, l.home.0, l.attempt, l.ready.0))
+                self.push(rank, l.urgency, (l.task.0, l.home.0, l.attempt, l.ready.0, l.short))
             }
             worker::WorkerAction::Surrender { to, max } => {
                 let job = Arc::clone(&self.job);
@@ -176,7 +181,7 @@ impl World {
             assert_eq!(held, hosts.iter().map(|h| h.1).sum::<u32>(), "all slots are held");
         }
         let lease = self.pools[rank].held[&gang].1.expect("the leader has the task");
-        let item = (lease.task.0, lease.home.0, lease.attempt, lease.ready.0);
+        let item = (lease.task.0, lease.home.0, lease.attempt, lease.ready.0, lease.short);
         self.begin(rank, item, events);
     }
 
@@ -193,6 +198,7 @@ impl World {
             assert!(!self.journalled.contains(&(task, attempt)), "{task:?}, attempt {attempt}, is known to have ended");
             assert!(self.job.gangs.contains_key(&task.0) || self.job.needs[task.index()] <= self.pools[rank].slots);
         }
+        self.check_shortfalls(task, attempt, item.4);
         assert!(self.life[rank] != Life::Alive || !is_among(task, &self.pools[rank].paused), "{task:?} is paused");
         let in_gang = self.pools[rank].held.values().any(|held| held.1.is_some_and(|lead| lead.task == task));
         self.check_use(rank, task.0, in_gang);
@@ -303,8 +309,18 @@ impl World {
         events.push_back(worker::WorkerEvent::Pools(report));
     }
 
+    /// An attempt knows of all earlier ones that rank 0 knows to have fallen short, and of no others
+    /// than those that ran.
+    fn check_shortfalls(&self, task: TaskId, attempt: u16, short: Shortfalls) {
+        let known = |a: &&Attempt| a.outcome.state == State::OutOfMemory && a.task == task && a.attempt < attempt;
+        let least = self.journal.iter().filter(known).count();
+        let ran = |run: &&Execution| !run.ok && run.task == task && run.attempt < attempt;
+        let most = self.executed.iter().filter(ran).count();
+        assert!((least..=most).contains(&short.memory.into()), "{task:?}, attempt {attempt}: {short:?} {least} {most}");
+    }
+
     pub(super) fn end_task(&mut self) {
-        let Some(Reverse((_, rank, (task, home, attempt, ready), started))) = self.ends.pop() else { return };
+        let Some(Reverse((_, rank, (task, home, attempt, ready, short), started))) = self.ends.pop() else { return };
         let (task, home, rank) = (TaskId(task), Rank(home), rank as usize);
         self.known.remove(&(Rank(rank as u32), task, attempt));
         let interrupted = started == u64::MAX;
@@ -325,7 +341,8 @@ impl World {
             let healed = self.healed(Rank(rank as u32), Rank::ZERO).filter(|&healed| healed > self.now);
             if let Some(healed) = healed.filter(|_| self.growing.is_some()) {
                 // The answer of rank 0 comes no sooner.
-                return self.ends.push(Reverse((healed, rank as u32, (task.0, home.0, attempt, ready), started)));
+                let item = (task.0, home.0, attempt, ready, short);
+                return self.ends.push(Reverse((healed, rank as u32, item, started)));
             }
             if !self.offers(Rank(rank as u32), task, attempt) {
                 return;
@@ -399,8 +416,8 @@ impl World {
     }
 }
 
-fn lease_of(urgency: u8, &(task, home, attempt, ready): &Item) -> Lease {
-    Lease { task: TaskId(task), home: Rank(home), attempt, urgency, ready: Time(ready) }
+fn lease_of(urgency: u8, &(task, home, attempt, ready, short): &Item) -> Lease {
+    Lease { task: TaskId(task), home: Rank(home), attempt, urgency, ready: Time(ready), short }
 }
 
 /// True for a task that another rank may take.
