@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::selection_args::SelectionArgs;
 use super::{USAGE, print};
 use crate::exec::Kernels;
+use crate::exec::container::{missing_programs, program_here};
 use crate::graph::TaskGraph;
 use crate::job::units::format_duration;
 use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded};
@@ -51,9 +54,9 @@ pub(super) fn check(paths: &[PathBuf], selection: &Selection, json: bool) -> Exi
     });
     match found {
         Ok((loaded, graph, selected)) => {
-            let block_time = block_time(&loaded, &graph);
-            let warnings =
-                [&loaded.warnings, &loaded.missing_inputs(), &line_ends(&loaded), &block_time].map(Clone::clone);
+            let (block_time, runtimes) = (block_time(&loaded, &graph), missing_runtimes(&loaded));
+            let warnings = [&loaded.warnings, &loaded.missing_inputs(), &line_ends(&loaded), &block_time, &runtimes]
+                .map(Clone::clone);
             if json {
                 let warnings = warnings.iter().flat_map(|w| w.to_json().as_array().cloned().unwrap_or_default());
                 let mut summary = summary_json(&loaded.job, &graph, &selected);
@@ -110,6 +113,17 @@ fn block_time(loaded: &Loaded, graph: &TaskGraph) -> Diagnostics {
     let found = job.capacity.time.filter(leaves_none);
     let warning = found.and_then(|time| time_warning(job, graph, time, &named(time)));
     loaded.report(warning.into_iter().collect())
+}
+
+/// A warning for each image that no program here runs, unless a prologue may load one.
+fn missing_runtimes(loaded: &Loaded) -> Diagnostics {
+    let has_prologue = !loaded.job.prologue.is_empty() || loaded.job.parts.iter().any(|part| !part.prologue.is_empty());
+    let missing = loaded.job.containers().into_iter().filter(|it| !has_prologue && program_here(it).is_none());
+    let warning = |container| {
+        Diagnostic::warning(missing_programs(&container))
+            .help("install it on all nodes, or load its module in `prologue` of [job]; docs/containers.md says more")
+    };
+    loaded.report(missing.map(warning).take(LISTED).collect())
 }
 
 /// A warning if the file has Windows line ends.
@@ -215,7 +229,7 @@ fn max_at_once(job: &Job, graph: &TaskGraph, weight: &dyn Fn(TaskId) -> u64) -> 
 
 fn summary_json(job: &Job, graph: &TaskGraph, selected: &Selected) -> serde_json::Value {
     let shape = GraphFigures::of(job, graph, selected);
-    serde_json::json!({
+    json!({
         "ok": true,
         "job": job.name,
         "tasks": shape.tasks,
@@ -230,6 +244,7 @@ fn summary_json(job: &Job, graph: &TaskGraph, selected: &Selected) -> serde_json
         "critical_path_s": shape.critical_path.as_secs_f64(),
         "shortest_s": shape.at_least.as_secs_f64(),
         "without_estimate": shape.unknown,
+        "images": job.containers().iter().map(|it| json!({ "image": it.image, "program": program_here(it) })).collect::<Vec<_>>(),
     })
 }
 
@@ -264,6 +279,10 @@ fn summary(job: &Job, graph: &TaskGraph, selected: &Selected) -> String {
         counted(shape.tasks_at_once, "task"),
         counted(shape.slots_at_once, "slot")
     );
+    for container in job.containers().iter().take(LISTED) {
+        let program = program_here(container).unwrap_or("no program that is here");
+        let _ = writeln!(text, "  image {} run by {program}", container.image);
+    }
     if shape.unknown < shape.tasks {
         let _ = writeln!(
             text,

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::aside::AttemptDeadline;
 use super::cache::Visible;
+use super::container::{self, ContainerScene, Offer};
 use super::env::{BaseEnv, TaskEnv};
 use super::files::{self, Streams, first_missing};
 use super::kept_shell::{self, KeptShell};
@@ -30,7 +31,7 @@ use super::signals::ReceivedSignals;
 use super::spawn::{Child, ChildPlan, Refusal, StartStep, ensure_children_can_be_awaited, spawn};
 use super::supervise::{Care, Cause, CommandEnd, CommandLimits, Pipe, Supervisor};
 use super::{ExecContext, ExecError, Fault, RankContext};
-use crate::job::{Group, Task, TaskLimits, Work};
+use crate::job::{Container, Group, Task, TaskLimits, Work};
 use crate::model::{Outcome, State, Stream, TaskId};
 
 /// Pauses between attempts to start a program file that is still open for writing (ETXTBSY).
@@ -54,6 +55,8 @@ pub(super) struct Commands {
     measures: MeasureFiles,
     /// Of each job of the run.
     prologues: Vec<Prologue>,
+    /// The container runtimes that the commands of each job find; asked by the first that needs one.
+    offers: Vec<OnceLock<Offer>>,
     signals: ReceivedSignals,
     leftovers: Leftovers,
     scarcity: Scarcity,
@@ -110,6 +113,7 @@ impl Commands {
             launcher: Launcher::new(site.mpirun.clone()),
             measures: MeasureFiles::new(),
             prologues: prologues.iter().map(|lines| Prologue::new(lines)).collect(),
+            offers: prologues.iter().map(|_| OnceLock::new()).collect(),
             signals: ReceivedSignals::default(),
             leftovers: Leftovers::new(&mark),
             scarcity: Scarcity::default(),
@@ -266,29 +270,72 @@ impl Commands {
         let shell = || task.shell.as_deref().map_or_else(|| DEFAULT.map(str::to_owned).to_vec(), <[String]>::to_vec);
         let words = match &task.work {
             Work::Command(words) => ScriptWords::plain(words.clone()),
-            Work::Shell(line) if group.mpi.is_none() => {
+            Work::Shell(line) if group.mpi.is_none() && task.container.is_none() => {
                 return prologue.run_line(&shell(), line, &env.take_long(), place);
             }
             Work::Shell(line) => prologue.line_of_rank(&shell(), line, place)?,
             Work::Kernel { name, .. } => return Err(Fault::new(format!("kernel `{name}` is not a command"))),
         };
-        let Some(shape) = group.mpi else { return prologue.run_words(words.words, place) };
-        let job = MpiJob { shape, cpus_per_rank: group.cpus, seat };
-        let ask = |env: &TaskEnv, words| self.ask(attempt, env, prologue.run_words(words, place)?);
+        let words = match &task.container {
+            Some(container) => self.in_container(attempt, container, env, words)?,
+            None => words,
+        };
+        let Some(shape) = group.mpi else {
+            let first = prologue.run_words(words.words.clone(), place)?;
+            return Ok(words.behind(first));
+        };
+        let job = MpiJob { shape, cpus_per_rank: group.cpus, seat, is_contained: task.container.is_some() };
+        let doing = "querying the version of the MPI launcher";
+        let ask = |env: &TaskEnv, words| self.ask(attempt, env, prologue.run_words(words, place)?, doing);
         let launched = self.launcher.words(words.words.clone(), &job, env, ask)?;
         let launched = prologue.run_words(launched, place)?;
         Ok(words.behind(launched))
     }
 
+    /// Lets words run in a container.
+    fn in_container(
+        &self,
+        attempt: &CommandAttempt,
+        container: &Container,
+        env: &mut TaskEnv,
+        words: ScriptWords,
+    ) -> Result<ScriptWords, Fault> {
+        let &CommandAttempt { task, site, job, .. } = attempt;
+        let known = self.offers.get(job).ok_or_else(|| Fault::new(format!("there is no job {job}")))?;
+        let offer = match known.get() {
+            Some(offer) => offer,
+            None => {
+                let probe = self.prologue(job)?.run_words(Offer::probe(), &site.scripts)?;
+                let [found, _] = self.ask(attempt, env, probe, "looking for a container runtime")?;
+                known.get_or_init(|| Offer::read(&found))
+            }
+        };
+        let scene = ContainerScene {
+            dir: &task.dir,
+            // It is on this node only.
+            measures: self.measures.dir().filter(|_| attempt.seat.hosts.is_empty()),
+            scripts: words.has_scripts().then_some(&*site.scripts),
+            gpu_variable: env.gpu_variable(),
+        };
+        let run = container::words(container, &scene, offer, env, words.words.clone())?;
+        Ok(words.behind(ScriptWords::plain(run)))
+    }
+
     /// Runs a program in the task's environment and within its limits; returns its standard output
     /// and standard error.
-    fn ask(&self, attempt: &CommandAttempt, env: &TaskEnv, words: ScriptWords) -> Result<[String; 2], Fault> {
+    fn ask(
+        &self,
+        attempt: &CommandAttempt,
+        env: &TaskEnv,
+        words: ScriptWords,
+        doing: &str,
+    ) -> Result<[String; 2], Fault> {
         let captured = CapturedOutput::default();
         let output = Output::new(&captured, attempt.task.id, attempt.seat.attempt);
         let mut started = self.start(attempt, env, words, Streams::default(), None)?;
         let ended = self.supervise(attempt, &mut started, &output)?;
         if ended.cause.is_some() {
-            attempt.deadline.check("querying the version of the MPI launcher")?;
+            attempt.deadline.check(doing)?;
         }
         Ok(captured
             .0

@@ -254,9 +254,14 @@ impl TaskEnv<'_> {
         Ok(())
     }
 
+    /// The variable that shows commands their GPUs.
+    pub(super) fn gpu_variable(&self) -> &'static str {
+        let variable = self.base.gpus.variable;
+        if variable.is_empty() { "CUDA_VISIBLE_DEVICES" } else { variable }
+    }
+
     fn show_gpus(&mut self, ordinals: &[u32]) -> Result<(), Fault> {
-        let gpus = &self.base.gpus;
-        let variable = if gpus.variable.is_empty() { "CUDA_VISIBLE_DEVICES" } else { gpus.variable };
+        let (gpus, variable) = (&self.base.gpus, self.gpu_variable());
         if gpus.counted && variable == "CUDA_VISIBLE_DEVICES" {
             // Phalanx numbers GPUs by bus id; without this variable CUDA puts the fastest first.
             self.offer("CUDA_DEVICE_ORDER", "PCI_BUS_ID")?;

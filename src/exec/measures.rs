@@ -77,6 +77,11 @@ impl MeasureFiles {
         }
     }
 
+    /// The directory of the files.
+    pub(super) fn dir(&self) -> Option<&Path> {
+        self.dir.as_ref().map(|dir| dir.dir.path())
+    }
+
     /// The file of an attempt.
     pub(super) fn file(&self, task: TaskId, attempt: u16) -> Option<PathBuf> {
         Some(self.dir.as_ref()?.dir.path().join(format!("{task}.{attempt}", task = task.0)))

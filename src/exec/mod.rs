@@ -30,6 +30,7 @@
 //! | `env` | the environment that a task sees |
 //! | `user_env` | what the user set for MPI programs, told apart from what a launcher set |
 //! | `mpi` | the `mpirun` line of an MPI task |
+//! | `container` | the command that runs a task in an image |
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task measures |
 //! | `used_files` | what a resumed run compares: inputs and programs of a task |
@@ -43,6 +44,7 @@ mod args;
 mod aside;
 mod cache;
 mod command;
+pub(crate) mod container;
 mod control;
 mod env;
 mod files;

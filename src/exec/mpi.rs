@@ -48,6 +48,15 @@ impl Launcher {
             env.set("OMPI_MCA_plm", "isolated")?;
             env.set("OMPI_MCA_ras", "^slurm")?;
         }
+        if job.is_contained && flavour == Flavour::OpenMpi {
+            // Ranks in containers of their own must not read each other's memory (CMA); shared
+            // memory works.
+            for name in ["OMPI_MCA_btl_vader_single_copy_mechanism", "OMPI_MCA_btl_sm_use_cma"] {
+                if env.get(name).is_none() {
+                    env.set(name, if name.ends_with("cma") { "0" } else { "none" })?;
+                }
+            }
+        }
         let options = match flavour {
             Flavour::OpenMpi => job.open_mpi(env),
             Flavour::Hydra => job.hydra(),
@@ -90,6 +99,8 @@ pub(super) struct MpiJob<'a> {
     pub(super) shape: MpiShape,
     pub(super) cpus_per_rank: u32,
     pub(super) seat: &'a ExecContext<'a>,
+    /// Each rank runs in a container.
+    pub(super) is_contained: bool,
 }
 
 impl MpiJob<'_> {
@@ -156,7 +167,8 @@ mod tests {
             hosts,
             rayon: &pool,
         };
-        let line = MpiJob { shape: MpiShape { ranks, per_node: Some(2) }, cpus_per_rank: 1, seat: &seat };
+        let line =
+            MpiJob { shape: MpiShape { ranks, per_node: Some(2) }, cpus_per_rank: 1, seat: &seat, is_contained: false };
         (line.hydra().join(" "), line.is_crowded())
     }
 

@@ -38,6 +38,11 @@ impl ScriptWords {
         ScriptWords { words, scripts: Vec::new() }
     }
 
+    /// True if the words name scripts.
+    pub(super) fn has_scripts(&self) -> bool {
+        !self.scripts.is_empty()
+    }
+
     /// Appends these words to others that start them.
     pub(super) fn behind(self, first: ScriptWords) -> ScriptWords {
         ScriptWords { words: first.words, scripts: first.scripts.into_iter().chain(self.scripts).collect() }

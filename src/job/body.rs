@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::cache::CacheRules;
+use super::container::{Container, ContainerRuntime, is_path};
 use super::space::Space;
 use super::template::{Element, Placeholder, Template};
 use super::{Task, Work};
@@ -36,6 +37,27 @@ pub(crate) struct Extras {
     pub shell: Option<Arc<[String]>>,
     pub keeps_background: bool,
     pub cache: Option<Arc<CacheRules>>,
+    pub container: Option<ContainerTemplate>,
+}
+
+/// `container` of a task, with placeholders.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ContainerTemplate {
+    /// An absolute path, or a name that the runtime knows.
+    pub image: Template,
+    pub runtime: ContainerRuntime,
+    /// Absolute directories with their places inside.
+    pub binds: Box<[(Template, Template)]>,
+    pub gpu: bool,
+    pub workdir: Option<Template>,
+}
+
+impl Extras {
+    /// The image of the container as a file that the task reads, if it is one.
+    pub(crate) fn image_file(&self) -> Option<FileTemplate> {
+        let image = &self.container.as_ref()?.image;
+        is_path(image.start()).then(|| FileTemplate { name: image.clone(), size: None, optional: false })
+    }
 }
 
 /// A declared file.
@@ -123,7 +145,7 @@ impl Body {
     /// Expands one element to a task.
     pub(crate) fn task(&self, id: TaskId, name: &str, number: u32, job_dir: &Path) -> Task {
         let element = Element { name, space: self.space(), number };
-        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, cache, .. } = &*self.extras;
+        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, cache, container, .. } = &*self.extras;
         let path = |template: &Option<Template>| template.as_ref().map(|t| t.fill_pattern(element).into());
         let files = |files: &[FileTemplate]| files.iter().map(|f| (f.name.fill(element).into(), f.size)).collect();
         Task {
@@ -142,6 +164,7 @@ impl Body {
             shell: shell.clone(),
             keeps_background: *keeps_background,
             cache: cache.clone(),
+            container: container.as_ref().map(|container| Container::of(container, element, job_dir)),
         }
     }
 }

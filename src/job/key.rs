@@ -17,7 +17,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::space::Space;
-use super::{Job, SubstError, Work};
+use super::{Container, Job, SubstError, Work};
 use crate::model::TaskId;
 
 struct Encoder(Vec<u8>);
@@ -99,6 +99,19 @@ impl Encoder {
         }
     }
 
+    fn container(&mut self, container: &Container) {
+        let Container { image, runtime, binds, gpu, workdir } = container;
+        self.text(image);
+        self.tag(*runtime as u8);
+        self.number(binds.len() as u64);
+        for (from, to) in binds {
+            self.path(from);
+            self.path(to);
+        }
+        self.tag(u8::from(*gpu));
+        self.option(workdir.as_deref(), Encoder::path);
+    }
+
     fn work(&mut self, work: &Work) {
         match work {
             Work::Command(words) => {
@@ -144,6 +157,7 @@ impl Job {
         inputs.into_iter().for_each(|file| encoder.path(file));
         encoder.variables(&self.env);
         encoder.variables(&task.env);
+        encoder.option(task.container.as_ref(), Encoder::container);
         encoder.option(mpi, |encoder, mpi| encoder.number(u64::from(mpi.ranks)));
         // The prologue only affects commands.
         if !matches!(task.work, Work::Kernel { .. }) {

@@ -14,6 +14,7 @@ mod body;
 pub(crate) mod bounded_read;
 pub(crate) mod cache;
 mod capacity;
+pub(crate) mod container;
 pub(crate) mod diagnostic;
 pub(crate) mod dialect;
 pub(crate) mod document;
@@ -54,6 +55,7 @@ pub use added::{Addition, GrowingJob, parts_of, read_added, text_with};
 pub use alert::Alert;
 pub use cache::{CacheRules, CacheSettings};
 pub use capacity::{Capacity, ProviderKind};
+pub use container::{Container, ContainerRuntime};
 pub(crate) use diagnostic::suggest;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use edit::{FieldChange, set_task_fields};
@@ -359,6 +361,8 @@ pub struct Task {
     pub keeps_background: bool,
     /// `cache`: the result of an equal task is taken from the cache.
     pub cache: Option<Arc<CacheRules>>,
+    /// `container`: the image that the command runs in.
+    pub container: Option<Container>,
 }
 
 /// The work of a task.

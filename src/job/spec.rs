@@ -5,19 +5,21 @@
 //! the fields mean together (defaults, arrays, dependencies).
 
 mod cache;
+mod container;
 
 use serde_json::Value;
 
 pub(crate) use cache::{CacheSpec, CacheTable};
+pub(crate) use container::ContainerTable;
 
 use super::diagnostic::Findings;
 use super::read::{
     At, Field, Read, Section, Tables, TomlNode, Whole, check_keys, check_required, section, table, table_schema,
 };
 use super::values::{
-    Amount, ArgsSpec, ArraySpec, Background, Budget, CacheUse, CommandSpec, DurationSpec, EnvSpec, EstimateSpec,
-    FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemoryRequest, NeedsSpec, OneOf, OperationName,
-    PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings, TriggerSpec,
+    Amount, ArgsSpec, ArraySpec, Background, Budget, CacheUse, CommandSpec, ContainerUse, DurationSpec, EnvSpec,
+    EstimateSpec, FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemoryRequest, NeedsSpec, OneOf,
+    OperationName, PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings, TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Placement, PolicyKind, ProviderKind};
 use crate::data::format::GraphFormat;
@@ -129,6 +131,8 @@ section! {
         /// Take the outputs of an equal task of this or an earlier run instead of running the task:
         /// true, or a table with options
         cache: CacheUse = "false",
+        /// Run commands in a container: { image = "tools.sif" }; false for a task without
+        container: ContainerUse = "none",
     }
 }
 
@@ -536,6 +540,7 @@ mod tests {
             .chain([
                 CacheSpec::FIELDS,
                 CacheTable::FIELDS,
+                ContainerTable::FIELDS,
                 AlertSpec::FIELDS,
                 GraphSpec::FIELDS,
                 GenerateSpec::FIELDS,

@@ -76,12 +76,12 @@ const SYNONYMS: &[Synonyms] = &[
         "module modules envmodules module_load conda conda_env before_script beforescript before_all preamble pre \
          setup init",
         &["prologue"],
-        "prologue = [\"module load ...\"] in [job]; docs/recipes.md has modules, conda and containers",
+        "prologue = [\"module load ...\"] in [job]; docs/recipes.md has modules and conda",
     ),
     as_in(
-        "container image singularity apptainer docker podman charliecloud sif",
-        &["command"],
-        "command = \"apptainer exec image.sif program\"; docs/recipes.md has containers",
+        "container_image image singularity apptainer docker podman charliecloud sif containeroptions",
+        &["container"],
+        "container = { image = \"tools.sif\" }",
     ),
     // Dependencies.
     as_in(

@@ -116,6 +116,28 @@ impl Template {
         }
     }
 
+    /// What precedes the first placeholder.
+    pub(crate) fn start(&self) -> &str {
+        match self {
+            Template::Text(text) => text,
+            Template::Pieces(pieces) => match pieces.first() {
+                Some(TemplatePart::Text(text)) => text,
+                _ => "",
+            },
+        }
+    }
+
+    /// The template behind a text.
+    pub(crate) fn behind(self, text: &str) -> Template {
+        match self {
+            Template::Text(own) => Template::Text(format!("{text}{own}").into()),
+            Template::Pieces(pieces) => {
+                let first = TemplatePart::Text(text.into());
+                Template::Pieces(std::iter::once(first).chain(pieces).collect())
+            }
+        }
+    }
+
     /// The text for one element.
     pub(crate) fn fill(&self, element: Element<'_>) -> String {
         let mut text = String::new();

@@ -100,8 +100,9 @@ pub(super) fn recipe(exit: i32, text: &str) -> Option<&'static str> {
                 "docker: not found",
                 "podman: not found",
                 "docker daemon",
+                "no program in PATH runs the image",
             ],
-            "see Containers in docs/recipes.md",
+            "see docs/containers.md",
         ),
     ];
     let known = RECIPES.iter().find(|(messages, _)| messages.iter().any(|message| text.contains(message)));
@@ -245,7 +246,7 @@ mod tests {
             ("CondaError: Run 'conda init' before 'conda activate'", "Conda"),
             ("sh: 1: source: not found", "Bash"),
             ("/bin/sh: 3: Syntax error: \"(\" unexpected", "Bash"),
-            ("sh: 1: apptainer: not found", "Containers"),
+            ("sh: 1: apptainer: not found", "containers.md"),
             ("sh: 1: samtools: not found", "Programs"),
         ] {
             assert!(recipe(127, text).is_some_and(|recipe| recipe.contains(page)), "{text}");

@@ -67,6 +67,7 @@ impl JobView for Mosaic {
             shell: None,
             keeps_background: false,
             cache: None,
+            container: None,
         })
     }
 

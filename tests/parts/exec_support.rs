@@ -58,6 +58,7 @@ impl Spec {
             shell: None,
             keeps_background: false,
             cache: None,
+            container: None,
         };
         Spec { group, task, constant: false }
     }

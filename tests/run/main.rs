@@ -4,6 +4,7 @@ mod additions;
 mod bench;
 mod cache;
 mod calls;
+mod containers;
 mod embedding;
 mod faults;
 mod gpus;

@@ -10,9 +10,9 @@
 //! number of CPUs is, because it sets the number of threads. Nothing names a directory: a job that
 //! was copied elsewhere finds the results of the original.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::job::{CacheRules, Group, Task, Work};
+use crate::job::{CacheRules, Container, Group, Task, Work};
 use crate::store::Components;
 
 /// The variables that tell a task its name and its index.
@@ -62,6 +62,16 @@ pub(super) fn components(task: &Task, context: &KeyContext<'_>) -> Components {
             // Kernels change with the program.
             key.add("version of phalanx", env!("CARGO_PKG_VERSION"));
         }
+    }
+    if let Some(container) = &task.container {
+        // The content of a file is one of the contents; a name stands for what it names.
+        if container.file().is_none() {
+            key.add("image by name", container.image.as_str());
+        }
+        key.add(
+            "directory inside",
+            container.workdir.as_ref().map_or("the task's".into(), |d| d.display().to_string()),
+        );
     }
     if !matches!(task.work, Work::Kernel { .. }) {
         if !context.prologue.is_empty() {
@@ -127,7 +137,9 @@ pub(super) fn texts<'a>(
 
 /// The files that a task reads as far as it says so, with the names of their components.
 pub(super) fn files(task: &Task, programs: Vec<PathBuf>, stdin: Option<PathBuf>) -> Vec<(String, PathBuf)> {
-    let inputs = task.inputs.iter().map(|(file, _)| (format!("input {}", file.display()), task.dir.join(file)));
+    let image = task.container.as_ref().and_then(Container::file);
+    let name = |file: &Path| if image == Some(file) { "image".into() } else { format!("input {}", file.display()) };
+    let inputs = task.inputs.iter().map(|(file, _)| (name(file), task.dir.join(file)));
     // What is declared as an input is not listed again.
     let is_input = |file: &PathBuf| task.inputs.iter().any(|(other, _)| other == file);
     let programs = programs

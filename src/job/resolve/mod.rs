@@ -11,6 +11,7 @@ mod added;
 mod alerts;
 mod axes;
 mod cache;
+mod container;
 mod drafts;
 mod files;
 pub(crate) mod graphs;

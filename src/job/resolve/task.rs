@@ -128,6 +128,10 @@ impl<'a> TaskResolver<'a> {
         };
         let listed = usize::from(body.inputs.len() > own.inputs.as_ref().map_or(0, |files| files.value.0.len()));
         let graph_file = own.graph.as_ref().map(|at| Spot::of(&at.span)).into_iter().take(listed);
+        let container = common.get(|c| &c.container).filter(|_| body.extras.image_file().is_some());
+        let image = container.map(|at| {
+            Spot::of(at.value.0.as_ref().and_then(|table| table.image.as_ref()).map_or(&at.span, |image| &image.span))
+        });
         let output = own.output.as_ref().filter(|_| !body.outputs.is_empty()).map(|at| Spot::of(&at.span));
         let text = self.context.text;
         let needs = own.needs.iter().flat_map(|needs| &needs.value.0);
@@ -135,7 +139,7 @@ impl<'a> TaskResolver<'a> {
             needs: needs.map(|need| TypedNeed::new(need, text)).collect(),
             name: Spot::of(own.name.as_ref().map_or(&self.spec.span, |at| &at.span)),
             space: Spot::of(&self.space_span),
-            inputs: spots(own.inputs.as_ref()).into_iter().chain(graph_file).collect(),
+            inputs: spots(own.inputs.as_ref()).into_iter().chain(graph_file).chain(image).collect(),
             outputs: spots(own.outputs.as_ref()).into_iter().chain(output).collect(),
             broken: self.is_space_broken(),
         };
@@ -207,6 +211,11 @@ impl<'a> TaskResolver<'a> {
                 "leave `background` or `batch` out",
                 own.background.as_ref().map(|at| at.span.clone()),
             )),
+            _ if body.extras.container.is_some() => Some((
+                "a container is started for each task",
+                "leave `batch` out, or set `container = false`",
+                common.get(|c| &c.container).map(|at| at.span.clone()),
+            )),
             _ if shell.is_some_and(|shell| !is_standard(shell)) => Some((
                 "only shells like `sh` and `bash` run one line after the other",
                 "leave `batch` out, or choose such a shell",
@@ -258,8 +267,11 @@ impl<'a> TaskResolver<'a> {
             Some((EstimateSpec::Text(text), span)) => Some(self.template(text, span)),
             _ => None,
         };
+        let containers = (common.own.container.as_ref(), common.defaults.container.as_ref());
+        let has_gpus = common.get(|c| &c.gpus).is_some_and(|gpus| gpus.value.0 > 0);
         let mut extras = Extras {
             cache: None,
+            container: self.container(containers, &work, has_gpus),
             stdin: self.stream("stdin", own.stdin.as_ref()),
             stdout: self.stream("stdout", common.get(|c| &c.stdout)),
             stderr: self.stream("stderr", common.get(|c| &c.stderr)),
@@ -268,9 +280,14 @@ impl<'a> TaskResolver<'a> {
             shell: common.get(|c| &c.shell).map(|at| at.value.0.as_slice().into()),
             keeps_background: own.background.as_ref().is_some_and(|at| at.value.0 == Background::Keep),
         };
-        self.judge_line(&work, extras.shell.as_ref().or(self.job.shell.as_ref()));
+        if extras.container.is_none() {
+            self.judge_line(&work, extras.shell.as_ref().or(self.job.shell.as_ref()));
+        }
         let env = self.variables(common.defaults.env.as_ref(), common.own.env.as_ref());
-        let inputs = self.files("inputs", own.inputs.as_ref());
+        let mut inputs = self.files("inputs", own.inputs.as_ref());
+        if let Some(image) = extras.image_file() {
+            inputs = inputs.into_iter().chain([image]).collect();
+        }
         let outputs = self.files("outputs", own.outputs.as_ref());
         extras.cache =
             self.cache((common.own.cache.as_ref(), common.defaults.cache.as_ref()), &work, &extras, &outputs);

@@ -2,6 +2,7 @@
 
 mod axes;
 mod cache;
+mod container;
 mod graphs;
 mod pools;
 mod quantities;
@@ -17,6 +18,7 @@ use super::scalar::Scalar;
 
 pub(crate) use axes::{ArraySpec, AxisSource, AxisSpec, MatrixSpec};
 pub(crate) use cache::CacheUse;
+pub(crate) use container::ContainerUse;
 pub(crate) use graphs::{GraphWeights, OperationName};
 pub(crate) use pools::{NamedPool, PoolAmounts, PoolsSpec, RateSpec};
 pub(crate) use quantities::{

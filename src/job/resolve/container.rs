@@ -1,0 +1,103 @@
+//! Resolves `container` of a task.
+
+use super::names::{check_dir, check_path};
+use super::task::TaskResolver;
+use crate::job::body::{ContainerTemplate, WorkTemplate};
+use crate::job::container::{ContainerRuntime, is_path};
+use crate::job::diagnostic::Diagnostic;
+use crate::job::read::At;
+use crate::job::template::Template;
+use crate::job::units::shorten;
+use crate::job::values::ContainerUse;
+
+impl TaskResolver<'_> {
+    /// The container of the task; that of `[defaults]` holds for commands only.
+    pub(super) fn container(
+        &mut self,
+        (own, default): (Option<&At<ContainerUse>>, Option<&At<ContainerUse>>),
+        work: &WorkTemplate,
+        has_gpus: bool,
+    ) -> Option<ContainerTemplate> {
+        let typed = own.or(default)?;
+        let table = typed.value.0.as_ref()?;
+        if matches!(work, WorkTemplate::Kernel { .. }) {
+            if own.is_some() {
+                self.findings.push(
+                    Diagnostic::error("a container holds a command, and this task runs inside Phalanx itself")
+                        .at(&typed.span)
+                        .help("leave `container` out"),
+                );
+            }
+            return None;
+        }
+        let image = table.image.as_ref()?;
+        let runtime = table.runtime.as_ref().map_or(ContainerRuntime::Auto, |at| at.value.0);
+        self.check_image(image, runtime);
+        let binds = table.bind.iter().flat_map(|binds| &binds.value.0);
+        let binds = binds.filter_map(|bind| self.bind(bind)).collect();
+        if let Some(dir) = &table.workdir {
+            self.check_inside("workdir", &dir.value, dir);
+        }
+        Some(ContainerTemplate {
+            image: if is_path(&image.value) { self.below_job(&image.value, image) } else { self.own_template(image) },
+            runtime,
+            binds,
+            gpu: table.gpu.as_ref().map_or(has_gpus, |at| at.value),
+            workdir: table.workdir.as_ref().map(|dir| self.own_template(dir)),
+        })
+    }
+
+    fn check_image(&mut self, image: &At<String>, runtime: ContainerRuntime) {
+        check_dir("image", image, self.findings);
+        if !runtime.takes(&image.value) {
+            let message = format!("this runtime does not run an image like {:?}", shorten(&image.value));
+            let help = "a file or directory is for apptainer, or for charliecloud (not .sif), and begins with `/` or \
+                        `.` or ends as image files do; names of registries are for podman, and for apptainer as \
+                        docker://NAME";
+            self.findings.push(Diagnostic::error(message).at(&image.span).help(help));
+        }
+    }
+
+    /// A directory outside and its place inside.
+    fn bind(&mut self, bind: &At<String>) -> Option<(Template, Template)> {
+        check_dir("bind", bind, self.findings);
+        let (from, to) = bind.value.split_once(':').unwrap_or((&bind.value, ""));
+        if bind.value.contains(',') || to.contains(':') {
+            let message = format!("{:?} is not DIR or DIR:PLACE", shorten(&bind.value));
+            let help = "options such as `ro` differ between runtimes and are not passed on; names have no comma";
+            self.findings.push(Diagnostic::error(message).at(&bind.span).help(help));
+            return None;
+        }
+        let from = self.below_job(from, bind);
+        if to.is_empty() {
+            return Some((from.clone(), from));
+        }
+        self.check_inside("bind", to, bind);
+        Some((from, self.template(to, &bind.span)))
+    }
+
+    /// A place inside a container has its whole path.
+    fn check_inside(&mut self, key: &str, place: &str, typed: &At<String>) {
+        check_path(key, typed, self.findings);
+        if !place.starts_with(['/', '{']) {
+            let message =
+                format!("`{key}`: {:?} is a place inside the container and needs its whole path", shorten(place));
+            self.findings.push(Diagnostic::error(message).at(&typed.span).help("begin it with `/`"));
+        }
+    }
+
+    fn own_template(&mut self, typed: &At<String>) -> Template {
+        self.template(&typed.value, &typed.span)
+    }
+
+    /// A path outside, relative to the directory of the job.
+    fn below_job(&mut self, path: &str, typed: &At<String>) -> Template {
+        let template = self.template(path, &typed.span);
+        if template.fill(self.element(0)).starts_with('/') {
+            return template;
+        }
+        let dir = self.job.dir.join("");
+        let template = template.behind(&dir.to_string_lossy());
+        self.shared.template(template)
+    }
+}
