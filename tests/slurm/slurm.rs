@@ -210,3 +210,33 @@ fn submit_sends_the_script_and_says_where_the_run_will_be() {
     assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
     submit(&["--", "--run-dir", "x"]).code(2);
 }
+
+/// Two tasks, of which the first kills rank 0 at its first attempt and the second each time.
+fn deadly(kills: u32) -> String {
+    // Rank 0 is the parent of the command's shell.
+    format!(
+        "[job]\nname = \"deadly\"\n[[task]]\nname = \"before\"\ncommand = \"echo done >> before\"\n\
+         [[task]]\nname = \"deadly\"\nneeds = [\"before\"]\n\
+         command = \"echo x >> tries; test $(wc -l < tries) -gt {kills} || kill -KILL $PPID; sleep 1\"\n"
+    )
+}
+
+#[test]
+fn a_run_whose_rank_0_was_killed_is_resumed_within_its_allocation() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let dir = Dir::new("restarts");
+    dir.job("deadly.toml", &deadly(2));
+    let id = submit(&slurm, &dir, &[], &["deadly.toml", "--slots", "1"]);
+    let end = slurm.wait_job(id, 240);
+    assert_ended(&end, "COMPLETED", 0);
+    assert!(end.log.contains("further restarts: 1") && end.log.contains("further restarts: 0"), "{}", end.log);
+    assert_eq!((dir.read("before"), dir.read("tries").lines().count()), ("done\n".to_owned(), 3));
+    assert_eq!(latest(&dir).0, "COMPLETED");
+
+    let dir = Dir::new("no-restarts");
+    dir.job("deadly.toml", &deadly(2));
+    let id = submit(&slurm, &dir, &["--export=ALL,PHALANX_RESTARTS=0"], &["deadly.toml", "--slots", "1"]);
+    let end = slurm.wait_job(id, 240);
+    assert!(end.state == "FAILED" && end.log.contains("To continue"), "{} {}\n{}", end.state, end.code, end.log);
+    assert_eq!(dir.read("tries").lines().count(), 1);
+}
