@@ -8,6 +8,7 @@ mod exec_mpi;
 mod exec_support;
 mod fabric_mpi;
 mod job_files;
+mod packaging;
 mod pool_sleep;
 #[path = "../support/mod.rs"]
 mod support;
