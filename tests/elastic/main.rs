@@ -3,6 +3,7 @@
 mod elastic;
 mod history;
 mod hostfile;
+mod hosts;
 mod scaling;
 #[path = "../support/mod.rs"]
 mod support;
