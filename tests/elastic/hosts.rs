@@ -80,10 +80,13 @@ impl Hosts {
 
     /// Joins from a host, and waits until rank 0 has noticed it as this rank.
     fn join(&self, host: usize, dir: &Dir, run: &Running, rank: u32) -> Running {
-        let joined = self.phalanx(host, dir, &["-v", "join", "--contact", "run/contact", "--slots", "1"]).start();
-        let said = format!("rank {rank} on ");
-        wait_for("it to take part", 120, || run.stderr_so_far().contains(&said).then_some(()));
+        let joined = self.start_join(host, dir);
+        wait_for_rank(run, rank);
         joined
+    }
+
+    fn start_join(&self, host: usize, dir: &Dir) -> Running {
+        self.phalanx(host, dir, &["-v", "join", "--contact", "run/contact", "--slots", "1"]).start()
     }
 
     /// Takes the cable of a host out.
@@ -136,6 +139,12 @@ fn names(tasks: u32) -> Vec<String> {
 fn ran(dir: &Dir, rank: u32) -> usize {
     let name = format!("ran-{rank}");
     if dir.has(&name) { dir.read(&name).lines().count() } else { 0 }
+}
+
+/// Waits until rank 0 has noticed that a rank takes part.
+fn wait_for_rank(run: &Running, rank: u32) {
+    let said = format!("rank {rank} on ");
+    wait_for("it to take part", 120, || run.stderr_so_far().contains(&said).then_some(()));
 }
 
 /// Waits until a rank has run further tasks.
@@ -191,9 +200,12 @@ fn hosts_that_are_cut_off_are_given_up_and_may_come_back() {
     }
     // The first is as sure that rank 0 is dead, and leaves nothing behind.
     cut.wait_clean().code(1);
+    // Who asks while nothing gets through gets an answer as soon as something does.
+    let back = hosts.start_join(1, &dir);
+    sleep(Duration::from_secs(5));
     hosts.heal(1);
     hosts.heal(2);
-    let back = hosts.join(1, &dir, &run, 3);
+    wait_for_rank(&run, 3);
     dir.file("end", "");
     run.wait_clean().ok();
     back.wait_clean().ok();

@@ -81,7 +81,7 @@ fn a_task_in_an_image_sees_what_it_sees_outside() {
     dir.file("data/d", "bound\n");
     dir.job(
         "job.toml",
-        &r#"
+        r#"
         [[task]]
         name = "in"
         array = "1-2"
@@ -106,8 +106,7 @@ fn a_task_in_an_image_sees_what_it_sees_outside() {
         command = "test ! -e /inside"
         [defaults]
         container = { image = "./image" }
-        "#
-        .to_owned(),
+        "#,
     );
     fs::create_dir(dir.path().join("place")).expect("a folder");
     let checked = phalanx(&dir).args(["check", "job.toml"]).run().ok();
@@ -139,13 +138,19 @@ fn limits_and_leftovers_hold_in_an_image() {
         name = "leaves"
         command = "sleep 600 & echo"
         [[task]]
+        name = "big"
+        memory = "64M"
+        command = "while :; do x=$x$(cat chunk); sleep 0.02; done"
+        [[task]]
         name = "code"
         command = "exit 7"
     "#;
+    dir.file("chunk", &"x".repeat(4 << 20));
     dir.job("job.toml", &format!("{DEFAULTS}{job}"));
     phalanx(&dir).args(["run", "job.toml", "--slots", "3", "--run-dir", "run"]).start().wait_clean().code(1);
     let trace = Trace::of(&dir, "run");
-    assert_eq!(["long", "leaves", "code"].map(|task| trace.state(task)), ["TIMEOUT", "COMPLETED", "FAILED"]);
+    let states = ["long", "leaves", "big", "code"].map(|task| trace.state(task));
+    assert_eq!(states, ["TIMEOUT", "COMPLETED", "OUT_OF_MEMORY", "FAILED"]);
 
     dir.job("job.toml", &format!("{DEFAULTS}[[task]]\nname = \"t\"\ncommand = \"touch begun; sleep 600\"\n"));
     let run = phalanx(&dir).args(["run", "job.toml", "--run-dir", "killed"]).start();
@@ -241,7 +246,7 @@ fn apptainer_and_podman_get_the_image_the_directory_and_the_environment() {
     // A prologue as `module load` brings the programs.
     dir.job(
         "job.toml",
-        &r#"
+        r#"
         [job]
         prologue = ["PATH=$PWD/bin:$PATH"]
         env = { A = "1, 2" }
@@ -253,8 +258,7 @@ fn apptainer_and_podman_get_the_image_the_directory_and_the_environment() {
         name = "p"
         container = { image = "alpine:3" }
         command = ["sh", "-c", "echo $PHALANX_TASK_NAME $A > p"]
-        "#
-        .to_owned(),
+        "#,
     );
     let checked = phalanx(&dir).args(["check", "job.toml"]).run().ok();
     assert!(!checked.stderr().contains("warning"), "{checked}");

@@ -223,7 +223,7 @@ fn deadly(kills: u32) -> String {
 
 #[test]
 fn a_run_whose_rank_0_was_killed_is_resumed_within_its_allocation() {
-    let Some(slurm) = Slurm::start(1) else { return };
+    let Some(slurm) = Slurm::start(2) else { return };
     let dir = Dir::new("restarts");
     dir.job("deadly.toml", &deadly(2));
     let id = submit(&slurm, &dir, &[], &["deadly.toml", "--slots", "1"]);
@@ -232,6 +232,23 @@ fn a_run_whose_rank_0_was_killed_is_resumed_within_its_allocation() {
     assert!(end.log.contains("further restarts: 1") && end.log.contains("further restarts: 0"), "{}", end.log);
     assert_eq!((dir.read("before"), dir.read("tries").lines().count()), ("done\n".to_owned(), 3));
     assert_eq!(latest(&dir).0, "COMPLETED");
+
+    // Where each node has a world of its own, the others lose rank 0 and new ones join.
+    let dir = Dir::new("restarts-each");
+    let meet = "echo $PHALANX_RANK >> met; until [ $(sort -u met | wc -l) -ge 2 ]; do sleep 0.05; done";
+    let kill = "test -e killed || { [ $PHALANX_RANK != 0 ] || { touch killed; kill -KILL $PPID; }; sleep 600; }";
+    dir.job(
+        "each.toml",
+        &format!(
+            "[[task]]\nname = \"t\"\narray = \"1-2\"\nestimate = \"30s\"\ncommand = \"{meet}; {kill}\"\n\
+             [scaling]\npolicy = \"hybrid\"\nmax_ranks = 2\n"
+        ),
+    );
+    let id = submit(&slurm, &dir, &["--nodes=2"], &["each.toml", "--slots", "1"]);
+    let end = slurm.wait_job(id, 480);
+    assert_ended(&end, "COMPLETED", 0);
+    assert!(end.log.contains("further restarts: 1"), "{}", end.log);
+    slurm.wait_empty();
 
     let dir = Dir::new("no-restarts");
     dir.job("deadly.toml", &deadly(2));
