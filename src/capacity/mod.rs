@@ -9,12 +9,14 @@
 //! | `nodes` | the node table: blocks joined with the ranks on them, without I/O |
 //! | `provider` | the interface of what gives nodes |
 //! | `local` | further processes on this machine, or on the hosts of a hostfile |
+//! | `commands/` | jobs of any batch system, through command lines of the job file |
 //! | `slurm/` | further jobs, and the nodes of the job that the run was started in |
 //!
 //! No block outlives its run: its process exits within seconds when the link to the coordinator
 //! ends, and one that starts after the end of the run finds no run to join and exits at once.
 
 pub mod blocks;
+pub mod commands;
 pub mod local;
 pub mod nodes;
 pub mod provider;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::blocks::{BlockEvent, BlockId};
 use crate::model::{Labels, Offers, Time};
+use crate::system::own_program;
 
 /// What it takes to start the world of a block.
 #[derive(Clone, Debug)]
@@ -72,7 +73,7 @@ pub trait Provider: Send {
 }
 
 /// Removes from a command's environment the variables that tie a process to this process's world,
-/// job or step, and those that change what Slurm's commands print and do.
+/// job or step, and those that change what Slurm's commands print and do; marks it as no task.
 pub(super) fn alone(command: &mut Command) -> &mut Command {
     alone_but(command, &[])
 }
@@ -85,7 +86,7 @@ pub(super) fn alone_but<'a>(command: &'a mut Command, kept: &[&str]) -> &'a mut 
             command.env_remove(name);
         }
     }
-    command
+    own_program::mark(command)
 }
 
 /// The variable with the labels of a rank: those of rank 0 say nothing about a block.

@@ -194,7 +194,8 @@ fn worlds(args: &Args) -> &'static str {
     let here = || std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
     let slots = args.slots.unwrap_or_else(here);
     let shrinks = job.scaling.as_ref().is_some_and(|scaling| scaling.policy != PolicyKind::Fixed);
-    let apart = shrinks && job.capacity.provider != ProviderKind::Local && !args.coordinator_only;
+    let in_slurm = matches!(job.capacity.provider, ProviderKind::None | ProviderKind::Slurm);
+    let apart = shrinks && in_slurm && !args.coordinator_only;
     if apart && !job.groups.iter().any(|group| group.spans_ranks(slots)) { "each" } else { "one" }
 }
 

@@ -20,6 +20,7 @@ use super::script::LONGEST_WORD;
 use super::user_env::is_of_a_family;
 use super::{ExecContext, ExecError, Fault, RankContext};
 use crate::job::Group;
+use crate::system::own_program;
 use crate::topology::{Gpus, is_left_out_here};
 
 /// Slurm variables that a task sees: those that identify the job. All others describe a step or the
@@ -60,8 +61,9 @@ const SLURM_ALLOCATION: [&str; 8] = [
 ];
 
 /// Variables that Phalanx sets: those of an enclosing run must not be taken for the task's own.
-const OURS: [&str; 15] = [
+const OURS: [&str; 16] = [
     mark::VARIABLE,
+    own_program::VARIABLE,
     "PHALANX_JOB_ID",
     "PHALANX_TASK_ID",
     "PHALANX_TASK_NAME",

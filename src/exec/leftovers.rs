@@ -10,17 +10,19 @@
 //! An orphan belongs to the command whose session it is in, or else to the attempt that its
 //! environment names. An orphan with neither belongs to the only running command; while there are
 //! several it waits until one is left. Children of Phalanx itself are known by their process ids or
-//! by its own session.
+//! by its own session, and what those have left by the mark of `system/own_program`: it lives on.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 
-use super::mark::Mark;
+use super::mark::{Environment, Mark};
 use super::process::{Stat, signal_process};
+use crate::system::own_program;
 
 /// An attempt, as named in the environment of its processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,10 @@ pub(super) struct Leftovers {
 
 /// The list of children is read again this often at most while it changes.
 const MAX_LIST_READS: u32 = 16;
+
+/// An environment is read again this often at most while it is empty, and after this time.
+const MAX_ENVIRONMENT_READS: u32 = 3;
+const ENVIRONMENT_WAIT: Duration = Duration::from_millis(1);
 
 #[derive(Default)]
 struct KnownChildren {
@@ -122,7 +128,7 @@ impl Leftovers {
         if children.is_empty() {
             return Vec::new();
         }
-        let held = self.held();
+        let mut held = self.held();
         let others = children.into_iter().filter(|pid| !held.own.contains(pid));
         let is_orphan = |stat: &Stat| stat.is_child_of_this_process() && stat.session != self.session;
         let orphans = others.filter_map(Stat::read).filter(is_orphan);
@@ -131,7 +137,16 @@ impl Leftovers {
             // An orphan that is about to die is reaped the next time.
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }
-        alive.into_iter().filter(|stat| !held.excused.contains(&(stat.pid, stat.start))).collect()
+        let is_unexcused = |stat: &Stat| {
+            let known = (stat.pid, stat.start);
+            let is_new = !held.excused.contains(&known);
+            if is_new && is_of_own_program(stat.pid) {
+                held.excused.insert(known);
+                return false;
+            }
+            is_new
+        };
+        alive.into_iter().filter(is_unexcused).collect()
     }
 
     /// The children of the main thread. The system may leave one out while another that it has just
@@ -158,6 +173,18 @@ impl Leftovers {
         let task = environment.value("PHALANX_TASK_ID")?.parse().ok()?;
         Some(Owner { task, attempt: environment.value("PHALANX_ATTEMPT")?.parse().ok()? })
     }
+}
+
+/// True if a program that Phalanx started for itself has left this process.
+fn is_of_own_program(pid: i32) -> bool {
+    for _ in 0..MAX_ENVIRONMENT_READS {
+        let Some(environment) = Environment::of(pid) else { return false };
+        if !environment.is_empty() {
+            return environment.value(own_program::VARIABLE) == Some(own_program::value());
+        }
+        std::thread::sleep(ENVIRONMENT_WAIT);
+    }
+    false
 }
 
 /// Reads a file of `/proc` from its beginning.

@@ -31,7 +31,7 @@ impl Mark {
     /// The environment of a process if it has this mark. A process that is just starting another
     /// program has an empty environment for a moment.
     pub(super) fn environment_of(&self, pid: i32) -> Option<Environment> {
-        let environment = Environment(fs::read(format!("/proc/{pid}/environ")).ok()?);
+        let environment = Environment::of(pid)?;
         (environment.value(VARIABLE)? == self.0).then_some(environment)
     }
 }
@@ -40,6 +40,16 @@ impl Mark {
 pub(super) struct Environment(Vec<u8>);
 
 impl Environment {
+    /// That of a process, if it can be read.
+    pub(super) fn of(pid: i32) -> Option<Environment> {
+        Some(Environment(fs::read(format!("/proc/{pid}/environ")).ok()?))
+    }
+
+    /// True for that of a process which is just starting another program, and for one that is empty.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The value of a variable, if it is text.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         let mut entries = self.0.split(|&byte| byte == 0);

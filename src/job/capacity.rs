@@ -26,6 +26,39 @@ pub struct Capacity {
     pub extra: Vec<String>,
     /// `listen`: address on rank 0's node that blocks connect to.
     pub listen: Option<String>,
+    /// `[capacity.commands]`: the lines of the provider `commands`.
+    pub commands: Option<CommandCapacity>,
+}
+
+/// The `[capacity.commands]` table. Lines may have placeholders; `job_id`, `waiting`, `running`,
+/// `ended` and `node` are valid regular expressions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandCapacity {
+    /// `submit`: the line that submits the script of a block.
+    pub submit: String,
+    /// `job_id`: finds the id of the job in what the line prints.
+    pub job_id: String,
+    /// `state`: the line that prints the state of a job.
+    pub state: String,
+    /// `waiting`: matches what it prints for a job that waits.
+    pub waiting: String,
+    /// `running`: matches what it prints for a job that runs.
+    pub running: String,
+    /// `ended`: matches what it prints for a job that is over; `None`: anything else.
+    pub ended: Option<String>,
+    /// `node`: finds the node of a job that runs.
+    pub node: Option<String>,
+    /// `cancel`: the line that cancels a job.
+    pub cancel: String,
+    /// `release`: the line that gives the node of a job back; `None`: the job ends by itself.
+    pub release: Option<String>,
+}
+
+impl CommandCapacity {
+    /// True if the submit line is told the labels that the node of a block must have.
+    pub(crate) fn asks_for_labels(&self) -> bool {
+        placeholders(&self.submit).any(|name| name == LABELS_PLACEHOLDER)
+    }
 }
 
 /// The provider of nodes.
@@ -39,6 +72,8 @@ pub enum ProviderKind {
     Local,
     /// Slurm: further jobs.
     Slurm,
+    /// Another batch system, through command lines.
+    Commands,
 }
 
 /// Long options of `sbatch`, with their letters, that a block cannot have: it would no longer be
@@ -76,6 +111,57 @@ pub(crate) fn unusable_option(word: &str) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// Placeholders of `submit`.
+pub(crate) const SUBMIT_PLACEHOLDERS: [&str; 9] =
+    ["script", "name", "log", "partition", LABELS_PLACEHOLDER, "time", "minutes", "seconds", "extra"];
+
+/// The one of them for the labels that the node of a block must have.
+pub(crate) const LABELS_PLACEHOLDER: &str = "labels";
+
+/// Those of them that need a time limit.
+pub(crate) const TIME_PLACEHOLDERS: [&str; 3] = ["time", "minutes", "seconds"];
+
+/// Placeholders of the other lines of `[capacity.commands]`.
+pub(crate) const ID_PLACEHOLDERS: [&str; 1] = ["id"];
+
+/// The parts of a line of `[capacity.commands]`.
+pub(crate) enum LinePart<'a> {
+    /// Text of the line.
+    Text(&'a str),
+    /// `{word}`: a placeholder.
+    Placeholder(&'a str),
+    /// `{{word}}`: the word in single braces.
+    Braces(&'a str),
+}
+
+/// The parts of a line. The shell's own braces are text: `${HOME}`, `{ a; b; }`.
+pub(crate) fn parts(line: &str) -> Vec<LinePart<'_>> {
+    let (mut parts, mut text, mut at) = (Vec::new(), 0, 0);
+    while let Some(found) = line[at..].find('{') {
+        let open = at + found;
+        let is_double = line[open + 1..].starts_with('{');
+        let (from, close) = if is_double { (open + 2, "}}") } else { (open + 1, "}") };
+        let end = line[from..].find(|c: char| !c.is_ascii_lowercase() && c != '_').map_or(line.len(), |end| from + end);
+        let word = &line[from..end];
+        at = from;
+        if !word.is_empty() && line[end..].starts_with(close) && !line[..open].ends_with('$') {
+            parts.push(LinePart::Text(&line[text..open]));
+            parts.push(if is_double { LinePart::Braces(word) } else { LinePart::Placeholder(word) });
+            (at, text) = (end + close.len(), end + close.len());
+        }
+    }
+    parts.push(LinePart::Text(&line[text..]));
+    parts
+}
+
+/// The placeholders of a line.
+pub(crate) fn placeholders(line: &str) -> impl Iterator<Item = &str> {
+    parts(line).into_iter().filter_map(|part| match part {
+        LinePart::Placeholder(name) => Some(name),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

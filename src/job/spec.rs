@@ -416,6 +416,35 @@ section! {
         extra: Strings,
         /// Address on rank 0's node that blocks connect to, as HOST or HOST:PORT
         listen: String = "127.0.0.1 for \"local\" without `hostfile`, else all that other nodes can reach",
+        /// Lines of the provider `commands`
+        commands: CommandsSpec,
+    }
+}
+
+section! {
+    /// How the provider `commands` speaks to a batch system
+    CommandsSpec {
+        /// Shell line that submits the script of a block, with `{script}`, `{name}`, `{log}`,
+        /// `{partition}`, `{labels}`, `{extra}` and `{time}` (HH:MM:SS), `{minutes}` or `{seconds}`
+        submit: String = required,
+        /// Regular expression that finds the job's id in what `submit` prints: its first group,
+        /// else all of the match
+        job_id: String = "\"\\\\S+\", the first word",
+        /// Shell line that prints the state of the job `{id}`
+        state: String = required,
+        /// Regular expression that matches what `state` prints for a job that waits
+        waiting: String = required,
+        /// Regular expression that matches what `state` prints for a job that runs
+        running: String = required,
+        /// Regular expression that matches what `state` prints for a job that is over
+        ended: String = "whatever is neither waiting nor running",
+        /// Regular expression that finds the name of the node in what `state` prints for a job that
+        /// runs
+        node: String = "the job's id",
+        /// Shell line that cancels the job `{id}`
+        cancel: String = required,
+        /// Shell line that gives the node of the job `{id}` back, whose ranks have left
+        release: String = "none: the job ends with its script",
     }
 }
 
@@ -487,6 +516,7 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[[scaling.rule]]", has(RuleSpec::FIELDS)),
         ("[cost]", has(CostSpec::FIELDS)),
         ("[capacity]", has(CapacitySpec::FIELDS)),
+        ("[capacity.commands]", has(CommandsSpec::FIELDS)),
         ("[cache]", has(CacheSpec::FIELDS)),
         ("[[alert]]", has(AlertSpec::FIELDS)),
         ("[[graph]]", has(GraphSpec::FIELDS)),
@@ -545,6 +575,7 @@ mod tests {
                 GraphSpec::FIELDS,
                 GenerateSpec::FIELDS,
                 PoolSpec::FIELDS,
+                CommandsSpec::FIELDS,
             ])
             .flatten()
         {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::system::open_files;
+use crate::system::{open_files, own_program};
 
 /// Upper bound of one wait, after which deadline and exit are checked again.
 const MAX_WAIT: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 /// The system's errors; [`io::ErrorKind::TimedOut`] if the program was killed.
 pub(crate) fn run(command: &mut Command, deadline: &dyn Fn() -> Instant) -> io::Result<Output> {
     let began = Instant::now();
-    let mut child = command.process_group(0).spawn()?;
+    let mut child = own_program::mark(command).process_group(0).spawn()?;
     open_files::restore_limit(child.id());
     // A program that reads an open stdin without a writer would wait forever.
     drop(child.stdin.take());

@@ -9,6 +9,7 @@
 //! | `launch` | how this process was started: alone, or as one of a world |
 //! | `launcher` | the `mpirun` that started this process: its environment, its terminal |
 //! | `open_files` | the limit on open files: raised for this process, restored for its children |
+//! | `own_program` | the mark of programs that are no tasks |
 //! | `private_file` | files that hold a secret |
 //! | `strangers` | bounds the number of connections that are not authenticated yet |
 
@@ -19,5 +20,6 @@ pub(crate) mod file_size_limit;
 pub(crate) mod launch;
 pub(crate) mod launcher;
 pub(crate) mod open_files;
+pub(crate) mod own_program;
 pub(crate) mod private_file;
 pub(crate) mod strangers;

@@ -4,6 +4,7 @@ mod elastic;
 mod history;
 mod hostfile;
 mod hosts;
+mod providers;
 mod scaling;
 #[path = "../support/mod.rs"]
 mod support;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::jobs::{self, HELD, Settings, blocks, idle, phased, phases, release, rows, running, submit, widely};
 use crate::support::checker::Trace;
 use crate::support::slurm::Slurm;
-use crate::support::{Dir, phalanx, wait_for};
+use crate::support::{Dir, documented_capacity, phalanx, wait_for};
 use phalanx::journal::BlockChange;
 
 #[test]
@@ -28,6 +28,24 @@ fn a_run_grows_over_the_cluster_and_gives_it_back() {
     slurm.wait_empty();
     let trace = Trace::of(&dir, "run");
     assert_eq!(trace.completed().len(), 620);
+}
+
+#[test]
+fn the_lines_of_the_document_speak_to_slurm() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let dir = Dir::new("lines");
+    let capacity = documented_capacity("Slurm").leak();
+    let capacity = capacity.trim_start_matches("[capacity]\nprovider = \"commands\"\n");
+    let settings = Settings { provider: "commands", capacity, held: false, ..HELD };
+    dir.job("job.toml", &phased(settings, 120, 1, 1));
+    assert!(dir.read("job.toml").contains("sbatch --parsable"), "{}", dir.read("job.toml"));
+    let run = slurm.run_here(&dir, &["run", "job.toml", "--slots", "1", "--run-dir", "run"]);
+    wait_for("work on nodes of Slurm", 120, || rows(&dir).iter().any(|row| row.rank != Some(0)).then_some(()));
+    run.wait_clean().ok();
+    slurm.wait_empty();
+    let blocks = blocks(&dir, "run");
+    assert!(blocks.iter().any(|block| ["n1", "n2"].contains(&block.node.as_str())), "{blocks:?}");
+    assert!(!dir.has("run/blocks/commands"), "{}", dir.read("run/blocks/commands"));
 }
 
 #[test]

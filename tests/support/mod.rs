@@ -506,3 +506,11 @@ pub fn skip_loudly(why: &str) {
     let file = File::options().create(true).append(true).open(list);
     file.and_then(|mut f| f.write_all(line.as_bytes())).expect("cannot note that a test was skipped");
 }
+
+/// The `[capacity]` of the example of a batch system in docs/providers.md.
+pub fn documented_capacity(title: &str) -> String {
+    let text = std::fs::read_to_string(repository().join("docs/providers.md")).expect("the document");
+    let section = text.split(&format!("\n## {title}\n")).nth(1).expect("the section");
+    let block = section.split("```toml\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("an example");
+    block.split("[scaling]").next().expect("its capacity").to_owned()
+}

@@ -112,6 +112,7 @@ impl WordValue for ProviderKind {
         ("none", ProviderKind::None, "no provider: ranks that are not needed are parked"),
         ("local", ProviderKind::Local, "this machine: further processes, for development and tests"),
         ("slurm", ProviderKind::Slurm, "Slurm: further jobs"),
+        ("commands", ProviderKind::Commands, "another batch system: further jobs, by the lines of [capacity.commands]"),
     ];
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::join_address::Listen;
+use crate::capacity::commands::{self, CommandProvider};
 use crate::capacity::local::{self, Local, hosts};
 use crate::capacity::slurm::{self, Allocation, Slurm};
 use crate::capacity::{BlockId, BlockNote, Blocks, Launch, Provider, ProviderOrder, State};
@@ -37,7 +38,7 @@ pub(super) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
     match capacity.provider {
         ProviderKind::None => Allocation::from_environment().map(|_| Listen::Reachable),
         ProviderKind::Local if capacity.hostfile.is_none() => Some(Listen::On("127.0.0.1".into())),
-        ProviderKind::Local | ProviderKind::Slurm => Some(Listen::Reachable),
+        ProviderKind::Local | ProviderKind::Slurm | ProviderKind::Commands => Some(Listen::Reachable),
     }
 }
 
@@ -57,6 +58,7 @@ pub(super) fn offers(capacity: &Capacity) -> Result<Offers, RunError> {
     Ok(match (capacity.provider, &capacity.hostfile) {
         (ProviderKind::None, _) => Offers::Nothing,
         (ProviderKind::Slurm, _) => slurm::offers(capacity),
+        (ProviderKind::Commands, _) => commands::offers(capacity),
         (ProviderKind::Local, None) => local::offers(None, &capacity.labels),
         (ProviderKind::Local, Some(file)) => {
             local::offers(Some(&hosts(file).map_err(RunError::Refused)?), &capacity.labels)
@@ -67,7 +69,7 @@ pub(super) fn offers(capacity: &Capacity) -> Result<Offers, RunError> {
 /// Time that a node takes to join, before one has been observed.
 pub(super) fn default_delay(kind: ProviderKind) -> Duration {
     match kind {
-        ProviderKind::Slurm => Duration::from_secs(15),
+        ProviderKind::Slurm | ProviderKind::Commands => Duration::from_secs(15),
         _ => Duration::from_secs(1),
     }
 }
@@ -85,8 +87,10 @@ impl Provisioner {
         blocks: &mut Blocks,
     ) -> Result<Option<Provisioner>, RunError> {
         let system = |what| move |source| RunError::System { what, source };
-        let allocation = Allocation::from_environment().filter(|_| capacity.provider != ProviderKind::Local);
-        if capacity.provider == ProviderKind::None && allocation.is_none() {
+        let kind = capacity.provider;
+        let may_be_slurm = matches!(kind, ProviderKind::None | ProviderKind::Slurm);
+        let allocation = Allocation::from_environment().filter(|_| may_be_slurm);
+        if kind == ProviderKind::None && allocation.is_none() {
             return Ok(None);
         }
         let dir = Path::new(&welcome.run_dir);
@@ -95,8 +99,12 @@ impl Provisioner {
         let program = std::env::current_exe().map_err(system("find this program"))?;
         let (run, began_unix_ns) = (welcome.run_name.clone(), welcome.began_unix_ns);
         let launch = Launch { program, contact: dir.join(FILE), logs, run, began_unix_ns };
-        let (kind, labels) = (capacity.provider, labels_of(capacity.labels.iter().cloned()));
+        let labels = labels_of(capacity.labels.iter().cloned());
         let provider: Box<dyn Provider> = match &capacity.hostfile {
+            _ if kind == ProviderKind::Commands => {
+                let commands = CommandProvider::new(launch, capacity, ended);
+                Box::new(commands.map_err(system("use [capacity.commands]"))?)
+            }
             _ if kind != ProviderKind::Local => {
                 let nodes = allocation.iter().flat_map(|allocation| allocation.others.clone());
                 let own: Vec<(BlockId, String)> = nodes.map(|node| (blocks.own(Time::ZERO), node)).collect();
@@ -155,6 +163,7 @@ impl Provisioner {
             ProviderKind::None => "the allocation",
             ProviderKind::Local => "the provider `local`",
             ProviderKind::Slurm => "the provider `slurm`",
+            ProviderKind::Commands => "the provider `commands`",
         }
     }
 

@@ -72,6 +72,7 @@ pub fn kind_of(job: &Job) -> &'static str {
         ProviderKind::None => "woken",
         ProviderKind::Local => "local",
         ProviderKind::Slurm => "slurm",
+        ProviderKind::Commands => "commands",
     }
 }
 
