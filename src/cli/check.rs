@@ -36,7 +36,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    check(&args.jobs, &args.selection.selection(), args.json)
+    check(&args.jobs, &args.selection.selection(), args.json, &|_, _| String::new())
 }
 
 /// Prints the mistakes and returns exit code 2.
@@ -45,8 +45,13 @@ pub(super) fn refuse(mistakes: &Diagnostics) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// Checks a job file and prints the result.
-pub(super) fn check(paths: &[PathBuf], selection: &Selection, json: bool) -> ExitCode {
+/// Checks a job file and prints the result, followed by `more` of a job without mistakes.
+pub(super) fn check(
+    paths: &[PathBuf],
+    selection: &Selection,
+    json: bool,
+    more: &dyn Fn(&Job, &Selected) -> String,
+) -> ExitCode {
     let found = job::load_all(paths, &Kernels::builtin()).and_then(|loaded| {
         let graph = graph_of(&loaded)?;
         let selected = selection.of(&loaded.job, &graph).map_err(|reason| refused_selection(&loaded, reason))?;
@@ -64,7 +69,7 @@ pub(super) fn check(paths: &[PathBuf], selection: &Selection, json: bool) -> Exi
                 return print(&format!("{summary:#}\n"));
             }
             warnings.iter().filter(|w| !w.is_empty()).for_each(show);
-            print(&summary(&loaded.job, &graph, &selected))
+            print(&(summary(&loaded.job, &graph, &selected) + &more(&loaded.job, &selected)))
         }
         Err(mistakes) => {
             if json {

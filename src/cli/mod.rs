@@ -7,6 +7,7 @@ mod cache;
 mod check;
 mod cluster_args;
 mod completions;
+mod dry_run;
 mod explain;
 mod graph;
 mod guess;
@@ -136,7 +137,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::Recommend(args) => recommend::main(args),
         Verb::Simulate(args) => simulate::main(args),
         Verb::Explain(args) => explain::main(args),
-        Verb::Run(args) => run::main(args),
+        Verb::Run(args) => run::main(args, cli.verbose > 0),
         Verb::Submit(args) => submit::main(args),
         Verb::Join(args) => join::main(args),
         Verb::Status(args) => status::main(args),

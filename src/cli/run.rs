@@ -7,15 +7,18 @@ use std::process::ExitCode;
 
 use clap::value_parser;
 
+use super::dry_run::{entry, list};
 use super::selection_args::{SelectionArgs, label};
 use super::{complain, launched_rank, refuse, report};
 use crate::exec::Kernels;
-use crate::job::{self, PolicyKind, ProviderKind};
+use crate::job::{self, Job, PolicyKind, ProviderKind};
 use crate::observe::progress::Mode;
 use crate::runtime::{
-    self, Finished, Options, RunError, RunPreview, UnfinishedRun, detach_from_terminal, find_unfinished_run, preview,
+    self, Finished, Options, PlannedTask, RunError, RunPreview, UnfinishedRun, detach_from_terminal,
+    find_unfinished_run, preview,
 };
 use crate::system::launch;
+use crate::workload::Selected;
 
 /// Environment variable that names a file to which rank 0 writes the exit code.
 const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
@@ -60,8 +63,9 @@ pub(super) struct Args {
     /// 127.0.0.1 or node7:7000.
     #[arg(long, value_name = "HOST[:PORT]")]
     join_on: Option<String>,
-    /// Run nothing. Check the job and show its graph or, with --resume or a part of the job, list
-    /// the tasks that would run, each with a reason.
+    /// Run nothing. Check the job, show its graph and list the tasks that would run with their
+    /// commands; with --resume or a part of the job, each with a reason. With -v long lists and
+    /// commands are whole.
     #[arg(short = 'n', long, alias = "dryrun")]
     dry_run: bool,
     /// Print how a batch script should start several nodes: `one` MPI world, or `each` node as its
@@ -81,10 +85,10 @@ pub(super) struct Args {
     quiet: bool,
 }
 
-pub(super) fn main(args: Args) -> ExitCode {
+pub(super) fn main(args: Args, verbose: bool) -> ExitCode {
     let selection = args.selection.selection();
     if args.dry_run && !args.resume && selection.is_all() {
-        return super::check::check(&args.jobs, &selection, false);
+        return super::check::check(&args.jobs, &selection, false, &|job, chosen| list(job, chosen, verbose));
     }
     if args.worlds {
         return super::print(&format!("{}\n", worlds(&args)));
@@ -108,7 +112,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         metrics_file: args.metrics_file,
     };
     if dry_run {
-        return show_preview(&options);
+        return show_preview(&options, verbose);
     }
     if may_ask(&options, args.quiet)
         && let Some(earlier) = find_unfinished_run(&options, &Kernels::builtin())
@@ -126,7 +130,7 @@ pub(super) fn main(args: Args) -> ExitCode {
 }
 
 /// Lists the tasks that would run.
-fn show_preview(options: &Options) -> ExitCode {
+fn show_preview(options: &Options, verbose: bool) -> ExitCode {
     let found = match preview(options, &Kernels::builtin()) {
         Ok(found) => found,
         Err(RunError::Job(mistakes)) => return super::check::refuse(&mistakes),
@@ -138,7 +142,8 @@ fn show_preview(options: &Options) -> ExitCode {
         complain(remark);
     }
     if options.resume && resumed.is_none() && options.selection.is_all() {
-        return super::check::check(&options.jobs, &options.selection, false);
+        let commands = |job: &Job, chosen: &Selected| list(job, chosen, verbose);
+        return super::check::check(&options.jobs, &options.selection, false, &commands);
     }
     let mut text = match resumed {
         Some(run) => format!("{run}: {complete} of {tasks} tasks are complete; {} would run", runs.len()),
@@ -149,7 +154,9 @@ fn show_preview(options: &Options) -> ExitCode {
         text += &format!(", {left_out} {are} left out ({})", options.selection.words());
     }
     text.push('\n');
-    runs.iter().for_each(|(task, reason)| text.extend(["  ", task, ": ", reason, "\n"]));
+    for PlannedTask { name, reason, command } in &runs {
+        text += &entry(&format!("{name}: {reason}"), command, verbose);
+    }
     super::print(&text)
 }
 

@@ -146,6 +146,13 @@ impl Commands {
         measured.complaint.iter().for_each(|text| attempt.output.remark(text));
         let added = self.measures.collect_added(task, number);
         let outcome = self.judge(attempt, &ended);
+        if let Some(ready) = self.ready_file(attempt) {
+            // If this fails, removing the directory removes it.
+            let has_begun = std::fs::remove_file(&ready).is_ok();
+            if outcome.state == State::Failed && !has_begun {
+                attempt.output.report_failure("a line of `prologue` failed, so the command did not start");
+            }
+        }
         let outcome = if outcome.ok() { self.check_declared_outputs(attempt, outcome)? } else { outcome };
         if !outcome.ok() {
             return Ok(outcome);
@@ -188,7 +195,7 @@ impl Commands {
         let shell =
             attempt.task.shell.as_deref().map_or_else(|| DEFAULT.map(str::to_owned).to_vec(), <[String]>::to_vec);
         let prologue = self.prologue(attempt.job)?;
-        let text = prologue.text_of_line(&shell, line, &env.take_long());
+        let text = prologue.text_of_line(&shell, line, &env.take_long(), self.ready_file(attempt).as_deref());
         let dir = attempt.task.dir.as_os_str().as_bytes();
         let script = kept_shell::script(&shell, env.own(), dir, &text);
         let slot = self.kept.get(usize::from(attempt.seat.slot));
@@ -258,6 +265,12 @@ impl Commands {
         self.scarcity.retry_while_scarce(deadline, start)
     }
 
+    /// The file that a shell makes when it has run the prologue; `None` without a prologue.
+    fn ready_file(&self, attempt: &CommandAttempt) -> Option<PathBuf> {
+        let has_prologue = self.prologues.get(attempt.job).is_some_and(|prologue| !prologue.is_empty());
+        has_prologue.then(|| self.measures.ready_file(attempt.task.id, attempt.seat.attempt))?
+    }
+
     fn prologue(&self, job: usize) -> Result<&Prologue, Fault> {
         self.prologues.get(job).ok_or_else(|| Fault::new(format!("there is no job {job}")))
     }
@@ -267,11 +280,13 @@ impl Commands {
         let &CommandAttempt { task, group, seat, site, job, .. } = attempt;
         let prologue = self.prologue(job)?;
         let place = &*site.scripts;
+        let ready = self.ready_file(attempt);
+        let ready = ready.as_deref();
         let shell = || task.shell.as_deref().map_or_else(|| DEFAULT.map(str::to_owned).to_vec(), <[String]>::to_vec);
         let words = match &task.work {
             Work::Command(words) => ScriptWords::plain(words.clone()),
             Work::Shell(line) if group.mpi.is_none() && task.container.is_none() => {
-                return prologue.run_line(&shell(), line, &env.take_long(), place);
+                return prologue.run_line(&shell(), line, &env.take_long(), place, ready);
             }
             Work::Shell(line) => prologue.line_of_rank(&shell(), line, place)?,
             Work::Kernel { name, .. } => return Err(Fault::new(format!("kernel `{name}` is not a command"))),
@@ -281,14 +296,14 @@ impl Commands {
             None => words,
         };
         let Some(shape) = group.mpi else {
-            let first = prologue.run_words(words.words.clone(), place)?;
+            let first = prologue.run_words(words.words.clone(), place, ready)?;
             return Ok(words.behind(first));
         };
         let job = MpiJob { shape, cpus_per_rank: group.cpus, seat, is_contained: task.container.is_some() };
         let doing = "querying the version of the MPI launcher";
-        let ask = |env: &TaskEnv, words| self.ask(attempt, env, prologue.run_words(words, place)?, doing);
+        let ask = |env: &TaskEnv, words| self.ask(attempt, env, prologue.run_words(words, place, None)?, doing);
         let launched = self.launcher.words(words.words.clone(), &job, env, ask)?;
-        let launched = prologue.run_words(launched, place)?;
+        let launched = prologue.run_words(launched, place, ready)?;
         Ok(words.behind(launched))
     }
 

@@ -121,7 +121,7 @@ fn wait_again(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(file.as_fd(), flags - OFlags::NONBLOCK)?)
 }
 
-/// Returns the first of the declared outputs that does not exist. On shared file systems the check
+/// Returns the first of the declared files that does not exist. On shared file systems the check
 /// is repeated for up to `wait`, since a node's view of a directory may be seconds old.
 pub(super) fn first_missing(
     deadline: &AttemptDeadline,
@@ -133,7 +133,7 @@ pub(super) fn first_missing(
         return Ok(None);
     }
     let files: Vec<PathBuf> = promised.iter().map(|file| dir.join(file)).collect();
-    let found = deadline.aside("checking for its outputs", move |is_given_up| {
+    let found = deadline.aside("checking for its declared files", move |is_given_up| {
         let until = Instant::now().checked_add(wait);
         files.into_iter().position(|file| !is_there(&file, until, is_given_up))
     })?;

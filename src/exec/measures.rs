@@ -31,6 +31,8 @@ pub(super) const ADD_VARIABLE: &str = "PHALANX_ADD";
 const MAX_ADDED_BYTES: u64 = 16 << 20;
 /// The end of its name.
 const ADDED: &str = "add";
+/// The end of the name of the file that says that the prologue has succeeded.
+const READY: &str = "ready";
 
 /// Prefix of the directories' names. Empty directories with this prefix are removed, as no other
 /// program is likely to use it.
@@ -90,6 +92,11 @@ impl MeasureFiles {
     /// The file in which an attempt may add tasks.
     pub(super) fn added_file(&self, task: TaskId, attempt: u16) -> Option<PathBuf> {
         Some(self.file(task, attempt)?.with_extension(format!("{attempt}-{ADDED}")))
+    }
+
+    /// The file that the shell of an attempt makes when it has run the prologue.
+    pub(super) fn ready_file(&self, task: TaskId, attempt: u16) -> Option<PathBuf> {
+        Some(self.file(task, attempt)?.with_extension(format!("{attempt}-{READY}")))
     }
 
     /// Reads and removes what an ended attempt adds; nothing if it adds no task.

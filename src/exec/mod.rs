@@ -88,7 +88,7 @@ pub(crate) use used_files::change_of;
 pub use user_env::user_variables;
 
 use crate::graph::link::GroupId;
-use crate::job::{CacheSettings, DataGraph, FileNames, Group, Task};
+use crate::job::{CacheSettings, DataGraph, FileNames, Group, Task, WrittenFiles};
 use crate::model::{Rank, Shortfalls, State, TaskId};
 use crate::topology::Gpus;
 
@@ -121,6 +121,18 @@ pub trait TaskSource: Send + Sync {
     /// Name of the job.
     fn job_name(&self) -> &str {
         ""
+    }
+    /// The name of a task, as it is shown.
+    fn task_name(&self, id: TaskId) -> String {
+        let indexed = |task: Task| match task.index {
+            Some(index) => format!("{}[{index}]", task.name),
+            None => task.name,
+        };
+        self.task(id).map_or_else(|_| id.0.to_string(), indexed)
+    }
+    /// The files that tasks declare as outputs.
+    fn written_files(&self) -> WrittenFiles<TaskId> {
+        WrittenFiles::default()
     }
     /// Where results of tasks are kept.
     fn cache(&self) -> CacheSettings {

@@ -22,10 +22,10 @@ use super::files;
 use super::graphs::Graphs;
 use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
-use super::used_files::UsedFiles;
+use super::used_files::{ANSWER_TIMEOUT, UsedFiles};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
-use crate::job::{CacheRules, Group, Task, TaskLimits, Work};
+use crate::job::{CacheRules, Group, Task, TaskLimits, Work, WrittenFiles};
 use crate::model::{Outcome, State, Stream, TaskId};
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
@@ -63,6 +63,8 @@ struct TaskTables {
     source: Arc<dyn TaskSource>,
     /// Number of the first task of each group.
     firsts: Vec<u32>,
+    /// The declared outputs; made when an input is missing.
+    written: OnceLock<WrittenFiles<TaskId>>,
     /// The plan of each group of several tasks, made at its first task.
     plans: Vec<OnceLock<Box<GroupPlan>>>,
 }
@@ -71,7 +73,7 @@ impl TaskTables {
     fn new(source: Arc<dyn TaskSource>) -> TaskTables {
         let firsts = source.groups().iter().map(|group| group.first.0).collect();
         let plans = source.groups().iter().map(|_| OnceLock::new()).collect();
-        TaskTables { source, firsts, plans }
+        TaskTables { source, firsts, written: OnceLock::new(), plans }
     }
 }
 
@@ -87,6 +89,7 @@ enum GroupPlan {
 #[derive(Clone, Copy)]
 struct AttemptRun<'a> {
     id: TaskId,
+    tables: &'a TaskTables,
     source: &'a dyn TaskSource,
     group: &'a Group,
     limits: TaskLimits,
@@ -242,7 +245,7 @@ impl Runner {
         let group = source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
         let limits = group.limits(seat.short, self.site.memory);
-        let turn = AttemptRun { id, source, group, limits, number: g as GroupId, seat, control };
+        let turn = AttemptRun { id, tables, source, group, limits, number: g as GroupId, seat, control };
         if group.count == 1 {
             return self.each(turn, output);
         }
@@ -289,9 +292,15 @@ impl Runner {
         rules: &Arc<CacheRules>,
         output: &mut Output,
     ) -> Result<Outcome, Fault> {
-        let AttemptRun { id, source, group, limits, number, seat, control } = turn;
+        let AttemptRun { id, source, group, limits, number, seat, control, .. } = turn;
         let is_alike = source.constant(number);
-        let request = Arc::new(CacheRequest::new(task, group, (rules, is_alike), source.job_of(number), &self.site));
+        let request = Arc::new(CacheRequest::new(
+            (task, &source.task_name(id)),
+            group,
+            (rules, is_alike),
+            source.job_of(number),
+            &self.site,
+        ));
         let mut pending = match self.cache.look_up(&request, &AttemptDeadline::begin(control, limits.time))? {
             Answer::Miss(pending) => pending,
             Answer::Hit(hit) => {
@@ -342,9 +351,36 @@ impl Runner {
         let (output_wait, job) = (source.output_wait(number), source.job_of(number));
         let site = &self.site;
         let attempt = CommandAttempt { task, group, limits, seat, site, deadline, output_wait, job, output, visible };
+        self.check_inputs(turn, &attempt)?;
         let outcome = self.commands.run(&attempt)?;
         self.describe_files(task, outcome, control, output);
         Ok(outcome)
+    }
+
+    /// Fails an attempt whose declared inputs are not there, before its command starts.
+    fn check_inputs(&self, turn: AttemptRun, attempt: &CommandAttempt) -> Result<(), Fault> {
+        let task = attempt.task;
+        let limit = attempt.deadline.limit.map_or(Duration::MAX, |(limit, _)| limit);
+        let deadline = AttemptDeadline::begin(turn.control, Some(limit.min(attempt.output_wait + ANSWER_TIMEOUT)));
+        let look = |deadline| files::first_missing(&deadline, &task.dir, &task.required, attempt.output_wait);
+        let missing = match self.commands.retry_while_scarce(&deadline, look) {
+            // Of a file system that gives no answer nothing is known; the command may do without it.
+            Err(fault) if fault.state == State::Timeout => {
+                attempt.deadline.check("checking for its inputs").map(|()| None)
+            }
+            found => found,
+        };
+        let Some(file) = missing? else { return Ok(()) };
+        let path = task.dir.join(&file);
+        let writer = [turn.tables, &self.start].into_iter().find_map(|tables| {
+            let written = tables.written.get_or_init(|| tables.source.written_files());
+            written.writer_of(&path).filter(|writer| *writer != task.id).map(|writer| tables.source.task_name(writer))
+        });
+        let whose = match writer {
+            Some(writer) => format!("which {writer} should have written"),
+            None => "and no task writes it".to_owned(),
+        };
+        Err(Fault::new(format!("did not start: its input {} is missing, {whose}", file.display())))
     }
 
     /// Passes on which files a task has used that completed.

@@ -2,7 +2,8 @@
 //!
 //! The prologue runs with `set -e`: its first failing line ends the attempt. The option ends with
 //! the prologue, unless the prologue or the shell's own words set it; options that the prologue
-//! sets hold for the command. Linux accepts no single argument of 128 KiB, so a longer script is
+//! sets hold for the command. When all lines have succeeded a file is made, so that a failed
+//! prologue is told from a failed command. Linux accepts no single argument of 128 KiB, so a longer script is
 //! passed to the shell as a file.
 
 use std::io::Write;
@@ -58,26 +59,33 @@ impl Prologue {
     /// Returns the words that run a line after the prologue in one shell, so that the line sees
     /// functions that the prologue defines. `variables` are too long for an environment: they
     /// become shell variables, which programs do not inherit. `place` is the directory for script
-    /// files.
+    /// files; `ready` is the file that is made when the prologue has succeeded.
     pub(super) fn run_line(
         &self,
         shell: &[String],
         line: &str,
         variables: &[(String, String)],
         place: &Path,
+        ready: Option<&Path>,
     ) -> Result<ScriptWords, Fault> {
         if !self.text.is_empty() && !is_standard(shell) {
             // A shell of another language: `sh` runs the prologue, and the line sees only exported
             // variables.
             let inner = words(shell, line.to_owned(), &[], place)?;
-            let outer = self.run_words(inner.words.clone(), place)?;
+            let outer = self.run_words(inner.words.clone(), place, ready)?;
             return Ok(inner.behind(outer));
         }
-        words(shell, self.text_of_line(shell, line, variables), &[], place)
+        words(shell, self.text_of_line(shell, line, variables, ready), &[], place)
     }
 
     /// The text that runs a line after the prologue in one shell.
-    pub(super) fn text_of_line(&self, shell: &[String], line: &str, variables: &[(String, String)]) -> String {
+    pub(super) fn text_of_line(
+        &self,
+        shell: &[String],
+        line: &str,
+        variables: &[(String, String)],
+        ready: Option<&Path>,
+    ) -> String {
         let set = |(name, value): &(String, String)| format!("{name}='{}'\n", value.replace('\'', "'\\''"));
         let assignments: String = if is_standard(shell) { variables.iter().map(set).collect() } else { String::new() };
         if self.text.is_empty() {
@@ -85,7 +93,7 @@ impl Prologue {
         }
         let is_strict = self.options.errexit.unwrap_or_else(|| sets_errexit(shell));
         let relax = if is_strict { "" } else { "set +e\n" };
-        format!("{assignments}{}\n{relax}{line}", self.strict())
+        format!("{assignments}{}\n{relax}{line}", self.strict(ready))
     }
 
     /// Returns the words that run a line in its own shell, after another shell has run the
@@ -98,17 +106,29 @@ impl Prologue {
 
     /// Returns the words that run a command after the prologue, in the resulting environment;
     /// without a prologue, the command itself.
-    pub(super) fn run_words(&self, command: Vec<String>, place: &Path) -> Result<ScriptWords, Fault> {
+    pub(super) fn run_words(
+        &self,
+        command: Vec<String>,
+        place: &Path,
+        ready: Option<&Path>,
+    ) -> Result<ScriptWords, Fault> {
         if self.text.is_empty() {
             return Ok(ScriptWords::plain(command));
         }
-        let script = format!("{}\nexec \"$@\"", self.strict());
+        let script = format!("{}\nexec \"$@\"", self.strict(ready));
         words(&DEFAULT.map(str::to_owned), script, &command, place)
     }
 
     /// The prologue's lines with `set -e`, so that the first failing line ends the shell.
-    fn strict(&self) -> String {
-        format!("set -e\n{}", self.text)
+    fn strict(&self, ready: Option<&Path>) -> String {
+        let quoted = |file: &Path| file.to_string_lossy().replace('\'', "'\\''");
+        let note = ready.map(|file| format!("\ntrue 2>/dev/null >'{}' || :", quoted(file)));
+        format!("set -e\n{}{}", self.text, note.unwrap_or_default())
+    }
+
+    /// True if there are no lines.
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.is_empty()
     }
 }
 
@@ -176,7 +196,7 @@ mod tests {
 
     fn line(prologue: &[&str], shell: &[&str]) -> Vec<String> {
         let prologue = Prologue::new(&strings(prologue));
-        prologue.run_line(&strings(shell), "work", &[], Path::new("/tmp")).unwrap().words
+        prologue.run_line(&strings(shell), "work", &[], Path::new("/tmp"), None).unwrap().words
     }
 
     #[test]
@@ -192,7 +212,9 @@ mod tests {
         let prologue = Prologue::new(&strings(&["module load x", "set -o pipefail"]));
         let rank = prologue.line_of_rank(&strings(&["bash", "-c"]), "work", Path::new("/tmp")).unwrap();
         assert_eq!(rank.words, ["bash", "-c", "set -o pipefail\nwork"]);
-        let words = prologue.run_words(strings(&["prog", "arg"]), Path::new("/tmp")).unwrap().words;
+        let words = prologue.run_words(strings(&["prog", "arg"]), Path::new("/tmp"), None).unwrap().words;
+        let ready = prologue.text_of_line(&strings(&DEFAULT), "work", &[], Some(Path::new("/a'b")));
+        assert!(ready.ends_with("pipefail\ntrue 2>/dev/null >'/a'\\''b' || :\nset +e\nwork"), "{ready}");
         assert_eq!(words, ["sh", "-c", "set -e\nmodule load x\nset -o pipefail\nexec \"$@\"", "sh", "prog", "arg"]);
     }
 
@@ -203,7 +225,7 @@ mod tests {
         for (shell, words) in
             [(&DEFAULT[..], vec!["sh"]), (&["bash", "-euo", "pipefail", "-c"][..], vec!["bash", "-euo", "pipefail"])]
         {
-            let found = Prologue::new(&[]).run_line(&strings(shell), &long, &[], dir.path()).unwrap();
+            let found = Prologue::new(&[]).run_line(&strings(shell), &long, &[], dir.path(), None).unwrap();
             let (path, first) = found.words.split_last().unwrap();
             assert_eq!((first, &*std::fs::read_to_string(path).unwrap()), (&strings(&words)[..], &*long));
             drop(found);
@@ -211,7 +233,8 @@ mod tests {
         }
         assert_eq!(without_c(&strings(&["bash", "-euc"])), Some(strings(&["bash", "-eu"])));
         assert_eq!(without_c(&strings(&["perl", "-e"])), None);
-        let refused = Prologue::new(&[]).run_line(&strings(&DEFAULT), &long, &[], Path::new("/absent")).err().unwrap();
+        let refused =
+            Prologue::new(&[]).run_line(&strings(&DEFAULT), &long, &[], Path::new("/absent"), None).err().unwrap();
         assert!(refused.text.contains("/absent"), "{}", refused.text);
     }
 }

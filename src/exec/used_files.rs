@@ -5,13 +5,17 @@
 //! The content of a file of up to [`MAX_HASHED_BYTES`] is hashed, so that a file that was only
 //! touched counts as unchanged. A larger one is recognised by size and time. Each rank hashes a
 //! file once, however many of its tasks use it.
+//!
+//! A directory is recognised by the names, sizes and times of what is in it and below it, up to
+//! [`MAX_ENTRIES`] entries, else by its own time, which changes when entries come and go. One into
+//! which the task itself writes says nothing: it has changed by the time the next task ends.
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::Xxh3;
@@ -23,8 +27,13 @@ use crate::model::{FileState, UsedFile};
 
 /// Maximum size in bytes of a file whose content is hashed.
 const MAX_HASHED_BYTES: u64 = 8 << 20;
+/// Maximum number of entries of a directory that are compared, and how long listing them may take.
+const MAX_ENTRIES: usize = 10_000;
+const MAX_LISTING_TIME: Duration = Duration::from_secs(1);
+/// A listing is used again for this many times as long as it took.
+const LISTING_REUSE: u32 = 50;
 /// How long a task's slot waits for file systems that give no answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of words of a command that are taken for programs.
 const MAX_PROGRAMS: usize = 32;
 /// Maximum number of hashes that a rank remembers.
@@ -43,12 +52,48 @@ pub(super) struct UsedFiles {
 
 /// Hashes of files by path, each with size and time of the file.
 #[derive(Debug, Default)]
-struct Hashes(Mutex<FxHashMap<PathBuf, FileState>>);
+struct Hashes {
+    files: Mutex<FxHashMap<PathBuf, FileState>>,
+    /// Directories, each with the time until which its state counts.
+    directories: Mutex<FxHashMap<PathBuf, (FileState, Instant)>>,
+}
 
-/// The state of a file without its hash; `None` for what is no regular file.
+/// The state of a file without its hash, and of a directory by its own time; `None` for devices and
+/// their like.
 fn plain_state(meta: &Metadata) -> Option<FileState> {
     let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
-    meta.is_file().then_some(FileState { size: meta.len(), mtime_ns, hash: None })
+    let size = if meta.is_file() { meta.len() } else { 0 };
+    (meta.is_file() || meta.is_dir()).then_some(FileState { size, mtime_ns, hash: None })
+}
+
+/// A hash of the names, sizes and times of what is in a directory; `None` if that is too much.
+fn listing(path: &Path) -> Option<u64> {
+    let end = Instant::now() + MAX_LISTING_TIME;
+    let (mut entries, mut open) = (Vec::new(), vec![path.to_owned()]);
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).ok()? {
+            let path = entry.ok()?.path();
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            if meta.is_dir() {
+                open.push(path.clone());
+            }
+            // What a link leads to counts, without what is in a directory there.
+            let meta = if meta.is_symlink() { fs::metadata(&path).unwrap_or(meta) } else { meta };
+            let time = if meta.is_dir() { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
+            entries.push((path, plain_state(&meta).map_or(0, |state| state.size), time));
+            if entries.len() > MAX_ENTRIES || Instant::now() > end {
+                return None;
+            }
+        }
+    }
+    entries.sort_unstable();
+    let mut hasher = Xxh3::new();
+    for (name, size, (seconds, nanos)) in entries {
+        hasher.update(name.strip_prefix(path).unwrap_or(&name).as_os_str().as_encoded_bytes());
+        hasher.update(b"\0");
+        [size.to_le_bytes(), seconds.to_le_bytes(), nanos.to_le_bytes()].iter().for_each(|part| hasher.update(part));
+    }
+    Some(hasher.digest())
 }
 
 /// The hash of a file's content, if it is small.
@@ -71,7 +116,13 @@ fn hash(path: &Path, size: u64) -> Option<u64> {
 /// How a file differs from what it was, in words: it "has changed" or "is missing". `None` for one
 /// that is the same, which includes one that was only touched.
 pub(crate) fn change_of(path: &Path, was: &FileState) -> Option<&'static str> {
-    let Some(now) = fs::metadata(path).ok().and_then(|meta| plain_state(&meta)) else { return Some("is missing") };
+    let meta = fs::metadata(path).ok();
+    let is_directory = meta.as_ref().is_some_and(Metadata::is_dir);
+    let Some(now) = meta.and_then(|meta| plain_state(&meta)) else { return Some("is missing") };
+    if is_directory && was.hash.is_some() {
+        let is_same = was.size == 0 && listing(path) == was.hash;
+        return (!is_same).then_some("has changed");
+    }
     if now.size == was.size
         && (now.mtime_ns == was.mtime_ns || (was.hash.is_some() && hash(path, now.size) == was.hash))
     {
@@ -84,7 +135,12 @@ impl UsedFiles {
     /// The files that a task has used. Files that cannot be read are left out: nothing can be said
     /// of them later.
     pub(super) fn of(&self, task: &Task, control: &Control) -> Vec<UsedFile> {
-        let inputs = task.inputs.iter().map(|(file, _)| (file.clone(), false));
+        let is_written_into = |file: &PathBuf| {
+            let path = task.dir.join(file);
+            task.outputs.iter().any(|(output, _)| task.dir.join(output).starts_with(&path))
+        };
+        let inputs = task.inputs.iter().map(|(file, _)| file).filter(|file| !is_written_into(file));
+        let inputs = inputs.map(|file| (file.clone(), false));
         let programs = programs(&task.work).into_iter().map(|word| (word, true));
         let written = |file: &PathBuf| task.outputs.iter().any(|(output, _)| output == file);
         let files: Vec<(PathBuf, bool)> = inputs.chain(programs.filter(|(file, _)| !written(file))).collect();
@@ -108,14 +164,17 @@ impl Hashes {
     fn state(&self, path: PathBuf, runs: bool) -> Option<UsedFile> {
         let meta = fs::metadata(&path).ok()?;
         let state = plain_state(&meta)?;
-        if runs && !is_run(&path, &meta) {
+        if runs && (meta.is_dir() || !is_run(&path, &meta)) {
             return None;
+        }
+        if meta.is_dir() {
+            return Some(UsedFile { state: self.directory(&path, state), path, is_program: false });
         }
         let known = |hashes: &FxHashMap<PathBuf, FileState>| {
             let known = hashes.get(&path).filter(|known| (known.size, known.mtime_ns) == (state.size, state.mtime_ns));
             known.copied()
         };
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let remembered = known(&lock());
         let state = remembered.unwrap_or_else(|| FileState { hash: hash(&path, state.size), ..state });
         if remembered.is_none() {
@@ -126,6 +185,24 @@ impl Hashes {
             hashes.insert(path.clone(), state);
         }
         Some(UsedFile { path, is_program: runs, state })
+    }
+
+    fn directory(&self, path: &Path, plain: FileState) -> FileState {
+        let lock = || self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |(state, until): &(FileState, Instant)| {
+            (state.mtime_ns == plain.mtime_ns && Instant::now() < *until).then_some(*state)
+        };
+        if let Some(state) = lock().get(path).and_then(known) {
+            return state;
+        }
+        let begin = Instant::now();
+        let state = FileState { hash: listing(path), ..plain };
+        let mut directories = lock();
+        if directories.len() >= MAX_REMEMBERED {
+            directories.clear();
+        }
+        directories.insert(path.to_owned(), (state, Instant::now() + begin.elapsed() * LISTING_REUSE));
+        state
     }
 }
 
@@ -203,6 +280,41 @@ mod tests {
         assert_eq!(differs(&used.state), Some("has changed"));
         fs::remove_file(&path).unwrap();
         assert_eq!(differs(&used.state), Some("is missing"));
-        assert!(Hashes::default().state(dir.path().to_owned(), false).is_none(), "a directory says nothing");
+    }
+
+    #[test]
+    fn a_directory_is_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        fs::create_dir_all(path.join("deep")).unwrap();
+        fs::write(path.join("deep/x"), "one").unwrap();
+        let was = || Hashes::default().state(path.clone(), false).unwrap().state;
+        let state = was();
+        assert!(state.hash.is_some());
+        assert_eq!((change_of(&path, &state), was()), (None, state));
+        assert!(Hashes::default().state(path.clone(), true).is_none(), "it is no program");
+        fs::write(path.join("deep/x"), "three").unwrap();
+        assert_eq!(change_of(&path, &state), Some("has changed"));
+        let state = was();
+        fs::write(path.join("new"), "").unwrap();
+        assert_eq!(change_of(&path, &state), Some("has changed"));
+        let state = was();
+        fs::rename(path.join("new"), path.join("newer")).unwrap();
+        assert_eq!(change_of(&path, &state), Some("has changed"));
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(change_of(&path, &state), Some("is missing"));
+        fs::write(&path, "").unwrap();
+        assert_eq!(change_of(&path, &state), Some("has changed"), "a file is no directory");
+    }
+
+    #[test]
+    fn of_a_large_directory_its_own_time_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..=MAX_ENTRIES {
+            fs::write(dir.path().join(number.to_string()), "").unwrap();
+        }
+        let state = Hashes::default().state(dir.path().to_owned(), false).unwrap().state;
+        assert_eq!((state.hash, change_of(dir.path(), &state)), (None, None));
+        assert_eq!(change_of(dir.path(), &FileState { mtime_ns: 1, ..state }), Some("has changed"));
     }
 }

@@ -256,6 +256,7 @@ mod tests {
         let task = |rest: &str| format!("[[task]]\nname = 't'\ncommand = 'x'\n{rest}");
         for (text, expected) in [
             (task("needs = 'b'\n"), "there is no task called `b`"),
+            (task("needs = 'other'\n"), "the tasks are `t`, `a`"),
             (task("needs = 'a[7]'\n"), "a[7]"),
             (task("nedds = 'a'\n"), "nedds"),
             (task("pools = { q = 1 }\n"), "q"),

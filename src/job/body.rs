@@ -65,6 +65,7 @@ impl Extras {
 pub(crate) struct FileTemplate {
     pub name: Template,
     pub size: Option<u64>,
+    /// It may be missing.
     pub optional: bool,
 }
 
@@ -147,6 +148,9 @@ impl Body {
         let element = Element { name, space: self.space(), number };
         let Extras { stdin, stdout, stderr, dir, shell, keeps_background, cache, container, .. } = &*self.extras;
         let path = |template: &Option<Template>| template.as_ref().map(|t| t.fill_pattern(element).into());
+        let must_exist = |files: &[FileTemplate]| {
+            files.iter().filter(|f| !f.optional).map(|f| f.name.fill(element).into()).collect()
+        };
         let files = |files: &[FileTemplate]| files.iter().map(|f| (f.name.fill(element).into(), f.size)).collect();
         Task {
             id,
@@ -160,7 +164,8 @@ impl Body {
             env: self.env.iter().map(|(name, value)| (name.to_string(), value.fill(element))).collect(),
             inputs: files(&self.inputs),
             outputs: files(&self.outputs),
-            promised: self.outputs.iter().filter(|f| !f.optional).map(|f| f.name.fill(element).into()).collect(),
+            required: must_exist(&self.inputs),
+            promised: must_exist(&self.outputs),
             shell: shell.clone(),
             keeps_background: *keeps_background,
             cache: cache.clone(),

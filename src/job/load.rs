@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -16,9 +16,11 @@ use super::dialect::Sh;
 use super::document::{Document, TABLES};
 use super::foreign;
 use super::pieces::read_pieces;
+use super::read::Span;
 use super::resolve::{External, Resolution, ResolveContext};
 use super::spec::{Common, homes_of, read_file};
 use super::value_files::ValueFiles;
+use super::written_files::WrittenFiles;
 use super::{Diagnostic, Diagnostics, Job};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
@@ -101,11 +103,22 @@ impl Loaded {
     /// Warnings about input files that no task writes and that do not exist now.
     pub fn missing_inputs(&self) -> Diagnostics {
         if self.parts.is_empty() {
-            return Diagnostics::new(self.file.clone(), self.text.clone(), missing_inputs(&self.external));
+            let missing = missing_inputs(self.external.iter());
+            return Diagnostics::new(self.file.clone(), self.text.clone(), missing);
         }
-        let of_part =
-            |part: &LoadedPart| Diagnostics::new(part.file.clone(), part.text.clone(), missing_inputs(&part.external));
-        Diagnostics::joined(self.parts.iter().map(of_part).collect())
+        let is_any = self.parts.iter().any(|part| !part.external.is_empty());
+        let written = if is_any { WrittenFiles::of(&self.job) } else { WrittenFiles::default() };
+        let of_part = |(number, part): (usize, &LoadedPart)| {
+            let is_elsewhere = |task: &TaskId| self.job.part_number(self.job.group_of(*task).0) != Some(number);
+            let writer = |path: &Path| written.writer_of(path).filter(is_elsewhere);
+            let (elsewhere, nowhere): (Vec<_>, Vec<_>) =
+                part.external.iter().partition(|(path, _)| writer(path).is_some());
+            let elsewhere = elsewhere.into_iter().filter_map(|(path, span)| Some((span, path, writer(path)?)));
+            let mut warnings = written_by_other_files(&self.job, elsewhere);
+            warnings.extend(missing_inputs(nowhere.into_iter()));
+            Diagnostics::new(part.file.clone(), part.text.clone(), warnings)
+        };
+        Diagnostics::joined(self.parts.iter().enumerate().map(of_part).collect())
     }
 
     /// Diagnostics about this file that were found later (cycles, tasks that fit nowhere).
@@ -123,20 +136,43 @@ impl Loaded {
     }
 }
 
+/// Warnings about files that tasks of another job file write, one for each statement.
+fn written_by_other_files<'a>(
+    job: &Job,
+    files: impl Iterator<Item = (&'a Span, &'a PathBuf, TaskId)>,
+) -> Vec<Diagnostic> {
+    let mut found: Vec<_> = files.collect();
+    found.dedup_by_key(|(span, ..)| (span.start, span.end));
+    let warning = |(span, path, writer): (&Span, &PathBuf, TaskId)| {
+        let text = format!(
+            "{} writes {}, and this task does not wait for it: files do not order tasks of different job files",
+            job.task_name(writer),
+            path.display()
+        );
+        Diagnostic::warning(text)
+            .at(span)
+            .help("put both tasks into one job file, or run the two files one after the other")
+    };
+    found.into_iter().map(warning).collect()
+}
+
 /// Warnings about files that do not exist now.
-fn missing_inputs(external: &External) -> Vec<Diagnostic> {
+fn missing_inputs<'a>(external: impl Iterator<Item = &'a (PathBuf, Span)> + Clone) -> Vec<Diagnostic> {
     let mut missing: BTreeMap<(usize, usize), (usize, &Path)> = BTreeMap::new();
     let probe = FileProbe::default();
-    for (path, span) in external.iter().filter(|(path, _)| probe.exists(path) == Some(false)) {
+    for (path, span) in external.clone().filter(|(path, _)| probe.exists(path) == Some(false)) {
         missing.entry((span.start, span.end)).or_insert((0, path)).0 += 1;
     }
     let warnings = missing.into_iter().map(|((start, end), (count, path))| {
         let more = if count > 1 { format!(" (nor do {} others named here)", count - 1) } else { String::new() };
         Diagnostic::warning(format!("input file {} does not exist{more}, and no task writes it", path.display()))
             .at(&(start..end))
-            .help("correct the name, or list the file under `outputs` of the task that writes it")
+            .help(
+                "correct the name, or list the file under `outputs` of the task that writes it; one that may be \
+                 missing is written `{ file = \"NAME\", optional = true }`",
+            )
     });
-    let hung = external.iter().find(|(path, _)| Some(path.as_path()) == probe.unanswered());
+    let hung = external.clone().find(|(path, _)| Some(path.as_path()) == probe.unanswered());
     let hung = hung.map(|(path, span)| {
         let text = format!(
             "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}; whether input files exist was not \

@@ -42,6 +42,7 @@ mod template;
 pub mod units;
 mod value_files;
 pub(crate) mod values;
+mod written_files;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ pub use schema::schema;
 pub use several::JobPart;
 pub(crate) use several::is_several;
 pub use source::{load, load_all, parse};
+pub use written_files::WrittenFiles;
 
 /// A validated job: the content of one TOML file.
 ///
@@ -353,6 +355,8 @@ pub struct Task {
     pub inputs: Vec<(PathBuf, Option<u64>)>,
     /// Declared output files.
     pub outputs: Vec<(PathBuf, Option<u64>)>,
+    /// Input files and directories that must exist before the command starts.
+    pub required: Vec<PathBuf>,
     /// Output files that must exist after the command has succeeded.
     pub promised: Vec<PathBuf>,
     /// Words of the shell, to which the command line is appended; `None`: `sh -c`.

@@ -282,7 +282,7 @@ section! {
         file: String = required,
         /// Size, as 2G or 512M; a bare number is bytes
         size: SizeSpec = "unknown",
-        /// For outputs: the task may succeed without writing it
+        /// An input that may be missing when the task starts, an output that it may end well without
         optional: bool = "false",
     }
 }

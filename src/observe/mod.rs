@@ -57,6 +57,7 @@ pub use job_view::{JobView, Label, SessionJob};
 pub use live_output::follow_task;
 pub use print::{ReportError, to_stdout};
 pub use recommend::{ClassRequests, Recommendations, Request, Savings};
+pub(crate) use report::command_of;
 pub use run_view::{Parse, RunState, RunView};
 pub use runs::{ListedRun, disk_space, list_runs, old_runs, write_runs, write_runs_json};
 pub use samples::{RecordedSamples, Sample};
@@ -65,7 +66,7 @@ pub use stored::{
     ShownLevel, level_json, results_json, verified_json, write_level, write_removed, write_results, write_verified,
 };
 pub use style::Paint;
-pub(crate) use style::{LISTED, and_more, bytes};
+pub(crate) use style::{LISTED, and_more, bytes, printable};
 pub use summary::{SIGNALLED, write_summary};
 pub(crate) use terminal::tell;
 pub use why::{

@@ -21,7 +21,7 @@ use super::standing::Standing;
 use super::style::{LISTED, Paint, and_more, count, outcome, percent, value};
 use super::summary::write_summary;
 use super::timeline::Timeline;
-use crate::job::{OPERATION_KERNEL, Work};
+use crate::job::{Job, OPERATION_KERNEL, Work};
 use crate::journal::{PastRuns, Session, utc};
 use crate::model::{Attempt, Stream, TaskId};
 use crate::scale::Decision;
@@ -373,6 +373,13 @@ fn write_stream(
         }
     }
     Ok(())
+}
+
+/// What a task of a job executes, as [`command`] says it, behind its launcher.
+pub(crate) fn command_of(job: &Job, task: TaskId) -> String {
+    let launcher = job.group(task).mpi.map_or(String::new(), |mpi| format!("mpirun -n {} ", mpi.ranks));
+    let text = job.task(task).map_or_else(|error| error.to_string(), |task| command(&task.work));
+    launcher + &text
 }
 
 /// What a task executes, on one line if its text is.

@@ -138,7 +138,7 @@ pub(super) fn signal(number: u32) -> String {
 }
 
 /// One line of a task's output without control sequences.
-pub(super) fn printable(line: &[u8]) -> String {
+pub(crate) fn printable(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     // A progress bar rewrites its line with carriage returns; show its last state.
     let shown = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();

@@ -63,6 +63,7 @@ impl JobView for Mosaic {
             env: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            required: Vec::new(),
             promised: Vec::new(),
             shell: None,
             keeps_background: false,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::exec::{Kernels, TaskSource};
 use crate::graph::link::GroupId;
-use crate::job::{CacheSettings, DataGraph, Group, Job, KernelCheck, Task};
+use crate::job::{CacheSettings, DataGraph, Group, Job, KernelCheck, Task, WrittenFiles};
 use crate::model::TaskId;
 use crate::observe::{JobView, Label};
 use crate::workload::requirements;
@@ -58,6 +58,14 @@ impl TaskSource for Job {
 
     fn job_name(&self) -> &str {
         &self.name
+    }
+
+    fn task_name(&self, id: TaskId) -> String {
+        Job::task_name(self, id)
+    }
+
+    fn written_files(&self) -> WrittenFiles<TaskId> {
+        WrittenFiles::of(self)
     }
 
     fn cache(&self) -> CacheSettings {

@@ -54,6 +54,7 @@ impl Spec {
             env: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            required: Vec::new(),
             promised: Vec::new(),
             shell: None,
             keeps_background: false,

@@ -292,6 +292,23 @@ fn files_become_the_simplest_links_with_bytes() {
         let text = format!("{THREE}[[task]]\nname = 'b'\ncommand = 'true'\n{fields}\n");
         assert_eq!(shapes(&text), [(0, 1, shape, Condition::Ok, bytes)], "{fields}");
     }
+    let dirs = "[[task]]\nname = 'a'\narray = '0-9'\ncommand = 'true'\noutputs = ['out/{index}/x', 'top/{index}']\n";
+    for (fields, shape) in [
+        ("inputs = 'out'", LinkShape::All),
+        ("array = '0-1'\ninputs = '.'", LinkShape::All),
+        ("inputs = 'out/7'", LinkShape::One(7)),
+        ("array = '0-9'\ninputs = 'out/{index}'", LinkShape::Each),
+        ("array = '0-9'\ndir = 'run-{index}'\ninputs = '../out'", LinkShape::All),
+        ("array = '0-4'\ninputs = 'out'\noutputs = 'out/sum-{index}'", LinkShape::All),
+        ("inputs = 'top/3/deep/file'", LinkShape::One(3)),
+    ] {
+        let text = format!("{dirs}[[task]]\nname = 'b'\ncommand = 'true'\n{fields}\n");
+        assert_eq!(shapes(&text), [(0, 1, shape, Condition::Ok, 0)], "{fields}");
+    }
+    // Tasks that change a directory in place do not wait for each other.
+    let task =
+        |name: &str| format!("[[task]]\nname = '{name}'\ncommand = 'true'\ninputs = 'd'\noutputs = 'd/{name}'\n");
+    assert_eq!(shapes(&(task("a") + &task("b"))), []);
     let missing =
         parse(&format!("{THREE}[[task]]\nname = 'b'\ncommand = 'true'\ninputs = ['a-1', '/nowhere/at/all']\n"))
             .unwrap();

@@ -22,8 +22,8 @@ fn on_terminal(dir: &Dir, line: &str) -> Output {
 
 #[test]
 fn diagnostics_that_nobody_can_read_end_no_run() {
-    // The run begins with a warning, as `absent.txt` is no file.
-    let job = "[[task]]\nname = 'reader'\ninputs = ['absent.txt']\ncommand = 'echo ran >> finished'\n";
+    // The run begins with a warning, as nothing fills `{absent}`.
+    let job = "[[task]]\nname = 'reader'\nenv = { WORD = '{absent}' }\ncommand = 'echo ran >> finished'\n";
     let sinks = [
         "2>/dev/full",
         "2>&-",
@@ -384,9 +384,52 @@ fn a_declared_output_is_a_promise() {
     run(&dir, job, &[]).code(1).says("did not write its output sub/missing-0");
     let trace = Trace::of(&dir, "latest");
     assert_eq!(["broken[1]", "kept", "after"].map(|task| trace.state(task)), ["FAILED", "COMPLETED", "SKIPPED"]);
-    run(&dir, "[[task]]\nname = 'a'\ninputs = [{ file = 'x', optional = true }]\ncommand = 'true'\n", &[])
-        .code(2)
-        .says("optional");
+}
+
+#[test]
+fn a_failed_prologue_is_named() {
+    let dir = Dir::new("prologue");
+    let job = "[job]\nprologue = ['echo loading', 'test -e ready']\n\
+               [[task]]\nname = 'line'\ncommand = 'exit 3'\n[[task]]\nname = 'words'\ncommand = ['sh', '-c', 'exit 3']\n\
+               [[task]]\nname = 'many'\narray = '0-1'\nbatch = 2\ncommand = 'exit 3'\n";
+    let named = "a line of `prologue` failed, so the command did not start";
+    run(&dir, job, &[]).code(1).says(named);
+    for task in ["line", "words", "many[1]"] {
+        report(&dir, &["--task", task]).says(named).says("loading");
+    }
+    dir.file("ready", "");
+    let out = run(&dir, job, &[]).code(1);
+    assert!(!out.stdout().contains("of `prologue`"), "{out}");
+    let words = report(&dir, &["--task", "words"]).says("exit 3");
+    assert!(!words.stdout().contains("of `prologue`"), "{words}");
+}
+
+#[test]
+fn a_missing_input_fails_its_task_before_the_command_starts() {
+    let dir = Dir::new("missing-input");
+    let job = "[[task]]\nname = 'make'\narray = '1-2'\noutputs = 'made/{index}'\n\
+               command = 'mkdir -p made; touch made/{index}'\n\
+               [[task]]\nname = 'drops'\nneeds = 'make'\ncommand = 'rm made/2'\n\
+               [[task]]\nname = 'uses'\nneeds = 'drops'\ninputs = 'made/2'\ncommand = 'echo uses >> ran'\n\
+               [[task]]\nname = 'alone'\ninputs = ['nowhere.txt', { file = 'perhaps', optional = true }]\n\
+               command = 'echo alone >> ran'\n\
+               [[task]]\nname = 'fine'\ninputs = [{ file = 'perhaps', optional = true }]\ncommand = 'echo fine >> ran'\n";
+    let out = run(&dir, job, &[]).code(1);
+    assert_eq!(dir.read("ran"), "fine\n");
+    out.says("did not start: its input made/2 is missing, which make[2] should have written");
+    let trace = Trace::of(&dir, "latest");
+    assert_eq!(["uses", "alone", "fine"].map(|task| trace.state(task)), ["FAILED", "FAILED", "COMPLETED"]);
+    let alone = report(&dir, &["--task", "alone"]);
+    alone.says("did not start: its input nowhere.txt is missing, and no task writes it");
+    for args in [&["check", "job.toml"][..], &["run", "job.toml", "--dry-run"]] {
+        let said = phalanx(&dir).args(args).run().ok();
+        assert!(said.stderr().contains("nowhere.txt does not exist, and no task writes it"), "{said}");
+        assert!(!said.stderr().contains("perhaps does not exist"), "{said}");
+    }
+    dir.file("nowhere.txt", "");
+    // What is missing is made again, and nothing removes it now.
+    run(&dir, job, &["--resume"]).ok();
+    assert!(["alone\n", "uses\n"].iter().all(|line| dir.read("ran").contains(line)), "{}", dir.read("ran"));
 }
 
 #[test]

@@ -489,6 +489,59 @@ fn what_changed_runs_again_and_says_why() {
     assert!(why().contains("4 of 4 tasks are complete"), "{}", why());
 }
 
+/// Tasks that write into a directory, one that reads it, and one that reads it and writes into it.
+const DIRECTORY: &str = r#"
+    [[task]]
+    name = "report"
+    command = "echo report >> ran; ls results > report.txt"
+    inputs = ["results", "data"]
+    [[task]]
+    name = "sum"
+    command = "echo sum >> ran; ls results > results/sum.txt"
+    inputs = "results"
+    outputs = "results/sum.txt"
+    [[task]]
+    name = "work"
+    array = "0-1"
+    command = "mkdir -p results/{index}; sleep 0.2; echo work{index} >> ran; touch results/{index}/x.txt"
+    outputs = "results/{index}/x.txt"
+    [[task]]
+    name = "piece"
+    command = "echo piece >> ran; cat tree/deep/leaf.txt"
+    inputs = "tree/deep/leaf.txt"
+    [[task]]
+    name = "tree"
+    command = "mkdir -p tree/deep; sleep 0.2; echo tree >> ran; echo > tree/deep/leaf.txt"
+    outputs = "tree"
+"#;
+
+#[test]
+fn directories_order_tasks_and_what_is_in_them_is_compared() {
+    let dir = Dir::new("directories");
+    dir.file("data/a", "1");
+    let (out, _) = run(&dir, DIRECTORY, &["--slots", "4"]);
+    out.ok();
+    let at = |task: &str| lines(&dir, "ran").iter().position(|line| line == task).expect("it ran");
+    let order = [("work0", "sum"), ("work1", "sum"), ("sum", "report"), ("work1", "report"), ("tree", "piece")];
+    for (first, then) in order {
+        assert!(at(first) < at(then), "{first} before {then}: {:?}", lines(&dir, "ran"));
+    }
+    assert!(dir.read("report.txt").contains("sum.txt"));
+    let again = || run(&dir, DIRECTORY, &["--resume"]).1;
+    assert_eq!(again(), [""; 0]);
+    let why = || phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok().stdout().to_owned();
+    dir.file("data/deep/b", "");
+    assert!(why().contains("report: its input data has changed"), "{}", why());
+    assert_eq!(again(), ["report"]);
+    assert_eq!(again(), [""; 0]);
+    // What `sum` reads it changes itself.
+    dir.file("results/1/y.txt", "new");
+    assert_eq!(again(), ["report"]);
+    std::fs::remove_dir_all(dir.path().join("data")).expect("it was there");
+    assert!(why().contains("report: its input data is missing"), "{}", why());
+    run(&dir, DIRECTORY, &["--resume"]).0.code(1).says("its input data is missing, and no task writes it");
+}
+
 #[test]
 fn a_run_of_another_job_is_not_taken_over() {
     let dir = Dir::new("foreign");
@@ -587,7 +640,7 @@ fn a_column_that_no_command_uses_changes_no_task() {
     dir.file("table.csv", "s,q\na,1\nb,3\nc,4\n");
     let said = why();
     assert!(said.contains("1 of 3 tasks are complete; 2 would run"), "{said}");
-    assert!(said.contains("t[b]: its value `q` was 2, is 3\n  t[c]: is new\n"), "{said}");
+    assert!(said.contains("t[b]: its value `q` was 2, is 3\n      echo b-3 >> ran\n  t[c]: is new\n"), "{said}");
     let (out, ran) = run(&dir, job, &["--resume"]);
     out.ok();
     assert_eq!(ran, ["b-3", "c-4"]);

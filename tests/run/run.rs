@@ -322,6 +322,17 @@ fn a_dry_run_runs_nothing() {
     let dir = Dir::new("dry");
     let out = run(&dir, "[[task]]\nname = 'a'\narray = '0-9'\ncommand = 'touch ran'\n", &["--dry-run"]).ok();
     assert!(out.stdout().contains("10") && !dir.has("ran") && !dir.has("phalanx-runs"), "{out}");
+    out.says("\n  a[0]\n      touch ran\n  a[1]\n");
+    let job = "[[task]]\nname = 'a'\narray = '0-99'\ncommand = ['sort', 'in {index}']\n\
+               [[task]]\nname = 'b'\ncommand = '''set -e\nmake x'''\nmpi = { ranks = 2 }\n\
+               [[task]]\nname = 'c'\nkernel = 'sleep'\nargs = { seconds = 1 }\n";
+    let some = run(&dir, job, &["--dry-run"]).ok();
+    some.says("  a[39]\n      sort 'in 39'\n  and 62 more (-v lists all)\n");
+    let all = phalanx(&dir).args(["run", "job.toml", "--dry-run", "-v"]).run().ok();
+    all.says("  a[99]\n")
+        .says("  b\n      mpirun -n 2 set -e\n      make x\n  c\n      kernel sleep { seconds = 1 }\n");
+    let part = phalanx(&dir).args(["run", "job.toml", "--dry-run", "--only", "c"]).run().ok();
+    part.says("c: ").says("      kernel sleep { seconds = 1 }\n");
     run(&dir, "[[task]]\nname = 'a'\n", &["--dry-run"]).code(2);
 }
 

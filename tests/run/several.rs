@@ -57,6 +57,25 @@ fn several_jobs_are_checked_planned_simulated_and_selected_from() {
 }
 
 #[test]
+fn a_file_that_a_task_of_another_job_file_writes_is_warned_of() {
+    let dir = Dir::new("across");
+    dir.job("make.toml", "[[task]]\nname = 'make'\ncommand = 'touch raw.txt'\noutputs = 'raw.txt'\n");
+    dir.job(
+        "use.toml",
+        "[[task]]\nname = 'use'\narray = '0-1'\ncommand = 'cat raw.txt'\ninputs = ['raw.txt', 'absent.txt']\n",
+    );
+    let check = phalanx(&dir).args(["check", "make.toml", "use.toml"]).run().ok();
+    let said = check.stderr();
+    assert!(
+        said.contains("make/make writes") && said.contains("raw.txt, and this task does not wait for it"),
+        "{said}"
+    );
+    assert!(said.contains("use.toml:5:11") && said.contains("one job file"), "{said}");
+    assert!(said.contains("absent.txt does not exist, and no task writes it"), "{said}");
+    assert_eq!(said.matches("warning:").count(), 2, "{said}");
+}
+
+#[test]
 fn what_does_not_fit_together_is_refused_and_all_mistakes_are_shown() {
     let dir = jobs();
     std::fs::create_dir_all(dir.path().join("other")).expect("a directory");

@@ -51,6 +51,8 @@ pub(super) struct TaskCache {
 /// A task as the cache looks at it.
 pub(super) struct CacheRequest {
     task: Task,
+    /// Its name as it is shown, without that of its job.
+    label: String,
     group: Group,
     rules: Arc<CacheRules>,
     /// The tasks of the family have the same work.
@@ -104,7 +106,7 @@ impl Stamp {
 impl CacheRequest {
     /// `rules` are with whether the tasks of the family have the same work.
     pub(super) fn new(
-        task: &Task,
+        (task, shown): (&Task, &str),
         group: &Group,
         (rules, is_alike): (&Arc<CacheRules>, bool),
         job: usize,
@@ -115,6 +117,8 @@ impl CacheRequest {
         CacheRequest {
             stdin: file(&task.stdin),
             streams: [file(&task.stdout), file(&task.stderr)],
+            // Names of several jobs begin with that of the job, which an origin has, too.
+            label: task.name.clone() + shown.find('[').map_or("", |at| &shown[at..]),
             task: task.clone(),
             group: group.clone(),
             rules: Arc::clone(rules),
@@ -128,14 +132,6 @@ impl CacheRequest {
         let task = &self.task;
         let has_streams = self.stdin.is_some() || self.streams.iter().any(Option::is_some);
         task.inputs.is_empty() && task.outputs.is_empty() && !has_streams && !used_files::may_name_programs(&task.work)
-    }
-
-    /// Name of the task with its index.
-    fn label(&self) -> String {
-        match self.task.index {
-            Some(index) => format!("{}[{index}]", self.task.name),
-            None => self.task.name.clone(),
-        }
     }
 
     fn place(&self, name: &OutputName) -> PathBuf {
@@ -292,7 +288,7 @@ impl TaskCache {
             Miss::Damaged(detail) => plain("damaged", detail),
             Miss::NotRestored(detail) => plain("not_restored", detail),
             Miss::Expired => plain("expired", String::new()),
-            Miss::Unknown => match self.store().differences(&self.job, &request.label(), components) {
+            Miss::Unknown => match self.store().differences(&self.job, &request.label, components) {
                 None => plain("new", String::new()),
                 Some((origin, differences)) => {
                     let reason = if differences.is_empty() { "evicted" } else { "changed" };
@@ -327,7 +323,7 @@ impl TaskCache {
             }
             let origin = Origin {
                 job: cache.job.clone(),
-                task: request.label(),
+                task: request.label.clone(),
                 class: request.group.class.to_string(),
                 run: cache.run.clone(),
                 unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),

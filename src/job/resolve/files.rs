@@ -2,6 +2,9 @@
 //! that writes it.
 //!
 //! Files are declarations: Phalanx neither creates nor checks them here. They give order and bytes.
+//! A name may be that of a directory: who reads it waits for all that write into it, and who reads
+//! a file that no task writes waits for the task that writes the directory around it
+//! (`written_files`).
 //!
 //! Each name is expanded, made absolute and hashed to 128 bits. A million files take some dozen
 //! bytes each while the job is read, and nothing afterwards: only links remain, in the simplest
@@ -9,9 +12,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-use rustc_hash::FxHashMap;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::External;
 use super::drafts::{Draft, Drafts};
@@ -21,19 +21,23 @@ use crate::job::body::FileTemplate;
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::Span;
 use crate::job::template::{Element, Template};
+use crate::job::written_files::{WrittenFiles, clean};
 
 /// Maximum number of files: for more, `needs` states the order better.
 const MAX_FILES: u64 = 20_000_000;
+
+/// Maximum number of dependencies that directories imply.
+const MAX_IMPLIED: usize = 50_000_000;
 
 /// Maximum number of external inputs kept, to check whether they exist.
 const MAX_EXTERNAL: usize = 10_000;
 
 /// The writer of a file: group, element, and index among its outputs.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct OutputOrigin {
     group: GroupId,
-    element: u32,
     output: u32,
+    element: u32,
 }
 
 fn within_bounds(drafts: &Drafts, findings: &mut Findings) -> bool {
@@ -82,30 +86,14 @@ impl<'a> PathNames<'a> {
     }
 }
 
-/// Joins the parts of a path and removes `.`, `..` and double slashes, without reading the disk.
-fn clean(parts: &[&str]) -> String {
-    let mut path = String::new();
-    for component in parts.iter().flat_map(|part| part.split('/')) {
-        match component {
-            "" | "." => {}
-            ".." => path.truncate(path.rfind('/').unwrap_or(0)),
-            name => {
-                path.push('/');
-                path.push_str(name);
-            }
-        }
-    }
-    path
-}
-
-fn collect_writers(names: &PathNames<'_>, findings: &mut Findings) -> FxHashMap<u128, OutputOrigin> {
-    let mut writers: FxHashMap<u128, OutputOrigin> = FxHashMap::default();
+fn collect_writers(names: &PathNames<'_>, findings: &mut Findings) -> WrittenFiles<OutputOrigin> {
+    let mut writers = WrittenFiles::default();
     for (group, draft) in (0..).zip(names.drafts.iter()) {
         for (output, file) in draft.body.outputs.iter().enumerate() {
             for element in 0..draft.group.count {
                 let name = names.absolute(group, element, &file.name);
                 let writer = OutputOrigin { group, element, output: output as u32 };
-                if let Some(other) = writers.insert(xxh3_128(name.as_bytes()), writer) {
+                if let Some(other) = writers.insert(&name, writer) {
                     findings.push(written_twice(names, &name, writer, other));
                     // The other elements would repeat the same mistake.
                     break;
@@ -134,17 +122,14 @@ fn written_twice(names: &PathNames<'_>, name: &str, second: OutputOrigin, first:
     }
 }
 
-/// Pairs of elements between which an output of a group is passed.
-struct FileLink {
-    writer: OutputOrigin,
-    pairs: Vec<(u32, u32)>,
-}
+/// By group and output: the first writer, and the pairs of elements of writers and readers.
+type PairsByOutput = BTreeMap<(GroupId, u32), (OutputOrigin, Vec<(u32, u32)>)>;
 
 /// Links the readers of files to their writers.
 pub(super) struct Files<'a> {
     names: PathNames<'a>,
     /// `None` if files are ignored because of other mistakes.
-    writers: Option<FxHashMap<u128, OutputOrigin>>,
+    writers: Option<WrittenFiles<OutputOrigin>>,
     external: External,
 }
 
@@ -172,7 +157,7 @@ impl<'a> Files<'a> {
 
 struct Readers<'a> {
     names: &'a PathNames<'a>,
-    writers: &'a FxHashMap<u128, OutputOrigin>,
+    writers: &'a WrittenFiles<OutputOrigin>,
     links: &'a mut Links,
     findings: &'a mut Findings,
     external: &'a mut External,
@@ -182,49 +167,110 @@ impl Readers<'_> {
     fn link_group(&mut self, to: GroupId) {
         let draft = self.names.draft(to);
         for (file, place) in draft.body.inputs.iter().zip(&draft.notes.inputs) {
-            if self.names.is_same_for_all(to, &file.name) {
-                self.link_constant(to, file, &place.span());
-            } else {
-                self.link_elements(to, file, &place.span());
-            }
+            self.link_file(to, file, &place.span());
         }
+        // Which file a pattern means is known when the task starts.
+        let stdin = draft.body.extras.stdin.as_ref().filter(|name| !self.names.absolute(to, 0, name).contains('%'));
+        if let Some(name) = stdin {
+            let file = FileTemplate { name: name.clone(), size: None, optional: false };
+            self.link_file(to, &file, &draft.notes.name.span());
+        }
+    }
+
+    fn link_file(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
+        if self.is_one_file(to, file) {
+            self.link_constant(to, file, span);
+        } else {
+            self.link_elements(to, file, span);
+        }
+    }
+
+    /// True if all elements read the same file, whatever directories they run in.
+    fn is_one_file(&self, to: GroupId, file: &FileTemplate) -> bool {
+        let name = |number| self.names.absolute(to, number, &file.name);
+        let count = self.names.draft(to).group.count;
+        self.names.is_same_for_all(to, &file.name)
+            || (count > 1 && name(0) == name(count - 1) && (1..count).all(|number| name(number) == name(0)))
     }
 
     /// A file that all elements read: one look-up, whatever their number.
     fn link_constant(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
-        let Some(writer) = self.writer(to, 0, file, span) else { return };
+        let writers = self.writers(to, 0, file, span);
         // One of the tasks that read the file also writes it.
-        if writer.group == to {
-            self.refuse_self(to, writer.element, span);
+        if let Some(own) = writers.iter().find(|writer| writer.group == to) {
+            self.refuse_self(to, own.element, span);
             return;
         }
-        self.add(writer, to, LinkShape::One(writer.element), file, span);
+        let readers = self.names.draft(to).group.count;
+        for of_output in writers.chunk_by(|a, b| (a.group, a.output) == (b.group, b.output)) {
+            let shape = match of_output {
+                [writer] => LinkShape::One(writer.element),
+                all if all.len() == self.names.draft(all[0].group).group.count as usize => LinkShape::All,
+                some if some.len().saturating_mul(readers as usize) > MAX_IMPLIED => return self.refuse_many(span),
+                some => LinkShape::Pairs(
+                    some.iter().flat_map(|writer| (0..readers).map(|reader| (writer.element, reader))).collect(),
+                ),
+            };
+            self.add(of_output[0], to, shape, file, span);
+        }
     }
 
     fn link_elements(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
-        let mut found: BTreeMap<(GroupId, u32), FileLink> = BTreeMap::new();
+        let mut found = PairsByOutput::new();
+        let mut pairs = 0;
         for number in 0..self.names.draft(to).group.count {
-            let Some(writer) = self.writer(to, number, file, span) else { continue };
-            if writer.group == to && writer.element == number {
-                self.refuse_self(to, number, span);
-                return;
+            for writer in self.writers(to, number, file, span) {
+                if writer.group == to && writer.element == number {
+                    self.refuse_self(to, number, span);
+                    return;
+                }
+                let entry = found.entry((writer.group, writer.output)).or_insert_with(|| (writer, Vec::new()));
+                entry.1.push((writer.element, number));
+                pairs += 1;
             }
-            let entry =
-                found.entry((writer.group, writer.output)).or_insert_with(|| FileLink { writer, pairs: Vec::new() });
-            entry.pairs.push((writer.element, number));
+            if pairs > MAX_IMPLIED {
+                return self.refuse_many(span);
+            }
         }
-        for FileLink { writer, pairs } in found.into_values() {
+        for (writer, pairs) in found.into_values() {
             self.add(writer, to, LinkShape::Pairs(pairs), file, span);
         }
     }
 
-    fn writer(&mut self, to: GroupId, number: u32, file: &FileTemplate, span: &Span) -> Option<OutputOrigin> {
+    /// The tasks that write what an element reads: the file or, of a directory, what is in it, else
+    /// a directory around it. Tasks that both read a directory and write into it do not wait for
+    /// each other, nor for themselves.
+    fn writers(&mut self, to: GroupId, number: u32, file: &FileTemplate, span: &Span) -> Vec<OutputOrigin> {
         let name = self.names.absolute(to, number, &file.name);
-        let writer = self.writers.get(&xxh3_128(name.as_bytes())).copied();
-        if writer.is_none() && self.external.len() < MAX_EXTERNAL {
+        let mut found: Vec<OutputOrigin> = self.writers.writer(&name).into_iter().collect();
+        let is_own = self.writes_into(to, number, &name);
+        self.writers.each_inside(&name, &mut |writer| {
+            if writer.group != to && !(is_own && self.reads(writer, &name)) {
+                found.push(writer);
+            }
+        });
+        if found.is_empty() {
+            let around = self.writers.around(&name);
+            found.extend(around.filter(|writer| (writer.group, writer.element) != (to, number)));
+        }
+        if found.is_empty() && !file.optional && self.external.len() < MAX_EXTERNAL {
             self.external.push((PathBuf::from(name), span.clone()));
         }
-        writer
+        found.sort_unstable();
+        found
+    }
+
+    /// True if an element writes into the directory of this name.
+    fn writes_into(&self, group: GroupId, number: u32, name: &str) -> bool {
+        let is_inside = |file: String| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+        let outputs = &self.names.draft(group).body.outputs;
+        outputs.iter().any(|output| is_inside(self.names.absolute(group, number, &output.name)))
+    }
+
+    /// True if a task reads the directory of this name.
+    fn reads(&self, writer: OutputOrigin, name: &str) -> bool {
+        let inputs = &self.names.draft(writer.group).body.inputs;
+        inputs.iter().any(|input| self.names.absolute(writer.group, writer.element, &input.name) == name)
     }
 
     /// Adds a link with the size of the file, as given by the reader, else by the writer.
@@ -234,6 +280,14 @@ impl Readers<'_> {
         self.links.add_file(Link { from: writer.group, to, shape, on: Condition::Ok, bytes, span: span.clone() });
     }
 
+    fn refuse_many(&mut self, span: &Span) {
+        self.findings.push(
+            Diagnostic::error(format!("this directory implies more than {MAX_IMPLIED} dependencies"))
+                .at(span)
+                .help("say with `needs` what depends on what, and leave the directory out"),
+        );
+    }
+
     fn refuse_self(&mut self, group: GroupId, number: u32, span: &Span) {
         let task = self.names.draft(group).task_name(number);
         self.findings.push(
@@ -241,17 +295,5 @@ impl Readers<'_> {
                 .at(span)
                 .help("list the file under `outputs` only"),
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_compared_as_what_they_mean() {
-        assert_eq!(clean(&["/a/b", "", "./c//d.txt"]), "/a/b/c/d.txt");
-        assert_eq!(clean(&["/a/b", "../x", "../y/."]), "/a/y");
-        assert_eq!(clean(&["/..", "", "../../z"]), "/z");
     }
 }

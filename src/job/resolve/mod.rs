@@ -147,7 +147,7 @@ fn link(job: &mut Job, drafts: &Drafts, own: usize, context: &ResolveContext<'_>
     let mut files = Files::of(drafts, &job.dir, findings);
     for to in 0..own as GroupId {
         pattern::link(to, drafts, &mut links);
-        needs::resolve_needs(to, drafts, &by_name, context.text, &mut links, findings);
+        needs::resolve_needs(to, drafts, &by_name, context, &mut links, findings);
         files.link_group(to, &mut links, findings);
         links.close_group();
     }

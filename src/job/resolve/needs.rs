@@ -2,8 +2,11 @@
 //! `tile[NA3]`, `tile[sample={sample}]`, with an optional condition as a prefix or a separate
 //! field.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
+use super::ResolveContext;
 use super::drafts::{Draft, Drafts, NeedView};
 use super::links::Links;
 use super::offsets::{self, Offset, OffsetError};
@@ -57,22 +60,25 @@ pub(super) fn name_in(need: &str) -> Option<&str> {
     split(need).ok().map(|parts| parts.name)
 }
 
-/// Resolves the needs of a group's tasks; `text` is the text of the file.
+/// Resolves the needs of a group's tasks.
 pub(super) fn resolve_needs(
     to: GroupId,
     drafts: &Drafts,
     by_name: &FxHashMap<&str, GroupId>,
-    text: &str,
+    context: &ResolveContext<'_>,
     links: &mut Links,
     findings: &mut Findings,
 ) {
-    let mut resolver = NeedsResolver { drafts, by_name, to, links, findings };
-    drafts.get(to).notes.needs.iter().for_each(|need| resolver.need(&need.view(text)));
+    let of_job = context.to.and_then(|to| to.names);
+    let mut resolver = NeedsResolver { drafts, by_name, of_job, to, links, findings };
+    drafts.get(to).notes.needs.iter().for_each(|need| resolver.need(&need.view(context.text)));
 }
 
 struct NeedsResolver<'a> {
     drafts: &'a Drafts,
     by_name: &'a FxHashMap<&'a str, GroupId>,
+    /// The tables of the job to which the tasks are added.
+    of_job: Option<&'a FxHashMap<Arc<str>, GroupId>>,
     to: GroupId,
     links: &'a mut Links,
     findings: &'a mut Findings,
@@ -81,6 +87,10 @@ struct NeedsResolver<'a> {
 impl<'a> NeedsResolver<'a> {
     fn draft(&self, group: GroupId) -> Draft<'a> {
         self.drafts.get(group)
+    }
+
+    fn names_of_job(&self) -> impl Iterator<Item = &'a str> {
+        self.of_job.into_iter().flat_map(|names| names.keys().map(|name| &**name))
     }
 
     fn need(&mut self, need: &NeedView<'_>) {
@@ -161,10 +171,15 @@ impl<'a> NeedsResolver<'a> {
         let name = shorten(parts.name);
         let help = if parts.name.contains('{') {
             "the name of a task contains no placeholder; choose an element in brackets: \"tile[{index}]\"".to_string()
-        } else if let Some(meant) = closest(parts.name, self.by_name.keys().copied()) {
+        } else if let Some(meant) = closest(parts.name, self.by_name.keys().copied().chain(self.names_of_job())) {
             format!("did you mean `{meant}`?")
         } else {
-            let mut names: Vec<&str> = self.drafts.iter().take(40).map(|draft| &*draft.group.name).collect();
+            const LISTED: usize = 40;
+            let mut of_job: Vec<_> = self.of_job.into_iter().flatten().map(|(name, group)| (*group, &**name)).collect();
+            of_job.retain(|(_, name)| !self.by_name.contains_key(name));
+            of_job.sort_unstable();
+            let mut names: Vec<&str> = self.drafts.iter().take(LISTED).map(|draft| &*draft.group.name).collect();
+            names.extend(of_job.iter().take(LISTED).map(|(_, name)| name));
             names.retain(|name| !name.is_empty());
             names.dedup();
             suggest(&name, &names, "tasks")

@@ -90,13 +90,6 @@ fn file(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<FileS
         },
         DeValue::Table(_) => {
             let table = FileTable::read(key, node, findings)?;
-            if let Some(optional) = table.optional.as_ref().filter(|_| key != "outputs") {
-                findings.push(
-                    Diagnostic::error(format!("`optional` has no meaning in `{key}`"))
-                        .at(&optional.span)
-                        .help("it excuses a task from writing one of its `outputs`; remove it here"),
-                );
-            }
             let optional = table.optional.is_some_and(|at| at.value);
             FileSpecEntry { name: table.file?, size: table.size.map(|at| at.value.0), optional }
         }

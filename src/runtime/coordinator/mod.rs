@@ -48,6 +48,6 @@ mod status;
 mod walltime;
 
 pub use auto_memory::{auto_memory, earlier_runs};
-pub use preview::{RunPreview, UnfinishedRun, find_unfinished_run, preview};
+pub use preview::{PlannedTask, RunPreview, UnfinishedRun, find_unfinished_run, preview};
 pub use provisioner::BLOCKS;
 pub use run_history::{kind_of, recall};

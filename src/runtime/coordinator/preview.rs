@@ -10,6 +10,7 @@ use crate::exec::Kernels;
 use crate::job::{self, Loaded};
 use crate::journal::{EndReason, Liveness, RUNS, RunDir, replay};
 use crate::model::TaskId;
+use crate::observe::command_of;
 use crate::runtime::{Options, RunError};
 use crate::workload::graph_of;
 
@@ -26,8 +27,19 @@ pub struct RunPreview {
     pub complete: u32,
     /// Number of tasks that would be left out.
     pub left_out: usize,
-    /// The tasks that would run, each with one reason.
-    pub runs: Vec<(String, String)>,
+    /// The tasks that would run.
+    pub runs: Vec<PlannedTask>,
+}
+
+/// A task that would run.
+#[derive(Debug)]
+pub struct PlannedTask {
+    /// Its name.
+    pub name: String,
+    /// One reason why it would run.
+    pub reason: String,
+    /// What it would execute.
+    pub command: String,
 }
 
 /// Finds out what a run with these options would do, and changes nothing.
@@ -64,7 +76,12 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
         RunReason::Open => selected.reason(job, task),
         reason => reason.text(job),
     };
-    let runs: Vec<(String, String)> = chosen.map(|(task, why)| (job.task_name(*task), reason(*task, why))).collect();
+    let planned = |(task, why): &(TaskId, RunReason)| PlannedTask {
+        name: job.task_name(*task),
+        reason: reason(*task, why),
+        command: command_of(job, *task),
+    };
+    let runs: Vec<PlannedTask> = chosen.map(planned).collect();
     Ok(RunPreview {
         resumed: dir.map(|dir| dir.name()),
         remark,

@@ -1,13 +1,10 @@
 //! The files of completed tasks, compared with what they were when the tasks ran.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-
-use xxhash_rust::xxh3::xxh3_128;
+use std::path::PathBuf;
 
 use crate::exec::change_of;
-use crate::job::{Job, Task};
+use crate::job::{Job, Task, WrittenFiles};
 use crate::journal::{RunDir, Session, UsedFilesReader};
 use crate::model::{Attempt, TaskId};
 use crate::system::file_probe::FileProbe;
@@ -17,8 +14,8 @@ pub(super) struct RunFiles<'a> {
     pub(super) probe: FileProbe,
     used: UsedFilesReader,
     job: &'a Job,
-    /// Hashes of the declared outputs of all tasks; made when an input is missing.
-    outputs: OnceCell<HashSet<u128>>,
+    /// The declared outputs of all tasks; made when an input is missing.
+    outputs: OnceCell<WrittenFiles<TaskId>>,
 }
 
 impl<'a> RunFiles<'a> {
@@ -32,7 +29,8 @@ impl<'a> RunFiles<'a> {
             let state = file.state;
             let change = self.probe.ask(&file.path, move |path| change_of(path, &state)).flatten()?;
             // What a task of the job writes is looked at as its output.
-            if !file.path.exists() && !file.is_program && self.is_output(&file.path) {
+            let is_output = || self.outputs.get_or_init(|| WrittenFiles::of(self.job)).writer_of(&file.path).is_some();
+            if !file.path.exists() && !file.is_program && is_output() {
                 return None;
             }
             let kind = if file.is_program { "program" } else { "input" };
@@ -45,15 +43,5 @@ impl<'a> RunFiles<'a> {
     pub(super) fn lost(&self, task: TaskId) -> Option<PathBuf> {
         let Task { dir, promised, .. } = self.job.task(task).ok()?;
         promised.into_iter().find(|file| self.probe.exists(&dir.join(file)) == Some(false))
-    }
-
-    fn is_output(&self, path: &Path) -> bool {
-        let key = |path: &Path| xxh3_128(path.as_os_str().as_encoded_bytes());
-        let outputs = self.outputs.get_or_init(|| {
-            let tasks = (0..self.job.task_count() as u32).filter_map(|task| self.job.task(TaskId(task)).ok());
-            let files = tasks.flat_map(|task| task.outputs.into_iter().map(move |(file, _)| task.dir.join(file)));
-            files.map(|file| key(&file)).collect()
-        });
-        outputs.contains(&key(path))
     }
 }

@@ -1,0 +1,185 @@
+//! The files that the tasks of a job declare as outputs, by name, and what lies in which directory.
+
+use std::path::Path;
+
+use rustc_hash::FxHashMap;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::Job;
+use crate::model::TaskId;
+
+/// Who writes which file: `W` says who. Names are absolute and [`clean`].
+#[derive(Debug)]
+pub struct WrittenFiles<W> {
+    /// Writers by the hash of the name.
+    files: FxHashMap<u128, W>,
+    /// The directories in which files are written, by the hash of the name.
+    places: FxHashMap<u128, u32>,
+    directories: Vec<Directory<W>>,
+    /// The directory of the file that was inserted last, and its number.
+    last: (String, u32),
+}
+
+/// What is written in a directory.
+#[derive(Debug)]
+struct Directory<W> {
+    files: Vec<W>,
+    below: Vec<u32>,
+}
+
+impl<W> Default for WrittenFiles<W> {
+    fn default() -> Self {
+        WrittenFiles {
+            files: FxHashMap::default(),
+            places: FxHashMap::default(),
+            directories: Vec::new(),
+            last: (String::new(), u32::MAX),
+        }
+    }
+}
+
+impl<W: Copy> WrittenFiles<W> {
+    /// Adds a file; returns the writer that it had before.
+    pub(crate) fn insert(&mut self, name: &str, writer: W) -> Option<W> {
+        let directory = self.directory(parent(name));
+        self.directories[directory as usize].files.push(writer);
+        self.files.insert(hash(name), writer)
+    }
+
+    /// The number of a directory, which is made with those around it if it is new.
+    fn directory(&mut self, name: &str) -> u32 {
+        if self.last.1 != u32::MAX && self.last.0 == name {
+            return self.last.1;
+        }
+        let (mut at, mut below, mut first) = (name, None, None);
+        loop {
+            let known = self.places.get(&hash(at)).copied();
+            let number = known.unwrap_or(self.directories.len() as u32);
+            if known.is_none() {
+                self.places.insert(hash(at), number);
+                self.directories.push(Directory { files: Vec::new(), below: Vec::new() });
+            }
+            self.directories[number as usize].below.extend(below);
+            first = first.or(Some(number));
+            if known.is_some() || at.is_empty() {
+                break;
+            }
+            (at, below) = (parent(at), Some(number));
+        }
+        let number = first.unwrap_or(0);
+        name.clone_into(&mut self.last.0);
+        self.last.1 = number;
+        number
+    }
+
+    /// Who writes a file of exactly this name.
+    pub(crate) fn writer(&self, name: &str) -> Option<W> {
+        self.files.get(&hash(name)).copied()
+    }
+
+    /// Calls `each` with the writer of each file in a directory and in those below it.
+    pub(crate) fn each_inside(&self, name: &str, each: &mut dyn FnMut(W)) {
+        let mut open: Vec<u32> = self.places.get(&hash(name)).copied().into_iter().collect();
+        while let Some(number) = open.pop() {
+            let directory = &self.directories[number as usize];
+            directory.files.iter().copied().for_each(&mut *each);
+            open.extend(&directory.below);
+        }
+    }
+
+    /// Who writes the directories around a file, the nearest first.
+    pub(crate) fn around<'a>(&'a self, name: &'a str) -> impl Iterator<Item = W> + 'a {
+        let names = std::iter::successors(Some(parent(name)), |at| (!at.is_empty()).then(|| parent(at)));
+        names.filter_map(|name| self.writer(name))
+    }
+}
+
+impl WrittenFiles<TaskId> {
+    /// The files that the tasks of a job declare as outputs.
+    pub fn of(job: &Job) -> WrittenFiles<TaskId> {
+        let mut written = WrittenFiles::default();
+        let groups = job.groups.iter().zip(&job.bodies).filter(|(_, body)| !body.outputs.is_empty());
+        let tasks = groups.flat_map(|(group, _)| (group.first.0..).take(group.count as usize).map(TaskId));
+        for task in tasks.filter_map(|task| job.task(task).ok()) {
+            for (file, _) in &task.outputs {
+                written.insert(&name_of(&task.dir.join(file)), task.id);
+            }
+        }
+        written
+    }
+
+    /// The task that writes a file, or the directory around it, or something in this directory.
+    pub fn writer_of(&self, path: &Path) -> Option<TaskId> {
+        let name = name_of(path);
+        let inside = || {
+            let mut first: Option<TaskId> = None;
+            self.each_inside(&name, &mut |task| first = Some(first.map_or(task, |first| first.min(task))));
+            first
+        };
+        self.writer(&name).or_else(inside).or_else(|| self.around(&name).next())
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    clean(&[&path.to_string_lossy()])
+}
+
+fn hash(name: &str) -> u128 {
+    xxh3_128(name.as_bytes())
+}
+
+/// The directory of a file; that of the root is empty.
+fn parent(name: &str) -> &str {
+    &name[..name.rfind('/').unwrap_or(0)]
+}
+
+/// Joins the parts of a path and removes `.`, `..` and double slashes, without reading the disk.
+pub(crate) fn clean(parts: &[&str]) -> String {
+    let mut path = String::new();
+    for component in parts.iter().flat_map(|part| part.split('/')) {
+        match component {
+            "" | "." => {}
+            ".." => path.truncate(path.rfind('/').unwrap_or(0)),
+            name => {
+                path.push('/');
+                path.push_str(name);
+            }
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_compared_as_what_they_mean() {
+        assert_eq!(clean(&["/a/b", "", "./c//d.txt"]), "/a/b/c/d.txt");
+        assert_eq!(clean(&["/a/b", "../x", "../y/."]), "/a/y");
+        assert_eq!(clean(&["/..", "", "../../z"]), "/z");
+    }
+
+    #[test]
+    fn what_is_in_a_directory_is_found_and_what_is_around_a_file() {
+        let mut files = WrittenFiles::default();
+        let names = ["/a/b/x", "/a/b/y", "/a/z", "/a/b/c/d/w", "/a/b", "/ab/x"];
+        for (number, name) in names.iter().enumerate() {
+            assert_eq!(files.insert(name, number), None);
+        }
+        assert_eq!(files.insert("/a/z", 9), Some(2));
+        let inside = |name: &str| {
+            let mut found = Vec::new();
+            files.each_inside(name, &mut |number| found.push(number));
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(inside("/a/b"), [0, 1, 3]);
+        assert_eq!(inside("/a"), [0, 1, 2, 3, 4, 9]);
+        assert_eq!(inside(""), [0, 1, 2, 3, 4, 5, 9]);
+        assert_eq!(inside("/a/b/x"), [0usize; 0]);
+        assert_eq!(inside("/a/b/c"), [3]);
+        assert_eq!(files.around("/a/b/q/r").collect::<Vec<_>>(), [4]);
+        assert_eq!(files.around("/a/q").collect::<Vec<_>>(), [0usize; 0]);
+    }
+}
