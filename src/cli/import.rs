@@ -46,6 +46,8 @@ enum ImportFormat {
     Makeflow,
     /// One shell command per line.
     Lines,
+    /// Batch script of Slurm, with or without `#SBATCH --array`.
+    Slurm,
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
@@ -80,6 +82,7 @@ fn convert(format: ImportFormat, text: &str, options: &Options) -> Result<Import
         ImportFormat::Hq => import::hq(text, options),
         ImportFormat::Makeflow => import::makeflow(text, options),
         ImportFormat::Lines => import::lines(text, options),
+        ImportFormat::Slurm => import::slurm(text, options),
     }
 }
 

@@ -149,6 +149,13 @@ fn text(run: &str, status: &Value) -> String {
             let _ = write!(text, ", {} {state}", number(tasks, state));
         }
     }
+    if number(tasks, "held") > 0 {
+        let _ = write!(
+            text,
+            "; {} of the ready ones are held by a pool, a limit, a retry or a pause",
+            number(tasks, "held")
+        );
+    }
     text.push('\n');
     if let Ok(Some(forecast)) = serde_json::from_value::<Option<Forecast>>(status["forecast"].clone()) {
         let in_s = |finish: f64| seconds((finish - time).max(0.0));

@@ -320,7 +320,7 @@ impl Commands {
         let offer = match known.get() {
             Some(offer) => offer,
             None => {
-                let probe = self.prologue(job)?.run_words(Offer::probe(), &site.scripts)?;
+                let probe = self.prologue(job)?.run_words(Offer::probe(), &site.scripts, None)?;
                 let [found, _] = self.ask(attempt, env, probe, "looking for a container runtime")?;
                 known.get_or_init(|| Offer::read(&found))
             }

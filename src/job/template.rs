@@ -283,6 +283,10 @@ impl Compiler<'_> {
 
     /// Reports a word in braces that is no placeholder of the task.
     fn note_unknown(&mut self, word: &str, at: usize) {
+        // Placeholders of the tasks that the line adds.
+        if self.place == StringKind::Shell && self.source.contains("PHALANX_ADD") {
+            return;
+        }
         let words = self.space.axis_names().into_iter().chain(["index"]);
         let meant = closest(word, words).filter(|_| self.space.is_indexed());
         let (diagnostic, help) = match meant {
@@ -437,6 +441,7 @@ mod tests {
         stays("python3 - <<'EOF'\nprint(f\"{x}\")\nEOF\n", 0);
         stays("f() { true; }; { f; }", 0);
         stays("awk '{{x}}' # {x}", 0);
+        stays("printf \"command = 'echo {index} {sample}'\" > $PHALANX_ADD", 0);
         assert_eq!(noted("echo {{sample}}"), ("echo {sample}".to_owned(), 0));
         stays("align {inputs[0]} {input} > {output.bam}", 3);
         stays("echo ${input[0]} {a.b} {x[0]} '{input[0]}'", 0);

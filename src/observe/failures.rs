@@ -150,6 +150,8 @@ pub(super) struct OutputTail {
     text: Vec<u8>,
     /// The file of the stream, if the job file redirects it.
     pub(super) own: Option<PathBuf>,
+    /// No other stream is shown.
+    is_alone: bool,
 }
 
 impl OutputTail {
@@ -160,15 +162,15 @@ impl OutputTail {
             Some(path) => run.probe.ask(path, tail_of_file).unwrap_or_default(),
             None => run.outputs.tail(session.began.session, attempt, stream, TAIL_LINES, TAIL_BYTES)?,
         };
-        Ok(OutputTail { stream, text, own })
+        Ok(OutputTail { stream, text, own, is_alone: true })
     }
 
-    /// Heading of the output; `None` for captured standard error, the usual case.
+    /// Heading of the output; `None` for captured standard error alone, the usual case.
     pub(super) fn heading(&self) -> Option<String> {
         let name = if self.stream == Stream::Out { "standard output" } else { "standard error" };
         match &self.own {
             Some(path) => Some(format!("{name}: {}", path.display())),
-            None => (self.stream == Stream::Out).then(|| format!("{name}:")),
+            None => (self.stream == Stream::Out || !self.is_alone).then(|| format!("{name}:")),
         }
     }
 
@@ -196,7 +198,10 @@ pub(super) fn tails_of(run: &RunView, failure: &TaskFailure<'_>) -> Result<Vec<O
     let shows_out = err.text.is_empty() || (out.is_short() && err.is_short());
     let is_worth = |tail: &OutputTail| !tail.text.is_empty() || tail.own.is_some();
     let tails = [Some(out).filter(|_| shows_out), Some(err)];
-    Ok(tails.into_iter().flatten().filter(is_worth).collect())
+    let mut tails: Vec<OutputTail> = tails.into_iter().flatten().filter(is_worth).collect();
+    let is_alone = tails.len() == 1;
+    tails.iter_mut().for_each(|tail| tail.is_alone = is_alone);
+    Ok(tails)
 }
 
 /// The file that received a stream of an attempt, if the job file redirects it.

@@ -200,7 +200,12 @@ fn all_views_count_the_same_and_the_numbers_add_up() {
         let said = dir.has("phalanx-runs/latest/control/socket").then(status).filter(|said| said.exit() == 0)?;
         (counts(&said.json()["counts"]) && counts(&said.json()["tasks"])).then_some(())
     });
-    phalanx(&dir).args(["status"]).run().ok().says("0 of 21 completed, 0 failed, 3 running, 16 ready, 2 pending");
+    phalanx(&dir)
+        .args(["status"])
+        .run()
+        .ok()
+        .says("0 of 21 completed, 0 failed, 3 running, 16 ready, 2 pending; ")
+        .says(" held by a pool");
     // The other views read a sample of each second.
     let report = wait_for("a sample of that", 60, || {
         let report = phalanx(&dir).args(["report", "--json"]).run().ok().json();

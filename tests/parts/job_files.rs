@@ -416,7 +416,7 @@ fn the_schema_is_one_object_with_all_sections() {
 type Importer = fn(&str, &Options) -> Result<Imported, ImportError>;
 
 /// Texts in each format, whole enough that mutations of them reach deep.
-const IMPORTS: [(&str, Importer, &str); 8] = [
+const IMPORTS: [(&str, Importer, &str); 9] = [
     (
         "dag",
         import::dag,
@@ -447,6 +447,11 @@ const IMPORTS: [(&str, Importer, &str); 8] = [
         "lines with directives",
         import::lines,
         "#DISBATCH PERENGINE STOP s\n#DISBATCH PREFIX ( \n#DISBATCH SUFFIX  ) > $DISBATCH_TASKID_ZP\n#DISBATCH REPEAT 1 start 7 step 3 r {index}\n",
+    ),
+    (
+        "slurm",
+        import::slurm,
+        "#!/bin/bash -l\n#SBATCH -a 1-9:2%3 --mem=2G # c\n#SBATCH -t 10 -o 'x y-%A_%a'\n\necho $SLURM_ARRAY_TASK_ID {index} > {name}\nsrun x\n",
     ),
     (
         "wfcommons",

@@ -393,7 +393,7 @@ fn a_failed_prologue_is_named() {
                [[task]]\nname = 'line'\ncommand = 'exit 3'\n[[task]]\nname = 'words'\ncommand = ['sh', '-c', 'exit 3']\n\
                [[task]]\nname = 'many'\narray = '0-1'\nbatch = 2\ncommand = 'exit 3'\n";
     let named = "a line of `prologue` failed, so the command did not start";
-    run(&dir, job, &[]).code(1).says(named);
+    run(&dir, job, &[]).code(1).says(named).says("    standard error:\n");
     for task in ["line", "words", "many[1]"] {
         report(&dir, &["--task", task]).says(named).says("loading");
     }

@@ -8,6 +8,7 @@ mod dag;
 mod hq;
 mod lines;
 mod makeflow;
+mod slurm;
 mod wfcommons;
 mod write;
 
@@ -17,6 +18,7 @@ pub use dag::dag;
 pub use hq::hq;
 pub use lines::lines;
 pub use makeflow::makeflow;
+pub use slurm::slurm;
 pub use wfcommons::wfcommons;
 
 /// Options of an import.

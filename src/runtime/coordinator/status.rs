@@ -56,6 +56,7 @@ impl CoordinatorDriver {
             "tasks": {
                 "total": tally.total, "completed": tally.completed, "failed": tally.failed, "skipped": tally.skipped,
                 "cancelled": tally.cancelled, "left_out": tally.left_out, "running": tally.running, "ready": ready,
+                "held": tally.held,
                 "pending": counts.pending,
             },
             "forecast": self.forecast(),
