@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustc_hash::FxHashSet;
+
 use super::Job;
 use super::body::ContainerTemplate;
 use super::template::Element;
@@ -43,16 +45,14 @@ pub enum ContainerRuntime {
 impl Job {
     /// The containers of the tasks, each image once; of a long axis those of the first values.
     pub fn containers(&self) -> Vec<Container> {
-        let mut found: Vec<Container> = Vec::new();
+        let (mut found, mut known) = (Vec::new(), FxHashSet::default());
         for (group, body) in self.groups.iter().zip(&self.bodies) {
             let Some(template) = &body.extras.container else { continue };
             let elements = if template.image.is_same_for_all() { vec![0] } else { body.space().samples() };
             for number in elements {
                 let task = self.task(TaskId(group.first.0 + number)).ok();
                 let Some(container) = task.and_then(|task| task.container) else { continue };
-                let is_known =
-                    |known: &Container| (&known.image, known.runtime) == (&container.image, container.runtime);
-                if !found.iter().any(is_known) {
+                if known.insert((container.image.clone(), container.runtime as u8)) {
                     found.push(container);
                 }
             }
