@@ -60,8 +60,7 @@ impl PreparedJob {
     pub fn selected(loaded: Loaded, selection: &Selection) -> Result<PreparedJob, Diagnostics> {
         let graph = graph_of(&loaded)?;
         let selected = selection.of(&loaded.job, &graph).map_err(|reason| refused_selection(&loaded, reason))?;
-        let left_out = (0..graph.task_count() as u32).map(|task| !selected.has(TaskId(task))).collect();
-        let left_out: Arc<[bool]> = if selected.is_all() { Arc::default() } else { left_out };
+        let left_out = selected.left_out(graph.task_count()).into();
         Ok(PreparedJob::of_part(loaded.job, Arc::new(graph), left_out))
     }
 

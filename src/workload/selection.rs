@@ -174,6 +174,11 @@ impl Selected {
         self.choices.get(task.index()).is_none_or(|choice| choice.runs())
     }
 
+    /// For each task whether it is left out of the run; empty if none is.
+    pub fn left_out(&self, tasks: usize) -> Vec<bool> {
+        if self.is_all() { Vec::new() } else { (0..tasks as u32).map(|task| !self.has(TaskId(task))).collect() }
+    }
+
     /// Number of chosen tasks; 0 if there were no selectors.
     fn count(&self) -> usize {
         self.choices.iter().filter(|choice| choice.runs()).count()

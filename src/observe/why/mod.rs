@@ -124,11 +124,13 @@ struct Explainer<'a> {
     live: Option<&'a LiveTasks>,
     causes: OnceCell<SkipCauses>,
     classes: RefCell<HashMap<String, Rc<Durations>>>,
+    /// For joins of the graph, whether a task before them is open.
+    open_joins: RefCell<HashMap<u32, bool>>,
 }
 
 impl<'a> Explainer<'a> {
     fn new(run: &'a RunView, live: Option<&'a LiveTasks>) -> Explainer<'a> {
-        Explainer { run, live, causes: OnceCell::new(), classes: RefCell::default() }
+        Explainer { run, live, causes: OnceCell::new(), classes: RefCell::default(), open_joins: RefCell::default() }
     }
 
     /// Explains one task.
@@ -183,8 +185,7 @@ impl<'a> Explainer<'a> {
         match self.final_state(task) {
             Some(state) => state,
             None if self.live.is_some_and(|live| live.running(task).is_some()) => State::Running,
-            None if self.is_live() && self.open_needs(task).is_empty() => match self.live.and_then(|live| live.waiting)
-            {
+            None if self.is_live() && !self.has_open_needs(task) => match self.live.and_then(|live| live.waiting) {
                 // What is ready and does not wait runs; rank 0 knows where after a second.
                 Some(0) => State::Running,
                 _ => State::Ready,

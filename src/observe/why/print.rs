@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::{ClassFacts, Explainer, LiveTasks, TaskExplanation};
+use super::{ClassFacts, Explainer, LEFT_OUT, LiveTasks, TaskExplanation};
 use crate::model::{State, TaskId};
 use crate::observe::print::ReportError;
 use crate::observe::run_view::RunView;
@@ -78,14 +78,20 @@ fn find(run: &RunView, wanted: &str) -> Result<Vec<TaskId>, ReportError> {
 /// `1,204 more: 1,200 PENDING, 4 READY`
 fn states_text(explainer: &Explainer<'_>, tasks: &[TaskId]) -> String {
     let mut counts = [0u64; State::ALL.len()];
+    let mut left_out = 0u64;
     for &task in tasks {
+        if explainer.left_out(task).is_some() && explainer.final_state(task).is_none() {
+            left_out += 1;
+            continue;
+        }
         let state = explainer.state(task);
         if let Some(at) = State::ALL.iter().position(|other| *other == state) {
             counts[at] += 1;
         }
     }
     let present = State::ALL.iter().zip(counts).filter(|(_, n)| *n > 0);
-    let named: Vec<String> = present.map(|(state, n)| format!("{} {state}", count(n))).collect();
+    let mut named: Vec<String> = present.map(|(state, n)| format!("{} {state}", count(n))).collect();
+    named.extend((left_out > 0).then(|| format!("{} {LEFT_OUT}", count(left_out))));
     format!("{} more: {}", count(tasks.len() as u64), named.join(", "))
 }
 

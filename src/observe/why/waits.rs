@@ -4,8 +4,8 @@ use rustc_hash::FxHashSet;
 
 use super::reason::{TaskReason, label_words};
 use super::{Expectation, Explainer, LiveRank, LiveTask, LiveTasks, TaskExplanation, TaskPlace};
-use crate::graph::JoinRule;
 use crate::graph::link::Condition;
+use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Group;
 use crate::journal::last_lines;
 use crate::model::{Attempt, State, TaskId, has_labels};
@@ -76,6 +76,25 @@ impl Explainer<'_> {
             }
         }
         None
+    }
+
+    /// True if there are any. What stands for many tasks is looked at once for all that need them.
+    pub(super) fn has_open_needs(&self, task: TaskId) -> bool {
+        self.run.subject().graph.as_ref().is_some_and(|graph| self.is_open_before(graph, task.0))
+    }
+
+    fn is_open_before(&self, graph: &TaskGraph, node: u32) -> bool {
+        graph.predecessors(node).map(|edge| edge.node()).any(|before| match graph.join(before) {
+            None => !self.is_settled(TaskId(before)),
+            Some(_) => {
+                let known = self.open_joins.borrow().get(&before).copied();
+                known.unwrap_or_else(|| {
+                    let is_open = self.is_open_before(graph, before);
+                    self.open_joins.borrow_mut().insert(before, is_open);
+                    is_open
+                })
+            }
+        })
     }
 
     /// True for a task that no other waits for: it has ended, or is left out.

@@ -1,10 +1,11 @@
 //! Answers what rank 0 knows of single tasks: where they are at home, what runs, and what the ranks
 //! that could run them have free. What that means for a task is said in `observe/why`.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::driver::CoordinatorDriver;
 use crate::control::Answer;
+use crate::graph::link::GroupId;
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::observe::{LiveRank, LiveRunning, LiveTask, LiveTasks};
 use crate::schedule::protocol::Started;
@@ -23,10 +24,22 @@ impl CoordinatorDriver {
         let is_open = |task: &TaskId| self.coordinator.final_state(*task).is_none();
         let tasks: Vec<TaskId> = found.into_iter().flatten().map(TaskId).filter(is_open).take(MAX_TASKS).collect();
         let tally = self.coordinator.tally();
+        // What concerns all tasks of a group is found out once.
+        let mut of_groups: FxHashMap<GroupId, LiveTask> = FxHashMap::default();
+        let facts = |&task: &TaskId| {
+            let of_group = of_groups.entry(self.job.group_of(task).0).or_insert_with(|| self.group_facts(now, task));
+            LiveTask {
+                task,
+                home: self.coordinator.home(task),
+                is_paused: self.coordinator.is_paused(task),
+                is_cancelled: self.coordinator.is_cancelled(task),
+                ..of_group.clone()
+            }
+        };
         let live = LiveTasks {
             time_s: now.seconds(),
             is_stopping: self.finished.is_some() || self.coordinator.is_stopping(),
-            tasks: tasks.iter().map(|&task| self.task_facts(now, task)).collect(),
+            tasks: tasks.iter().map(facts).collect(),
             running: self.running_facts(&tasks),
             ranks: self.rank_facts(),
             nodes_coming: self.coming(),
@@ -38,18 +51,19 @@ impl CoordinatorDriver {
         }
     }
 
-    fn task_facts(&self, now: Time, task: TaskId) -> LiveTask {
-        let group = self.job.group_of(task).0;
-        let of_group = |other: &TaskId| self.job.group_of(*other).0 == group;
+    /// What is known of a task and holds for all of its group.
+    fn group_facts(&self, now: Time, task: TaskId) -> LiveTask {
+        let group = self.job.group(task);
+        let of_group = |other: &TaskId| other.0.wrapping_sub(group.first.0) < group.count;
         let running = self.coordinator.running().map(|(_, started)| started.task);
         LiveTask {
             task,
-            home: self.coordinator.home(task),
+            home: None,
             able: self.coordinator.able(task).count() as u32,
             group_running: running.filter(of_group).count() as u32,
             pools: self.missing_units(now, task),
-            is_paused: self.coordinator.is_paused(task),
-            is_cancelled: self.coordinator.is_cancelled(task),
+            is_paused: false,
+            is_cancelled: false,
             limit: self.array_limit(now, task),
         }
     }

@@ -345,11 +345,16 @@ fn coordinator(job: &Arc<Job>, tasks: Tasks, members: Vec<Member>, done: &Done) 
 fn keep_limits(coordinator: &mut Coordinator, limits: &[LimitChange]) {
     for LimitChange { pool, units, .. } in limits {
         let Some(resource) = coordinator.pools().table().capacity_of(pool) else { continue };
+        let largest = coordinator.pools().table().largest_need(resource);
         coordinator.keep_limit(resource, units.unwrap_or(UNLIMITED));
         match units {
             Some(0) => {
                 tracing::warn!("`{pool}` is still paused by its limit of 0: `phalanx limit RUN {pool}=none` lifts it")
             }
+            Some(units) if *units < largest => tracing::warn!(
+                "the limit of `{pool}` is still {units}, and a task needs {largest}: \
+                 `phalanx limit RUN {pool}={largest}` lets it start"
+            ),
             Some(units) => tracing::info!("the limit of `{pool}` is {units}, as in the session before"),
             None => tracing::info!("`{pool}` has no limit, as in the session before"),
         }

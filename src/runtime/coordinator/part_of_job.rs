@@ -12,11 +12,8 @@ use crate::workload::Selected;
 
 /// For each task whether it is left out of the run; nothing if none is.
 pub(super) fn left_out(selected: &Selected, kept: &[KeptRun], tasks: usize) -> Arc<[bool]> {
-    if selected.is_all() {
-        return Arc::default();
-    }
-    let mut out: Vec<bool> = (0..tasks as u32).map(|task| !selected.has(TaskId(task))).collect();
-    for run in kept {
+    let mut out = selected.left_out(tasks);
+    for run in kept.iter().take(if out.is_empty() { 0 } else { kept.len() }) {
         out[run.first.index()..][..run.count as usize].fill(false);
     }
     if out.contains(&true) { out.into() } else { Arc::default() }
@@ -28,7 +25,11 @@ pub(super) fn check_needs(
     (job, graph): (&Job, &TaskGraph),
     kept: &[KeptRun],
 ) -> Result<(), RunError> {
-    let is_kept = |task: TaskId| kept.iter().any(|run| (run.first.0..run.first.0 + run.count).contains(&task.0));
+    // Runs are ascending.
+    let is_kept = |task: TaskId| {
+        let next = kept.partition_point(|run| run.first.0 <= task.0);
+        kept[..next].last().is_some_and(|run| task.0 - run.first.0 < run.count)
+    };
     let probe = FileProbe::default();
     let there = |task| is_kept(task) || has_outputs(&probe, job, task);
     let Some((task, needs)) = selected.unmet(graph, &|task| !is_kept(task), &there) else { return Ok(()) };

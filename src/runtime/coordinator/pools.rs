@@ -79,11 +79,7 @@ impl CoordinatorDriver {
             };
             return (Answer::refused(format!("there is no pool `{pool}`: {help}")), Messages::new());
         };
-        let largest = table.users(resource).flat_map(|(first, _)| {
-            let set = table.set_of(TaskId(first));
-            table.set(set).iter().filter(|need| need.0 == resource).map(|need| need.1).collect::<Vec<u32>>()
-        });
-        let largest = largest.max().unwrap_or(1);
+        let largest = table.largest_need(resource);
         let used = self.coordinator.pool_states(now).into_iter().find(|state| state.resource == resource);
         let used = used.map_or(0, |state| state.used);
         let mut text = match units {
@@ -118,8 +114,7 @@ impl CoordinatorDriver {
             true => format!("{what} is paused: running tasks go on, and no further one is started"),
             false => format!("{what} is resumed"),
         };
-        let events = tasks.into_iter().map(|tasks| CoordinatorEvent::Pause { tasks, paused });
-        (Answer::done(text), self.step(now, events))
+        (Answer::done(text), self.step(now, [CoordinatorEvent::Pause { tasks, paused }]))
     }
 
     /// The limit of a task's array, and how many of it run; `None` without a limit.

@@ -53,8 +53,8 @@ pub enum CoordinatorEvent {
     },
     /// Start none of these tasks until they are resumed, or start them again.
     Pause {
-        /// Range of task numbers.
-        tasks: Range<u32>,
+        /// Ranges of task numbers.
+        tasks: Vec<Range<u32>>,
         /// False to resume them.
         paused: bool,
     },

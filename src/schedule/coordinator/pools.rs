@@ -95,13 +95,15 @@ impl Coordinator {
 
     /// Pauses tasks or resumes them. All ranks are sent the list, since any of them may have the
     /// tasks; ranks that join later get it with their part.
-    pub(super) fn pause(&mut self, tasks: &Range<u32>, paused: bool, actions: &mut Vec<CoordinatorAction>) {
+    pub(super) fn pause(&mut self, tasks: &[Range<u32>], paused: bool, actions: &mut Vec<CoordinatorAction>) {
         if self.finished {
             return;
         }
-        match paused {
-            true => add_range(&mut self.paused, (tasks.start, tasks.end)),
-            false => remove_range(&mut self.paused, (tasks.start, tasks.end)),
+        for tasks in tasks {
+            match paused {
+                true => add_range(&mut self.paused, (tasks.start, tasks.end)),
+                false => remove_range(&mut self.paused, (tasks.start, tasks.end)),
+            }
         }
         self.broadcast(Message::Paused { tasks: self.paused.clone() }, actions);
         // Those whose slots are not set aside yet wait again.

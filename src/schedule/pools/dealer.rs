@@ -116,6 +116,7 @@ impl PoolDealer {
     }
 
     /// The capacity of a resource.
+    #[cfg(test)]
     pub fn capacity(&self, resource: ResourceId) -> u32 {
         self.stocks.get(resource as usize).map_or(UNLIMITED, |stock| stock.capacity)
     }
@@ -485,6 +486,7 @@ impl PoolDealer {
     }
 
     /// Sum of all leases of a resource.
+    #[cfg(test)]
     pub fn dealt(&self, resource: ResourceId) -> u64 {
         self.stocks.get(resource as usize).map_or(0, |stock| stock.dealt)
     }

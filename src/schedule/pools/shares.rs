@@ -215,6 +215,7 @@ impl PoolShares {
     }
 
     /// Units held and units in use of a resource.
+    #[cfg(test)]
     pub fn lease(&self, resource: ResourceId) -> (u32, u32) {
         self.leases.get(resource as usize).map_or((0, 0), |lease| (lease.held, lease.used))
     }

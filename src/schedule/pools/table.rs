@@ -118,6 +118,12 @@ impl PoolTable {
         &self.groups
     }
 
+    /// The most units of a resource that a task needs.
+    pub fn largest_need(&self, resource: ResourceId) -> u32 {
+        let needs = self.sets.iter().flat_map(|set| set.iter());
+        needs.filter(|need| need.0 == resource).map(|need| need.1).max().unwrap_or(0)
+    }
+
     /// The tasks whose needs include a resource, as ranges (from, to).
     pub fn users(&self, resource: ResourceId) -> impl Iterator<Item = (u32, u32)> + '_ {
         let uses = move |set: SetId| self.set(set).iter().any(|need| need.0 == resource);

@@ -118,7 +118,7 @@ impl World {
                 self.coordinate(coordinator::CoordinatorEvent::Limit { resource, units });
             }
             Happening::Pause(from, to, paused) => {
-                self.coordinate(coordinator::CoordinatorEvent::Pause { tasks: from..to, paused });
+                self.coordinate(coordinator::CoordinatorEvent::Pause { tasks: vec![from..to], paused });
             }
             Happening::KillThief(notice) => self.thief_dies = Some(notice),
             _ => {}
