@@ -13,6 +13,7 @@ use super::commands::{NodeChanges, ScalingStep};
 use super::elasticity::LevelStep;
 use super::estimate::{History, Learnt, Moment};
 use super::forecast::Forecaster;
+use super::remaining::FactsOf;
 use super::{
     Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Estimates, Forecast, NodeTypeId, Observation, Prices,
     RankView, RemainingWork, RequestView, Samples, Scaler, TaskCounts, TaskFacts,
@@ -61,6 +62,20 @@ struct JobFacts {
 }
 
 impl JobFacts {
+    /// The facts of each task of a job, and what is known of its classes.
+    fn of(prepared: &PreparedJob) -> (Arc<FactsOf>, Vec<ClassPrior>) {
+        let PreparedJob { job, estimates, .. } = prepared;
+        let (classes, firsts) = job.classes();
+        let prior = |first: &GroupId| {
+            let group = &job.groups[*first as usize];
+            ClassPrior { name: Arc::clone(&group.class), estimate: group.estimate }
+        };
+        let priors = firsts.iter().map(prior).collect();
+        let classes = classes.into_iter().map(ClassId).collect();
+        let facts = JobFacts { job: Arc::clone(job), estimates: Arc::clone(estimates), classes };
+        (Arc::new(move |task| facts.facts(task)), priors)
+    }
+
     fn facts(&self, task: TaskId) -> TaskFacts {
         let place = self.job.group_of(task);
         let at = place.0 as usize;
@@ -93,17 +108,9 @@ impl ScalingController {
         interval: Duration,
         delays: &[Duration],
     ) -> ScalingController {
-        let PreparedJob { job, graph, estimates, .. } = prepared;
-        let (classes, firsts) = job.classes();
-        let prior = |first: &GroupId| {
-            let group = &job.groups[*first as usize];
-            ClassPrior { name: Arc::clone(&group.class), estimate: group.estimate }
-        };
-        let priors = firsts.iter().map(prior).collect();
-        let classes = classes.into_iter().map(ClassId).collect();
-        let facts = JobFacts { job: Arc::clone(job), estimates: Arc::clone(estimates), classes };
+        let (facts, priors) = JobFacts::of(prepared);
         ScalingController {
-            work: RemainingWork::new(Arc::clone(graph), Arc::new(move |task| facts.facts(task))),
+            work: RemainingWork::new(Arc::clone(&prepared.graph), facts),
             scaler,
             estimates: Estimates::new(priors, delays),
             prices,
@@ -121,6 +128,13 @@ impl ScalingController {
             forecaster: Forecaster::new(),
             forecasts: Vec::new(),
         }
+    }
+
+    /// Takes the tasks by which the job has grown.
+    pub(crate) fn grow(&mut self, prepared: &PreparedJob) {
+        let (facts, priors) = JobFacts::of(prepared);
+        self.work.grow(Arc::clone(&prepared.graph), facts);
+        self.estimates.grow(priors);
     }
 
     /// Time from a decision to the next one.

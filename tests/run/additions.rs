@@ -142,3 +142,39 @@ fn a_killed_open_run_stays_open_and_a_closed_one_closed() {
     phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok().says("5 completed");
     assert_eq!(lines(&dir, "done").len(), 5, "nothing ran twice");
 }
+
+/// Ranks sleep while the run waits for tasks, and wake for those that are added.
+#[test]
+fn a_run_with_a_policy_grows_for_what_is_added() {
+    let dir = Dir::new("scaled-additions");
+    // The three run at once, or never end.
+    dir.file(
+        "begin.add",
+        "[[task]]\nname = 'wide'\narray = '0-2'\nestimate = '60s'\n\
+         command = 'touch on-{index}; until test -e on-0 -a -e on-1 -a -e on-2; do sleep 0.02; done'\n",
+    );
+    dir.job(
+        "job.toml",
+        "[job]\nopen = true\n[scaling]\npolicy = 'hybrid'\nmax_ranks = 3\ninterval = '200ms'\n\
+         [cost]\nnode_hour = 3.6\nminimum = '0s'\nbudget = 1000\n\
+         [[task]]\nname = 'begin'\nestimate = '1s'\n\
+         command = 'until test -e go; do sleep 0.02; done; cat begin.add > $PHALANX_ADD'\n",
+    );
+    dir.file("more.toml", "[[task]]\nname = 'more'\nneeds = 'wide'\nestimate = '1s'\ncommand = 'touch more'\n");
+    let run = mpirun(&dir, 3).args(["run", "job.toml", "--slots", "1"]).start();
+    wait_for("ranks to sleep", 120, || {
+        let status = phalanx(&dir).args(["status", "latest", "--json"]).run();
+        let status = Some(status).filter(|status| status.exit() == 0)?.json();
+        let asleep = status["ranks"].as_array()?.iter().filter(|rank| rank["state"] == "parked").count();
+        (asleep == 2).then_some(())
+    });
+    dir.file("go", "");
+    wait_for("all to run at once", 120, || (0..3).all(|index| dir.has(&format!("on-{index}"))).then_some(()));
+    phalanx(&dir).args(["add", "latest", "more.toml"]).run().ok();
+    wait_for("what the user added", 120, || dir.has("more").then_some(()));
+    phalanx(&dir).args(["close", "latest"]).run().ok();
+    run.wait().ok().says("5 completed");
+    let explained = phalanx(&dir).args(["explain", "latest", "--json"]).run().ok().json();
+    let unparks = explained.as_array().is_some_and(|all| all.iter().any(|it| it["action"].get("unpark").is_some()));
+    assert!(unparks, "{explained:#}");
+}

@@ -144,11 +144,6 @@ impl CoordinatorDriver {
 
     /// Checks tables that are to be added.
     fn check_added(&mut self, text: Arc<str>, file: &str, by: Option<TaskId>) -> Result<Loaded, String> {
-        if self.autoscaler.as_ref().is_some_and(|autoscaler| autoscaler.decides()) {
-            return Err("a run with a scaling policy or a budget takes no further tasks yet: leave `[scaling]` and \
-                        `budget` out of its job file"
-                .into());
-        }
         let kernels = self.additions.kernels.clone();
         let growing = self.additions.growing(&self.job);
         let own = growing.read(text, file, &kernels, true).map_err(|error| error.render(false))?;
@@ -219,11 +214,10 @@ impl CoordinatorDriver {
         let advice = Box::new(prepared.placement_rules(&members));
         let shapes_of = Arc::clone(&prepared.job);
         let fair = prepared.family_slots();
+        self.autoscaler = self.autoscaler.take().and_then(|autoscaler| autoscaler.grown(&prepared));
         let PreparedJob { job, graph, estimates, urgency, .. } = prepared;
         self.recording.grow(Arc::clone(&job), estimates);
         self.job = job;
-        // What it forecasts is the end of the tasks of the start.
-        self.autoscaler = None;
         let shapes = Box::new(move |task| requirements::shape(shapes_of.group(task)));
         let took = began.elapsed();
         let growth = Growth { graph, urgency, advice, shapes, pools, fair, additions, took };

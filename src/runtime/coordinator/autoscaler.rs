@@ -98,7 +98,7 @@ impl Autoscaler {
         let mut autoscaler = Autoscaler {
             controller,
             graph: Arc::clone(graph),
-            waits: dependency_counts(graph),
+            waits: Vec::new(),
             prices,
             decides,
             forecast: None,
@@ -106,19 +106,34 @@ impl Autoscaler {
             held: None,
             due: Time::ZERO,
         };
-        let nodes = 0..graph.node_count() as u32;
-        let open: Vec<u32> = nodes.filter(|&node| autoscaler.waits[node as usize] == 0).collect();
-        open.into_iter().for_each(|node| autoscaler.node_ready(node));
-        for task in (0..graph.task_count() as u32).filter(|&task| done(task)) {
-            autoscaler.controller.was_complete(TaskId(task));
-            autoscaler.node_ended(task);
-        }
+        let complete = (0..graph.task_count() as u32).filter(|&task| done(task));
+        complete.for_each(|task| autoscaler.controller.was_complete(TaskId(task)));
+        autoscaler.count_dependencies();
         Some(autoscaler)
     }
 
-    /// True if it decides about ranks or spending.
-    pub(super) fn decides(&self) -> bool {
-        self.decides
+    /// The autoscaler of the run with more tasks; `None` if its end cannot be forecast any more.
+    pub(super) fn grown(mut self, prepared: &PreparedJob) -> Option<Autoscaler> {
+        if !self.decides && !can_forecast(&prepared.job) {
+            return None;
+        }
+        self.graph = Arc::clone(&prepared.graph);
+        self.controller.grow(prepared);
+        self.count_dependencies();
+        Some(self)
+    }
+
+    /// Counts what each node of the graph waits for, and finds the tasks that are ready.
+    fn count_dependencies(&mut self) {
+        self.waits = dependency_counts(&self.graph);
+        let nodes = 0..self.graph.node_count() as u32;
+        let first: Vec<u32> = nodes.filter(|&node| self.waits[node as usize] == 0).collect();
+        first.into_iter().for_each(|node| self.node_ready(node));
+        for task in 0..self.graph.task_count() as u32 {
+            if !self.controller.is_open(TaskId(task)) {
+                self.node_ended(task);
+            }
+        }
     }
 
     /// Attempts have ended.

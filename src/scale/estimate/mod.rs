@@ -95,23 +95,27 @@ impl Estimates {
     /// Creates estimates from priors alone; nodes of a type take `delays[type]` to arrive (a minute
     /// for types that are not listed).
     pub fn new(classes: Vec<ClassPrior>, delays: &[Duration]) -> Estimates {
-        let class = |prior: ClassPrior| ClassEstimate {
-            name: prior.name,
-            size: prior.estimate.map_or(1.0, lognormal::seconds),
-            factor: if prior.estimate.is_some() { LogNormal::guess(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
-            known: prior.estimate.is_some(),
-            failed: LogNormal::unknown(UNKNOWN_TASK_S),
-        };
-        let mut unseen = LogNormal::of_other_classes(UNKNOWN_TASK_S);
-        classes
-            .iter()
-            .filter_map(|prior| prior.estimate)
-            .for_each(|estimate| unseen.observe(lognormal::seconds(estimate)));
-        Estimates {
-            classes: classes.into_iter().map(class).collect(),
-            unseen,
+        let mut estimates = Estimates {
+            classes: Vec::new(),
+            unseen: LogNormal::of_other_classes(UNKNOWN_TASK_S),
             delays: delays.iter().map(|&d| LogNormal::guess(lognormal::seconds(d))).collect(),
             odd: 0,
+        };
+        estimates.grow(classes);
+        estimates
+    }
+
+    /// Takes the classes that follow those it has; `classes` has all.
+    pub fn grow(&mut self, classes: Vec<ClassPrior>) {
+        for ClassPrior { name, estimate } in classes.into_iter().skip(self.classes.len()) {
+            estimate.iter().for_each(|&estimate| self.unseen.observe(lognormal::seconds(estimate)));
+            self.classes.push(ClassEstimate {
+                name,
+                size: estimate.map_or(1.0, lognormal::seconds),
+                factor: if estimate.is_some() { LogNormal::guess(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
+                known: estimate.is_some(),
+                failed: LogNormal::unknown(UNKNOWN_TASK_S),
+            });
         }
     }
 

@@ -154,6 +154,20 @@ impl RemainingWork {
         }
     }
 
+    /// Takes the tasks by which the graph has grown, in stage `Waiting`. `facts` has those of all
+    /// tasks.
+    pub fn grow(&mut self, graph: Arc<TaskGraph>, facts: Arc<FactsOf>) {
+        let tasks = graph.task_count();
+        self.remaining += (tasks - self.stages.len()) as u64;
+        self.stages.resize(tasks, WAITING);
+        self.open = OpenSet::full(tasks);
+        let ended = (0..).zip(&self.stages).filter(|(_, stage)| **stage == ENDED);
+        ended.for_each(|(task, _)| self.open.remove(task));
+        (self.graph, self.facts) = (graph, facts);
+        self.outline = OnceCell::new();
+        self.running.iter_mut().for_each(|running| running.cell = NONE);
+    }
+
     /// The graph of all tasks.
     pub fn graph(&self) -> &TaskGraph {
         &self.graph

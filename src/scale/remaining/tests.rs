@@ -5,9 +5,8 @@ use crate::graph::link::{Condition, Link, LinkShape};
 use crate::seeds::{Named, seeds};
 use fastrand::Rng;
 
-/// A graph of a few groups under every kind of link, with classes, priors and widths of their own.
-fn random_work(rng: &mut Rng, exact: usize, chunks: usize) -> RemainingWork {
-    let counts: Vec<u32> = (0..rng.u32(1..6)).map(|_| rng.u32(1..80)).collect();
+/// Links of every kind between groups.
+fn random_links(rng: &mut Rng, counts: &[u32]) -> Vec<Link> {
     let mut links: Vec<Link> = Vec::new();
     for to in 1..counts.len() as u32 {
         let from = rng.u32(0..to);
@@ -23,15 +22,27 @@ fn random_work(rng: &mut Rng, exact: usize, chunks: usize) -> RemainingWork {
         };
         links.push(Link { from, to, shape, on: Condition::Ok, bytes: 0, span: 0..0 });
     }
-    let graph = Arc::new(TaskGraph::build(&counts, &links).unwrap());
-    let facts: Vec<TaskFacts> = (0..graph.task_count())
+    links
+}
+
+/// Classes, priors and widths of this number of tasks.
+fn random_facts(rng: &mut Rng, tasks: u32) -> Arc<FactsOf> {
+    let facts: Vec<TaskFacts> = (0..tasks)
         .map(|_| TaskFacts {
             class: ClassId(rng.u32(0..4)),
             prior: rng.bool().then(|| Duration::from_nanos(rng.u64(1..1 << 50))),
             slots: rng.u32(0..4),
         })
         .collect();
-    RemainingWork::with_limits(graph, Arc::new(move |task: TaskId| facts[task.index()]), exact, chunks)
+    Arc::new(move |task: TaskId| facts[task.index()])
+}
+
+/// A graph of a few groups.
+fn random_work(rng: &mut Rng, exact: usize, chunks: usize) -> RemainingWork {
+    let counts: Vec<u32> = (0..rng.u32(1..6)).map(|_| rng.u32(1..80)).collect();
+    let graph = TaskGraph::build(&counts, &random_links(rng, &counts)).unwrap();
+    let facts = random_facts(rng, counts.iter().sum());
+    RemainingWork::with_limits(Arc::new(graph), facts, exact, chunks)
 }
 
 /// The stages, tracked by the test.
@@ -118,6 +129,38 @@ fn what_is_kept_is_what_counting_anew_would_find() {
         for step in 0..6 * known.0.len() {
             known.happen(&mut rng, Time(step as u64), &mut work);
             if step >= first_look && (step % 7 == 0 || known.0.iter().flatten().count() < 3) {
+                check(&work, &known, &format!("seed {seed}, step {step}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn tasks_that_are_added_count_like_those_of_the_start() {
+    for seed in seeds(200) {
+        let _named = Named(seed, "scale::remaining::tests::tasks_that_are_added_count_like_those_of_the_start");
+        let mut rng = Rng::with_seed(seed);
+        let (exact, chunks) = ([0, 20, 2500][rng.usize(0..3)], rng.usize(16..200));
+        let counts: Vec<u32> = (0..rng.u32(3..8)).map(|_| rng.u32(1..40)).collect();
+        let links = random_links(&mut rng, &counts);
+        let facts = random_facts(&mut rng, counts.iter().sum());
+        let of = |groups: std::ops::Range<u32>| -> Vec<Link> {
+            links.iter().filter(|link| groups.contains(&link.to)).cloned().collect()
+        };
+        let mut groups = rng.usize(1..counts.len());
+        let start = TaskGraph::build(&counts[..groups], &of(0..groups as u32)).unwrap().with_gap(400);
+        let mut work = RemainingWork::with_limits(Arc::new(start), Arc::clone(&facts), exact, chunks);
+        let mut known = Known(vec![Some(Stage::Waiting); work.graph().task_count()]);
+        for step in 0..400 {
+            if groups < counts.len() && rng.u32(0..60) == 0 {
+                let next = rng.usize(groups + 1..counts.len() + 1);
+                let graph = work.graph().grown(&counts[..next], &of(groups as u32..next as u32)).unwrap();
+                groups = next;
+                work.grow(Arc::new(graph), Arc::clone(&facts));
+                known.0.resize(work.graph().task_count(), Some(Stage::Waiting));
+            }
+            known.happen(&mut rng, Time(step), &mut work);
+            if step % 7 == 0 {
                 check(&work, &known, &format!("seed {seed}, step {step}"));
             }
         }
