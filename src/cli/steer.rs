@@ -62,6 +62,10 @@ pub(super) struct AddArgs {
     run: String,
     /// File with `[[task]]` tables as in a job file; `-` reads standard input.
     file: PathBuf,
+    /// Of a run of several job files, the job that the tasks belong to; default: the first that is
+    /// open.
+    #[arg(long)]
+    job: Option<String>,
     /// Check the tables against the run, and add nothing.
     #[arg(long)]
     dry_run: bool,
@@ -78,7 +82,7 @@ pub(super) struct CloseArgs {
 pub(super) fn add(args: AddArgs) -> ExitCode {
     let file = args.file.display().to_string();
     match read_bounded(&args.file).map(String::from_utf8) {
-        Ok(Ok(text)) => put(&args.run, &Question::Add { text, file, dry_run: args.dry_run }),
+        Ok(Ok(text)) => put(&args.run, &Question::Add { text, file, job: args.job, dry_run: args.dry_run }),
         Ok(Err(_)) => refuse(format_args!("{file} is not valid UTF-8: save it as UTF-8")),
         Err(reason) => refuse(format_args!("cannot read {file}: {reason}")),
     }

@@ -80,6 +80,9 @@ pub enum Question {
         text: String,
         /// Name of their file, for messages.
         file: String,
+        /// The job, of several, that they belong to; `None`: the first that is open.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job: Option<String>,
         /// Only check them.
         #[serde(default)]
         dry_run: bool,
@@ -120,7 +123,11 @@ impl std::fmt::Display for Question {
             Question::Limit { pool, units: None } => write!(f, "limit {pool}=none"),
             Question::Pause { task } => write!(f, "pause {}", task.as_deref().unwrap_or("the run")),
             Question::Resume { task } => write!(f, "resume {}", task.as_deref().unwrap_or("the run")),
-            Question::Add { file, dry_run, .. } => write!(f, "add {file}{}", if *dry_run { " --dry-run" } else { "" }),
+            Question::Add { file, job, dry_run, .. } => {
+                write!(f, "add {file}")?;
+                job.iter().try_for_each(|job| write!(f, " --job {job}"))?;
+                f.write_str(if *dry_run { " --dry-run" } else { "" })
+            }
             Question::Close => f.write_str("close"),
             Question::Rebalance => f.write_str("rebalance"),
             Question::Cancel { task: None } => f.write_str("cancel"),

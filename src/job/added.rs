@@ -6,6 +6,8 @@
 //! follow those of the job, so every rank and each later command that adds the same texts in the
 //! same order builds the same job.
 //!
+//! Of several jobs an addition belongs to one, whose name stands in a comment behind its tables.
+//!
 //! The text of a job with additions has the texts one after the other, each behind a line with its
 //! length and the task that made it.
 
@@ -16,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 use super::load::{AdditionTo, KernelCheck, Loaded, parse_addition};
 use super::value_files::ValueFiles;
-use super::{Diagnostic, Diagnostics, Job};
+use super::{Diagnostic, Diagnostics, Job, JobPart};
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::model::TaskId;
 
@@ -25,6 +27,9 @@ const MARK: &str = "#:phalanx job with added tasks\n";
 
 /// Precedes the length in bytes of a text and, as JSON, the name of the task that added it.
 const PART: &str = "#:part ";
+
+/// Precedes the name of the job, of several, that an addition belongs to, as a JSON string.
+const OF_JOB: &str = "#:of job ";
 
 /// Tasks that are added to a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,40 +63,62 @@ impl GrowingJob {
         &self.job
     }
 
-    /// Reads an addition; `file` is its name in diagnostics. What it reads values from is on disk
-    /// if `is_new`, else in its text. The result is a job of its tasks alone, with the numbers that
-    /// they get, and with links from the groups of this job, too.
+    /// Checks a new addition; `file` is its name in diagnostics. What it reads values from is on
+    /// disk, and in its text from then on. The result is a job of its tasks alone, with the numbers
+    /// that they get, and with links from the groups of this job, too.
     ///
     /// # Errors
     /// All mistakes in it.
-    pub fn read(
+    pub fn check(
         &self,
         text: Arc<str>,
         file: &str,
         kernels: &dyn KernelCheck,
-        is_new: bool,
+        whose: Whose<'_>,
     ) -> Result<Loaded, Diagnostics> {
-        if !self.job.parts.is_empty() {
-            let item = Diagnostic::error("no tasks can be added to a run of several job files");
-            return Err(Diagnostics::new(file, text, vec![item.help("run the jobs one by one, or as one file")]));
+        let part = match self.part_of(whose) {
+            Ok(part) => part,
+            Err(item) => return Err(Diagnostics::new(file, text, vec![item])),
+        };
+        let values = ValueFiles::on_disk();
+        let mut loaded = parse_addition(text, file, &self.addition_to(part), kernels, &values)?;
+        if let Some(part) = part {
+            loaded.text = format!("{}\n{OF_JOB}{}\n", loaded.text, serde_json::Value::from(&*part.name)).into();
         }
-        let to = AdditionTo {
+        loaded.text = values.append_to(loaded.text);
+        Ok(loaded)
+    }
+
+    /// Reads an addition that has been checked.
+    ///
+    /// # Errors
+    /// As [`check`](GrowingJob::check), if it was added to another job.
+    pub fn read(&self, text: Arc<str>, file: &str, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
+        let values = ValueFiles::carried_by(&text);
+        match part_in(&self.job, &text) {
+            Ok(part) => parse_addition(text, file, &self.addition_to(part), kernels, &values),
+            Err(item) => Err(Diagnostics::new(file, text, vec![item])),
+        }
+    }
+
+    fn addition_to<'a>(&'a self, part: Option<&'a JobPart>) -> AdditionTo<'a> {
+        AdditionTo {
             job: &self.job,
+            part,
             first_task: TaskId(self.job.task_count() as u32),
             first_group: self.job.groups.len() as GroupId,
             names: Some(&self.names),
-        };
-        match is_new {
-            true => {
-                let values = ValueFiles::on_disk();
-                let mut loaded = parse_addition(text, file, &to, kernels, &values)?;
-                loaded.text = values.append_to(loaded.text);
-                Ok(loaded)
-            }
-            false => {
-                let values = ValueFiles::carried_by(&text);
-                parse_addition(text, file, &to, kernels, &values)
-            }
+        }
+    }
+
+    /// Which of several jobs a new addition belongs to; `None` for a single job.
+    fn part_of(&self, whose: Whose<'_>) -> Result<Option<&JobPart>, Diagnostic> {
+        let parts = &self.job.parts;
+        match whose {
+            Whose::Task(task) => Ok(self.job.part_of(self.job.group_of(task).0)),
+            Whose::Job(name) if parts.is_empty() && *name == *self.job.name => Ok(None),
+            Whose::Job(name) => part_called(&self.job, name).map(Some),
+            Whose::User => Ok(parts.iter().find(|part| part.open).or(parts.first())),
         }
     }
 
@@ -106,6 +133,11 @@ impl GrowingJob {
             let link = |to| Link { from, to, shape: shape(), on: Condition::Ok, bytes: 0, span: 0..0 };
             let known: Vec<GroupId> = links.iter().filter(|link| link.from == from).map(|link| link.to).collect();
             links.extend((first..).take(added.groups.len()).filter(|to| !known.contains(to)).map(link));
+        }
+        if let Some(part) =
+            added.parts.pop().filter(|part| self.job.parts.last().is_none_or(|last| last.name != part.name))
+        {
+            self.job.parts.push(JobPart { first_group: first, ..part });
         }
         self.names.extend(added.groups.iter().zip(first..).map(|(group, id)| (Arc::clone(&group.name), id)));
         self.job.groups.append(&mut added.groups);
@@ -127,6 +159,38 @@ impl GrowingJob {
     }
 }
 
+/// Who adds tasks.
+#[derive(Clone, Copy, Debug)]
+pub enum Whose<'a> {
+    /// A task: of several jobs, they belong to its own.
+    Task(TaskId),
+    /// A user, to the job of this name.
+    Job(&'a str),
+    /// A user: of several jobs, they belong to the first that is open, else to the first.
+    User,
+}
+
+fn part_called<'a>(job: &'a Job, name: &str) -> Result<&'a JobPart, Diagnostic> {
+    job.parts.iter().find(|part| part.name == name).ok_or_else(|| {
+        let mut names: Vec<&str> = job.parts.iter().map(|part| part.name.as_str()).collect();
+        names.extend(names.is_empty().then_some(job.name.as_str()));
+        names.sort_unstable();
+        names.dedup();
+        let help = format!("name one of its jobs: {}", names.join(", "));
+        Diagnostic::error(format!("the run has no job called `{name}`")).help(help)
+    })
+}
+
+/// The job, of several, that the text of an addition names.
+fn part_in<'a>(job: &'a Job, text: &str) -> Result<Option<&'a JobPart>, Diagnostic> {
+    if job.parts.is_empty() {
+        return Ok(None);
+    }
+    let name = ValueFiles::own_part(text).lines().last().and_then(|line| line.strip_prefix(OF_JOB));
+    let name = name.and_then(|name| serde_json::from_str::<String>(name).ok()).unwrap_or_default();
+    part_called(job, &name).map(Some)
+}
+
 /// Reads an addition whose place in a job is known, as a rank does that runs its tasks: what they
 /// need is not looked at.
 ///
@@ -138,7 +202,8 @@ pub fn read_added(
     text: Arc<str>,
     kernels: &dyn KernelCheck,
 ) -> Result<Job, Diagnostics> {
-    let to = AdditionTo { job, first_task, first_group, names: None };
+    let part = part_in(job, &text).map_err(|item| Diagnostics::new("added tasks", Arc::clone(&text), vec![item]))?;
+    let to = AdditionTo { job, part, first_task, first_group, names: None };
     let values = ValueFiles::carried_by(&text);
     Ok(parse_addition(text, "added tasks", &to, kernels, &values)?.job)
 }
@@ -193,7 +258,7 @@ pub(super) fn with_additions(
     for addition in additions {
         let by = addition.by.as_deref();
         let file = format!("added by {}", by.unwrap_or("the user"));
-        let added = growing.read(addition.text, &file, kernels, false)?;
+        let added = growing.read(addition.text, &file, kernels)?;
         let by = by.and_then(|by| growing.find(by));
         links.extend(growing.add(by, added.job));
     }
@@ -207,6 +272,7 @@ mod tests {
     use super::*;
     use crate::exec::Kernels;
     use crate::job::parse;
+    use crate::job::several::merge;
 
     const BASE: &str = "[job]\nname = 'b'\nenv = { V = '1' }\n[defaults]\ncpus = 2\n[pools.p]\ncapacity = 1\n\
         [[task]]\nname = 'a'\narray = '0-2'\ncommand = 'x'\n";
@@ -218,13 +284,13 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Loaded, Diagnostics> {
-        growing().read(text.into(), "$PHALANX_ADD", &Kernels::builtin(), true)
+        growing().check(text.into(), "$PHALANX_ADD", &Kernels::builtin(), Whose::User)
     }
 
     #[test]
     fn added_tasks_follow_those_of_the_job_and_may_need_them() {
         let mut growing = growing();
-        let added = growing.read(MORE.into(), "$PHALANX_ADD", &Kernels::builtin(), true).unwrap();
+        let added = growing.check(MORE.into(), "$PHALANX_ADD", &Kernels::builtin(), Whose::User).unwrap();
         let part = read_added(growing.job(), (TaskId(3), 1), MORE.into(), &Kernels::builtin()).unwrap();
         assert_eq!(part.task(TaskId(4)).unwrap(), added.job.task(TaskId(4)).unwrap());
         let links = growing.add(growing.find("a[1]"), added.job);
@@ -249,6 +315,46 @@ mod tests {
         let loaded = parse(text, "b.toml", Path::new("/d"), &Kernels::builtin()).unwrap();
         assert_eq!((loaded.job.task_count(), loaded.job.links.len()), (7, 4));
         assert_eq!(loaded.job.task_name(TaskId(6)), "o");
+    }
+
+    #[test]
+    fn of_several_jobs_an_addition_belongs_to_one() {
+        let kernels = Kernels::builtin();
+        let one = |file: &str, text: &str| parse(text, file, Path::new("/d"), &kernels).unwrap();
+        let other =
+            "[job]\nopen = true\ndir = 'o'\nenv = { W = '2' }\nprologue = 'p'\n[[task]]\nname = 'a'\ncommand = 'x'\n";
+        let whole = merge(vec![one("b.toml", BASE), one("o.toml", other)]).unwrap();
+        let mut base = whole.job.clone();
+        base.links.clear();
+        let mut growing = GrowingJob::new(base);
+        let more = |name: &str| format!("[[task]]\nname = '{name}'\nneeds = ['a', 'b/a[1]']\ncommand = 'y'\n");
+        let mut additions = Vec::new();
+        for (name, whose) in [("u", Whose::User), ("v", Whose::Task(TaskId(1))), ("w", Whose::Job("o"))] {
+            let added = growing.check(more(name).into(), "f", &kernels, whose).unwrap();
+            let place = (added.job.groups[0].first, growing.job().groups.len() as GroupId);
+            let part = read_added(&whole.job, place, Arc::clone(&added.text), &kernels).unwrap();
+            assert_eq!(part.task(place.0).unwrap(), added.job.task(place.0).unwrap());
+            additions.push(Addition { by: None, text: added.text });
+            growing.add(None, added.job);
+        }
+        let refused = growing.check(more("x").into(), "f", &kernels, Whose::Job("nix")).unwrap_err().to_string();
+        assert!(refused.contains("no job called `nix`") && refused.contains("b, o"), "{refused}");
+        let again = parse(text_with(&whole.text, &additions), "r", Path::new("/d"), &kernels).unwrap();
+        for job in [growing.job(), &again.job] {
+            let names: Vec<String> = (4..7).map(|task| job.task_name(TaskId(task))).collect();
+            assert_eq!(names, ["o/u", "b/v", "o/w"]);
+            let tasks = [4, 5, 6].map(|task| job.task(TaskId(task)).unwrap());
+            assert_eq!(
+                tasks.each_ref().map(|task| task.dir.clone()),
+                ["/d/o", "/d/", "/d/o"].map(std::path::PathBuf::from)
+            );
+            let variables = tasks.map(|task| task.env.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+            assert_eq!(variables, [["W"], ["V"], ["W"]]);
+            let prologues: Vec<_> = (2..5).map(|group| job.part_of(group).unwrap().prologue.len()).collect();
+            assert_eq!((prologues, job.groups[3].cpus, job.open), (vec![1, 0, 1], 2, true));
+        }
+        let needs = |from: u32| again.job.links.iter().filter(|link| link.from == from).count();
+        assert_eq!([needs(0), needs(1)], [3 + 1, 2], "each needs `b/a[1]`, and the `a` of its own job");
     }
 
     #[test]

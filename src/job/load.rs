@@ -4,6 +4,7 @@
 //! builds the same job. Checks that read the disk (missing input files) are separate, in
 //! [`Loaded::missing_inputs`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use super::resolve::{External, Resolution, ResolveContext};
 use super::spec::{Common, homes_of, read_file};
 use super::value_files::ValueFiles;
 use super::written_files::WrittenFiles;
-use super::{Diagnostic, Diagnostics, Job};
+use super::{Diagnostic, Diagnostics, Job, JobPart};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
@@ -219,12 +220,34 @@ pub(super) fn parse_one(
 /// The job to which tasks are added.
 pub(crate) struct AdditionTo<'a> {
     pub job: &'a Job,
+    /// Which of several jobs; `None` for a run of one.
+    pub part: Option<&'a JobPart>,
     /// Number of the first added task.
     pub first_task: TaskId,
     /// Number of the first added table.
     pub first_group: GroupId,
     /// The tables of the job by name; `None`: what the added tasks need is not looked at.
     pub names: Option<&'a FxHashMap<Arc<str>, GroupId>>,
+}
+
+impl AdditionTo<'_> {
+    /// The job without tasks.
+    pub fn without_tasks(&self) -> Job {
+        let job = self.job.without_tasks();
+        match self.part {
+            Some(part) => part.alone(job),
+            None => job,
+        }
+    }
+
+    fn defaults(&self) -> &Common {
+        self.part.map_or(&self.job.defaults, |part| &part.defaults)
+    }
+
+    /// The name that a task has in the run.
+    pub fn full_name<'b>(&self, name: &'b str) -> Cow<'b, str> {
+        self.part.map_or(Cow::Borrowed(name), |part| Cow::Owned(part.full_name(name)))
+    }
 }
 
 /// Parses the text of tasks that are added to a job.
@@ -236,7 +259,7 @@ pub(super) fn parse_addition(
     values: &ValueFiles,
 ) -> Result<Loaded, Diagnostics> {
     let text = if text.contains("\r\n") { text.replace("\r\n", "\n").into() } else { text };
-    let base_dir = &to.job.dir;
+    let base_dir = to.part.map_or(&to.job.dir, |part| &part.dir);
     let context = ResolveContext { text: &text, stem: "", base_dir, kernels, values, sh: None, to: Some(to) };
     let mut loaded = outcome_of(&context, &text, file_name, false)?;
     loaded.job.set_auto_memory(Arc::clone(&to.job.auto_memory));
@@ -325,7 +348,7 @@ fn read(document: &Document<'_>, context: &ResolveContext<'_>) -> Option<ReadOut
     let spec = read_file(&parsed.root, &mut findings);
     drop(parsed.root);
     let no_defaults = Common::default();
-    let given = context.to.map_or(&no_defaults, |to| &*to.job.defaults);
+    let given = context.to.map_or(&no_defaults, AdditionTo::defaults);
     let defaults = spec.defaults.as_ref().map_or(given, |at| &at.value);
     let mut resolution = Resolution::new((&spec, defaults), context, document.tables(), &mut meaning);
     spec.tasks().iter().for_each(|task| resolution.add(task, &mut meaning));

@@ -52,7 +52,7 @@ use crate::graph::deal::LoadRule;
 use crate::graph::link::Link;
 use crate::model::{Labels, Shortfalls, TaskId};
 
-pub use added::{Addition, GrowingJob, parts_of, read_added, text_with};
+pub use added::{Addition, GrowingJob, Whose, parts_of, read_added, text_with};
 pub use alert::Alert;
 pub use cache::{CacheRules, CacheSettings};
 pub use capacity::{Capacity, CommandCapacity, ProviderKind};

@@ -6,7 +6,8 @@
 //! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
 //! | the run | `[scaling]`, `[cost]`, `[capacity]`, `[cache]` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
-//! | | data graphs and pools are shared by name; alerts of all files count |
+//! | | data graphs and pools are shared by name; alerts of all files count; it is open if one of them is |
+//! | tasks that are added | they belong to the job of the task that adds them, or to the one that the user names |
 //!
 //! The text of such a job, which ranks and later commands parse again, has the texts of the files
 //! one after the other, each behind a line with its length and its name.
@@ -19,6 +20,7 @@ use rustc_hash::FxHashMap;
 
 use super::body::Body;
 use super::load::{KernelCheck, Loaded, parse_one};
+use super::spec::Common;
 use super::template::Template;
 use super::{CacheSettings, Capacity, Cost, Diagnostic, Diagnostics, Flush, Job, KeepOutput};
 use crate::graph::link::GroupId;
@@ -33,7 +35,7 @@ const FILE: &str = "#:job ";
 /// Most names of jobs in the name of their run.
 const MAX_NAMED: usize = 4;
 
-/// One of several jobs.
+/// One of several jobs, or tasks that were added to one: these are a part of the same name.
 #[derive(Clone, Debug)]
 pub struct JobPart {
     /// Its name, which precedes the names of its tasks.
@@ -42,6 +44,8 @@ pub struct JobPart {
     pub first_group: GroupId,
     /// Its first task.
     pub first_task: TaskId,
+    /// True if the run waits for further tasks of it.
+    pub open: bool,
     /// Base directory of relative paths.
     pub dir: PathBuf,
     /// Shell lines that run before every command.
@@ -50,6 +54,54 @@ pub struct JobPart {
     pub shell: Option<Arc<[String]>>,
     /// Maximum time for a declared output to appear.
     pub output_wait: std::time::Duration,
+    /// Environment variables of tasks that are added to it.
+    pub(super) env: Vec<(String, String)>,
+    /// Defaults of such tasks.
+    pub(super) defaults: Arc<Common>,
+}
+
+impl JobPart {
+    /// The part that follows the groups of `job` and is this job.
+    fn behind(job: &Job, own: &mut Job) -> JobPart {
+        JobPart {
+            name: std::mem::take(&mut own.name),
+            first_group: job.groups.len() as GroupId,
+            first_task: TaskId(job.task_count() as u32),
+            open: own.open,
+            dir: std::mem::take(&mut own.dir),
+            prologue: std::mem::take(&mut own.prologue),
+            shell: own.shell.take(),
+            output_wait: own.output_wait,
+            env: std::mem::take(&mut own.env),
+            defaults: Arc::clone(&own.defaults),
+        }
+    }
+
+    /// The job, where tasks are added to it: `job` has what the jobs of a run share.
+    pub(super) fn alone(&self, job: Job) -> Job {
+        Job {
+            name: self.name.clone(),
+            dir: self.dir.clone(),
+            env: self.env.clone(),
+            prologue: self.prologue.clone(),
+            shell: self.shell.clone(),
+            output_wait: self.output_wait,
+            defaults: Arc::clone(&self.defaults),
+            ..job
+        }
+    }
+
+    /// Makes a job with added tasks alone one of several.
+    pub(super) fn claim(&self, own: &mut Job) {
+        qualify(own, &self.name);
+        give_environment(&mut own.bodies, &std::mem::take(&mut own.env));
+        own.parts = vec![JobPart { first_group: 0, ..self.clone() }];
+    }
+
+    /// The name that a task of this job has in the run; names of tasks of others are that already.
+    pub(super) fn full_name(&self, name: &str) -> String {
+        if name.contains('/') { name.to_owned() } else { format!("{}/{name}", self.name) }
+    }
 }
 
 /// Parses the text of several jobs; `None` if it is that of one.
@@ -131,14 +183,9 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
         alert.metric = renamed.unwrap_or_else(|| std::mem::take(&mut alert.metric));
         alert.name = format!("{}/{}", own.name, alert.name);
     }
-    for group in &mut own.groups {
-        let name: Arc<str> = format!("{}/{}", own.name, group.name).into();
-        if group.class == group.name {
-            group.class = Arc::clone(&name);
-        }
-        group.name = name;
-        group.first.0 += first_task.0;
-    }
+    let name = own.name.clone();
+    qualify(&mut own, &name);
+    own.groups.iter_mut().for_each(|group| group.first.0 += first_task.0);
     share_pools(job, &mut own);
     for link in &mut own.links {
         (link.from, link.to) = (link.from + first_group, link.to + first_group);
@@ -149,41 +196,45 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
         job.dir.clone_from(&own.dir);
         (job.flush, job.output) = (own.flush, own.output);
     }
+    job.open |= own.open;
     job.output = if own.output == KeepOutput::All { KeepOutput::All } else { job.output };
     job.flush = strictest(job.flush, own.flush);
     job.max_failures = job.max_failures.into_iter().chain(own.max_failures).min();
-    job.scaling = job.scaling.take().or(own.scaling);
+    job.scaling = job.scaling.take().or(own.scaling.take());
     if job.cost == Cost::default() {
-        job.cost = own.cost;
+        job.cost = std::mem::take(&mut own.cost);
     }
     if job.capacity == Capacity::default() {
-        job.capacity = own.capacity;
+        job.capacity = std::mem::take(&mut own.capacity);
     }
     if job.cache == CacheSettings::default() {
-        job.cache = own.cache;
+        job.cache = std::mem::take(&mut own.cache);
     }
     if own.placement != Default::default() {
         job.placement = own.placement;
     }
     job.graphs.extend(
-        own.graphs
+        std::mem::take(&mut own.graphs)
             .into_iter()
             .filter(|graph| job.graphs.iter().all(|known| known.name != graph.name))
             .collect::<Vec<_>>(),
     );
+    job.parts.push(JobPart::behind(job, &mut own));
     job.alerts.append(&mut own.alerts);
     job.groups.append(&mut own.groups);
     job.links.append(&mut own.links);
     job.bodies.append(&mut own.bodies);
-    job.parts.push(JobPart {
-        name: own.name,
-        first_group,
-        first_task,
-        dir: own.dir,
-        prologue: own.prologue,
-        shell: own.shell,
-        output_wait: own.output_wait,
-    });
+}
+
+/// Puts the name of the job before the names of its tasks.
+fn qualify(own: &mut Job, job: &str) {
+    for group in &mut own.groups {
+        let name: Arc<str> = format!("{job}/{}", group.name).into();
+        if group.class == group.name {
+            group.class = Arc::clone(&name);
+        }
+        group.name = name;
+    }
 }
 
 /// Pools of the same name are one pool.

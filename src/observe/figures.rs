@@ -287,15 +287,31 @@ pub fn of_jobs(run: &RunView) -> Vec<JobFigures> {
         tasks.0[State::Pending as usize] = task_count - out;
         JobFigures { job, task_count, left_out: out, tasks }
     };
-    let mut all: Vec<JobFigures> = job.parts.iter().zip(&firsts).zip(ends).map(figures).collect();
+    let mut parts: Vec<JobFigures> = job.parts.iter().zip(&firsts).zip(ends).map(figures).collect();
     for (task, state) in states(run) {
         let at = firsts.partition_point(|first| *first <= task.0);
-        if let Some(job) = at.checked_sub(1).and_then(|at| all.get_mut(at)) {
+        if let Some(job) = at.checked_sub(1).and_then(|at| parts.get_mut(at)) {
             job.tasks.0[state as usize] += 1;
             job.tasks.0[State::Pending as usize] = job.tasks.0[State::Pending as usize].saturating_sub(1);
         }
     }
+    let mut all: Vec<JobFigures> = Vec::new();
+    for part in parts {
+        match all.iter_mut().find(|job| job.job == part.job) {
+            Some(job) => job.add(&part),
+            None => all.push(part),
+        }
+    }
     all
+}
+
+impl JobFigures {
+    /// Adds tasks that were added to the job.
+    fn add(&mut self, added: &JobFigures) {
+        self.task_count += added.task_count;
+        self.left_out += added.left_out;
+        self.tasks.0.iter_mut().zip(added.tasks.0).for_each(|(count, more)| *count += more);
+    }
 }
 
 /// The state of each ended task of the last session, in no particular order.

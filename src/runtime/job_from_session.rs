@@ -45,7 +45,7 @@ pub(super) fn grown_job(
     for TaskAddition { by, text, .. } in added {
         let by = by.map(|by| by.task);
         let name = by.map(|task| growing.job().task_name(task));
-        let own = growing.read(Arc::clone(text), "added tasks", kernels, false).map_err(render)?;
+        let own = growing.read(Arc::clone(text), "added tasks", kernels).map_err(render)?;
         links.extend(growing.add(by, own.job));
         additions.push(Addition { by: name, text: Arc::clone(text) });
     }

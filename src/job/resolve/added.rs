@@ -1,18 +1,20 @@
 //! Tasks that are added to a job: only `[[task]]` tables and `[defaults]`, and what they need of
 //! the job.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashSet;
 
 use super::drafts::{Drafts, Notes};
 use super::needs::name_in;
 use super::{External, ResolveContext};
 use crate::graph::link::GroupId;
-use crate::job::Job;
 use crate::job::body::Body;
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::load::AdditionTo;
 use crate::job::read::Span;
 use crate::job::spec::FileSpec;
+use crate::job::{Group, Job};
 
 /// Refuses sections that only a job file may have.
 pub(super) fn check_sections(spec: &FileSpec, findings: &mut Findings) {
@@ -48,9 +50,10 @@ pub(super) fn link(
     let is_fair = || to.job.groups.iter().any(|group| group.share.is_some());
     for draft in drafts.iter() {
         let (name, span) = (&draft.group.name, draft.notes.name.span());
-        if names.contains_key(name) {
+        let full_name = to.full_name(name);
+        if names.contains_key(&*full_name) {
             findings.push(
-                Diagnostic::error(format!("the run has a task `{name}` already"))
+                Diagnostic::error(format!("the run has a task `{full_name}` already"))
                     .at(&span)
                     .help("give each added task a name of its own, such as one with `$PHALANX_TASK_ID`"),
             );
@@ -67,19 +70,21 @@ pub(super) fn link(
     let needs = drafts.iter().flat_map(|draft| draft.notes.needs.iter());
     let foreign =
         needs.filter_map(|need| name_in(need.view(context.text).text).filter(|name| !own_names.contains(name)));
-    let mut needed: Vec<GroupId> = foreign.filter_map(|name| names.get(name).copied()).collect();
+    let known = |name| Some((*names.get(&*to.full_name(name))?, Arc::from(name)));
+    let mut needed: Vec<(GroupId, Arc<str>)> = foreign.filter_map(known).collect();
     needed.sort_unstable();
     needed.dedup();
-    // Tables of the job stand behind those that are added, without their files.
-    for &group in &needed {
-        let (table, body) = (&to.job.groups[group as usize], &to.job.bodies[group as usize]);
+    // Tables of the job stand behind those that are added, under the names by which these need them
+    // and without their files.
+    for (group, name) in &needed {
+        let (table, body) = (&to.job.groups[*group as usize], &to.job.bodies[*group as usize]);
         let body = Body { inputs: Box::default(), outputs: Box::default(), ..body.clone() };
-        drafts.push((table.clone(), body, Notes::elsewhere()));
+        drafts.push((Group { name: Arc::clone(name), ..table.clone() }, body, Notes::elsewhere()));
     }
     let external = super::link(job, drafts, own, context, findings);
     drafts.truncate(own);
     let number = |group: GroupId| match (group as usize).checked_sub(own) {
-        Some(at) => needed[at],
+        Some(at) => needed[at].0,
         None => to.first_group + group,
     };
     for link in &mut job.links {

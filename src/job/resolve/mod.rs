@@ -90,7 +90,7 @@ impl<'a> Resolution<'a> {
         findings: &mut Findings,
     ) -> Self {
         let job = match context.to {
-            Some(to) => to.job.without_tasks(),
+            Some(to) => to.without_tasks(),
             None => {
                 let mut job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
                 job.pools = pools::resolve_pools(spec.pools.as_ref(), findings);
@@ -120,6 +120,7 @@ impl<'a> Resolution<'a> {
             number(&mut drafts, to.first_task, findings);
             let external = added::link(&mut job, &mut drafts, to, context, findings);
             (job.groups, job.bodies) = drafts.finish();
+            to.part.into_iter().for_each(|part| part.claim(&mut job));
             return (job, external);
         }
         number(&mut drafts, TaskId(0), findings);

@@ -120,6 +120,9 @@ struct DrainRequest {
 struct AddRequest {
     /// `[[task]]` tables as in a job file (TOML). They may need tasks of the run.
     tables: String,
+    /// Of a run of several job files, the job that they belong to; default: the first that is open.
+    #[serde(default)]
+    job: Option<String>,
     /// Check the tables, and add nothing.
     #[serde(default)]
     dry_run: bool,
@@ -207,7 +210,7 @@ impl ChangeRequest for AddRequest {
     const EXAMPLE: &str = "{\"tables\": \"[[task]]\\nname = 'more'\\ncommand = 'true'\"}";
 
     fn question(self) -> Result<Question, String> {
-        Ok(Question::Add { text: self.tables, file: "tables".into(), dry_run: self.dry_run })
+        Ok(Question::Add { text: self.tables, file: "tables".into(), job: self.job, dry_run: self.dry_run })
     }
 }
 
@@ -269,7 +272,7 @@ mod tests {
         assert_eq!(parse::<ResumeRequest>(b"{\"task\":\"a\"}"), Ok(Question::Resume { task: Some("a".into()) }));
         assert_eq!(parse::<Nothing>(b""), Ok(Question::Rebalance));
         assert_eq!(parse::<CloseRequest>(b""), Ok(Question::Close));
-        let add = Question::Add { text: "[[task]]".into(), file: "tables".into(), dry_run: false };
+        let add = Question::Add { text: "[[task]]".into(), file: "tables".into(), job: None, dry_run: false };
         assert_eq!(parse::<AddRequest>(b"{\"tables\":\"[[task]]\"}"), Ok(add));
         assert!(parse::<AddRequest>(b"{}").is_err());
         assert_eq!(parse::<Cancel>(b"{}"), Ok(Question::Cancel { task: None }));

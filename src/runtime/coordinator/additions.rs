@@ -17,7 +17,7 @@ use super::driver::{CoordinatorDriver, Messages};
 use crate::control::Answer;
 use crate::exec::Kernels;
 use crate::graph::link::{GroupId, Link};
-use crate::job::{GrowingJob, Job, Loaded};
+use crate::job::{GrowingJob, Job, Loaded, Whose};
 use crate::journal::{Offerer, Record, TaskAddition};
 use crate::model::{Rank, TaskId, Time};
 use crate::schedule::coordinator::{Growth, Member, StopReason};
@@ -68,8 +68,7 @@ impl Additions {
     fn take(&mut self, job: &Job, by: Option<TaskId>, text: Arc<str>) -> Result<(), String> {
         let kernels = self.kernels.clone();
         let growing = self.growing(job);
-        let read =
-            growing.read(Arc::clone(&text), "added tasks", &kernels, false).map_err(|error| error.to_string())?;
+        let read = growing.read(Arc::clone(&text), "added tasks", &kernels).map_err(|error| error.to_string())?;
         let first_task = TaskId(growing.job().task_count() as u32);
         let first_group = growing.job().groups.len() as GroupId;
         let links = growing.add(by, read.job);
@@ -95,7 +94,7 @@ impl CoordinatorDriver {
         }
         let checked = match self.finished {
             Some(_) => Err("the run is ending".to_owned()),
-            None => self.check_added(text.into(), "$PHALANX_ADD", Some(task)),
+            None => self.check_added(text.into(), "$PHALANX_ADD", Whose::Task(task)),
         };
         let refusal = checked
             .map(|own| {
@@ -110,9 +109,15 @@ impl CoordinatorDriver {
         vec![(from, Message::OfferAnswer { task, attempt, refusal })]
     }
 
-    /// The user adds tasks. `is_check`: nothing is added.
-    pub(super) fn add(&mut self, now: Time, file: &str, text: &str, is_check: bool) -> (Answer, Messages) {
-        let own = match self.check_added(text.into(), file, None) {
+    /// The user adds tasks, to the job of this name if one is given. `is_check`: nothing is added.
+    pub(super) fn add(
+        &mut self,
+        now: Time,
+        (file, text): (&str, &str),
+        job: Option<&str>,
+        is_check: bool,
+    ) -> (Answer, Messages) {
+        let own = match self.check_added(text.into(), file, job.map_or(Whose::User, Whose::Job)) {
             Ok(own) => own,
             Err(refusal) => return (Answer::refused(format!("nothing is added\n{refusal}")), Messages::new()),
         };
@@ -143,17 +148,18 @@ impl CoordinatorDriver {
     }
 
     /// Checks tables that are to be added.
-    fn check_added(&mut self, text: Arc<str>, file: &str, by: Option<TaskId>) -> Result<Loaded, String> {
+    fn check_added(&mut self, text: Arc<str>, file: &str, whose: Whose<'_>) -> Result<Loaded, String> {
         let kernels = self.additions.kernels.clone();
         let growing = self.additions.growing(&self.job);
-        let own = growing.read(text, file, &kernels, true).map_err(|error| error.render(false))?;
+        let own = growing.check(text, file, &kernels, whose).map_err(|error| error.render(false))?;
         let known = growing.job().task_count() - self.job.task_count();
         let first_group = growing.job().groups.len() as GroupId;
         let ranks = (0..self.coordinator.next_rank().0).map(Rank);
         let here = ranks.filter(|&rank| self.coordinator.standing(rank).is_some_and(|standing| standing.is_here()));
         let members: Vec<Member> = here.filter_map(|rank| self.coordinator.member(rank).cloned()).collect();
         check_added(&own, first_group, &members).map_err(|error| error.render(false))?;
-        let others = || self.additions.offered.iter().filter(|(task, _)| Some(**task) != by);
+        let is_own = |task: TaskId| matches!(whose, Whose::Task(by) if by == task);
+        let others = || self.additions.offered.iter().filter(|(task, _)| !is_own(**task));
         let names: FxHashSet<&str> = own.job.groups.iter().map(|group| &*group.name).collect();
         if let Some((task, name)) =
             others().find_map(|(task, it)| Some((*task, it.names.iter().find(|name| names.contains(&***name))?)))

@@ -24,7 +24,7 @@ impl CoordinatorDriver {
             Question::Limit { pool, units } => self.limit(now, pool, *units),
             Question::Pause { task } => self.pause(now, task.as_deref(), true),
             Question::Resume { task } => self.pause(now, task.as_deref(), false),
-            Question::Add { text, file, dry_run } => self.add(now, file, text, *dry_run),
+            Question::Add { text, file, job, dry_run } => self.add(now, (file, text), job.as_deref(), *dry_run),
             Question::Close => self.close_to_additions(now),
             Question::Rebalance => {
                 (Answer::done("the remaining work is shared out evenly"), self.step(now, [CoordinatorEvent::Rebalance]))

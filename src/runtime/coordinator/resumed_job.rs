@@ -132,7 +132,7 @@ fn grown(
     let (mut growing, mut misfits) = (GrowingJob::new(job), Vec::new());
     for Addition { by, text } in additions {
         let file = format!("added by {}", by.as_deref().unwrap_or("the user"));
-        match (growing.read(Arc::clone(text), &file, kernels, false), by) {
+        match (growing.read(Arc::clone(text), &file, kernels), by) {
             (Ok(own), by) => links.extend(growing.add(by.as_deref().and_then(|by| growing.find(by)), own.job)),
             (Err(_), Some(by)) => misfits.push(by.clone()),
             (Err(error), None) => return Err(RunError::Job(error)),
