@@ -137,7 +137,8 @@ impl GrowingJob {
         if let Some(part) =
             added.parts.pop().filter(|part| self.job.parts.last().is_none_or(|last| last.name != part.name))
         {
-            self.job.parts.push(JobPart { first_group: first, ..part });
+            let first_task = TaskId(self.job.task_count() as u32);
+            self.job.parts.push(JobPart { first_group: first, first_task, ..part });
         }
         self.names.extend(added.groups.iter().zip(first..).map(|(group, id)| (Arc::clone(&group.name), id)));
         self.job.groups.append(&mut added.groups);
@@ -352,6 +353,7 @@ mod tests {
             assert_eq!(variables, [["W"], ["V"], ["W"]]);
             let prologues: Vec<_> = (2..5).map(|group| job.part_of(group).unwrap().prologue.len()).collect();
             assert_eq!((prologues, job.groups[3].cpus, job.open), (vec![1, 0, 1], 2, true));
+            assert!(job.parts.iter().all(|part| part.first_task == job.groups[part.first_group as usize].first));
         }
         let needs = |from: u32| again.job.links.iter().filter(|link| link.from == from).count();
         assert_eq!([needs(0), needs(1)], [3 + 1, 2], "each needs `b/a[1]`, and the `a` of its own job");
