@@ -167,12 +167,17 @@ pub fn graph_of(loaded: &Loaded) -> Result<TaskGraph, Diagnostics> {
     })
 }
 
-/// Refuses added tasks that wait for each other, or that need more than the ranks have. `own`: their
-/// tables alone.
+/// Refuses added tasks that wait for each other, or that need more than the ranks have and the nodes
+/// that the run could get. `own`: their tables alone.
 ///
 /// # Errors
 /// The cycle, or the tasks that fit nowhere, as mistakes in their text.
-pub(crate) fn check_added(own: &Loaded, first_group: GroupId, members: &[Member]) -> Result<(), Diagnostics> {
+pub(crate) fn check_added(
+    own: &Loaded,
+    first_group: GroupId,
+    members: &[Member],
+    offers: &Offers,
+) -> Result<(), Diagnostics> {
     let job = &own.job;
     let counts: Vec<u32> = job.groups.iter().map(|group| group.count).collect();
     let inner = job.links.iter().filter(|link| link.from >= first_group);
@@ -187,7 +192,7 @@ pub(crate) fn check_added(own: &Loaded, first_group: GroupId, members: &[Member]
         Err(error) => return Err(own.report(vec![Diagnostic::error(format!("too much is added at once: {error}"))])),
     }
     let refused = |reason| own.report(vec![Diagnostic::error(reason)]);
-    placement::check(job, members, &Offers::Nothing, &|_| true).map_err(refused)
+    placement::check(job, members, offers, &|_| true).map_err(refused)
 }
 
 /// A selection that cannot be used: a mistake on the command line, not in the job file.

@@ -83,6 +83,20 @@ fn a_task_waits_for_a_node_that_has_its_label() {
 }
 
 #[test]
+fn an_added_task_waits_for_a_node_that_has_its_label() {
+    let dir = Dir::new("added-label");
+    dir.file("big.add", "[[task]]\nname = 'big'\nlabels = ['highmem']\ncommand = 'touch big'\n");
+    dir.file("odd.add", "[[task]]\nname = 'odd'\nlabels = ['odd']\ncommand = 'true'\n");
+    let capacity = "[capacity]\nprovider = 'local'\nlisten = '127.0.0.1'\nlabels = ['highmem']\n";
+    let task = "[[task]]\nname = 'adds'\narray = '0-1'\ncommand = 'cat $(test {index} = 0 && echo big || echo odd).add > $PHALANX_ADD'\n";
+    dir.job("job.toml", &format!("{capacity}{task}"));
+    let run = phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", "run"]).run().code(1);
+    run.says("a node with the label highmem is requested").says("2 completed, 1 failed");
+    phalanx(&dir).args(["report", "run", "--failed"]).run().says("`odd` asks for a rank with the label odd");
+    assert!(dir.has("big"));
+}
+
+#[test]
 fn labels_are_shown() {
     let dir = Dir::new("shown-labels");
     let topo = phalanx(&dir).args(["topo", "--json"]).env("PHALANX_LABELS", "ssd, highmem").run().ok().json();

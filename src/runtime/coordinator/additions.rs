@@ -157,7 +157,7 @@ impl CoordinatorDriver {
         let ranks = (0..self.coordinator.next_rank().0).map(Rank);
         let here = ranks.filter(|&rank| self.coordinator.standing(rank).is_some_and(|standing| standing.is_here()));
         let members: Vec<Member> = here.filter_map(|rank| self.coordinator.member(rank).cloned()).collect();
-        check_added(&own, first_group, &members).map_err(|error| error.render(false))?;
+        check_added(&own, first_group, &members, &self.provisioning().offers).map_err(|error| error.render(false))?;
         let is_own = |task: TaskId| matches!(whose, Whose::Task(by) if by == task);
         let others = || self.additions.offered.iter().filter(|(task, _)| !is_own(**task));
         let names: FxHashSet<&str> = own.job.groups.iter().map(|group| &*group.name).collect();
