@@ -162,6 +162,6 @@ fn shares(html: &mut Html, timeline: &Timeline, colours: &[usize], rows: &GanttR
 
 /// The colour of each class; `ranked` lists the classes by descending work.
 pub(super) fn colours(timeline: &Timeline, ranked: &[String]) -> Vec<usize> {
-    let place = |name: &String| ranked.iter().position(|other| other == name).unwrap_or(COLOURS).min(COLOURS);
+    let place = |name: &String| ranked.iter().take(COLOURS).position(|other| other == name).unwrap_or(COLOURS);
     timeline.classes.iter().map(place).collect()
 }
