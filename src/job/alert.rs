@@ -38,7 +38,7 @@ impl Alert {
 }
 
 /// The metrics of a run with their descriptions.
-pub const METRICS: [(&str, &str); 28] = [
+pub const METRICS: [(&str, &str); 30] = [
     ("elapsed_s", "duration of the session so far, in seconds"),
     ("remaining_s", "estimated remaining time, in seconds"),
     ("finish_s", "forecast end, in seconds since the start (of the last decision)"),
@@ -66,6 +66,8 @@ pub const METRICS: [(&str, &str); 28] = [
     ("rank_memory", "memory of the rank that uses most, including its tasks, in bytes"),
     ("gpu", "busy share of the GPUs on the rank where it is highest, 0 to 1"),
     ("gpu_memory", "used share of the GPU memory on the rank where it is highest, 0 to 1"),
+    ("pool_used", "share of the units in use of the pool where it is highest, 0 to 1"),
+    ("pool_waiting", "tasks that wait for units of the pool for which most do"),
     ("silence_s", "time since the last task ended, in seconds"),
 ];
 

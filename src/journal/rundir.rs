@@ -10,6 +10,7 @@
 //!   job.toml               the job file as it was last run
 //!   samples.jsonl          progress over time
 //!   vitals.jsonl           resource use of ranks and nodes over time
+//!   pools.jsonl            what pools had in use over time
 //!   measures.jsonl         values that tasks wrote to $PHALANX_METRICS
 //!   report.html            written by `phalanx report`
 //!   outputs/               captured output of tasks (see `output`)
@@ -251,6 +252,11 @@ impl RunDir {
     /// Resource use of ranks and nodes over its last session (see `observe::vitals`).
     pub fn vitals(&self) -> PathBuf {
         self.path.join("vitals.jsonl")
+    }
+
+    /// What pools had in use over time.
+    pub fn pools(&self) -> PathBuf {
+        self.path.join("pools.jsonl")
     }
 
     /// Values that tasks measured (see `observe::measures`).

@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::estimate::{Estimator, RunProgress};
+use super::pool_samples::PoolSample;
 use super::samples::Recorder;
 use super::style::count;
 use super::terminal::{AboveBar, set_bar};
@@ -73,6 +74,13 @@ impl Progress {
     /// Records the resource usage that a rank reported.
     pub fn vitals(&mut self, at: Duration, rank: Rank, vitals: &Vitals) {
         self.recorder.iter_mut().for_each(|recorder| recorder.vitals(at, rank, vitals));
+    }
+
+    /// Records what pools have in use.
+    pub fn pools(&mut self, pools: Vec<PoolSample>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.pools(pools);
+        }
     }
 
     /// Records values that ended tasks wrote.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::estimate::{Estimator, RunProgress};
 use super::jsonl::{JsonLinesReader, JsonLinesWriter};
 use super::measures::MeasureLine;
+use super::pool_samples::{PoolRecorder, PoolSample};
 use super::vitals::Vital;
 use crate::journal::RunDir;
 use crate::model::{Measure, Rank, Vitals};
@@ -104,6 +105,7 @@ pub(super) struct Recorder {
     samples: JsonLinesWriter,
     vitals: JsonLinesWriter,
     measures: JsonLinesWriter,
+    pools: PoolRecorder,
     session: u32,
     next: Duration,
     /// Latest usage of rank 0 and its node.
@@ -117,6 +119,7 @@ impl Recorder {
             samples: JsonLinesWriter::anew(run.samples()),
             vitals: JsonLinesWriter::anew(run.vitals()),
             measures: JsonLinesWriter::going_on(run.measures()),
+            pools: PoolRecorder::new(&run.pools()),
             session,
             next: Duration::ZERO,
             node: Vitals::default(),
@@ -135,6 +138,7 @@ impl Recorder {
     pub fn write(&mut self, at: Duration, tally: &RunProgress) {
         let Vitals { node_cpu, node_memory_used, node_memory, .. } = self.node;
         self.samples.add(&[Sample { node_cpu, node_memory_used, node_memory, ..Sample::of(at, tally) }]);
+        self.pools.write();
     }
 
     /// Records the usage of a rank and its node.
@@ -143,6 +147,11 @@ impl Recorder {
             self.node = *vitals;
         }
         self.vitals.add(&[Vital { t: at.as_secs_f64(), rank: rank.0, vitals: *vitals }]);
+    }
+
+    /// Records what pools have in use, with the next sample.
+    pub fn pools(&mut self, pools: Vec<PoolSample>) {
+        self.pools.set(pools);
     }
 
     /// Records values that tasks wrote.

@@ -2,6 +2,7 @@
 
 use super::{Live, api};
 use crate::model::{RankState, State, Vitals};
+use crate::observe::PoolSample;
 
 /// Current value of a metric; `None` if it is unknown, e.g. a forecast before a task has ended.
 pub(super) fn value(live: &Live, name: &str) -> Option<f64> {
@@ -37,6 +38,8 @@ pub(super) fn value(live: &Live, name: &str) -> Option<f64> {
         "rank_memory" => live.vitals.most(|vitals| vitals.memory as f64)?,
         "gpu" => gpus(live, &|vitals| vitals.gpu_busy)?,
         "gpu_memory" => gpus(live, &|vitals| vitals.gpu_memory_used as f64 / vitals.gpu_memory as f64)?,
+        "pool_used" => live.pools().map(PoolSample::share).max_by(f64::total_cmp)?,
+        "pool_waiting" => live.pools().map(|pool| f64::from(pool.waiting)).max_by(f64::total_cmp)?,
         "silence_s" => live.elapsed_s() - live.view.session().attempts.last().map_or(0.0, |a| a.end.seconds()),
         family => return of_family(live, family),
     })

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use super::members::RankEntry;
 use super::{Live, api};
 use crate::model::{RankState, State, Vitals};
+use crate::observe::PoolSample;
 use crate::observe::latency::Durations;
 use crate::observe::vitals::Vital;
 
@@ -25,6 +26,7 @@ pub(super) fn text(live: &Live) -> String {
     tasks(&mut page, live);
     classes(&mut page, live);
     ranks(&mut page, live);
+    pools(&mut page, live);
     vitals(&mut page, live);
     measures(&mut page, live);
     page.text
@@ -175,6 +177,24 @@ fn ranks(page: &mut MetricsPage, live: &Live) {
             let of = live.totals.ranks.get(&info.rank).map_or(0.0, value);
             page.value(name, &[("rank", &*info.rank.to_string()), ("node", &*info.node)], of);
         }
+    }
+}
+
+/// Writes what pools have in use.
+fn pools(page: &mut MetricsPage, live: &Live) {
+    type Value = fn(&PoolSample) -> Option<f64>;
+    let series: [(&str, &str, Value); 4] = [
+        ("phalanx_pool_in_use", "Units in use, by pool.", |it| it.rate_per_s.is_none().then_some(it.in_use.into())),
+        ("phalanx_pool_capacity", "Units of a pool, if it has a limit.", |it| it.capacity.map(f64::from)),
+        ("phalanx_pool_waiting", "Tasks that wait for units, by pool.", |it| Some(it.waiting.into())),
+        ("phalanx_pool_rate_per_second", "Starts per second that a rate allows, by pool.", |it| it.rate_per_s),
+    ];
+    for (name, help, value) in series {
+        let values: Vec<_> = live.pools().take(MAX_SERIES).filter_map(|it| Some((it, value(it)?))).collect();
+        if !values.is_empty() {
+            page.head(name, "gauge", help);
+        }
+        values.iter().for_each(|(it, value)| page.value(name, &[("pool", &*it.pool), ("kind", &*it.kind)], *value));
     }
 }
 

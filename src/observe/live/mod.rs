@@ -35,6 +35,7 @@ mod totals;
 mod watcher;
 
 use super::measures::MeasureReader;
+use super::pool_samples::{AllPools, PoolSample};
 use super::print::ReportError;
 use super::run_view::{Parse, RunState, RunView};
 use super::samples::RecordedSamples;
@@ -59,6 +60,7 @@ pub struct Live {
     spending: Option<Spending>,
     vitals: AllVitals,
     measures: MeasureReader,
+    pools: AllPools,
     /// Name of the run.
     name: String,
 }
@@ -77,6 +79,7 @@ impl Live {
             spending: None,
             vitals: AllVitals::default(),
             measures: MeasureReader::default(),
+            pools: AllPools::default(),
             name: dir.name(),
         };
         live.count();
@@ -97,6 +100,7 @@ impl Live {
         self.samples.read_on(&self.view.dir.samples());
         self.vitals.read_on(&self.view.dir.vitals());
         self.measures.read_on(&self.view.dir.measures());
+        self.pools.read_on(&self.view.dir.pools());
         self.totals.count(&self.view);
         self.members = members::members(&self.view);
         self.spending = Spending::of(&self.view);
@@ -130,6 +134,11 @@ impl Live {
     /// True if the whole run is paused, so that nobody knows when it ends.
     fn is_paused(&self) -> bool {
         self.paused() > 0 && self.paused() >= u64::from(self.view.subject().job.task_count())
+    }
+
+    /// The pools of a live run.
+    fn pools(&self) -> impl Iterator<Item = &PoolSample> {
+        self.pools.latest().filter(|_| self.goes_on())
     }
 
     /// Remaining time in seconds; `None` if unknown or if no task remains.

@@ -138,9 +138,46 @@ fn every_metric_that_an_alert_may_name_has_a_value() {
         "rank_memory",
         "gpu",
         "gpu_memory",
+        "pool_used",
+        "pool_waiting",
     ];
     for (name, _) in METRICS {
         assert_eq!(value(name).is_some(), !unknown.contains(&name), "{name}");
     }
     assert!(PREFIXES.iter().all(|(prefix, _)| prefix.ends_with('.')));
+}
+
+#[test]
+fn pools_are_shown_with_what_waits_for_them() {
+    use crate::observe::pool_samples::PoolRecorder;
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::create(dir.path(), "a").unwrap();
+    Journal::create(&run.journal(), Flush::Never).unwrap().append(&began(1, Vec::new())).unwrap();
+    let _held = run.lock().unwrap();
+    let pool = |kind: &str, capacity, rate_per_s, waiting| PoolSample {
+        t: 1.0,
+        pool: "db".into(),
+        kind: kind.into(),
+        capacity,
+        rate_per_s,
+        in_use: 3,
+        waiting,
+    };
+    let mut recorder = PoolRecorder::new(&run.pools());
+    recorder.set(vec![pool("pool", Some(4), None, 7), pool("rate", None, Some(2.5), 5)]);
+    recorder.write();
+    let live = Live::open(&run, &subject_of).unwrap();
+    let page = metrics::text(&live);
+    for line in [
+        "phalanx_pool_in_use{pool=\"db\",kind=\"pool\"} 3\n",
+        "phalanx_pool_capacity{pool=\"db\",kind=\"pool\"} 4\n",
+        "phalanx_pool_waiting{pool=\"db\",kind=\"rate\"} 5\n",
+        "phalanx_pool_rate_per_second{pool=\"db\",kind=\"rate\"} 2.5\n",
+    ] {
+        assert!(page.contains(line), "{line}: {page}");
+    }
+    assert_eq!((metric::value(&live, "pool_used"), metric::value(&live, "pool_waiting")), (Some(0.75), Some(7.0)));
+    let frame = write_frame(&live, 80, Some(60), Paint::OFF);
+    assert!(frame.lines().any(|line| line.split_whitespace().eq(["db", "pool", "3", "4", "7"])), "{frame}");
+    assert!(frame.lines().any(|line| line.split_whitespace().eq(["db", "rate", "-", "2.5/s", "5"])), "{frame}");
 }

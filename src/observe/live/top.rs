@@ -6,6 +6,7 @@ use super::Live;
 use super::members::RankEntry;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
+use crate::observe::PoolSample;
 use crate::observe::run_view::{RunState, node_of, run_ns};
 use crate::observe::style::{LISTED, Paint, bytes, count, outcome, percent, printable};
 use crate::text::{counted, counted_are, seconds};
@@ -28,8 +29,12 @@ pub fn write_frame(live: &Live, width: usize, height: Option<usize>, paint: Pain
     figures(&mut frame, live);
     let failures = live.totals.failures.len().min(room / 4 + 1);
     let classes = live.totals.classes().len().min(room / 3 + 1);
-    ranks(&mut frame, live, room.saturating_sub(failures * 2 + classes).max(2));
+    // A low terminal has no room for pools.
+    let pool_rows = if room < 16 { 0 } else { live.pools().count().min(room / 4) };
+    let pool_lines = if pool_rows > 0 { pool_rows + 3 } else { 0 };
+    ranks(&mut frame, live, room.saturating_sub(failures * 2 + classes + pool_lines).max(2));
     class_table(&mut frame, live, classes);
+    pools(&mut frame, live, pool_rows);
     last_failures(&mut frame, live, failures);
     notes(&mut frame, live);
     frame.text
@@ -212,6 +217,27 @@ fn class_table(frame: &mut TopFrame, live: &Live, rows: usize) {
     }
     if all > shown {
         frame.plain(&format!("and {} more", count((all - shown) as u64)));
+    }
+}
+
+fn pools(frame: &mut TopFrame, live: &Live, rows: usize) {
+    let mut pools: Vec<&PoolSample> = live.pools().collect();
+    if rows == 0 {
+        return;
+    }
+    pools.sort_by_key(|it| std::cmp::Reverse(it.waiting));
+    frame.heading(&format!("{:<24} {:>6} {:>10} {:>10} {:>10}", "pool", "kind", "in use", "of", "waiting"));
+    for it in pools.iter().take(rows) {
+        let (used, of) = match (it.rate_per_s, it.capacity) {
+            (Some(rate), _) => ("-".to_owned(), format!("{rate:.1}/s")),
+            (None, Some(capacity)) => (count(it.in_use), count(capacity)),
+            (None, None) => (count(it.in_use), "-".to_owned()),
+        };
+        let name: String = it.pool.chars().take(24).collect();
+        frame.plain(&format!("{name:<24} {:>6} {used:>10} {of:>10} {:>10}", it.kind, count(it.waiting)));
+    }
+    if pools.len() > rows {
+        frame.plain(&format!("and {} more", pools.len() - rows));
     }
 }
 

@@ -154,6 +154,7 @@ impl CoordinatorDriver {
     /// The periodic work.
     pub(crate) fn tick(&mut self, now: Time) -> Messages {
         self.next_tick = now.after(TICK_INTERVAL);
+        self.recording.pools(self.pool_samples(now));
         self.recording.show(now, self.tally());
         let failed = self.check_journal(now);
         if !failed.is_empty() {

@@ -7,6 +7,7 @@ use crate::control::Answer;
 use crate::job::suggest;
 use crate::journal::{LimitChange, PoolTotals, Record};
 use crate::model::{TaskId, Time};
+use crate::observe::PoolSample;
 use crate::schedule::coordinator::CoordinatorEvent;
 use crate::schedule::pools::dealer::{Holder, PoolState};
 use crate::schedule::pools::table::ResourceKind;
@@ -17,28 +18,53 @@ use crate::text::counted;
 const MAX_NAMED_HOLDERS: usize = 5;
 
 impl CoordinatorDriver {
-    /// The state of the pools, for `status`, reports and metrics.
+    /// The state of the pools, for `status`.
     pub(super) fn pools(&self, now: Time) -> Vec<Value> {
-        self.coordinator.pool_states(now).iter().map(|state| self.pool(state)).collect()
+        self.coordinator.pool_states(now).iter().map(|state| self.pool(now, state)).collect()
     }
 
-    fn pool(&self, state: &PoolState) -> Value {
+    /// What the pools have in use.
+    pub(super) fn pool_samples(&self, now: Time) -> Vec<PoolSample> {
+        self.coordinator.pool_states(now).iter().map(|state| self.sample(now, state)).collect()
+    }
+
+    fn sample(&self, now: Time, state: &PoolState) -> PoolSample {
         let resource = &self.coordinator.pools().table().resources()[state.resource as usize];
         let rate = match resource.kind {
             ResourceKind::Capacity(_) => None,
             ResourceKind::Rate { starts, per_ns } => Some(f64::from(starts) / (per_ns as f64 / 1e9)),
         };
+        let kind = if resource.is_array_limit {
+            "array"
+        } else if rate.is_some() {
+            "rate"
+        } else {
+            "pool"
+        };
+        PoolSample {
+            t: now.seconds(),
+            pool: resource.name.clone(),
+            kind: kind.to_owned(),
+            capacity: state.capacity,
+            rate_per_s: rate,
+            in_use: state.used,
+            waiting: state.waiting,
+        }
+    }
+
+    fn pool(&self, now: Time, state: &PoolState) -> Value {
+        let sample = self.sample(now, state);
         let holder = |&(holder, units): &(Holder, u32)| match holder {
             Holder::Rank(rank) => json!({ "rank": rank.0, "units": units }),
             Holder::Gang(task, _) => json!({ "task": self.job.task_name(task), "units": units }),
         };
         json!({
-            "pool": resource.name,
-            "kind": if resource.is_array_limit { "array" } else if rate.is_some() { "rate" } else { "pool" },
-            "capacity": state.capacity,
-            "rate_per_s": rate,
-            "in_use": state.used,
-            "waiting": state.waiting,
+            "pool": sample.pool,
+            "kind": sample.kind,
+            "capacity": sample.capacity,
+            "rate_per_s": sample.rate_per_s,
+            "in_use": sample.in_use,
+            "waiting": sample.waiting,
             "holders": state.holders.iter().take(MAX_NAMED_HOLDERS).map(holder).collect::<Vec<Value>>(),
             "peak": state.counters.peak,
             "hand_overs": state.counters.hand_overs,

@@ -8,8 +8,8 @@ use super::run_history::HistoryRecorder;
 use crate::job::Job;
 use crate::journal::{AsyncJournal, Ended, JournalError, Level, Note, Record};
 use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals};
-use crate::observe::RunProgress;
 use crate::observe::progress::Progress;
+use crate::observe::{PoolSample, RunProgress};
 use crate::schedule::coordinator::Coordinator;
 use crate::workload::TaskEstimates;
 
@@ -108,6 +108,11 @@ impl Recording {
     /// Records values that tasks wrote.
     pub(super) fn measured(&mut self, now: Time, measures: &[Measure]) {
         self.progress.measured(now.since(Time::ZERO), measures);
+    }
+
+    /// Records what pools have in use.
+    pub(super) fn pools(&mut self, pools: Vec<PoolSample>) {
+        self.progress.pools(pools);
     }
 
     /// Shows the progress.
