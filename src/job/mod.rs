@@ -102,6 +102,8 @@ pub struct Job {
     pub max_failures: Option<u32>,
     /// `[job] open`: the run waits for further tasks until it is closed.
     pub open: bool,
+    /// `[job] share`: share of the slot time beside other jobs of the run; `None` unless given.
+    pub share: Option<u32>,
     /// `[job] placement`: how homes of tasks are chosen.
     pub placement: Placement,
     /// `[scaling]`: how the number of ranks changes; `None` keeps the initial ranks.

@@ -7,6 +7,7 @@
 //! | the run | `[scaling]`, `[cost]`, `[capacity]`, `[cache]` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
 //! | | data graphs and pools are shared by name; alerts of all files count; it is open if one of them is |
+//! | slot time | jobs with a `share` get it in proportion |
 //! | tasks that are added | they belong to the job of the task that adds them, or to the one that the user names |
 //!
 //! The text of such a job, which ranks and later commands parse again, has the texts of the files
@@ -46,6 +47,8 @@ pub struct JobPart {
     pub first_task: TaskId,
     /// True if the run waits for further tasks of it.
     pub open: bool,
+    /// `[job] share`: share of the slot time beside the other jobs; `None` unless given.
+    pub share: Option<u32>,
     /// Base directory of relative paths.
     pub dir: PathBuf,
     /// Shell lines that run before every command.
@@ -68,6 +71,7 @@ impl JobPart {
             first_group: job.groups.len() as GroupId,
             first_task: TaskId(job.task_count() as u32),
             open: own.open,
+            share: own.share,
             dir: std::mem::take(&mut own.dir),
             prologue: std::mem::take(&mut own.prologue),
             shell: own.shell.take(),

@@ -190,7 +190,8 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         let key = |head: &Head| (head.level != HOLD_LEVEL as u32, fair.key(head.needs.family));
         heads.sort_unstable_by(|a, b| {
             let ((a_task, (a_rank, a_service)), (b_task, (b_rank, b_service))) = (key(a), key(b));
-            let by_family = (a_task, a_rank).cmp(&(b_task, b_rank)).then(a_service.total_cmp(&b_service));
+            let [by_job, by_family] = [0, 1].map(|at| f64::total_cmp(&a_service[at], &b_service[at]));
+            let by_family = (a_task, a_rank).cmp(&(b_task, b_rank)).then(by_job).then(by_family);
             by_family.then((Reverse(a.level), a.arrival).cmp(&(Reverse(b.level), b.arrival)))
         });
         heads

@@ -8,6 +8,8 @@
 //! take unequally long get equal time and not equally many tasks. A family that had no work for a
 //! while starts level with the one that has got least: it neither pays for the pause nor is it
 //! paid.
+//!
+//! The jobs of one run share the time by the same rule, and the families of a job what it gets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,10 @@ pub type FamilyId = u32;
 pub struct FairTable {
     /// By number of the family, from 1.
     pub families: Vec<FairFamily>,
+    /// True if families have shares.
+    pub is_by_family: bool,
+    /// Names and shares of the jobs of the run; empty unless jobs have shares.
+    pub jobs: Vec<(Arc<str>, u32)>,
 }
 
 /// What a family is entitled to.
@@ -32,6 +38,8 @@ pub struct FairFamily {
     pub share: u32,
     /// Families of a higher priority come before all of a lower one.
     pub priority: i32,
+    /// Number of its job.
+    pub job: u32,
 }
 
 impl FairTable {
@@ -45,11 +53,13 @@ impl FairTable {
 #[derive(Debug, Default)]
 pub struct FairShares {
     table: Arc<FairTable>,
-    states: Vec<FamilyState>,
+    families: Vec<Account>,
+    jobs: Vec<Account>,
 }
 
+/// What a family or a job has got.
 #[derive(Clone, Copy, Debug, Default)]
-struct FamilyState {
+struct Account {
     /// Slot time here, with what running tasks are charged.
     here_ns: f64,
     /// Slot time on other ranks.
@@ -65,100 +75,140 @@ struct FamilyState {
     grows_elsewhere: bool,
 }
 
+impl Account {
+    fn service(&self, share: u32) -> f64 {
+        (self.here_ns + self.elsewhere_ns + self.lift_ns) / f64::from(share.max(1))
+    }
+
+    fn has_work(&self) -> bool {
+        self.waiting + self.running > 0
+    }
+
+    /// Sets what gets work again level with the one of `rivals` that has got least.
+    fn lift(&mut self, share: u32, rivals: impl Iterator<Item = f64>) {
+        let missing = rivals.fold(f64::INFINITY, f64::min) - self.service(share);
+        if missing.is_finite() && missing > 0.0 {
+            self.lift_ns += missing * f64::from(share.max(1));
+        }
+    }
+
+    fn learn(&mut self, elsewhere_ns: f64) {
+        self.grows_elsewhere = elsewhere_ns > self.elsewhere_ns;
+        self.elsewhere_ns = elsewhere_ns;
+    }
+}
+
 impl FairShares {
     /// No family has got anything yet.
     pub fn new(table: Arc<FairTable>) -> FairShares {
-        let states = vec![FamilyState::default(); table.families.len()];
-        FairShares { table, states }
+        let mut shares = FairShares::default();
+        shares.grow(table);
+        shares
     }
 
     /// Replaces the table by one with more families.
     pub fn grow(&mut self, table: Arc<FairTable>) {
-        self.states.resize(table.families.len(), FamilyState::default());
+        self.families.resize(table.families.len(), Account::default());
+        self.jobs.resize(table.jobs.len(), Account::default());
         self.table = table;
     }
 
     /// True if the job asks for no fair shares.
     pub fn is_empty(&self) -> bool {
-        self.states.is_empty()
+        self.families.is_empty()
     }
 
-    fn at(family: FamilyId) -> Option<usize> {
-        family.checked_sub(1).map(|at| at as usize)
+    /// The place of a family, with what it is entitled to.
+    fn at(&self, family: FamilyId) -> Option<(usize, FairFamily)> {
+        let at = family.checked_sub(1)? as usize;
+        Some((at, *self.table.families.get(at)?))
     }
 
-    /// The order in which families start: the least key first.
-    pub fn key(&self, family: FamilyId) -> (i64, f64) {
-        let Some(at) = FairShares::at(family).filter(|&at| at < self.states.len()) else { return (0, 0.0) };
-        (-i64::from(self.table.families[at].priority), self.service(at))
+    /// The accounts that a task of a family counts for: that of the family, and that of its job.
+    fn accounts(&mut self, family: FamilyId) -> impl Iterator<Item = &mut Account> {
+        let found = self.at(family);
+        let family = found.and_then(|(at, _)| self.families.get_mut(at));
+        family.into_iter().chain(found.and_then(|(_, family)| self.jobs.get_mut(family.job as usize)))
+    }
+
+    /// The order in which families start: by priority, then the job with the least service, then
+    /// the family with the least.
+    pub fn key(&self, family: FamilyId) -> (i64, [f64; 2]) {
+        let Some((at, FairFamily { priority, job, .. })) = self.at(family) else { return (0, [0.0; 2]) };
+        let of_job = if self.jobs.is_empty() { 0.0 } else { self.job_service(job as usize) };
+        let of_family = if self.table.is_by_family { self.service(at) } else { 0.0 };
+        (-i64::from(priority), [of_job, of_family])
     }
 
     fn service(&self, at: usize) -> f64 {
-        let state = &self.states[at];
-        (state.here_ns + state.elsewhere_ns + state.lift_ns) / f64::from(self.table.families[at].share.max(1))
+        self.families[at].service(self.table.families[at].share)
+    }
+
+    fn job_service(&self, job: usize) -> f64 {
+        self.jobs.get(job).map_or(0.0, |account| account.service(self.table.jobs[job].1))
     }
 
     /// A task of a family waits.
     pub fn wait(&mut self, family: FamilyId) {
-        let Some(at) = FairShares::at(family).filter(|&at| at < self.states.len()) else { return };
-        let state = self.states[at];
-        if state.waiting + state.running == 0 && !state.grows_elsewhere {
-            self.lift(at);
+        let Some((at, FairFamily { share, priority, job })) = self.at(family) else { return };
+        let begins = |account: &Account| !account.has_work() && !account.grows_elsewhere;
+        if begins(&self.families[at]) {
+            let is_rival = |&other: &usize| {
+                let it = &self.table.families[other];
+                let is_beside = it.priority == priority && (self.jobs.is_empty() || it.job == job);
+                other != at && is_beside && self.families[other].has_work()
+            };
+            let rivals: Vec<f64> = (0..self.families.len()).filter(is_rival).map(|other| self.service(other)).collect();
+            self.families[at].lift(share, rivals.into_iter());
         }
-        self.states[at].waiting += 1;
-    }
-
-    /// Sets a family that gets work again level with the one that has got least.
-    fn lift(&mut self, at: usize) {
-        let priority = self.table.families[at].priority;
-        let is_rival = |other: &usize| {
-            let state = &self.states[*other];
-            *other != at && state.waiting + state.running > 0 && self.table.families[*other].priority == priority
-        };
-        let least =
-            (0..self.states.len()).filter(is_rival).map(|other| self.service(other)).fold(f64::INFINITY, f64::min);
-        let missing = least - self.service(at);
-        if missing.is_finite() && missing > 0.0 {
-            self.states[at].lift_ns += missing * f64::from(self.table.families[at].share.max(1));
+        let job = job as usize;
+        if self.jobs.get(job).is_some_and(begins) {
+            let is_rival = |&other: &usize| other != job && self.jobs[other].has_work();
+            let rivals: Vec<f64> = (0..self.jobs.len()).filter(is_rival).map(|other| self.job_service(other)).collect();
+            self.jobs[job].lift(self.table.jobs[job].1, rivals.into_iter());
         }
+        self.accounts(family).for_each(|account| account.waiting += 1);
     }
 
     /// A task does not wait any more, without having started.
     pub fn withdraw(&mut self, family: FamilyId) {
-        if let Some(state) = FairShares::at(family).and_then(|at| self.states.get_mut(at)) {
-            state.waiting = state.waiting.saturating_sub(1);
-        }
+        self.accounts(family).for_each(|account| account.waiting = account.waiting.saturating_sub(1));
     }
 
     /// A task starts on this number of slots; returns what it is charged.
     pub fn start(&mut self, family: FamilyId, slots: u32) -> f64 {
-        let Some(state) = FairShares::at(family).and_then(|at| self.states.get_mut(at)) else { return 0.0 };
-        let mean = if state.ended > 0.0 { state.mean_ns } else { FIRST_CHARGE_NS };
+        let Some(account) = self.accounts(family).next() else { return 0.0 };
+        let mean = if account.ended > 0.0 { account.mean_ns } else { FIRST_CHARGE_NS };
         let charge = mean * f64::from(slots);
-        state.waiting = state.waiting.saturating_sub(1);
-        state.running += 1;
-        state.here_ns += charge;
+        for account in self.accounts(family) {
+            account.waiting = account.waiting.saturating_sub(1);
+            account.running += 1;
+            account.here_ns += charge;
+        }
         charge
     }
 
     /// A task ends that was charged so much.
     pub fn end(&mut self, family: FamilyId, charge: f64, slots: u32, took: Duration) {
-        let Some(state) = FairShares::at(family).and_then(|at| self.states.get_mut(at)) else { return };
         let took = took.as_nanos() as f64;
-        state.here_ns += took * f64::from(slots) - charge;
-        state.ended += 1.0;
-        state.mean_ns += (took - state.mean_ns) / state.ended;
-        state.running = state.running.saturating_sub(1);
+        for account in self.accounts(family) {
+            account.here_ns += took * f64::from(slots) - charge;
+            account.ended += 1.0;
+            account.mean_ns += (took - account.mean_ns) / account.ended;
+            account.running = account.running.saturating_sub(1);
+        }
     }
 
     /// Learns the slot time that families have got on other ranks.
     pub fn learn(&mut self, elsewhere: &[(FamilyId, u64)]) {
         for &(family, ns) in elsewhere {
-            if let Some(state) = FairShares::at(family).and_then(|at| self.states.get_mut(at)) {
-                state.grows_elsewhere = ns as f64 > state.elsewhere_ns;
-                state.elsewhere_ns = ns as f64;
-            }
+            self.accounts(family).take(1).for_each(|account| account.learn(ns as f64));
         }
+        let mut of_jobs = vec![0.0; self.jobs.len()];
+        for (account, family) in self.families.iter().zip(&self.table.families) {
+            of_jobs.iter_mut().skip(family.job as usize).take(1).for_each(|ns| *ns += account.elsewhere_ns);
+        }
+        self.jobs.iter_mut().zip(of_jobs).for_each(|(account, ns)| account.learn(ns));
     }
 }
 
@@ -171,6 +221,7 @@ mod tests {
     /// from a time on. Returns the slot time of each family.
     fn served(
         families: &[FairFamily],
+        jobs: &[u32],
         begins: &[u64],
         lengths: &[u64],
         slots: usize,
@@ -178,7 +229,9 @@ mod tests {
         until: u64,
     ) -> Vec<u64> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut shares = FairShares::new(Arc::new(FairTable { families: families.to_vec() }));
+        let jobs = jobs.iter().map(|&share| ("job".into(), share)).collect();
+        let table = FairTable { families: families.to_vec(), is_by_family: true, jobs };
+        let mut shares = FairShares::new(Arc::new(table));
         let mut running: Vec<(u64, u32, f64, u64)> = Vec::new();
         let mut got = vec![0; families.len()];
         let mut waits = vec![false; families.len()];
@@ -215,7 +268,7 @@ mod tests {
     }
 
     fn family(share: u32, priority: i32) -> FairFamily {
-        FairFamily { share, priority }
+        FairFamily { share, priority, job: 0 }
     }
 
     #[test]
@@ -227,7 +280,7 @@ mod tests {
             let lengths = [rng.u64(1_000_000..100_000_000), rng.u64(1_000_000..100_000_000)];
             let longest = *lengths.iter().max().unwrap();
             let until = longest * 400;
-            let got = served(&shares.map(|share| family(share, 0)), &[0, 0], &lengths, slots, seed, until);
+            let got = served(&shares.map(|share| family(share, 0)), &[], &[0, 0], &lengths, slots, seed, until);
             let part = got[0] as f64 / (got[0] + got[1]) as f64;
             let fair = f64::from(shares[0]) / f64::from(shares[0] + shares[1]);
             // With few slots a long task is a step that cannot be divided.
@@ -236,23 +289,55 @@ mod tests {
     }
 
     #[test]
+    fn jobs_share_the_time_and_their_families_what_the_job_gets() {
+        for seed in seeds(50) {
+            let _named = Named(seed, "schedule::fair::tests::jobs_share_the_time");
+            let mut rng = fastrand::Rng::with_seed(seed ^ 11);
+            let (jobs, slots) = ([rng.u32(1..5), rng.u32(1..5)], rng.usize(1..9));
+            let shares = [1, 1, rng.u32(1..4)];
+            let of_job = |at: usize| FairFamily { share: shares[at], priority: 0, job: u32::from(at > 0) };
+            let lengths = [0; 3].map(|_| rng.u64(1_000_000..50_000_000));
+            let until = lengths.iter().max().unwrap() * 600;
+            let got = served(&[0, 1, 2].map(of_job), &jobs, &[0; 3], &lengths, slots, seed, until);
+            let all = got.iter().sum::<u64>() as f64;
+            let (of_first, fair) = (got[0] as f64 / all, f64::from(jobs[0]) / f64::from(jobs[0] + jobs[1]));
+            assert!(
+                (of_first - fair).abs() < 0.025,
+                "{of_first:.3} instead of {fair:.3}: {jobs:?} {lengths:?} {slots}"
+            );
+            let (of_second, fair) = (got[1] as f64 / (got[1] + got[2]) as f64, 1.0 / f64::from(1 + shares[2]));
+            assert!((of_second - fair).abs() < 0.04, "{of_second:.3} instead of {fair:.3}: {shares:?} {lengths:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_comes_late_is_not_paid_for_the_time_before() {
+        let second = 1_000_000_000;
+        let families = [family(1, 0), FairFamily { job: 1, ..family(1, 0) }];
+        let got = served(&families, &[1, 1], &[0, second], &[10_000_000; 2], 4, 1, 2 * second);
+        let after = got[1] as f64 / (4 * second) as f64;
+        assert!((after - 0.5).abs() < 0.02, "{after}");
+    }
+
+    #[test]
     fn a_family_that_comes_late_is_not_paid_for_the_time_before() {
         let (second, tasks) = (1_000_000_000, [10_000_000, 10_000_000]);
-        let got = served(&[family(1, 0), family(1, 0)], &[0, second], &tasks, 4, 1, 2 * second);
+        let got = served(&[family(1, 0), family(1, 0)], &[], &[0, second], &tasks, 4, 1, 2 * second);
         let after = got[1] as f64 / (4 * second) as f64;
         assert!((after - 0.5).abs() < 0.02, "{after}");
     }
 
     #[test]
     fn a_higher_priority_comes_before_every_share() {
-        let got = served(&[family(100, 0), family(1, 5)], &[0, 0], &[1_000_000, 1_000_000], 2, 1, 100_000_000);
+        let got = served(&[family(100, 0), family(1, 5)], &[], &[0, 0], &[1_000_000, 1_000_000], 2, 1, 100_000_000);
         assert!(got[0] == 0, "{got:?}");
     }
 
     #[test]
     fn a_pause_is_not_paid_for_where_other_ranks_report_late() {
-        let family = FairFamily { share: 1, priority: 0 };
-        let mut fair = FairShares::new(Arc::new(FairTable { families: vec![family; 2] }));
+        let families = vec![family(1, 0); 2];
+        let table = FairTable { families, is_by_family: true, jobs: Vec::new() };
+        let mut fair = FairShares::new(Arc::new(table));
         let run = |fair: &mut FairShares, family: FamilyId| {
             fair.wait(family);
             let charge = fair.start(family, 1);
@@ -267,7 +352,7 @@ mod tests {
             fair.learn(&[(1, 5_000_000_000), (2, elsewhere * 1_000_000_000)]);
         }
         fair.wait(1);
-        let missing = fair.key(2).1 - fair.key(1).1;
+        let missing = fair.key(2).1[1] - fair.key(1).1[1];
         assert!(missing.abs() < 1e9, "the first family has {missing} ns to catch up with");
     }
 }

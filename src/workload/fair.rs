@@ -1,5 +1,7 @@
-//! The shares of a job's families: each table is one, if any has a `share`.
+//! The shares of a job's families: each table is one, if any has a `share`; and of the jobs of a run,
+//! if any has one.
 
+use crate::graph::link::GroupId;
 use crate::job::Job;
 use crate::model::TaskId;
 use crate::schedule::fair::{FairFamily, FairTable, FamilyId};
@@ -9,18 +11,35 @@ pub(crate) fn table(job: &Job) -> FairTable {
     if !is_fair(job) {
         return FairTable::default();
     }
-    grown(FairTable::default(), job)
+    let mut table = FairTable { is_by_family: has_shares(job), ..FairTable::default() };
+    if job.parts.iter().any(|part| part.share.is_some()) {
+        table.jobs = job.parts.iter().map(|part| (part.name.as_str().into(), part.share.unwrap_or(1))).collect();
+    }
+    grown(table, job)
 }
 
 /// The table with the families of a job, which may be tasks that are added to another.
 pub(crate) fn grown(mut table: FairTable, job: &Job) -> FairTable {
-    let family = |group: &crate::job::Group| FairFamily { share: group.share.unwrap_or(1), priority: group.priority };
-    table.families.extend(job.groups.iter().map(family));
-    table
+    let jobs = std::mem::take(&mut table.jobs);
+    let number = |id| {
+        let part = job.part_of(id);
+        part.and_then(|part| jobs.iter().position(|(name, _)| **name == *part.name)).unwrap_or(0) as u32
+    };
+    let family = |(id, group): (GroupId, &crate::job::Group)| FairFamily {
+        share: group.share.unwrap_or(1),
+        priority: group.priority,
+        job: number(id),
+    };
+    table.families.extend((0..).zip(&job.groups).map(family));
+    FairTable { jobs, ..table }
 }
 
-/// True if a table of the job has a `share`.
+/// True if a table of the job, or one of several jobs, has a `share`.
 pub(crate) fn is_fair(job: &Job) -> bool {
+    has_shares(job) || job.parts.iter().any(|part| part.share.is_some())
+}
+
+fn has_shares(job: &Job) -> bool {
     job.groups.iter().any(|group| group.share.is_some())
 }
 

@@ -1,5 +1,6 @@
 //! Several job files as one run.
 
+use crate::support::checker::Trace;
 use crate::support::{Dir, mpirun, phalanx};
 
 /// Two jobs with tasks of the same names, in their own directories and with their own settings.
@@ -91,4 +92,26 @@ fn what_does_not_fit_together_is_refused_and_all_mistakes_are_shown() {
     dir.job("cheap.toml", "[cost]\nbudget = 1\n[[task]]\nname = 't'\ncommand = 'true'\n");
     run(&["dear.toml", "cheap.toml"]).code(2).says("different `[cost]`");
     run(&["dear.toml", "one.toml", "-n"]).ok();
+}
+
+#[test]
+fn jobs_of_one_run_get_slot_time_by_their_shares() {
+    let dir = Dir::new("job-shares");
+    let job = |name: &str, share: &str, tables: &str| {
+        dir.job(&format!("{name}.toml"), &format!("[job]\n{share}{tables}"));
+    };
+    let table = |name: &str, count: u32, seconds: &str| {
+        format!("[[task]]\nname = '{name}'\narray = '1-{count}'\nkernel = 'sleep'\nargs = {{ seconds = {seconds} }}\n")
+    };
+    job("large", "", &(table("short", 300, "0.01") + &table("long", 60, "0.05")));
+    job("small", "share = 2\n", &table("only", 150, "0.04"));
+    mpirun(&dir, 2).args(["run", "large.toml", "small.toml", "--slots", "2", "--run-dir", "run"]).run().ok();
+    let rows = Trace::of(&dir, "run").0;
+    let of = |job: &'static str| rows.iter().filter(move |row| row.name.starts_with(job));
+    let last = |job| of(job).map(|row| row.start).max().unwrap_or(0);
+    // While both have work.
+    let until = last("large").min(last("small"));
+    let got = |job| -> f64 { of(job).map(|row| row.end.min(until).saturating_sub(row.start) as f64).sum() };
+    let share = got("small") / (got("small") + got("large"));
+    assert!((share - 2.0 / 3.0).abs() < 0.05, "{share}");
 }

@@ -179,6 +179,7 @@ fn resolve_job(spec: Option<&JobSpec>, context: &ResolveContext<'_>, findings: &
         output: spec.output.as_ref().map_or(KeepOutput::default(), |at| at.value.0),
         flush: spec.flush.as_ref().map_or(Flush::default(), |at| at.value.0),
         open: spec.open.as_ref().is_some_and(|at| at.value),
+        share: spec.share.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
         max_failures: spec.max_failures.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
         placement: placement(spec, findings),
         ..Job::default()
