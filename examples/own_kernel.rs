@@ -6,9 +6,9 @@
 //! mpirun -n 3 target/debug/examples/own_kernel
 //! ```
 //!
-//! It estimates pi: 40 tasks count how many random points fall into a quarter circle and write
-//! their counts to files; a last task adds them up. Every rank runs this same `main`, so every rank
-//! has the kernel.
+//! It estimates pi: a first task adds 40 others, which count how many random points fall into a
+//! quarter circle and write their counts to files, and a last one, which adds them up. Every rank
+//! runs this same `main`, so every rank has the kernels.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,8 +21,16 @@ const JOB: &str = r#"
 name = "pi"
 
 [[task]]
+name = "plan"
+kernel = "plan"
+args = { parts = 40 }
+"#;
+
+/// What the first task adds, for `PARTS` parts.
+const ADDED: &str = r#"
+[[task]]
 name = "count"
-array = "1-40"
+array = "1-PARTS"
 kernel = "count_hits"
 args = { points = 200_000, seed = "{index}", output = "hits/{index}" }
 
@@ -31,6 +39,15 @@ name = "pi"
 needs = "count"
 command = "cat hits/* | awk '{ hits += $1; points += $2 } END { print 4 * hits / points }'"
 "#;
+
+/// Adds the tasks that do the work.
+fn plan(table: &toml::Table) -> Result<Prepared, ArgError> {
+    let parts: u64 = Args::new(table, &["parts"])?.need("parts")?;
+    Ok(Arc::new(move |context| {
+        context.add_tasks(&ADDED.replace("PARTS", &parts.to_string()));
+        Ok(())
+    }))
+}
 
 /// Reads the arguments once and returns the function that runs for each task.
 fn count_hits(table: &toml::Table) -> Result<Prepared, ArgError> {
@@ -57,6 +74,7 @@ fn main() {
         std::process::exit(1);
     }
     let mut kernels = Kernels::builtin();
+    kernels.register("plan", plan);
     kernels.register("count_hits", count_hits);
     let result = runtime::run(&Options::new(&job), kernels, |result| match result {
         Ok(finished) => {

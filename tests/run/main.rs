@@ -1,6 +1,7 @@
 //! Runs of jobs as a user starts them: alone and under `mpirun`, complete, failed, killed, resumed.
 
 mod additions;
+mod batch;
 mod bench;
 mod cache;
 mod calls;

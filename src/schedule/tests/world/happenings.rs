@@ -118,7 +118,8 @@ impl World {
                 self.coordinate(coordinator::CoordinatorEvent::Limit { resource, units });
             }
             Happening::Pause(from, to, paused) => {
-                self.coordinate(coordinator::CoordinatorEvent::Pause { tasks: vec![from..to], paused });
+                let tasks = std::iter::once(from..to).collect();
+                self.coordinate(coordinator::CoordinatorEvent::Pause { tasks, paused });
             }
             Happening::KillThief(notice) => self.thief_dies = Some(notice),
             _ => {}
