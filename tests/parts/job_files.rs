@@ -451,7 +451,7 @@ const IMPORTS: [(&str, Importer, &str); 9] = [
     (
         "slurm",
         import::slurm,
-        "#!/bin/bash -l\n#SBATCH -a 1-9:2%3 --mem=2G # c\n#SBATCH -t 10 -o 'x y-%A_%a'\n\necho $SLURM_ARRAY_TASK_ID {index} > {name}\nsrun x\n",
+        "#!/bin/bash -l\n#SBATCH -a 1-3:2%3 --mem=2G # c\n#SBATCH -t 10 -o 'x y-%A_%a'\n\necho $SLURM_ARRAY_TASK_ID {index} > {name}\nsrun x\n",
     ),
     (
         "wfcommons",
