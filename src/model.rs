@@ -207,6 +207,12 @@ impl Shortfalls {
             time: self.time.saturating_add(u8::from(state == State::Timeout)),
         }
     }
+
+    /// These and others.
+    #[must_use]
+    pub fn and(self, other: Shortfalls) -> Shortfalls {
+        Shortfalls { memory: self.memory.saturating_add(other.memory), time: self.time.saturating_add(other.time) }
+    }
 }
 
 /// Resource usage of the processes of one attempt, as counted by the operating system.

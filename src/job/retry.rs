@@ -39,6 +39,8 @@ pub struct Retry {
     /// `memory = "auto"`: attempts after OUT_OF_MEMORY do not use up `count` until one has asked
     /// for all memory of its node.
     pub auto_memory: bool,
+    /// How many of the attempts that `auto_memory` allows earlier sessions have used up.
+    pub auto_used: u8,
 }
 
 impl Retry {
@@ -51,12 +53,20 @@ impl Retry {
         memory_factor: 1.0,
         time_factor: 1.0,
         auto_memory: false,
+        auto_used: 0,
     };
 
-    /// True if a further attempt follows `failures` attempts that failed by themselves, of which
-    /// some fell short of what they needed. Attempts that were lost with their rank do not count.
+    /// The same for a task of which attempts of earlier sessions fell short.
+    #[must_use]
+    pub fn after(self, earlier: Shortfalls) -> Retry {
+        Retry { auto_used: earlier.memory.min(AUTO_ATTEMPTS), ..self }
+    }
+
+    /// True if a further attempt follows `failures` attempts of this session that failed by
+    /// themselves, of which some fell short of what they needed. Attempts that were lost with their
+    /// rank do not count.
     pub fn is_left(&self, failures: u16, short: Shortfalls) -> bool {
-        let free = if self.auto_memory { short.memory.min(AUTO_ATTEMPTS) } else { 0 };
+        let free = if self.auto_memory { short.memory.min(AUTO_ATTEMPTS - self.auto_used) } else { 0 };
         failures.saturating_sub(u16::from(free)) <= self.count
     }
 
@@ -128,5 +138,9 @@ mod tests {
         assert_eq!(left, [true, true, true, false]);
         assert!(!retry.is_left(1, short(0, 1)), "other failures need `retries`");
         assert!(Retry { count: 1, ..retry }.is_left(4, short(3, 0)));
+        // A resumed run goes on where the last one was.
+        let resumed = [0, 2, 3, 9].map(|earlier| retry.after(short(earlier, 0)));
+        assert_eq!(resumed.map(|retry| retry.is_left(1, short(1, 0))), [true, true, false, false]);
+        assert!(resumed.iter().all(|retry| !retry.is_left(1, Shortfalls::NONE)));
     }
 }

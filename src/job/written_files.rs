@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::Job;
 use crate::model::TaskId;
 
-/// Who writes which file: `W` says who. Names are absolute and [`clean`].
+/// Who writes which file: `W` says who. Names are absolute, without `.` and `..`.
 #[derive(Debug)]
 pub struct WrittenFiles<W> {
     /// Writers by the hash of the name.

@@ -17,7 +17,7 @@ use crate::journal::Session;
 use crate::model::{Attempt, Shortfalls, State, Stream, TaskId};
 
 /// Writes the attempts as CSV (RFC 4180 without the carriage returns), with the columns of
-/// [`TASK_COLUMNS`].
+/// `TASK_COLUMNS`.
 ///
 /// Times are seconds since the first session began. A task that never ran has attempt 0 and no
 /// rank, node and slot; so has a task whose own end was not recorded before the run was killed, and

@@ -59,7 +59,7 @@ use super::pools::dealer::PoolDealer;
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::model::{Rank, RankState, Shortfalls, State, TaskId, Time};
+use crate::model::{Rank, RankState, State, TaskId, Time};
 use crate::numbers;
 
 /// The state machine of rank 0: final states, membership, gangs and the end of the run.
@@ -190,21 +190,6 @@ impl Coordinator {
     /// The tasks, and the homes of all nodes.
     pub fn tasks(&self) -> &Tasks {
         &self.tasks
-    }
-
-    /// The same with tasks of which attempts of earlier sessions fell short of what they needed.
-    pub fn with_shortfalls(mut self, short: &[(TaskId, Shortfalls)]) -> Coordinator {
-        self.tried.extend(short.iter().map(|&(task, short)| (task, Tried::before(task, short))));
-        self
-    }
-
-    /// The tasks that attempts of earlier sessions have tried, for the first hand-out to each home.
-    pub fn first_tried(&self) -> FxHashMap<Rank, Vec<Tried>> {
-        let mut tried: FxHashMap<Rank, Vec<Tried>> = FxHashMap::default();
-        for one in self.tried.values() {
-            tried.entry(Rank(self.tasks.home[one.task.index()])).or_default().push(*one);
-        }
-        tried
     }
 
     /// Number of tasks by state.

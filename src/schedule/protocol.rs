@@ -22,7 +22,7 @@ use crate::model::{Attempt, Measure, Outcome, Rank, Reason, Shortfalls, State, T
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 15;
+pub const VERSION: u16 = 16;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -389,11 +389,6 @@ impl Tried {
     pub fn none(task: TaskId, rank: Rank, end: Time) -> Tried {
         Tried { task, attempts: 0, lost: 0, rank, end, short: Shortfalls::NONE }
     }
-
-    /// No attempt yet, but some of an earlier session that fell short of what they needed.
-    pub fn before(task: TaskId, short: Shortfalls) -> Tried {
-        Tried { short, ..Tried::none(task, Rank::ZERO, Time::ZERO) }
-    }
 }
 
 /// A task that is running.
@@ -438,6 +433,8 @@ pub struct Welcome {
     pub max_failures: Option<u32>,
     /// What first attempts at tasks with `memory = "auto"` ask for, in bytes by class.
     pub auto_memory: Vec<(String, u64)>,
+    /// Tasks of which attempts of earlier sessions fell short of what they needed.
+    pub short: Vec<(TaskId, Shortfalls)>,
     /// Environment variables that the user set for MPI programs: each rank passes these on to its
     /// tasks, and none that it finds itself.
     pub user_variables: Vec<(String, String)>,
@@ -496,7 +493,7 @@ pub struct Lease {
     pub urgency: u8,
     /// When it became ready.
     pub ready: Time,
-    /// Earlier attempts that fell short of what they needed: this one asks for more.
+    /// Earlier attempts of this session that fell short of what they needed: this one asks for more.
     pub short: Shortfalls,
 }
 

@@ -217,11 +217,13 @@ fn a_task_that_ran_out_of_memory_is_tried_again_with_more() {
 fn a_resumed_run_goes_on_with_the_memory_that_a_task_had_reached() {
     let dir = Dir::new("memory-resume");
     dir.file("take.py", TAKE);
-    let job = "[[task]]\nname = 'grow'\ncommand = 'python3 take.py 150'\nmemory = '50M'\n\
+    let job = "[[task]]\nname = 'make'\ncommand = 'true'\n\
+        [[task]]\nname = 'grow'\ncommand = 'python3 take.py 150'\nmemory = '50M'\nneeds = ['make']\n\
         retries = { count = 1, backoff = '10ms', memory_factor = 2 }\n";
     dir.file("job.toml", job);
     phalanx(&dir).args(["run", "job.toml", "-q"]).run().code(1);
-    phalanx(&dir).args(["run", "job.toml", "-q", "--resume"]).run().ok();
+    // It waits for what runs again before it.
+    phalanx(&dir).args(["run", "job.toml", "-q", "--resume", "--rerun", "make"]).run().ok();
     let asked: Vec<u64> = asked(&dir, "grow").into_iter().map(|(_, memory)| memory).collect();
     assert_eq!(asked, [50, 100, 200]);
 }

@@ -81,7 +81,7 @@ fn retry(spec: Option<&RetriesSpec>, auto_memory: bool) -> Retry {
             elsewhere: table.elsewhere.as_ref().is_some_and(|at| at.value),
             memory_factor: table.memory_factor.as_ref().map_or(plain.memory_factor, |at| at.value.0),
             time_factor: table.time_factor.as_ref().map_or(plain.time_factor, |at| at.value.0),
-            auto_memory,
+            ..plain
         },
     }
 }

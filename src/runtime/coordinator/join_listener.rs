@@ -251,6 +251,7 @@ mod tests {
             open: true,
             max_failures: None,
             auto_memory: Vec::new(),
+            short: Vec::new(),
             user_variables: Vec::new(),
         };
         let wait = Arc::new(EventWait::new().unwrap());

@@ -142,7 +142,6 @@ fn prepare(
         past,
         limits,
         is_closed,
-        short,
         ..
     } = start;
     let done = Done::of(&kept, &prepared);
@@ -154,7 +153,7 @@ fn prepare(
     let unplaced = placement::unplaced(&job, &members, &rules, &divided.home, &|task| !done.has(task));
     let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair }.with_gap(GAP);
     let ranks = members.len();
-    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out).with_shortfalls(&short);
+    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
     keep_limits(&mut coordinator, &limits);
     if job.open && !is_closed {
         tracing::info!("the run is open: it waits for `phalanx add` until `phalanx close`");
@@ -309,7 +308,6 @@ fn hand_out(
     unplaced: &[Vec<TaskId>],
 ) -> Result<Message, RunError> {
     let mut units = coordinator.first_units();
-    let mut tried = coordinator.first_tried();
     let tasks = coordinator.tasks();
     let free = tasks.graph.free_numbers();
     let ended = |node: u32| (done.has(node) || free.contains(&node)).then_some(true);
@@ -317,9 +315,8 @@ fn hand_out(
     let mut message = |rank: usize| {
         let part = cutter.part(rank);
         let units = units.remove(&Rank(rank as u32)).unwrap_or_default();
-        let tried = tried.remove(&Rank(rank as u32)).unwrap_or_default();
-        let (active, out) = (Ranks::first(ranks as u32), unplaced[rank].clone());
-        let hand_out = HandOut { part, units, tried, active, out, ..HandOut::default() };
+        let out = unplaced[rank].clone();
+        let hand_out = HandOut { part, units, active: Ranks::first(ranks as u32), out, ..HandOut::default() };
         match hand_out.oversize(numbers::MOST) {
             // A single rank sends no parts.
             Some(size) if ranks > 1 => Err(RunError::Refused(format!(
@@ -414,7 +411,7 @@ fn record_beginning(
     start.journal.append(&Record::Requests(Requests {
         most: members.iter().map(|member| member.memory).max().unwrap_or(0),
         auto: start.welcome.auto_memory.clone(),
-        short: start.short.clone(),
+        short: start.welcome.short.clone(),
     }))?;
     if !start.prepared.left_out.is_empty() {
         start.journal.append(&Record::LeftOut(LeftOut::of(&start.selection, &start.prepared.left_out)))?;

@@ -54,8 +54,6 @@ pub(super) struct PreparedRun {
     pub(super) limits: Vec<LimitChange>,
     /// The run, which was open for more tasks, was closed in an earlier session.
     pub(super) is_closed: bool,
-    /// Tasks of which attempts of earlier sessions fell short of what they needed.
-    pub(super) short: Vec<(TaskId, Shortfalls)>,
 }
 
 impl PreparedRun {
@@ -151,6 +149,7 @@ impl PreparedRun {
             masks: Vec::new(),
             open: listen.is_some(),
             auto_memory: prepared.job.auto_memory.to_vec(),
+            short,
             user_variables: user_variables(),
         };
         let selection = selected.words().to_owned();
@@ -168,7 +167,6 @@ impl PreparedRun {
             selection,
             limits,
             is_closed,
-            short,
         })
     }
 }

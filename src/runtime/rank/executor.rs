@@ -55,7 +55,7 @@ impl Executor {
         let seat = ExecContext {
             slot: slot.index() as u16,
             attempt: lease.attempt,
-            short: lease.short,
+            short: self.shared.job.shortfalls(lease.task, lease.short),
             cpus: slot.cpus(),
             numa: Some(slot.domain()),
             gpus: slot.gpus(),

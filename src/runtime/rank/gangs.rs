@@ -85,7 +85,7 @@ impl Shared {
         let seat = ExecContext {
             slot,
             attempt: lease.attempt,
-            short: lease.short,
+            short: self.job.shortfalls(lease.task, lease.short),
             cpus,
             numa: None,
             gpus: &[],

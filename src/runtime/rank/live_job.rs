@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use rustc_hash::FxHashMap;
+
 use crate::graph::link::GroupId;
 use crate::job::{Job, Retry};
 use crate::model::{Shortfalls, TaskId};
@@ -20,6 +22,8 @@ pub(super) struct LiveJob {
     start_end: u32,
     start_pools: Arc<PoolTable>,
     start_fair: Arc<FairTable>,
+    /// What attempts of earlier sessions fell short of.
+    earlier: FxHashMap<TaskId, Shortfalls>,
     grown: RwLock<Grown>,
 }
 
@@ -41,12 +45,14 @@ struct Found<'a> {
 }
 
 impl LiveJob {
-    /// A job to which nothing has been added.
-    pub(super) fn new(job: Arc<Job>) -> LiveJob {
+    /// A job to which nothing has been added, and the tasks of which attempts of earlier sessions
+    /// fell short.
+    pub(super) fn new(job: Arc<Job>, earlier: &[(TaskId, Shortfalls)]) -> LiveJob {
+        let earlier = earlier.iter().copied().collect();
         let (pools, fair) = (Arc::new(pools::table(&job)), Arc::new(fair::table(&job)));
         let grown = Grown { added: Vec::new(), pools: Arc::clone(&pools), fair: Arc::clone(&fair) };
         let start_end = job.task_count() as u32;
-        LiveJob { start: job, start_end, start_pools: pools, start_fair: fair, grown: RwLock::new(grown) }
+        LiveJob { start: job, start_end, start_pools: pools, start_fair: fair, earlier, grown: RwLock::new(grown) }
     }
 
     /// The job of the start.
@@ -93,9 +99,19 @@ impl LiveJob {
         tell(Found { job, set: grown.pools.set_of(task), family, is_fair })
     }
 
-    /// What an attempt at a task after these shortfalls needs of the pool of a rank with `most` bytes
-    /// of memory; `None` if a slot is enough.
+    fn earlier(&self, task: TaskId) -> Shortfalls {
+        if self.earlier.is_empty() { Shortfalls::NONE } else { self.earlier.get(&task).copied().unwrap_or_default() }
+    }
+
+    /// All shortfalls of a task that has had these in this session.
+    pub(super) fn shortfalls(&self, task: TaskId, short: Shortfalls) -> Shortfalls {
+        short.and(self.earlier(task))
+    }
+
+    /// What an attempt at a task after these shortfalls of this session needs of the pool of a rank
+    /// with `most` bytes of memory; `None` if a slot is enough.
     pub(super) fn needs(&self, task: TaskId, short: Shortfalls, most: u64) -> Option<Needs> {
+        let short = self.shortfalls(task, short);
         self.with(task, |found| requirements::needs(found.job, (task, short), most, found.set, found.family))
     }
 
@@ -107,7 +123,7 @@ impl LiveJob {
 
 impl Facts for LiveJob {
     fn retry(&self, task: TaskId) -> Retry {
-        self.with(task, |found| found.job.group(task).retry)
+        self.with(task, |found| found.job.group(task).retry).after(self.earlier(task))
     }
 
     fn movable(&self, task: TaskId) -> bool {
@@ -132,7 +148,7 @@ mod tests {
         let base = "[pools.p]\ncapacity = 2\n[[task]]\nname = 'a'\narray = '0-2'\nkernel = 'noop'\nshare = 2\n";
         let kernels = Kernels::builtin();
         let job = Arc::new(parse(base, "b.toml", Path::new("/"), &kernels).unwrap().job);
-        let live = LiveJob::new(Arc::clone(&job));
+        let live = LiveJob::new(Arc::clone(&job), &[]);
         assert!(!live.has_pools());
         for (first, group, text) in [
             (3, 1, "[[task]]\nname = 'm'\nretries = 4\nkernel = 'noop'\n"),
@@ -160,12 +176,17 @@ mod tests {
         let kernels = Kernels::builtin();
         let mut job = parse(base, "b.toml", Path::new("/"), &kernels).unwrap().job;
         job.set_auto_memory(Arc::new([("a".into(), 50 << 20)]));
-        let live = LiveJob::new(Arc::new(job));
+        let short = Shortfalls { memory: 1, time: 0 };
+        let live = LiveJob::new(Arc::new(job), &[(TaskId(0), short)]);
         let added = read_added(live.start(), (TaskId(1), 1), more.into(), &kernels).unwrap();
         live.add(1, Arc::new(added));
         let asked =
             |task, memory| live.needs(TaskId(task), Shortfalls { memory, time: 0 }, 200 << 20).unwrap().memory >> 20;
         assert_eq!([0, 1, 2, 3].map(|short| asked(1, short)), [50, 75, 112, 200], "as a task of the job of its class");
         assert_eq!([0, 1].map(|short| asked(2, short)), [100, 200], "at most what the rank has");
+        assert_eq!([0, 1, 2].map(|short| asked(0, short)), [75, 112, 200], "a session goes on where the last one was");
+        let left =
+            |task, failures| live.retry(TaskId(task)).is_left(failures, Shortfalls { memory: failures as u8, time: 0 });
+        assert_eq!([0, 1].map(|task| left(task, 3)), [false, true]);
     }
 }

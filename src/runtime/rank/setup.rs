@@ -97,7 +97,7 @@ impl RankSetup {
         let offers = Arc::new(Offers::new(Arc::clone(&telemetry), Arc::clone(&event_wait)));
         let output = TaskOutput { files, telemetry: Arc::clone(&telemetry), offers: Arc::clone(&offers) };
         let runner = Runner::new(source, kernels.clone(), site, Arc::new(output)).map_err(|e| refused(&e))?;
-        let job = Arc::new(LiveJob::new(job));
+        let job = Arc::new(LiveJob::new(job, &welcome.short));
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
         let worker = Worker::new(me, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
         let (pools, fair) = job.tables();
