@@ -210,7 +210,8 @@ fn what_a_submit_line_leaves_running_is_no_tasks() {
 fn jobs_that_a_killed_run_has_left_are_cancelled() {
     let dir = Dir::new("left-jobs");
     let submit = "submit = \"echo job 17 # {script}\"\n";
-    let job = format!("[[task]]\nname = \"a\"\ncommand = \"touch began; sleep 600\"\n{WAITING}{submit}");
+    let lines = WAITING.replace("cancel = \"", "cancel = \"[ ! -e away ] && ");
+    let job = format!("[[task]]\nname = \"a\"\ncommand = \"touch began; sleep 600\"\n{lines}{submit}");
     dir.job("job.toml", &job);
     let run = phalanx(&dir).args(["run", "job.toml", "-q", "--slots", "1", "--run-dir", "run"]).start();
     wait_for("the task", 120, || dir.has("began").then_some(()));
@@ -218,7 +219,13 @@ fn jobs_that_a_killed_run_has_left_are_cancelled() {
     wait_for("the job to be in the queue", 120, || dir.has("run/blocks/commands").then_some(()));
     run.signal(libc::SIGKILL);
     drop(run);
+    // While the batch system is away the job is kept.
+    dir.file("away", "");
     wait_for("the run to be over", 120, || {
+        phalanx(&dir).args(["cancel", "run"]).run().stderr().contains("the job 17 may still be there").then_some(())
+    });
+    std::fs::remove_file(dir.path().join("away")).expect("the file");
+    wait_for("the job to be cancelled", 120, || {
         phalanx(&dir).args(["cancel", "run"]).run().stdout().contains("(17)").then_some(())
     });
     assert_eq!(dir.read("cancelled"), "17\n");

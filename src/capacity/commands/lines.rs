@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use regex::Regex;
+use serde::{Deserialize, Serialize};
 
 use super::super::provider::alone;
 use crate::job::capacity::{LABELS_PLACEHOLDER, LinePart, parts};
@@ -30,6 +31,27 @@ pub(super) enum JobState {
     Ended(String),
     /// The line failed, or nothing in its output was recognised; why.
     Unknown(String),
+}
+
+/// The line that asks for the state of one job, and how its output is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StateLine {
+    pub(super) line: String,
+    pub(super) waiting: String,
+    pub(super) running: String,
+    pub(super) ended: Option<String>,
+}
+
+impl StateLine {
+    /// True if the batch system answers, and says or shows by not knowing the job that it is over.
+    pub(super) fn says_over(&self) -> bool {
+        let Ok(said) = call(&self.line) else { return false };
+        let matches = |text: &str| Regex::new(text).is_ok_and(|regex| regex.is_match(&said));
+        match &self.ended {
+            Some(ended) if !said.trim().is_empty() => matches(ended),
+            _ => !matches(&self.running) && !matches(&self.waiting),
+        }
+    }
 }
 
 /// The lines, ready to be called.
@@ -146,6 +168,12 @@ impl CommandLines {
         with_id(&self.lines.cancel, id)
     }
 
+    /// The line that asks for the state of a job.
+    pub(super) fn state_line(&self, id: &str) -> StateLine {
+        let CommandCapacity { state, waiting, running, ended, .. } = self.lines.clone();
+        StateLine { line: with_id(&state, id), waiting, running, ended }
+    }
+
     /// Cancels a job.
     pub(super) fn cancel(&self, id: &str) -> Result<(), String> {
         self.output(&self.cancel_line(id)).map(drop)
@@ -163,9 +191,9 @@ impl CommandLines {
 }
 
 /// Runs a line that is not part of a job any more.
-pub(super) fn call(line: &str) -> Result<(), String> {
+pub(super) fn call(line: &str) -> Result<String, String> {
     let limit = Instant::now() + LINE_TIMEOUT;
-    output(line, &|| limit).map(drop)
+    output(line, &|| limit)
 }
 
 /// The output of a line, or why it failed.

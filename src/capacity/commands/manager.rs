@@ -41,14 +41,24 @@ pub(super) enum ManagerRequest {
     Close,
 }
 
+/// How a job is made to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// Its ranks have left: its node is released.
+    Release,
+    Cancel,
+}
+
 /// A job of the batch system.
 struct CommandJob {
     block: BlockId,
     id: String,
     submitted: Instant,
     running: bool,
-    /// Its ranks have left, or it was cancelled.
-    leaves: bool,
+    /// How it was last made to end.
+    leaves: Option<Exit>,
+    /// The line for that has succeeded.
+    told: bool,
     /// Since when its state is not known.
     unknown: Option<Instant>,
 }
@@ -83,13 +93,33 @@ impl CommandJob {
             JobState::Unknown(why) => why,
         };
         let since = now.duration_since(*self.unknown.get_or_insert(now));
-        let is_over = match (self.leaves, self.running) {
-            (true, _) => since >= VISIBILITY_DELAY,
-            (false, true) => false,
-            (false, false) => since >= MAX_UNKNOWN_WAIT,
+        let (limit, is_over) = match (self.leaves, self.running) {
+            // Without an answer to that line either, the job may be there as before.
+            (Some(_), _) => (self.told.then_some(VISIBILITY_DELAY), true),
+            (None, true) => (None, false),
+            (None, false) => (Some(MAX_UNKNOWN_WAIT), false),
         };
         tracing::debug!("the state of job {} is not known: {why}", self.id);
-        (is_over.then_some(BlockEvent::Ended { why, at: None }), is_over)
+        let is_up = limit.is_some_and(|limit| since >= limit);
+        (is_up.then_some(BlockEvent::Ended { why, at: None }), is_up && is_over)
+    }
+
+    /// Calls the line that makes the job end.
+    fn leave(&mut self, exit: Exit, lines: &CommandLines) {
+        let is_new = self.leaves.replace(exit) != Some(exit);
+        if is_new {
+            (self.told, self.unknown) = (false, None);
+        }
+        let (result, verb) = match exit {
+            Exit::Release => (lines.release(&self.id), "release"),
+            Exit::Cancel => (lines.cancel(&self.id), "cancel"),
+        };
+        match result {
+            Ok(()) => self.told = true,
+            Err(why) if is_new && exit == Exit::Release => tracing::warn!("cannot release job {}: {why}", self.id),
+            // Most systems refuse to cancel a job that is over; its state tells whether it is.
+            Err(why) => tracing::debug!("cannot {verb} job {}: {why}", self.id),
+        }
     }
 }
 
@@ -111,8 +141,8 @@ impl Manager {
                 Ok(ManagerRequest::Nodes(ids, labels, limit)) => {
                     ids.into_iter().for_each(|id| self.submit(id, &labels, limit));
                 }
-                Ok(ManagerRequest::Release(id)) => self.release(id),
-                Ok(ManagerRequest::Withdraw(id)) => self.withdraw(id),
+                Ok(ManagerRequest::Release(id)) => self.leave(id, Exit::Release),
+                Ok(ManagerRequest::Withdraw(id)) => self.leave(id, Exit::Cancel),
                 Ok(ManagerRequest::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -126,7 +156,8 @@ impl Manager {
 
     /// The interval until the next poll.
     fn poll_interval(&self) -> Duration {
-        let changes = |job: &CommandJob| if job.running { job.leaves } else { job.submitted.elapsed() < LONG_WAIT };
+        let changes =
+            |job: &CommandJob| if job.running { job.leaves.is_some() } else { job.submitted.elapsed() < LONG_WAIT };
         if self.jobs.iter().any(changes) { FAST_POLL } else { SLOW_POLL }
     }
 
@@ -157,36 +188,22 @@ impl Manager {
         let (name, log) = (format!("phalanx-{}-{}", self.launch.run, block.0), self.launch.log(block));
         match self.lines.submit(&Submission { script: &script, name: &name, log: &log, labels, limit }) {
             Ok(id) => {
-                let (session_ms, cancel) = (self.session_ms(), self.lines.cancel_line(&id));
-                self.left.add(LeftJob { id: id.clone(), session_ms, cancel });
+                let (cancel, state) = (self.lines.cancel_line(&id), Some(self.lines.state_line(&id)));
+                self.left.add(LeftJob { id: id.clone(), session_ms: self.session_ms(), cancel, state });
                 self.report(block, BlockEvent::Accepted(format!("job {id}")));
                 let submitted = Instant::now();
-                self.jobs.push(CommandJob { block, id, submitted, running: false, leaves: false, unknown: None });
+                let (running, leaves, told, unknown) = (false, None, false, None);
+                self.jobs.push(CommandJob { block, id, submitted, running, leaves, told, unknown });
             }
             Err(why) => self.report(block, BlockEvent::Refused(why)),
         }
     }
 
-    fn job_of(&mut self, block: BlockId) -> Option<&mut CommandJob> {
-        self.jobs.iter_mut().find(|job| job.block == block)
-    }
-
-    /// The ranks of a block have left. Its job ends by itself, unless there is a line for it.
-    fn release(&mut self, block: BlockId) {
-        let lines = self.lines.clone();
-        let Some(job) = self.job_of(block) else { return };
-        job.leaves = true;
-        if let Err(why) = lines.release(&job.id) {
-            tracing::warn!("cannot release job {}: {why}", job.id);
-        }
-    }
-
-    /// Ends a block at once, or withdraws its request.
-    fn withdraw(&mut self, block: BlockId) {
-        let lines = self.lines.clone();
-        if let Some(job) = self.job_of(block) {
-            job.leaves = true;
-            cancel(&lines, &job.id);
+    /// Makes the job of a block end. One whose ranks have left ends by itself, unless there is a
+    /// line for it.
+    fn leave(&mut self, block: BlockId, exit: Exit) {
+        if let Some(job) = self.jobs.iter_mut().find(|job| job.block == block) {
+            job.leave(exit, &self.lines);
         }
     }
 
@@ -196,15 +213,16 @@ impl Manager {
         let mut over = Vec::new();
         for job in &mut self.jobs {
             let (event, is_over) = job.on_state(self.lines.state(&job.id), Instant::now());
+            match job.leaves {
+                _ if is_over => over.push(job.id.clone()),
+                // It is given up, but may be in the queue nevertheless.
+                None if matches!(event, Some(BlockEvent::Ended { .. })) => job.leave(Exit::Cancel, &self.lines),
+                // It is still there.
+                Some(exit) if !job.told && job.unknown.is_none() => job.leave(exit, &self.lines),
+                _ => {}
+            }
             if let Some(event) = event {
                 let _ = self.events.send((job.block, event));
-            }
-            if is_over {
-                // One whose state is not known any more may be in the queue nevertheless.
-                if job.unknown.is_some() && !job.leaves {
-                    cancel(&self.lines, &job.id);
-                }
-                over.push(job.id.clone());
             }
         }
         self.jobs.retain(|job| !over.contains(&job.id));
@@ -216,14 +234,9 @@ impl Manager {
     fn close(mut self) {
         let begun = Instant::now();
         // Running jobs were asked to leave already.
-        for job in &mut self.jobs {
-            job.leaves = true;
-            if !job.running {
-                cancel(&self.lines, &job.id);
-            }
-        }
+        self.jobs.iter_mut().filter(|job| !job.running).for_each(|job| job.leave(Exit::Cancel, &self.lines));
         self.wait(begun + EXIT_GRACE);
-        self.jobs.iter().for_each(|job| cancel(&self.lines, &job.id));
+        self.jobs.iter_mut().for_each(|job| job.leave(Exit::Cancel, &self.lines));
         self.wait(begun + CLOSE_LIMIT);
         for job in &self.jobs {
             tracing::error!("job {} may still be there: `phalanx cancel` of this run cancels it", job.id);
@@ -240,25 +253,88 @@ impl Manager {
     }
 }
 
-/// Most systems refuse to cancel a job that is over; its state tells whether it is.
-fn cancel(lines: &CommandLines, id: &str) {
-    if let Err(why) = lines.cancel(id) {
-        tracing::debug!("cannot cancel job {id}: {why}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
+    use std::sync::Arc;
 
-    fn job(running: bool, leaves: bool) -> CommandJob {
-        let submitted = Instant::now();
-        CommandJob { block: BlockId(1), id: "17".into(), submitted, running, leaves, unknown: None }
+    use super::*;
+    use crate::job::{Capacity, CommandCapacity};
+
+    fn job(running: bool, leaves: Option<Exit>) -> CommandJob {
+        let (block, id, submitted) = (BlockId(1), "17".into(), Instant::now());
+        CommandJob { block, id, submitted, running, leaves, told: leaves.is_some(), unknown: None }
+    }
+
+    /// A manager of jobs in a folder that is the batch system: it answers while there is a file
+    /// `up`, and its jobs run until there is a file `cancelled`.
+    fn manager(dir: &Path) -> (Manager, Receiver<(BlockId, BlockEvent)>) {
+        let at = |line: &str| format!("cd {}; [ -e up ] || exit 1; {line}", shell_word(&dir.display().to_string()));
+        let commands = CommandCapacity {
+            submit: "echo 17 # {script}".into(),
+            job_id: r"\d+".into(),
+            state: at("[ -e cancelled ] || echo runs {id}"),
+            waiting: "waits".into(),
+            running: "runs".into(),
+            ended: None,
+            node: None,
+            cancel: at("touch cancelled # {id}"),
+            release: None,
+        };
+        let capacity = Capacity { commands: Some(commands), ..Capacity::default() };
+        let lines = CommandLines::new(&capacity, Arc::default()).unwrap();
+        let launch = Launch {
+            program: "phalanx".into(),
+            contact: dir.join("contact"),
+            logs: dir.to_owned(),
+            run: "r-1".into(),
+            began_unix_ns: 5_000_000_000,
+        };
+        let (sender, events) = std::sync::mpsc::channel();
+        (Manager::new(launch, lines, LeftJobs::read(dir).unwrap(), sender), events)
+    }
+
+    #[test]
+    fn a_job_is_kept_until_a_batch_system_that_was_away_has_been_told() {
+        let (dir, later) = (tempfile::tempdir().unwrap(), Instant::now() + MAX_UNKNOWN_WAIT * 2);
+        let (mut manager, events) = manager(dir.path());
+        std::fs::write(dir.path().join("up"), "").unwrap();
+        manager.submit(BlockId(1), &Labels::default(), None);
+        manager.poll();
+        std::fs::remove_file(dir.path().join("up")).unwrap();
+        manager.poll();
+        manager.leave(BlockId(1), Exit::Cancel);
+        for now in [later, later + MAX_UNKNOWN_WAIT] {
+            assert_eq!(manager.jobs[0].on_state(JobState::Unknown("no answer".into()), now), (None, false));
+        }
+        manager.poll();
+        assert_eq!(LeftJobs::read(dir.path()).unwrap().jobs[0].id, "17");
+        std::fs::write(dir.path().join("up"), "").unwrap();
+        manager.poll();
+        assert!(manager.jobs[0].told && dir.path().join("cancelled").exists());
+        manager.poll();
+        assert!(manager.jobs.is_empty() && LeftJobs::read(dir.path()).unwrap().jobs.is_empty());
+        assert!(matches!(events.try_iter().last(), Some((BlockId(1), BlockEvent::Ended { .. }))));
+    }
+
+    #[test]
+    fn a_job_that_waits_in_silence_is_given_up_once_but_kept_until_it_is_cancelled() {
+        let (dir, later) = (tempfile::tempdir().unwrap(), Instant::now() + MAX_UNKNOWN_WAIT * 2);
+        let (mut manager, events) = manager(dir.path());
+        manager.submit(BlockId(1), &Labels::default(), None);
+        let silence = || JobState::Unknown("no answer".into());
+        assert_eq!(manager.jobs[0].on_state(silence(), later), (None, false));
+        let (event, is_over) = manager.jobs[0].on_state(silence(), later + MAX_UNKNOWN_WAIT);
+        assert!(matches!(event, Some(BlockEvent::Ended { .. })) && !is_over);
+        manager.leave(BlockId(1), Exit::Cancel);
+        assert_eq!(manager.jobs[0].on_state(silence(), later + MAX_UNKNOWN_WAIT * 3), (None, false));
+        drop((manager, events));
+        assert_eq!(LeftJobs::read(dir.path()).unwrap().jobs.len(), 1);
     }
 
     #[test]
     fn a_job_is_granted_once_and_ends_once_it_is_known_to() {
-        let (mut job, now) = (job(false, false), Instant::now());
+        let (mut job, now) = (job(false, None), Instant::now());
         let gone = || JobState::Ended("gone".into());
         assert_eq!(job.on_state(gone(), now), (None, false), "it may not be visible yet");
         assert_eq!(job.on_state(JobState::Waiting, now), (None, false));
@@ -272,17 +348,20 @@ mod tests {
     fn silence_ends_no_block_that_runs() {
         let later = Instant::now() + MAX_UNKNOWN_WAIT * 2;
         let silence = || JobState::Unknown("no answer".into());
-        let over_after = |mut job: CommandJob, wait: Duration| {
+        let after = |mut job: CommandJob, wait: Duration| {
             job.on_state(silence(), later);
-            job.on_state(silence(), later + wait).1
+            let (event, is_over) = job.on_state(silence(), later + wait);
+            (event.is_some(), is_over)
         };
-        assert!(!over_after(job(true, false), MAX_UNKNOWN_WAIT * 9));
-        assert!(over_after(job(true, true), VISIBILITY_DELAY));
-        assert!(!over_after(job(false, false), MAX_UNKNOWN_WAIT / 2));
-        assert!(over_after(job(false, false), MAX_UNKNOWN_WAIT));
-        let mut answered = job(false, false);
+        let untold = CommandJob { told: false, ..job(true, Some(Exit::Release)) };
+        assert_eq!(after(job(true, None), MAX_UNKNOWN_WAIT * 9), (false, false));
+        assert_eq!(after(job(true, Some(Exit::Release)), VISIBILITY_DELAY), (true, true));
+        assert_eq!(after(untold, MAX_UNKNOWN_WAIT * 9), (false, false));
+        assert_eq!(after(job(false, None), MAX_UNKNOWN_WAIT / 2), (false, false));
+        assert_eq!(after(job(false, None), MAX_UNKNOWN_WAIT), (true, false));
+        let mut answered = job(false, None);
         answered.on_state(silence(), later);
         answered.on_state(JobState::Waiting, later);
-        assert!(!answered.on_state(silence(), later + MAX_UNKNOWN_WAIT).1, "it was seen meanwhile");
+        assert_eq!(answered.on_state(silence(), later + MAX_UNKNOWN_WAIT), (None, false), "it was seen meanwhile");
     }
 }

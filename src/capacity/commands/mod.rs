@@ -8,13 +8,16 @@
 //! | state of a job | its state line | next | the run learns |
 //! |---|---|---|---|
 //! | waiting | matches `running` | running | granted |
-//! | waiting, running | matches `ended`; without `ended`: succeeds and matches nothing | over | ended |
-//! | waiting | fails, or matches nothing, for [`MAX_UNKNOWN_WAIT`] | over | ended; it is cancelled |
-//! | running, and to be released | fails, or matches nothing, for [`VISIBILITY_DELAY`] | over | ended |
+//! | any | matches `ended`; without `ended`: succeeds and matches nothing | over | ended |
+//! | waiting | fails, or matches nothing, for [`MAX_UNKNOWN_WAIT`] | leaving: it is cancelled | ended |
+//! | leaving: released or cancelled | matches `running` or `waiting` | leaving; a line that failed is called again | |
+//! | leaving, and its line succeeded | fails, or matches nothing, for [`VISIBILITY_DELAY`] | over | ended |
+//! | leaving, and its line failed | fails, or matches nothing | leaving | |
 //! | running | fails, or matches nothing | running | |
 //!
 //! A batch system that gives no answer ends no block that runs: whether its ranks live is known
-//! from their link.
+//! from their link. One that answers neither the line that ends a job nor the state line leaves the
+//! job in the file.
 //!
 //! The lines may take seconds, so a thread calls them (`manager`). Each has a time limit, and at
 //! the end of the run all of them together have [`CLOSE_LIMIT`]. Jobs that may be in the queue are
