@@ -28,12 +28,21 @@ impl Launch {
     /// The command line of a block whose ranks have these labels.
     pub fn words(&self, id: BlockId, labels: &[String]) -> Vec<String> {
         let text = |path: &PathBuf| path.display().to_string();
-        let (program, contact, number) = (text(&self.program), text(&self.contact), id.0.to_string());
-        let mut words = [&program, "join", "--contact", &contact, "--block", &number].map(str::to_owned).to_vec();
+        let (program, contact) = (text(&self.program), text(&self.contact));
+        let (session, number) = (self.session_ms().to_string(), id.0.to_string());
+        let mut words = [&program, "join", "--contact", &contact, "--session", &session, "--block", &number]
+            .map(str::to_owned)
+            .to_vec();
         if !labels.is_empty() {
             words.extend(["--labels".to_owned(), labels.join(",")]);
         }
         words
+    }
+
+    /// When the run's time began, in milliseconds since 1970: numbers of blocks are those of one
+    /// session.
+    pub fn session_ms(&self) -> u64 {
+        self.began_unix_ns / 1_000_000
     }
 
     /// File of a block's output.

@@ -25,6 +25,9 @@ pub(super) struct Args {
     /// Block that this process belongs to; set by the run when it requests nodes.
     #[arg(long, value_name = "NUMBER", hide = true)]
     block: Option<u64>,
+    /// Session that the block belongs to, in milliseconds since 1970; set by the run.
+    #[arg(long, value_name = "MS", hide = true)]
+    session: Option<u64>,
     /// Name of the run's jobs in the Slurm queue; set by the run.
     #[arg(long, value_name = "NAME", hide = true)]
     siblings: Option<String>,
@@ -37,6 +40,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         slots: args.slots,
         labels: args.labels,
         block: args.block,
+        session_ms: args.session,
         siblings: args.siblings,
     };
     match join_run(&options, Kernels::builtin()) {

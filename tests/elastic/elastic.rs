@@ -204,6 +204,8 @@ fn a_wrong_secret_does_not_disturb_a_run() {
     phalanx(&dir).args(["join", "--contact", "forged"]).run().code(2).says("chmod 600");
     support::shell(&dir, "chmod 600 forged").run().ok();
     phalanx(&dir).args(["join", "--contact", "forged"]).run().code(1).says("secret");
+    let stale = ["join", "--contact", "run/contact", "--session", "1", "--block", "1"];
+    phalanx(&dir).args(stale).run().code(2).says("an earlier session");
     release(&dir);
     let output = run.wait().ok();
     assert!(output.stderr().contains("refused a connection"), "{output}");

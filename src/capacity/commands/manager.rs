@@ -166,15 +166,12 @@ impl Manager {
         let _ = self.events.send((id, event));
     }
 
-    fn session_ms(&self) -> u64 {
-        self.launch.began_unix_ns / 1_000_000
-    }
-
     /// Writes the script of a block: it becomes the block's world.
     fn script(&self, block: BlockId, labels: &Labels) -> std::io::Result<PathBuf> {
         let labels = labels_of(self.lines.labels().iter().chain(labels.iter()).cloned());
         let words: Vec<String> = self.launch.words(block, &labels).iter().map(|word| shell_word(word)).collect();
-        let path = self.launch.logs.join(format!("block-{}.sh", block.0));
+        // A job that an earlier session has left may still start, and reads the script of that one.
+        let path = self.launch.logs.join(format!("{}-block-{}.sh", self.launch.session_ms(), block.0));
         std::fs::write(&path, format!("#!/bin/sh\nexec {}\n", words.join(" ")))?;
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         Ok(path)
@@ -189,7 +186,7 @@ impl Manager {
         match self.lines.submit(&Submission { script: &script, name: &name, log: &log, labels, limit }) {
             Ok(id) => {
                 let (cancel, state) = (self.lines.cancel_line(&id), Some(self.lines.state_line(&id)));
-                self.left.add(LeftJob { id: id.clone(), session_ms: self.session_ms(), cancel, state });
+                self.left.add(LeftJob { id: id.clone(), session_ms: self.launch.session_ms(), cancel, state });
                 self.report(block, BlockEvent::Accepted(format!("job {id}")));
                 let submitted = Instant::now();
                 let (running, leaves, told, unknown) = (false, None, false, None);
@@ -209,7 +206,7 @@ impl Manager {
 
     /// Asks for the state of each job.
     fn poll(&mut self) {
-        let session_ms = self.session_ms();
+        let session_ms = self.launch.session_ms();
         let mut over = Vec::new();
         for job in &mut self.jobs {
             let (event, is_over) = job.on_state(self.lines.state(&job.id), Instant::now());

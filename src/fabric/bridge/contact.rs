@@ -92,6 +92,8 @@ impl Secret {
 pub struct Contact {
     /// The run's name.
     pub run: String,
+    /// When its session began, in milliseconds since 1970; 0 in files of earlier versions.
+    pub session_ms: u64,
     /// Addresses on which rank 0 listens, each as `HOST:PORT`. A joining rank tries them in this
     /// order.
     pub addresses: Vec<String>,
@@ -102,6 +104,8 @@ pub struct Contact {
 #[derive(Serialize, Deserialize)]
 struct ContactText {
     run: String,
+    #[serde(default)]
+    session_ms: u64,
     addresses: Vec<String>,
     secret: String,
 }
@@ -113,8 +117,8 @@ impl Contact {
     /// If the directory cannot be written to.
     pub fn write(&self, path: &Path) -> Result<(), ContactError> {
         let io = |what| move |source| ContactError::Io { what, path: path.to_owned(), source };
-        let Contact { run, addresses, secret } = self;
-        let written = ContactText { run: run.clone(), addresses: addresses.clone(), secret: secret.to_hex() };
+        let Contact { run, session_ms, addresses, secret } = self.clone();
+        let written = ContactText { run, session_ms, addresses, secret: secret.to_hex() };
         let text = serde_json::to_string(&written).map_err(io::Error::other).map_err(io("write"))?;
         private_file::write(path, &text).map_err(io("write"))
     }
@@ -137,9 +141,10 @@ impl Contact {
     }
 
     fn parse(text: &str) -> Result<Contact, String> {
-        let ContactText { run, addresses, secret } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let ContactText { run, session_ms, addresses, secret } =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
         let secret = Secret::from_hex(&secret).ok_or("its secret is not 64 hexadecimal digits")?;
-        Ok(Contact { run, addresses, secret })
+        Ok(Contact { run, session_ms, addresses, secret })
     }
 }
 
@@ -154,7 +159,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         let secret = Secret::random().unwrap();
-        let contact = Contact { run: "a-1".into(), addresses: vec!["127.0.0.1:4".into(), "[::1]:4".into()], secret };
+        let addresses = vec!["127.0.0.1:4".into(), "[::1]:4".into()];
+        let contact = Contact { run: "a-1".into(), session_ms: 5000, addresses, secret };
         contact.write(&path).unwrap();
         contact.write(&path).unwrap();
         assert_eq!(Contact::read(&path).unwrap(), contact);

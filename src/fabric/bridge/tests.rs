@@ -31,7 +31,7 @@ fn run_with(most_unread: usize) -> Run {
     let secret = Secret::random().unwrap();
     let address = "127.0.0.1:0".parse().unwrap();
     let (hub, outer, events) = Hub::bounded(address, secret.clone(), || {}, most_unread).unwrap();
-    let contact = Contact { run: "r-1".into(), addresses: vec![hub.address().to_string()], secret };
+    let contact = Contact { run: "r-1".into(), session_ms: 0, addresses: vec![hub.address().to_string()], secret };
     Run { hub, outer, events, contact }
 }
 

@@ -97,7 +97,8 @@ impl JoinListener {
         let path = Path::new(&welcome.run_dir).join(FILE);
         let addresses = address.published(hub.address().port());
         tracing::info!("ranks may join at {}: phalanx join --contact {}", addresses.join(", "), path.display());
-        Contact { run: welcome.run_name.clone(), addresses, secret }.write(&path)?;
+        let (run, session_ms) = (welcome.run_name.clone(), welcome.began_unix_ns / 1_000_000);
+        Contact { run, session_ms, addresses, secret }.write(&path)?;
         Ok((JoinListener { hub, news, welcome, features, contact: path, places: HashMap::new() }, outer))
     }
 

@@ -42,6 +42,8 @@ pub struct JoinOptions {
     pub labels: Vec<String>,
     /// The block that this world is part of, if the run requested it.
     pub block: Option<u64>,
+    /// When the session that requested the block began, in milliseconds since 1970.
+    pub session_ms: Option<u64>,
     /// Name of the run's jobs in the queue of Slurm, if this world is one of them.
     pub siblings: Option<String>,
 }
@@ -111,6 +113,9 @@ fn request_admission(options: &JoinOptions, ask: &Ask, wake: &Arc<EventWait>) ->
     let mut pauses = Pauses::begin();
     loop {
         let contact = Contact::read(&options.contact)?;
+        if options.session_ms.is_some_and(|session| session != contact.session_ms) {
+            return Err(RunError::Refused("an earlier session of the run requested this block".into()));
+        }
         let waker = Arc::clone(wake);
         let error = match join(&contact, ask, move || waker.notify()) {
             Ok((me, link)) => {
