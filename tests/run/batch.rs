@@ -8,7 +8,7 @@ fn results_of_a_batch_are_kept_and_taken_one_by_one() {
     let dir = Dir::new("batch-cache");
     dir.job(
         "job.toml",
-        "[cache]\ndir = 'cache'\n[[task]]\nname = 'made'\narray = '0-6'\nbatch = 3\ncache = true\n\
+        "[cache]\nnode_dir = 'node'\n[[task]]\nname = 'made'\narray = '0-6'\nbatch = 3\ncache = true\n\
          outputs = ['made-{index}']\ncommand = 'echo {index} >> ran; echo of {index} > made-{index}'\n",
     );
     phalanx(&dir).args(["run", "job.toml", "--slots", "2"]).run().ok().says("7 completed");

@@ -20,7 +20,7 @@
 //! job in the file.
 //!
 //! The lines may take seconds, so a thread calls them (`manager`). Each has a time limit, and at
-//! the end of the run all of them together have [`CLOSE_LIMIT`]. Jobs that may be in the queue are
+//! the end of the run all of them together have `CLOSE_LIMIT`. Jobs that may be in the queue are
 //! kept in a file in the folder of the blocks' logs, with the line that cancels them: a resume and
 //! `phalanx cancel` cancel those of a run that is gone (`left`).
 
