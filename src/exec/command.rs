@@ -38,6 +38,9 @@ use crate::model::{Outcome, State, Stream, TaskId};
 const BUSY_PROGRAM_RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100), Duration::from_millis(1000)];
 
+/// Characters of a line of another program that stand in a message.
+const LONGEST_SAYING: usize = 300;
+
 /// Search path of tasks without `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 
@@ -288,7 +291,7 @@ impl Commands {
             Work::Shell(line) if group.mpi.is_none() && task.container.is_none() => {
                 return prologue.run_line(&shell(), line, &env.take_long(), place, ready);
             }
-            Work::Shell(line) => prologue.line_of_rank(&shell(), line, place)?,
+            Work::Shell(line) => prologue.line_of_rank(&shell(), line, &env.take_long(), place)?,
             Work::Kernel { name, .. } => return Err(Fault::new(format!("kernel `{name}` is not a command"))),
         };
         let words = match &task.container {
@@ -321,8 +324,9 @@ impl Commands {
             Some(offer) => offer,
             None => {
                 let probe = self.prologue(job)?.run_words(Offer::probe(), &site.scripts, None)?;
-                let [found, _] = self.ask(attempt, env, probe, "looking for a container runtime")?;
-                known.get_or_init(|| Offer::read(&found))
+                let [found, said] = self.ask(attempt, env, probe, "looking for a container runtime")?;
+                let offer = Offer::read(&found).ok_or_else(|| Fault::new(no_offer(&said)))?;
+                known.get_or_init(|| offer)
             }
         };
         let scene = ContainerScene {
@@ -497,6 +501,16 @@ fn open_streams(attempt: &CommandAttempt) -> Result<Streams, Fault> {
     let names = attempt.site.file_names(&task.name, task.index);
     let path = |file: &Option<PathBuf>| file.as_deref().map(|file| task.dir.join(names.fill(file)));
     files::open(&attempt.deadline, path(&task.stdin), path(&task.stdout), path(&task.stderr))
+}
+
+/// Says that the search for container runtimes ended early, as where the prologue fails, and what it
+/// has said at last.
+fn no_offer(said: &str) -> String {
+    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    let last = last.map_or_else(String::new, |line| {
+        format!(" (it said: {})", line.trim().chars().take(LONGEST_SAYING).collect::<String>())
+    });
+    format!("cannot find out which container runtimes are here: the search or the `prologue` failed{last}")
 }
 
 /// Collects what a program prints.

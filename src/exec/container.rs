@@ -33,8 +33,13 @@ const RUNTIMES: [Runtime; 3] = [
 ];
 
 /// Lists the programs that are there, and `overlay` for a `ch-run` that makes mount points.
-const PROBE: &str = "for p in apptainer singularity podman ch-run; do command -v $p >/dev/null && echo $p; done\n\
-                     USER=${USER:-nobody} ch-run --help 2>&1 | grep -q write-fake && echo overlay; true";
+const PROBE: &str = "echo\necho phalanx-offer-begins\n\
+                     for p in apptainer singularity podman ch-run; do command -v $p >/dev/null && echo $p; done\n\
+                     USER=${USER:-nobody} ch-run --help 2>&1 | grep -q write-fake && echo overlay\n\
+                     echo phalanx-offer-ends";
+
+/// What stands before and after that list, which the output of a prologue precedes.
+const OFFER_MARKS: [&str; 2] = ["phalanx-offer-begins", "phalanx-offer-ends"];
 
 /// What a node offers for containers.
 #[derive(Debug, Default)]
@@ -75,9 +80,11 @@ impl Offer {
         ["sh", "-c", PROBE].map(str::to_owned).to_vec()
     }
 
-    /// Reads that output.
-    pub(super) fn read(output: &str) -> Offer {
-        Offer { words: output.split_ascii_whitespace().map(str::to_owned).collect() }
+    /// Reads that output; `None` if the command did not come to its end.
+    pub(super) fn read(output: &str) -> Option<Offer> {
+        let [begin, end] = OFFER_MARKS;
+        let (list, _) = output.split_once(begin)?.1.split_once(end)?;
+        Some(Offer { words: list.split_ascii_whitespace().map(str::to_owned).collect() })
     }
 
     fn has(&self, word: &str) -> bool {
@@ -298,6 +305,15 @@ mod tests {
         let gpus = |variable| line("alpine:3", ContainerRuntime::Podman, Some(variable), false);
         assert!(gpus("CUDA_VISIBLE_DEVICES").contains("--device=nvidia.com/gpu=all"));
         assert!(gpus("HIP_VISIBLE_DEVICES").contains("--device=/dev/kfd --device=/dev/dri"));
+    }
+
+    #[test]
+    fn an_offer_is_what_stands_between_the_marks() {
+        let all = |text: &str| Offer::read(text).map(|offer| offer.words.join(" "));
+        let list = "loading podman overlay\nphalanx-offer-begins\nch-run\n";
+        assert_eq!(all(&format!("{list}phalanx-offer-ends\n")).as_deref(), Some("ch-run"));
+        assert_eq!((all(list), all("loading podman overlay\n"), all("")), (None, None, None));
+        assert!(OFFER_MARKS.iter().all(|mark| PROBE.contains(mark)));
     }
 
     #[test]

@@ -86,8 +86,7 @@ impl Prologue {
         variables: &[(String, String)],
         ready: Option<&Path>,
     ) -> String {
-        let set = |(name, value): &(String, String)| format!("{name}='{}'\n", value.replace('\'', "'\\''"));
-        let assignments: String = if is_standard(shell) { variables.iter().map(set).collect() } else { String::new() };
+        let assignments = assignments(shell, variables);
         if self.text.is_empty() {
             return format!("{assignments}{line}");
         }
@@ -97,10 +96,18 @@ impl Prologue {
     }
 
     /// Returns the words that run a line in its own shell, after another shell has run the
-    /// prologue, as for each rank of an MPI task.
-    pub(super) fn line_of_rank(&self, shell: &[String], line: &str, place: &Path) -> Result<ScriptWords, Fault> {
+    /// prologue, as for each rank of an MPI task and in a container. `variables` are as of
+    /// [`run_line`](Prologue::run_line).
+    pub(super) fn line_of_rank(
+        &self,
+        shell: &[String],
+        line: &str,
+        variables: &[(String, String)],
+        place: &Path,
+    ) -> Result<ScriptWords, Fault> {
         let options = if is_standard(shell) { &self.options.commands[..] } else { &[] };
-        let script = options.iter().map(String::as_str).chain([line]).collect::<Vec<_>>().join("\n");
+        let line = assignments(shell, variables) + line;
+        let script = options.iter().map(String::as_str).chain([&*line]).collect::<Vec<_>>().join("\n");
         words(shell, script, &[], place)
     }
 
@@ -130,6 +137,12 @@ impl Prologue {
     pub(super) fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
+}
+
+/// The lines that set variables in a shell; none in a shell of another language.
+fn assignments(shell: &[String], variables: &[(String, String)]) -> String {
+    let set = |(name, value): &(String, String)| format!("{name}='{}'\n", value.replace('\'', "'\\''"));
+    if is_standard(shell) { variables.iter().map(set).collect() } else { String::new() }
 }
 
 /// Returns the words that run a script with arguments.
@@ -210,8 +223,11 @@ mod tests {
         let python = line(&["x"], &["python3", "-c"]);
         assert_eq!(python, ["sh", "-c", "set -e\nx\nexec \"$@\"", "sh", "python3", "-c", "work"]);
         let prologue = Prologue::new(&strings(&["module load x", "set -o pipefail"]));
-        let rank = prologue.line_of_rank(&strings(&["bash", "-c"]), "work", Path::new("/tmp")).unwrap();
+        let rank = prologue.line_of_rank(&strings(&["bash", "-c"]), "work", &[], Path::new("/tmp")).unwrap();
         assert_eq!(rank.words, ["bash", "-c", "set -o pipefail\nwork"]);
+        let long = [("A".to_owned(), "it's".to_owned())];
+        let rank = prologue.line_of_rank(&strings(&DEFAULT), "work", &long, Path::new("/tmp")).unwrap();
+        assert_eq!(rank.words, ["sh", "-c", "set -o pipefail\nA='it'\\''s'\nwork"]);
         let words = prologue.run_words(strings(&["prog", "arg"]), Path::new("/tmp"), None).unwrap().words;
         let ready = prologue.text_of_line(&strings(&DEFAULT), "work", &[], Some(Path::new("/a'b")));
         assert!(ready.ends_with("pipefail\ntrue 2>/dev/null >'/a'\\''b' || :\nset +e\nwork"), "{ready}");

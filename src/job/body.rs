@@ -3,11 +3,11 @@
 //! There may be a million groups. Fields that few tables set, and values that many tables share,
 //! are stored separately and shared.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cache::CacheRules;
-use super::container::{Container, ContainerRuntime, is_path};
+use super::container::{Container, ContainerRuntime};
 use super::space::Space;
 use super::template::{Element, Placeholder, Template};
 use super::{Task, Work};
@@ -43,8 +43,10 @@ pub(crate) struct Extras {
 /// `container` of a task, with placeholders.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ContainerTemplate {
-    /// An absolute path, or a name that the runtime knows.
+    /// A path, or a name that the runtime knows.
     pub image: Template,
+    /// The image is an absolute path for every element.
+    pub is_file: bool,
     pub runtime: ContainerRuntime,
     /// Absolute directories with their places inside.
     pub binds: Box<[(Template, Template)]>,
@@ -55,8 +57,8 @@ pub(crate) struct ContainerTemplate {
 impl Extras {
     /// The image of the container as a file that the task reads, if it is one.
     pub(crate) fn image_file(&self) -> Option<FileTemplate> {
-        let image = &self.container.as_ref()?.image;
-        is_path(image.start()).then(|| FileTemplate { name: image.clone(), size: None, optional: false })
+        let container = self.container.as_ref().filter(|container| container.is_file)?;
+        Some(FileTemplate { name: container.image.clone(), size: None, optional: false })
     }
 }
 
@@ -152,6 +154,14 @@ impl Body {
             files.iter().filter(|f| !f.optional).map(|f| f.name.fill(element).into()).collect()
         };
         let files = |files: &[FileTemplate]| files.iter().map(|f| (f.name.fill(element).into(), f.size)).collect();
+        let container = container.as_ref().map(|container| Container::of(container, element, job_dir));
+        let (mut inputs, mut required): (Vec<_>, Vec<PathBuf>) = (files(&self.inputs), must_exist(&self.inputs));
+        // Where only some elements have a file as their image it is no input of the table.
+        let image = container.as_ref().and_then(Container::file);
+        if let Some(image) = image.filter(|image| inputs.iter().all(|(file, _)| file != image)) {
+            inputs.push((image.to_path_buf(), None));
+            required.push(image.to_path_buf());
+        }
         Task {
             id,
             name: name.to_string(),
@@ -162,14 +172,14 @@ impl Body {
             stderr: path(stderr),
             dir: dir.as_ref().map_or_else(|| job_dir.to_path_buf(), |dir| job_dir.join(dir.fill(element))),
             env: self.env.iter().map(|(name, value)| (name.to_string(), value.fill(element))).collect(),
-            inputs: files(&self.inputs),
+            inputs,
             outputs: files(&self.outputs),
-            required: must_exist(&self.inputs),
+            required,
             promised: must_exist(&self.outputs),
             shell: shell.clone(),
             keeps_background: *keeps_background,
             cache: cache.clone(),
-            container: container.as_ref().map(|container| Container::of(container, element, job_dir)),
+            container,
         }
     }
 }

@@ -64,7 +64,7 @@ impl Job {
 impl Container {
     /// The container of one element, whose job runs in `job_dir`.
     pub(super) fn of(template: &ContainerTemplate, element: Element<'_>, job_dir: &Path) -> Container {
-        let ContainerTemplate { image, runtime, binds, gpu, workdir } = template;
+        let ContainerTemplate { image, runtime, binds, gpu, workdir, .. } = template;
         let of_job = (job_dir.to_path_buf(), job_dir.to_path_buf());
         let filled = binds.iter().map(|(from, to)| (from.fill(element).into(), to.fill(element).into()));
         Container {

@@ -15,14 +15,28 @@ fn has(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// Says that a test is skipped where Charliecloud is missing or the system refuses it.
+/// Says that a test is skipped where Charliecloud is missing or the system refuses it. The image is
+/// tried from the directory around it, as tasks are: outside of `/tmp` that one is bound.
 fn can_contain(image: &Path, options: &[&str]) -> bool {
     if !has("ch-run") {
         skip_loudly("Charliecloud is not installed (package charliecloud-runtime)");
         return false;
     }
-    let mut try_it = Command::new("ch-run");
-    let tried = try_it.env("USER", "u").args(options).arg(image).args(["--", "sh", "-c", "true"]).output();
+    let ch_run = || {
+        let mut command = Command::new("ch-run");
+        command.env("USER", "u");
+        command
+    };
+    let mut try_it = ch_run();
+    let dir = image.parent().expect("an image is in a directory");
+    if !dir.starts_with("/tmp") {
+        let help = ch_run().arg("--help").output().expect("ch-run can be started");
+        let is_offered =
+            [help.stdout, help.stderr].iter().any(|text| String::from_utf8_lossy(text).contains("write-fake"));
+        try_it.args(is_offered.then_some("--write-fake"));
+        try_it.arg("-b").arg(format!("{0}:{0}", dir.display())).arg("-c").arg(dir);
+    }
+    let tried = try_it.args(options).arg(image).args(["--", "sh", "-c", "true"]).output();
     let tried = tried.expect("ch-run can be started");
     if !tried.status.success() {
         skip_loudly(&format!("Charliecloud runs nothing here: {}", String::from_utf8_lossy(&tried.stderr)));
@@ -179,6 +193,83 @@ fn a_result_is_taken_from_the_cache_until_the_image_changes() {
 }
 
 #[test]
+fn images_out_of_a_matrix_and_bound_directories_are_in_the_key() {
+    let dir = Dir::new("played-cache");
+    player(&dir, "apptainer", "*.sif");
+    ["v1", "v2"].iter().for_each(|version| drop(dir.file(&format!("{version}/data"), version)));
+    let write = |images: &str, bind: &str| {
+        let text = r#"
+            [job]
+            prologue = ["PATH=$PWD/bin:$PATH"]
+            [cache]
+            node_dir = "store"
+            [[task]]
+            name = "t"
+            cache = true
+            matrix = { image = [IMAGES] }
+            container = { image = "{image}", runtime = "apptainer", bind = ["BIND:/in"] }
+            command = "echo x >> ran; echo done"
+        "#;
+        dir.job("job.toml", &text.replace("IMAGES", images).replace("BIND", bind));
+    };
+    let run = || {
+        phalanx(&dir).args(["run", "job.toml", "--slots", "1"]).run().ok();
+        dir.read("ran").lines().count()
+    };
+    dir.file("a.sif", "a");
+    dir.file("b.sif", "b");
+    write("\"./a.sif\", \"./b.sif\"", "v1");
+    assert_eq!([run(), run()], [2, 2], "each image has a result of its own");
+    dir.file("b.sif", "another");
+    assert_eq!([run(), run()], [3, 3], "its content counts");
+    write("\"./a.sif\", \"./b.sif\"", "v2");
+    assert_eq!([run(), run()], [5, 5], "what is bound at another place counts");
+}
+
+#[test]
+fn a_prologue_that_fails_once_costs_one_attempt() {
+    let dir = Dir::new("played-prologue");
+    let image = dir.path().join("x.sif").display().to_string();
+    player(&dir, "apptainer", &image);
+    dir.file("x.sif", "");
+    dir.job(
+        "job.toml",
+        r#"
+        [job]
+        prologue = ["echo loading podman", "if mkdir first 2>/dev/null; then echo no such module >&2; false; fi", "PATH=$PWD/bin:$PATH"]
+        [[task]]
+        name = "t"
+        array = "1-2"
+        container = { image = "x.sif" }
+        command = "echo {index} >> ran"
+        "#,
+    );
+    let run = phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", "run"]).run().code(1);
+    run.says("cannot find out which container runtimes are here").says("no such module");
+    let trace = Trace::of(&dir, "run");
+    let mut states = ["t[1]", "t[2]"].map(|task| trace.state(task));
+    states.sort_unstable();
+    assert_eq!(states, ["COMPLETED", "FAILED"]);
+}
+
+#[test]
+fn a_variable_too_long_for_a_program_is_one_of_the_shell_in_an_image() {
+    let dir = Dir::new("played-long");
+    player(&dir, "apptainer", &dir.path().join("x.sif").display().to_string());
+    dir.file("x.sif", "");
+    let long = "x".repeat(200 << 10);
+    dir.job(
+        "job.toml",
+        &format!(
+            "[job]\nprologue = [\"PATH=$PWD/bin:$PATH\"]\nenv = {{ LONG = \"{long}\" }}\n[[task]]\nname = \"t\"\n\
+             container = {{ image = \"x.sif\" }}\ncommand = \"echo ${{#LONG}} > length\"\n"
+        ),
+    );
+    phalanx(&dir).args(["run", "job.toml", "--run-dir", "run"]).run().ok();
+    assert_eq!(dir.read("length").trim(), (200 << 10).to_string());
+}
+
+#[test]
 fn ranks_of_an_mpi_task_run_each_in_the_image() {
     let dir = Dir::new("contained-mpi");
     if !Path::new("/lib").is_symlink() {
@@ -229,7 +320,7 @@ fn an_image_or_a_runtime_that_is_missing_is_named() {
 /// A program that notes its arguments and its environment, and runs what follows the image.
 fn player(dir: &Dir, name: &str, image: &str) {
     let text = format!(
-        "#!/bin/sh\necho \"$@\" > {name}.args\nenv > {name}.env\nuntil [ \"$1\" = {image} ]; do shift; done\nshift\nexec \"$@\"\n"
+        "#!/bin/sh\necho \"$@\" > {name}.args\nenv > {name}.env\nuntil case $1 in {image}) ;; *) false ;; esac; do shift; done\nshift\nexec \"$@\"\n"
     );
     let path = dir.file(&format!("bin/{name}"), &text);
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it can be run");

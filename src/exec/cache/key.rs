@@ -64,9 +64,15 @@ pub(super) fn components(task: &Task, context: &KeyContext<'_>) -> Components {
         }
     }
     if let Some(container) = &task.container {
-        // The content of a file is one of the contents; a name stands for what it names.
+        // A file is one of the inputs, so its content is one of the contents; a name stands for what it names.
         if container.file().is_none() {
             key.add("image by name", container.image.as_str());
+        }
+        // A place inside that is the directory's own says nothing that the command does not.
+        let own = container.binds.first().map_or(Path::new(""), |(job, _)| job);
+        for (from, to) in container.binds.iter().filter(|(from, to)| from != to) {
+            let from = from.strip_prefix(own).unwrap_or(from);
+            key.add(format!("bound at {}", to.display()), from.display().to_string());
         }
         key.add(
             "directory inside",
@@ -234,6 +240,23 @@ mod tests {
         let (one, two) = (key_of(&ignoring, |_, _| {}), key_of(&ignoring.replace("A = \"1\"", "A = \"9\""), |_, _| {}));
         assert_eq!(one, two);
         assert_ne!(key_of(TASK, |_, _| {}).key(), one.key());
+    }
+
+    #[test]
+    fn of_a_container_the_name_and_what_is_bound_elsewhere_are_in_the_key() {
+        let contained = |image: &str, bind: &str| {
+            let container = format!("container = {{ image = \"{image}\", bind = [\"{bind}\"] }}\n        cache = true");
+            key_of(&TASK.replace("cache = true", &container), |_, _| {})
+        };
+        let differences = |now: Components, was: Components| {
+            now.differences(&was).into_iter().map(|difference| difference.name).collect::<Vec<_>>()
+        };
+        let first = || contained("a:1", "data:/in");
+        assert_eq!(differences(contained("a:2", "data:/in"), first()), ["image by name"]);
+        assert_eq!(differences(contained("a:1", "data2:/in"), first()), ["bound at /in"]);
+        assert!(differences(contained("a:1", "data"), contained("a:1", "/elsewhere")).is_empty());
+        let bound = first().iter().find(|component| component.name == "bound at /in").map(|c| c.value.clone());
+        assert_eq!(bound.as_deref(), Some("data"), "a copied job finds it");
     }
 
     #[test]

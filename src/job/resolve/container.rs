@@ -38,13 +38,29 @@ impl TaskResolver<'_> {
         if let Some(dir) = &table.workdir {
             self.check_inside("workdir", &dir.value, dir);
         }
+        let (image, is_file) = self.image(image);
         Some(ContainerTemplate {
-            image: if is_path(&image.value) { self.below_job(&image.value, image) } else { self.own_template(image) },
+            image,
+            is_file,
             runtime,
             binds,
             gpu: table.gpu.as_ref().map_or(has_gpus, |at| at.value),
             workdir: table.workdir.as_ref().map(|dir| self.own_template(dir)),
         })
+    }
+
+    /// The image, and whether it is an absolute path for every element: values may be paths, too.
+    fn image(&mut self, typed: &At<String>) -> (Template, bool) {
+        let template = self.own_template(typed);
+        let is_alike = template.is_same_for_all() || template.start().starts_with(['/', '.']);
+        let last = if is_alike { 0 } else { u32::try_from(self.space.len() - 1).unwrap_or(u32::MAX) };
+        let images = || (0..=last).map(|number| template.fill(self.element(number)));
+        if images().all(|image| is_path(&image) && !image.starts_with('/')) {
+            return (self.behind_job(template), true);
+        }
+        // Of images of several kinds each is told when its task starts.
+        let is_file = images().all(|image| image.starts_with('/'));
+        (template, is_file)
     }
 
     fn check_image(&mut self, image: &At<String>, runtime: ContainerRuntime) {
@@ -96,8 +112,11 @@ impl TaskResolver<'_> {
         if template.fill(self.element(0)).starts_with('/') {
             return template;
         }
+        self.behind_job(template)
+    }
+
+    fn behind_job(&mut self, template: Template) -> Template {
         let dir = self.job.dir.join("");
-        let template = template.behind(&dir.to_string_lossy());
-        self.shared.template(template)
+        self.shared.template(template.behind(&dir.to_string_lossy()))
     }
 }
