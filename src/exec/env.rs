@@ -324,7 +324,10 @@ impl TaskEnv<'_> {
     /// must pass to other nodes. Parameters (`..._MCA_...`) it passes by itself.
     pub(super) fn names(&self) -> impl Iterator<Item = String> {
         let own = self.own.iter().map(|e| String::from_utf8_lossy(e.name()).into_owned());
-        let is_shared = |n: &&String| !self.own.iter().any(|e| e.name() == n.as_bytes());
+        let is_shared = |n: &&String| {
+            let is_replaced = self.base.by_name.get(n.as_bytes()).is_some_and(|at| self.replaced.contains(at));
+            !is_replaced && !self.own.iter().any(|e| e.name() == n.as_bytes())
+        };
         let users = self.base.users.iter().filter(|n| !n.contains("_MCA_") && !self.base.job.contains(n));
         let base = users.chain(&self.base.job).filter(is_shared);
         own.chain(base.cloned().collect::<Vec<_>>())
@@ -335,7 +338,8 @@ impl TaskEnv<'_> {
     /// The value of a variable.
     pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
         let own = self.own.iter().find(|e| e.name() == name.as_bytes());
-        own.or_else(|| self.base.by_name.get(name.as_bytes()).map(|&at| &self.base.entries[at])).map(EnvEntry::value)
+        let shared = || self.base.by_name.get(name.as_bytes()).filter(|at| !self.replaced.contains(at));
+        own.or_else(|| shared().map(|&at| &self.base.entries[at])).map(EnvEntry::value)
     }
 
     /// Name and value of the entries that are the attempt's own.

@@ -107,7 +107,44 @@ pub(super) fn is_path(image: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::ContainerRuntime::{Apptainer, Charliecloud, Podman};
+    use crate::model::TaskId;
+
+    struct NoKernels;
+
+    impl crate::job::KernelCheck for NoKernels {
+        fn names(&self) -> Vec<&str> {
+            Vec::new()
+        }
+        fn check(&self, _: &str, _: &toml::Table) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_a_path_is_an_input_wherever_it_comes_from() {
+        let inputs = |images: &str| {
+            let text = format!(
+                "[[task]]\nname = \"t\"\ndir = \"place\"\ncommand = \"true\"\nmatrix = {{ image = [{images}] }}\n\
+                 container = {{ image = \"{{image}}\" }}\n\
+                 [[task]]\nname = \"make\"\ncommand = \"true\"\noutputs = \"b.sif\"\n"
+            );
+            let job = crate::job::parse(&*text, "job.toml", Path::new("/work"), &NoKernels).unwrap().job;
+            let of_task = |number| -> Vec<PathBuf> {
+                let task = job.task(TaskId(number)).unwrap();
+                task.inputs.into_iter().map(|(file, _)| file).collect()
+            };
+            (of_task(0), of_task(1), job.links.len())
+        };
+        let path = |text: &str| vec![PathBuf::from(text)];
+        assert_eq!(inputs("\"./a.sif\", \"b.sif\""), (path("/work/a.sif"), path("/work/b.sif"), 1));
+        assert_eq!(inputs("\"/a.sif\", \"/b.sif\""), (path("/a.sif"), path("/b.sif"), 0));
+        // Of several kinds, each is told when the task starts.
+        assert_eq!(inputs("\"alpine:3\", \"b.sif\""), (Vec::new(), path("/work/b.sif"), 0));
+        assert_eq!(inputs("\"/a.sif\", \"b.sif\""), (path("/a.sif"), path("/work/b.sif"), 0));
+    }
 
     #[test]
     fn the_way_an_image_is_written_says_who_runs_it() {

@@ -32,13 +32,12 @@ impl TaskResolver<'_> {
         }
         let image = table.image.as_ref()?;
         let runtime = table.runtime.as_ref().map_or(ContainerRuntime::Auto, |at| at.value.0);
-        self.check_image(image, runtime);
         let binds = table.bind.iter().flat_map(|binds| &binds.value.0);
         let binds = binds.filter_map(|bind| self.bind(bind)).collect();
         if let Some(dir) = &table.workdir {
             self.check_inside("workdir", &dir.value, dir);
         }
-        let (image, is_file) = self.image(image);
+        let (image, is_file) = self.image(image, runtime);
         Some(ContainerTemplate {
             image,
             is_file,
@@ -50,8 +49,9 @@ impl TaskResolver<'_> {
     }
 
     /// The image, and whether it is an absolute path for every element: values may be paths, too.
-    fn image(&mut self, typed: &At<String>) -> (Template, bool) {
+    fn image(&mut self, typed: &At<String>, runtime: ContainerRuntime) -> (Template, bool) {
         let template = self.own_template(typed);
+        self.check_image(typed, &template.fill(self.element(0)), runtime);
         let is_alike = template.is_same_for_all() || template.start().starts_with(['/', '.']);
         let last = if is_alike { 0 } else { u32::try_from(self.space.len() - 1).unwrap_or(u32::MAX) };
         let images = || (0..=last).map(|number| template.fill(self.element(number)));
@@ -63,10 +63,10 @@ impl TaskResolver<'_> {
         (template, is_file)
     }
 
-    fn check_image(&mut self, image: &At<String>, runtime: ContainerRuntime) {
+    fn check_image(&mut self, image: &At<String>, first: &str, runtime: ContainerRuntime) {
         check_dir("image", image, self.findings);
-        if !runtime.takes(&image.value) {
-            let message = format!("this runtime does not run an image like {:?}", shorten(&image.value));
+        if !runtime.takes(first) {
+            let message = format!("this runtime does not run an image like {:?}", shorten(first));
             let help = "a file or directory is for apptainer, or for charliecloud (not .sif), and begins with `/` or \
                         `.` or ends as image files do; names of registries are for podman, and for apptainer as \
                         docker://NAME";
