@@ -9,9 +9,9 @@
 //! |---|---|---|---|
 //! | waiting | matches `running` | running | granted |
 //! | any | matches `ended`; without `ended`: succeeds and matches nothing | over | ended |
-//! | waiting | fails, or matches nothing, for [`MAX_UNKNOWN_WAIT`] | leaving: it is cancelled | ended |
+//! | waiting | fails, or matches nothing, for `MAX_UNKNOWN_WAIT` | leaving: it is cancelled | ended |
 //! | leaving: released or cancelled | matches `running` or `waiting` | leaving; a line that failed is called again | |
-//! | leaving, and its line succeeded | fails, or matches nothing, for [`VISIBILITY_DELAY`] | over | ended |
+//! | leaving, and its line succeeded | fails, or matches nothing, for `VISIBILITY_DELAY` | over | ended |
 //! | leaving, and its line failed | fails, or matches nothing | leaving | |
 //! | running | fails, or matches nothing | running | |
 //!
