@@ -147,8 +147,12 @@ pub(super) fn words(
             env.set(&format!("{prefix}{name}"), &value.unwrap_or_default())?;
         }
     }
-    if runtime.kind == ContainerRuntime::Charliecloud && env.get("USER").is_none() {
-        env.set("USER", &format!("u{}", rustix::process::getuid().as_raw()))?;
+    if runtime.kind == ContainerRuntime::Charliecloud {
+        // `ch-run` binds what `TMPDIR` names at `/tmp`, which would hide a job below `/tmp`.
+        env.set("TMPDIR", TMP)?;
+        if env.get("USER").is_none() {
+            env.set("USER", &format!("u{}", rustix::process::getuid().as_raw()))?;
+        }
     }
     let first = std::iter::once(program.to_owned());
     Ok(first.chain((runtime.arguments)(&launch)).chain(words).collect())
