@@ -132,7 +132,7 @@ fn what_is_interpolated_is_what_would_have_been_simulated() {
     let bag = "[[task]]\nname = \"w\"\narray = \"1-400\"\nkernel = \"noop\"\nestimate = \"60s\"\n";
     for text in [&phases, bag] {
         let (prepared, cost) = (prepared(text), Cost { node_hour: 1.0, ..Cost::default() });
-        let (cluster, ranks) = (Cluster::of_job(&cost, 4), ranks_between(1, 32));
+        let (cluster, ranks) = (Cluster::of_job(&cost, 4), ranks_between(1, 16));
         let question = PlanQuestion {
             prepared: &prepared,
             cluster: &cluster,
