@@ -285,8 +285,9 @@ fn summary(job: &Job, graph: &TaskGraph, selected: &Selected) -> String {
         counted(shape.slots_at_once, "slot")
     );
     for container in job.containers().iter().take(LISTED) {
-        let program = program_here(container).unwrap_or("no program that is here");
-        let _ = writeln!(text, "  image {} run by {program}", container.image);
+        let by =
+            program_here(container).map_or("no program here runs it".to_owned(), |program| format!("run by {program}"));
+        let _ = writeln!(text, "  image {}: {by}", container.image);
     }
     if shape.unknown < shape.tasks {
         let _ = writeln!(

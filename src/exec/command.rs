@@ -38,8 +38,8 @@ use crate::model::{Outcome, State, Stream, TaskId};
 const BUSY_PROGRAM_RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100), Duration::from_millis(1000)];
 
-/// Characters of a line of another program that stand in a message.
-const LONGEST_SAYING: usize = 300;
+/// Maximum number of characters of a line of another program that a message quotes.
+const MAX_QUOTED: usize = 300;
 
 /// Search path of tasks without `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
@@ -58,7 +58,8 @@ pub(super) struct Commands {
     measures: MeasureFiles,
     /// Of each job of the run.
     prologues: Vec<Prologue>,
-    /// The container runtimes that the commands of each job find; asked by the first that needs one.
+    /// The container runtimes that the commands of each job find; asked by the first that needs
+    /// one.
     offers: Vec<OnceLock<Offer>>,
     signals: ReceivedSignals,
     leftovers: Leftovers,
@@ -503,12 +504,12 @@ fn open_streams(attempt: &CommandAttempt) -> Result<Streams, Fault> {
     files::open(&attempt.deadline, path(&task.stdin), path(&task.stdout), path(&task.stderr))
 }
 
-/// Says that the search for container runtimes ended early, as where the prologue fails, and what it
-/// has said at last.
+/// Says that the search for container runtimes ended early, as where the prologue fails, and what
+/// it has said at last.
 fn no_offer(said: &str) -> String {
     let last = said.lines().rev().find(|line| !line.trim().is_empty());
     let last = last.map_or_else(String::new, |line| {
-        format!(" (it said: {})", line.trim().chars().take(LONGEST_SAYING).collect::<String>())
+        format!(" (it said: {})", line.trim().chars().take(MAX_QUOTED).collect::<String>())
     });
     format!("cannot find out which container runtimes are here: the search or the `prologue` failed{last}")
 }

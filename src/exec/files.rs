@@ -161,8 +161,9 @@ fn is_shared(dir: &Path) -> bool {
     // ext, XFS, Btrfs, tmpfs, ramfs, overlayfs, ZFS, F2FS.
     const LOCAL: [u64; 8] =
         [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x8584_58f6, 0x794c_7630, 0x2fc1_2fc1, 0xf2f5_2010];
-    // A missing directory has no file system; another node may create it.
-    rustix::fs::statfs(dir).map_or(true, |facts| !LOCAL.contains(&(facts.f_type as u64 & 0xffff_ffff)))
+    // Of a missing directory it is that of the nearest one around it.
+    let facts = dir.ancestors().find_map(|dir| rustix::fs::statfs(dir).ok());
+    facts.is_none_or(|facts| !LOCAL.contains(&(facts.f_type as u64 & 0xffff_ffff)))
 }
 
 #[cfg(test)]

@@ -45,7 +45,8 @@ impl Environment {
         Some(Environment(fs::read(format!("/proc/{pid}/environ")).ok()?))
     }
 
-    /// True for that of a process which is just starting another program, and for one that is empty.
+    /// True for that of a process which is just starting another program, and for one that is
+    /// empty.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

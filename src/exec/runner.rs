@@ -25,7 +25,7 @@ use super::output::{Output, OutputSink};
 use super::used_files::{ANSWER_TIMEOUT, UsedFiles};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
-use crate::job::{CacheRules, Group, Task, TaskLimits, Work, WrittenFiles};
+use crate::job::{CacheRules, Container, Group, Task, TaskLimits, Work, WrittenFiles};
 use crate::model::{Outcome, State, Stream, TaskId};
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
@@ -360,18 +360,22 @@ impl Runner {
     /// Fails an attempt whose declared inputs are not there, before its command starts.
     fn check_inputs(&self, turn: AttemptRun, attempt: &CommandAttempt) -> Result<(), Fault> {
         let task = attempt.task;
+        if task.required.is_empty() {
+            return Ok(());
+        }
         let limit = attempt.deadline.limit.map_or(Duration::MAX, |(limit, _)| limit);
         let deadline = AttemptDeadline::begin(turn.control, Some(limit.min(attempt.output_wait + ANSWER_TIMEOUT)));
         let look = |deadline| files::first_missing(&deadline, &task.dir, &task.required, attempt.output_wait);
         let missing = match self.commands.retry_while_scarce(&deadline, look) {
-            // Of a file system that gives no answer nothing is known; the command may do without it.
+            // Of a file system that gives no answer nothing is known; the command may do without
+            // it.
             Err(fault) if fault.state == State::Timeout => {
                 attempt.deadline.check("checking for its inputs").map(|()| None)
             }
             found => found,
         };
         let Some(file) = missing? else { return Ok(()) };
-        let path = task.dir.join(&file);
+        let (path, file): (PathBuf, PathBuf) = (task.dir.join(&file), file.components().collect());
         let writer = [turn.tables, &self.start].into_iter().find_map(|tables| {
             let written = tables.written.get_or_init(|| tables.source.written_files());
             written.writer_of(&path).filter(|writer| *writer != task.id).map(|writer| tables.source.task_name(writer))
@@ -380,7 +384,9 @@ impl Runner {
             Some(writer) => format!("which {writer} should have written"),
             None => "and no task writes it".to_owned(),
         };
-        Err(Fault::new(format!("did not start: its input {} is missing, {whose}", file.display())))
+        let is_image = task.container.as_ref().and_then(Container::file).is_some_and(|image| image == file);
+        let what = if is_image { "image" } else { "input" };
+        Err(Fault::new(format!("did not start: its {what} {} is missing, {whose}", file.display())))
     }
 
     /// Passes on which files a task has used that completed.

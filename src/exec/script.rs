@@ -3,8 +3,8 @@
 //! The prologue runs with `set -e`: its first failing line ends the attempt. The option ends with
 //! the prologue, unless the prologue or the shell's own words set it; options that the prologue
 //! sets hold for the command. When all lines have succeeded a file is made, so that a failed
-//! prologue is told from a failed command. Linux accepts no single argument of 128 KiB, so a longer script is
-//! passed to the shell as a file.
+//! prologue is told from a failed command. Linux accepts no single argument of 128 KiB, so a longer
+//! script is passed to the shell as a file.
 
 use std::io::Write;
 use std::path::Path;

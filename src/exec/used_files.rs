@@ -27,8 +27,10 @@ use crate::model::{FileState, UsedFile};
 
 /// Maximum size in bytes of a file whose content is hashed.
 const MAX_HASHED_BYTES: u64 = 8 << 20;
-/// Maximum number of entries of a directory that are compared, and how long listing them may take.
+/// Maximum number of entries of a directory that are compared.
 const MAX_ENTRIES: usize = 10_000;
+/// How long listing them may take when a task ends. A resume lists what was listed then, however
+/// long that takes.
 const MAX_LISTING_TIME: Duration = Duration::from_secs(1);
 /// A listing is used again for this many times as long as it took.
 const LISTING_REUSE: u32 = 50;
@@ -67,8 +69,8 @@ fn plain_state(meta: &Metadata) -> Option<FileState> {
 }
 
 /// A hash of the names, sizes and times of what is in a directory; `None` if that is too much.
-fn listing(path: &Path) -> Option<u64> {
-    let end = Instant::now() + MAX_LISTING_TIME;
+fn listing(path: &Path, limit: Duration) -> Option<u64> {
+    let begin = Instant::now();
     let (mut entries, mut open) = (Vec::new(), vec![path.to_owned()]);
     while let Some(directory) = open.pop() {
         for entry in fs::read_dir(&directory).ok()? {
@@ -81,7 +83,7 @@ fn listing(path: &Path) -> Option<u64> {
             let meta = if meta.is_symlink() { fs::metadata(&path).unwrap_or(meta) } else { meta };
             let time = if meta.is_dir() { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
             entries.push((path, plain_state(&meta).map_or(0, |state| state.size), time));
-            if entries.len() > MAX_ENTRIES || Instant::now() > end {
+            if entries.len() > MAX_ENTRIES || begin.elapsed() > limit {
                 return None;
             }
         }
@@ -120,7 +122,7 @@ pub(crate) fn change_of(path: &Path, was: &FileState) -> Option<&'static str> {
     let is_directory = meta.as_ref().is_some_and(Metadata::is_dir);
     let Some(now) = meta.and_then(|meta| plain_state(&meta)) else { return Some("is missing") };
     if is_directory && was.hash.is_some() {
-        let is_same = was.size == 0 && listing(path) == was.hash;
+        let is_same = was.size == 0 && listing(path, Duration::MAX) == was.hash;
         return (!is_same).then_some("has changed");
     }
     if now.size == was.size
@@ -196,7 +198,7 @@ impl Hashes {
             return state;
         }
         let begin = Instant::now();
-        let state = FileState { hash: listing(path), ..plain };
+        let state = FileState { hash: listing(path, MAX_LISTING_TIME), ..plain };
         let mut directories = lock();
         if directories.len() >= MAX_REMEMBERED {
             directories.clear();

@@ -97,7 +97,11 @@ impl ContainerRuntime {
 
 /// An image that is a path, from the directory of the job.
 fn absolute(image: String, job_dir: &Path) -> String {
-    if is_path(&image) { job_dir.join(&image).to_string_lossy().into_owned() } else { image }
+    if !is_path(&image) {
+        return image;
+    }
+    // Without the `.` that tells a path from a name.
+    job_dir.join(&image).components().collect::<PathBuf>().to_string_lossy().into_owned()
 }
 
 /// True if an image is written as the path of a file or directory.

@@ -166,11 +166,11 @@ fn missing_inputs<'a>(external: impl Iterator<Item = &'a (PathBuf, Span)> + Clon
     }
     let warnings = missing.into_iter().map(|((start, end), (count, path))| {
         let more = if count > 1 { format!(" (nor do {} others named here)", count - 1) } else { String::new() };
-        Diagnostic::warning(format!("input file {} does not exist{more}, and no task writes it", path.display()))
+        Diagnostic::warning(format!("the file {} does not exist{more}, and no task writes it", path.display()))
             .at(&(start..end))
             .help(
-                "correct the name, or list the file under `outputs` of the task that writes it; one that may be \
-                 missing is written `{ file = \"NAME\", optional = true }`",
+                "correct the name, or list the file under `outputs` of the task that writes it; in `inputs`, one that \
+                 may be missing is written `{ file = \"NAME\", optional = true }`",
             )
     });
     let hung = external.clone().find(|(path, _)| Some(path.as_path()) == probe.unanswered());

@@ -257,8 +257,8 @@ impl Job {
         self.groups.iter().any(|group| group.retry.auto_memory)
     }
 
-    /// Sets what the first attempts at tasks with `memory = "auto"` ask for, those of tasks that are
-    /// added later too, in bytes by class.
+    /// Sets what the first attempts at tasks with `memory = "auto"` ask for, those of tasks that
+    /// are added later too, in bytes by class.
     pub fn set_auto_memory(&mut self, classes: Arc<[(String, u64)]>) {
         for group in self.groups.iter_mut().filter(|group| group.retry.auto_memory) {
             if let Some((_, bytes)) = classes.iter().find(|(class, _)| **class == *group.class) {

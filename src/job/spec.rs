@@ -82,8 +82,8 @@ section! {
         max_failures: Whole<1, { u32::MAX as i64 }> = "no limit",
         /// Wait for further tasks (`phalanx add`) when all have ended, until `phalanx close`
         open: bool = "false",
-        /// Share of the slot time that this job gets while other jobs of its run have work, too; only
-        /// ratios matter
+        /// Share of the slot time that this job gets while other jobs of its run have work, too;
+        /// only ratios matter
         share: Whole<1, 10_000> = "none, or 1 where another job has one",
         /// How tasks are placed on the ranks, at the start and whenever homes change
         placement: OneOf<Placement> = "\"bands\"",
@@ -285,7 +285,8 @@ section! {
         file: String = required,
         /// Size, as 2G or 512M; a bare number is bytes
         size: SizeSpec = "unknown",
-        /// An input that may be missing when the task starts, an output that it may end well without
+        /// An input that may be missing when the task starts, an output that it may end well
+        /// without
         optional: bool = "false",
     }
 }

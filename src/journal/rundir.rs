@@ -161,7 +161,8 @@ impl RunDir {
         Ok(newer.filter(RunDir::lacks_record).map(|run| run.name()).collect())
     }
 
-    /// The newest run under `runs` of the same jobs as `job`, the name of several, in another order.
+    /// The newest run under `runs` of the same jobs as `job`, the name of several, in another
+    /// order.
     ///
     /// # Errors
     /// If the runs cannot be listed.

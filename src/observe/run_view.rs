@@ -66,8 +66,8 @@ impl RunState {
     }
 }
 
-/// Facts of a session that may be read after its first record: the number of its additions, and what
-/// its tasks with `memory = "auto"` ask for at first.
+/// Facts of a session that may be read after its first record: the number of its additions, and
+/// what its tasks with `memory = "auto"` ask for at first.
 type JobFacts = (usize, Vec<(String, u64)>);
 
 fn facts_of(session: &Session) -> JobFacts {

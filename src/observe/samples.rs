@@ -203,8 +203,8 @@ impl RecordedSamples {
         self.all.last()
     }
 
-    /// Of this number of open tasks those that run and those that are ready. (A sample is older than
-    /// what the journal says of ended tasks.)
+    /// Of this number of open tasks those that run and those that are ready. (A sample is older
+    /// than what the journal says of ended tasks.)
     pub fn running_and_ready(&self, open: u64) -> (u64, u64) {
         let (running, ready) = self.last().map_or((0, 0), |sample| (sample.running, sample.queued));
         let running = running.min(open);

@@ -344,7 +344,8 @@ mod tests {
             fair.end(family, charge, 1, Duration::from_secs(1));
         };
         run(&mut fair, 1);
-        // What the other ranks did for the first family before it ran out of work is heard of after.
+        // What the other ranks did for the first family before it ran out of work is heard of
+        // after.
         fair.learn(&[(1, 5_000_000_000), (2, 0)]);
         fair.wait(2);
         for elsewhere in 1..100u64 {

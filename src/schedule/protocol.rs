@@ -493,7 +493,8 @@ pub struct Lease {
     pub urgency: u8,
     /// When it became ready.
     pub ready: Time,
-    /// Earlier attempts of this session that fell short of what they needed: this one asks for more.
+    /// Earlier attempts of this session that fell short of what they needed: this one asks for
+    /// more.
     pub short: Shortfalls,
 }
 

@@ -1,5 +1,5 @@
-//! The mark of programs that Phalanx starts for itself, such as the lines that submit a job. They may
-//! leave processes running, which are not a task's (`exec/leftovers`).
+//! The mark of programs that Phalanx starts for itself, such as the lines that submit a job. They
+//! may leave processes running, which are not a task's (`exec/leftovers`).
 
 use std::process::Command;
 use std::sync::OnceLock;

@@ -1,5 +1,5 @@
-//! The shares of a job's families: each table is one, if any has a `share`; and of the jobs of a run,
-//! if any has one.
+//! The shares of a job's families: each table is one, if any has a `share`; and of the jobs of a
+//! run, if any has one.
 
 use crate::graph::link::GroupId;
 use crate::job::Job;

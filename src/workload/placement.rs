@@ -93,7 +93,8 @@ fn misfit(group: &Group, members: &[Member], offers: &Offers) -> Option<String> 
     }
     let name = &group.name;
     if !members.iter().any(|member| member.slots > 0 && has_labels(group, member)) {
-        // What else such a node has is not known before it is there. A gang is placed by slots alone.
+        // What else such a node has is not known before it is there. A gang is placed by slots
+        // alone.
         let waits = offers.may_have(&group.labels) && (group.mpi.is_none() || group.labels.is_empty());
         return (!waits).then(|| unlabelled(group, members, offers));
     }

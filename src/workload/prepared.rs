@@ -167,8 +167,8 @@ pub fn graph_of(loaded: &Loaded) -> Result<TaskGraph, Diagnostics> {
     })
 }
 
-/// Refuses added tasks that wait for each other, or that need more than the ranks have and the nodes
-/// that the run could get. `own`: their tables alone.
+/// Refuses added tasks that wait for each other, or that need more than the ranks have and the
+/// nodes that the run could get. `own`: their tables alone.
 ///
 /// # Errors
 /// The cycle, or the tasks that fit nowhere, as mistakes in their text.

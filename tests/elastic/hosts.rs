@@ -174,7 +174,8 @@ fn a_link_that_is_down_for_seconds_costs_nothing() {
     sleep(Duration::from_secs(1));
     hosts.heal(1);
     // TCP sends again 0.2, 0.6, 1.4, 3, 6.2 and 12.6 s after a loss. A cut of 2 s leaves it several
-    // tries within the limit of silence of 15 s; one of 5 s leaves too few for a machine under load.
+    // tries within the limit of silence of 15 s; one of 5 s leaves too few for a machine under
+    // load.
     hosts.cut(2);
     sleep(Duration::from_secs(2));
     hosts.heal(2);

@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use crate::support::checker::Trace;
 use crate::support::{Dir, documented_capacity, phalanx, shell, wait_for};
 
-/// The server of the queue, which runs outside of Phalanx as those of the real systems do. A job is a
-/// file with its script and its log; `.pid` and `.done` stand beside it while and after it runs.
+/// The server of the queue, which runs outside of Phalanx as those of the real systems do. A job is
+/// a file with its script and its log; `.pid` and `.done` stand beside it while and after it runs.
 const SERVER: &str = r#"
 cd queue
 while :; do

@@ -102,8 +102,8 @@ fn on_recorded_workflows_few_tasks_are_tried_again_and_little_more_is_wasted_tha
     assert!(retried < 0.03 * tasks, "{retried} of {tasks}");
 }
 
-/// The same in simulated runs: each task asks for the most that any task of the workflow uses, or for
-/// what the other half of the tasks of its class recommends and then for more.
+/// The same in simulated runs: each task asks for the most that any task of the workflow uses, or
+/// for what the other half of the tasks of its class recommends and then for more.
 #[test]
 fn in_simulated_workflows_few_tasks_ask_twice_and_classes_that_differ_waste_less() {
     let folder = repository().join("../shared/data/workflows");

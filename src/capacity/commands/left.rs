@@ -41,7 +41,15 @@ impl LeftJobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        Ok(LeftJobs { path, jobs: text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect() })
+        let job = |line: &str| match serde_json::from_str(line) {
+            Ok(job) => Some(job),
+            Err(error) => {
+                let place = path.display();
+                tracing::warn!("{place}: {error} in `{line}`: if this is a job of the run, cancel it by hand");
+                None
+            }
+        };
+        Ok(LeftJobs { jobs: text.lines().filter_map(job).collect(), path })
     }
 
     /// Cancels the jobs of sessions that are certainly over, and forgets those that are cancelled

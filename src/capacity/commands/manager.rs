@@ -58,7 +58,7 @@ struct CommandJob {
     /// How it was last made to end.
     leaves: Option<Exit>,
     /// The line for that has succeeded.
-    told: bool,
+    acknowledged: bool,
     /// Since when its state is not known.
     unknown: Option<Instant>,
 }
@@ -95,7 +95,7 @@ impl CommandJob {
         let since = now.duration_since(*self.unknown.get_or_insert(now));
         let (limit, is_over) = match (self.leaves, self.running) {
             // Without an answer to that line either, the job may be there as before.
-            (Some(_), _) => (self.told.then_some(VISIBILITY_DELAY), true),
+            (Some(_), _) => (self.acknowledged.then_some(VISIBILITY_DELAY), true),
             (None, true) => (None, false),
             (None, false) => (Some(MAX_UNKNOWN_WAIT), false),
         };
@@ -108,14 +108,14 @@ impl CommandJob {
     fn leave(&mut self, exit: Exit, lines: &CommandLines) {
         let is_new = self.leaves.replace(exit) != Some(exit);
         if is_new {
-            (self.told, self.unknown) = (false, None);
+            (self.acknowledged, self.unknown) = (false, None);
         }
         let (result, verb) = match exit {
             Exit::Release => (lines.release(&self.id), "release"),
             Exit::Cancel => (lines.cancel(&self.id), "cancel"),
         };
         match result {
-            Ok(()) => self.told = true,
+            Ok(()) => self.acknowledged = true,
             Err(why) if is_new && exit == Exit::Release => tracing::warn!("cannot release job {}: {why}", self.id),
             // Most systems refuse to cancel a job that is over; its state tells whether it is.
             Err(why) => tracing::debug!("cannot {verb} job {}: {why}", self.id),
@@ -189,8 +189,8 @@ impl Manager {
                 self.left.add(LeftJob { id: id.clone(), session_ms: self.launch.session_ms(), cancel, state });
                 self.report(block, BlockEvent::Accepted(format!("job {id}")));
                 let submitted = Instant::now();
-                let (running, leaves, told, unknown) = (false, None, false, None);
-                self.jobs.push(CommandJob { block, id, submitted, running, leaves, told, unknown });
+                let (running, leaves, acknowledged, unknown) = (false, None, false, None);
+                self.jobs.push(CommandJob { block, id, submitted, running, leaves, acknowledged, unknown });
             }
             Err(why) => self.report(block, BlockEvent::Refused(why)),
         }
@@ -215,7 +215,7 @@ impl Manager {
                 // It is given up, but may be in the queue nevertheless.
                 None if matches!(event, Some(BlockEvent::Ended { .. })) => job.leave(Exit::Cancel, &self.lines),
                 // It is still there.
-                Some(exit) if !job.told && job.unknown.is_none() => job.leave(exit, &self.lines),
+                Some(exit) if !job.acknowledged && job.unknown.is_none() => job.leave(exit, &self.lines),
                 _ => {}
             }
             if let Some(event) = event {
@@ -260,7 +260,7 @@ mod tests {
 
     fn job(running: bool, leaves: Option<Exit>) -> CommandJob {
         let (block, id, submitted) = (BlockId(1), "17".into(), Instant::now());
-        CommandJob { block, id, submitted, running, leaves, told: leaves.is_some(), unknown: None }
+        CommandJob { block, id, submitted, running, leaves, acknowledged: leaves.is_some(), unknown: None }
     }
 
     /// A manager of jobs in a folder that is the batch system: it answers while there is a file
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(LeftJobs::read(dir.path()).unwrap().jobs[0].id, "17");
         std::fs::write(dir.path().join("up"), "").unwrap();
         manager.poll();
-        assert!(manager.jobs[0].told && dir.path().join("cancelled").exists());
+        assert!(manager.jobs[0].acknowledged && dir.path().join("cancelled").exists());
         manager.poll();
         assert!(manager.jobs.is_empty() && LeftJobs::read(dir.path()).unwrap().jobs.is_empty());
         assert!(matches!(events.try_iter().last(), Some((BlockId(1), BlockEvent::Ended { .. }))));
@@ -350,7 +350,7 @@ mod tests {
             let (event, is_over) = job.on_state(silence(), later + wait);
             (event.is_some(), is_over)
         };
-        let untold = CommandJob { told: false, ..job(true, Some(Exit::Release)) };
+        let untold = CommandJob { acknowledged: false, ..job(true, Some(Exit::Release)) };
         assert_eq!(after(job(true, None), MAX_UNKNOWN_WAIT * 9), (false, false));
         assert_eq!(after(job(true, Some(Exit::Release)), VISIBILITY_DELAY), (true, true));
         assert_eq!(after(untold, MAX_UNKNOWN_WAIT * 9), (false, false));

@@ -64,7 +64,8 @@ pub(super) fn components(task: &Task, context: &KeyContext<'_>) -> Components {
         }
     }
     if let Some(container) = &task.container {
-        // A file is an input, whose content is one of the contents; a name stands for what it names.
+        // A file is an input, whose content is one of the contents; a name stands for what it
+        // names.
         if container.file().is_none() {
             key.add("image by name", container.image.as_str());
         }

@@ -1,5 +1,5 @@
-//! Imports batch scripts of Slurm: a script with `#SBATCH --array` becomes an array whose command is
-//! the body of the script, one without it a single task.
+//! Imports batch scripts of Slurm: a script with `#SBATCH --array` becomes an array whose command
+//! is the body of the script, one without it a single task.
 
 use toml::Table;
 
@@ -174,7 +174,7 @@ impl Script {
         for name in named.into_iter().filter(|name| !KNOWN.contains(name)) {
             let instead = match name {
                 "SLURM_JOB_ID" | "SLURM_ARRAY_JOB_ID" | "SLURM_JOBID" => ": `$PHALANX_JOB_ID` is the run here",
-                "SLURM_SUBMIT_DIR" => ": a task starts in the directory of the job",
+                "SLURM_SUBMIT_DIR" if self.last("chdir").is_none() => continue,
                 "SLURM_NTASKS" | "SLURM_JOB_CPUS_PER_NODE" => ": `$PHALANX_CPUS` is the value of `cpus`",
                 _ => "",
             };
@@ -206,6 +206,8 @@ impl Script {
         let mut document = JobFileWriter::new("Imported from a batch script of Slurm.", &name);
         if let Some((_, dir)) = self.last("chdir") {
             document.field("dir", dir);
+        } else if self.body.contains("SLURM_SUBMIT_DIR") {
+            document.list("prologue", ["export SLURM_SUBMIT_DIR=\"$PWD\""]);
         }
         // `%x` in names of files is the name of the job there, and that of the task here.
         document.task(&TaskNames::default().unique(&name));
@@ -489,6 +491,17 @@ mod tests {
         assert_eq!((group.count, group.indexed, group.cpus, group.memory), (1, false, 8, Some(4000 << 20)));
         assert_eq!((group.time.unwrap().as_secs(), group.labels[0].as_str()), (5400, "fast"));
         assert_eq!(warnings.len(), 3, "{warnings:?}");
+    }
+
+    #[test]
+    fn the_directory_that_a_script_was_submitted_from_is_that_of_the_task() {
+        let read = |head: &str| import(&format!("#!/bin/sh\n{head}cd $SLURM_SUBMIT_DIR\n./x\n")).unwrap();
+        let Imported { toml, warnings } = read("");
+        let job = parse(toml.as_str(), "j", std::path::Path::new("/d"), &Kernels::builtin()).unwrap().job;
+        assert_eq!((&*job.prologue, warnings.len()), (&["export SLURM_SUBMIT_DIR=\"$PWD\"".to_owned()][..], 0));
+        // Slurm does not change it by `--chdir`, so it is not known here.
+        let Imported { toml, warnings } = read("#SBATCH -D other\n");
+        assert!(!toml.contains("prologue") && warnings[0].contains("SLURM_SUBMIT_DIR"), "{toml}\n{warnings:?}");
     }
 
     #[test]

@@ -32,7 +32,11 @@ pub fn auto_memory(runs: &Path, job: &mut Job) {
     if !job.has_auto_memory() {
         return;
     }
-    let Ok(earlier) = earlier_runs(runs, &job.name, &|_, _| {}) else { return };
+    let left_out = |dir: &RunDir, error| tracing::debug!("{} is left out: {error}", dir.name());
+    let earlier = match earlier_runs(runs, &job.name, &left_out) {
+        Ok(earlier) => earlier,
+        Err(error) => return tracing::warn!("`memory = \"auto\"` starts with its default: {error}"),
+    };
     let found = Recommendations::of(job, &earlier);
     let memory = found.classes.into_iter().filter_map(|class| Some((class.class, class.memory?.recommended as u64)));
     job.set_auto_memory(memory.collect());

@@ -141,8 +141,8 @@ fn grown(
     Ok((growing, links, misfits))
 }
 
-/// True if a run of one job may be continued with the other: their names are the same or, where each
-/// is made of several files, that of one of them.
+/// True if a run of one job may be continued with the other: their names are the same or, where
+/// each is made of several files, that of one of them.
 fn is_of_same_job(former: &Job, job: &Job) -> bool {
     match (former.parts.as_slice(), job.parts.as_slice()) {
         ([], []) => former.name == job.name,

@@ -135,7 +135,8 @@ impl HistoryRecorder {
         })
     }
 
-    /// The job has more groups. Durations of classes that the job file does not have are not learnt.
+    /// The job has more groups. Durations of classes that the job file does not have are not
+    /// learnt.
     pub(super) fn grow(&mut self, job: &Arc<Job>) {
         let known: FxHashMap<&str, u32> =
             self.job.groups.iter().zip(&self.classes).map(|(group, class)| (&*group.class, *class)).collect();

@@ -48,8 +48,8 @@ impl PoolTable {
         self.resources.len() as ResourceId - 1
     }
 
-    /// Sets what the tasks of further groups need: ranges of task numbers in ascending order, each with
-    /// resources and amounts.
+    /// Sets what the tasks of further groups need: ranges of task numbers in ascending order, each
+    /// with resources and amounts.
     pub fn with_groups(mut self, groups: impl Iterator<Item = (u32, u32, Vec<(ResourceId, u32)>)>) -> PoolTable {
         if self.sets.is_empty() {
             self.sets.push(Box::default());

@@ -309,8 +309,8 @@ impl World {
         events.push_back(worker::WorkerEvent::Pools(report));
     }
 
-    /// An attempt knows of all earlier ones that rank 0 knows to have fallen short, and of no others
-    /// than those that ran.
+    /// An attempt knows of all earlier ones that rank 0 knows to have fallen short, and of no
+    /// others than those that ran.
     fn check_shortfalls(&self, task: TaskId, attempt: u16, short: Shortfalls) {
         let known = |a: &&Attempt| a.outcome.state == State::OutOfMemory && a.task == task && a.attempt < attempt;
         let least = self.journal.iter().filter(known).count();
