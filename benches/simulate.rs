@@ -75,8 +75,19 @@ fn under(policy: &str, text: &str) {
     let (scaling, cost) = (Scaling { max_ranks: RANKS, ..Scaling::default() }, Cost::default());
     let before = Before { done: &|_| false, spent: 0.0 };
     let (prepared, cluster, scaling, cost) = (&prepared, &cluster, &scaling, &cost);
-    let simulation =
-        Simulation { prepared, cluster, policy, scaling, cost, ranks: None, homes: None, seed: 1, before, floor: None };
+    let simulation = Simulation {
+        prepared,
+        cluster,
+        policy,
+        scaling,
+        cost,
+        ranks: None,
+        homes: None,
+        seed: 1,
+        before,
+        advice: &[],
+        floor: None,
+    };
     let began = Instant::now();
     let outcome = simulation.run(&mut Forget).expect("it ends");
     let took = began.elapsed().as_secs_f64();

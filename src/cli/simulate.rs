@@ -76,6 +76,10 @@ pub(super) struct Args {
     /// Run directory [default: phalanx-runs/<job>-simulated-<number>].
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// Give the answers that the `[advisor]` gave in this run (a directory or a name), in their
+    /// order; a simulation asks nobody.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["compare", "compare_placement"])]
+    advice: Option<String>,
     /// Print no summary.
     #[arg(short, long)]
     quiet: bool,
@@ -150,6 +154,17 @@ impl Set<'_> {
                 "the job has no [scaling]: simulated with the policy {policy}; `phalanx run` keeps its ranks (--policy fixed)"
             ));
         }
+        let advice = match self.args.advice.as_deref().map(super::view::find).transpose() {
+            Ok(run) => run.map_or_else(Vec::new, |run| {
+                run.replay.sessions.iter().flat_map(|session| &session.advice).cloned().collect()
+            }),
+            Err(error) => return refuse(error),
+        };
+        if self.prepared.job.advisor.is_some() && self.args.advice.is_none() && !self.args.quiet {
+            complain(format_args!(
+                "a simulation does not ask the `[advisor]`; `--advice RUN` repeats the answers of a run"
+            ));
+        }
         let began = Instant::now();
         let rehearsed = rehearse(&RecordRequest {
             prepared: self.prepared,
@@ -163,6 +178,7 @@ impl Set<'_> {
             cost: self.cost,
             ranks: self.args.ranks,
             seed: self.args.seed,
+            advice: &advice,
             run_dir: self.args.run_dir.as_deref(),
             resume: self.args.resume,
         });

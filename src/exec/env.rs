@@ -11,13 +11,14 @@
 use std::ffi::{CStr, CString, OsString};
 use std::fmt::{Display, Write};
 use std::os::unix::ffi::OsStringExt;
+use std::process::Command;
 
 use rustc_hash::FxHashMap;
 
 use super::command::CommandAttempt;
 use super::mark::{self, Mark};
 use super::script::LONGEST_WORD;
-use super::user_env::is_of_a_family;
+use super::user_env::{is_of_a_family, user_variables};
 use super::{ExecContext, ExecError, Fault, RankContext};
 use crate::job::Group;
 use crate::system::own_program;
@@ -84,9 +85,28 @@ const OURS: [&str; 16] = [
 /// for worlds. They must not reach a run that a task starts.
 const THIS_RUN: [&str; 3] = ["PHALANX_CONTINUE", "PHALANX_EXIT_FILE", "PHALANX_WORLDS"];
 
+/// Variable with the key for the endpoint of `[advisor]`, which concerns rank 0 alone.
+pub(crate) const ADVISOR_KEY: &str = "PHALANX_ADVISOR_KEY";
+
+/// A command of the user that is no task: it runs in the environment that Phalanx was started in,
+/// so that an MPI program does not take itself for a rank of this world. `None` without words.
+pub(crate) fn user_command(words: &[String]) -> Option<Command> {
+    let (program, arguments) = words.split_first()?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_hidden(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    command.envs(user_variables());
+    Some(command)
+}
+
 /// True for a variable that no task takes over from the environment of its rank.
-pub(crate) fn is_hidden(name: &str) -> bool {
-    if OURS.contains(&name) || THIS_RUN.contains(&name) || ["OMP_NUM_THREADS", "OMP_PLACES"].contains(&name) {
+fn is_hidden(name: &str) -> bool {
+    if OURS.contains(&name)
+        || THIS_RUN.contains(&name)
+        || [ADVISOR_KEY, "OMP_NUM_THREADS", "OMP_PLACES"].contains(&name)
+    {
         return true;
     }
     if name.starts_with("SLURM_") {

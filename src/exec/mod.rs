@@ -76,7 +76,7 @@ use std::time::Duration;
 pub use crate::model::Stream;
 pub use args::{ArgError, Args, Bytes, FromArg};
 pub use control::TaskStop;
-pub(crate) use env::is_hidden as is_hidden_from_tasks;
+pub(crate) use env::{ADVISOR_KEY, user_command};
 pub use graphs::{Graphs, OperationResult};
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
 pub use kernels::compute as compute_bound;

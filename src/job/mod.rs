@@ -9,6 +9,7 @@
 //! file parse the text that rank 0 sends, and build the same job with the same numbers.
 
 mod added;
+mod advisor;
 pub mod alert;
 mod body;
 pub(crate) mod bounded_read;
@@ -53,6 +54,7 @@ use crate::graph::link::Link;
 use crate::model::{Labels, Shortfalls, TaskId};
 
 pub use added::{Addition, GrowingJob, Whose, parts_of, read_added, text_with};
+pub use advisor::AdvisorAddress;
 pub use alert::Alert;
 pub use cache::{CacheRules, CacheSettings};
 pub use capacity::{Capacity, CommandCapacity, ProviderKind};
@@ -114,6 +116,8 @@ pub struct Job {
     pub capacity: Capacity,
     /// `[cache]`: where results of tasks are kept.
     pub cache: CacheSettings,
+    /// `[advisor]`: who is asked about changes of the number of ranks.
+    pub advisor: Option<AdvisorAddress>,
     /// `[[alert]]`: metrics to watch.
     pub alerts: Vec<Alert>,
     /// `[[graph]]`: data graphs for operations.
@@ -289,6 +293,7 @@ impl Job {
             scaling: None,
             cost: Cost::default(),
             capacity: Capacity::default(),
+            advisor: None,
             alerts: Vec::new(),
             ..*self
         }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a task | its name is `JOB/TASK`; defaults, directory, variables, prologue, shell and the words `{name}` and `%x` are as in a run of its own file |
 //! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
-//! | the run | `[scaling]`, `[cost]`, `[capacity]`, `[cache]` and `placement` stand in one file, or alike in several |
+//! | the run | `[scaling]`, `[advisor]`, `[cost]`, `[capacity]`, `[cache]` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
 //! | | data graphs and pools are shared by name; alerts of all files count; it is open if one of them is |
 //! | slot time | jobs with a `share` get it in proportion |
@@ -205,6 +205,7 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
     job.flush = strictest(job.flush, own.flush);
     job.max_failures = job.max_failures.into_iter().chain(own.max_failures).min();
     job.scaling = job.scaling.take().or(own.scaling.take());
+    job.advisor = job.advisor.take().or(own.advisor.take());
     if job.cost == Cost::default() {
         job.cost = std::mem::take(&mut own.cost);
     }
@@ -313,6 +314,7 @@ fn conflicts(all: &[Loaded]) -> Vec<(String, String)> {
             }
         };
         differs("[scaling]", &|a, b| a.scaling.is_some() && b.scaling.is_some() && a.scaling != b.scaling);
+        differs("[advisor]", &|a, b| a.advisor.is_some() && b.advisor.is_some() && a.advisor != b.advisor);
         let both = |a: &Cost, b: &Cost| *a != Cost::default() && *b != Cost::default() && a != b;
         differs("[cost]", &|a, b| both(&a.cost, &b.cost));
         let both = |a: &Capacity, b: &Capacity| *a != Capacity::default() && *b != Capacity::default() && a != b;

@@ -47,6 +47,8 @@ section! {
         capacity: CapacitySpec,
         /// Where results of tasks are kept, so that equal tasks are not run again
         cache: CacheSpec,
+        /// Who is asked about each change of the number of ranks before it is carried out
+        advisor: AdvisorSpec,
         /// Alerts: metrics of the run to watch, one table each
         alert: Tables<AlertSpec>,
     }
@@ -453,6 +455,19 @@ section! {
 }
 
 section! {
+    /// Who is asked about each change of the number of ranks before it is carried out
+    AdvisorSpec {
+        /// Address of an OpenAI-compatible endpoint for chat completions, such as
+        /// `https://host/v1/chat/completions`; a key is taken from `PHALANX_ADVISOR_KEY`
+        url: String,
+        /// Name of the model that the endpoint runs
+        model: String,
+        /// Command that gets the question as JSON on standard input and prints the answer as JSON
+        command: CommandSpec,
+    }
+}
+
+section! {
     /// An alert: a metric with a threshold, and the receivers of notifications
     AlertSpec {
         /// Name of the alert
@@ -522,6 +537,7 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[capacity]", has(CapacitySpec::FIELDS)),
         ("[capacity.commands]", has(CommandsSpec::FIELDS)),
         ("[cache]", has(CacheSpec::FIELDS)),
+        ("[advisor]", has(AdvisorSpec::FIELDS)),
         ("[[alert]]", has(AlertSpec::FIELDS)),
         ("[[graph]]", has(GraphSpec::FIELDS)),
         ("[pools.NAME]", has(PoolSpec::FIELDS)),
@@ -575,6 +591,7 @@ mod tests {
                 CacheSpec::FIELDS,
                 CacheTable::FIELDS,
                 ContainerTable::FIELDS,
+                AdvisorSpec::FIELDS,
                 AlertSpec::FIELDS,
                 GraphSpec::FIELDS,
                 GenerateSpec::FIELDS,

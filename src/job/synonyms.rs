@@ -140,6 +140,7 @@ const SYNONYMS: &[Synonyms] = &[
     same("price prices pricing budget_table", &["cost"]),
     same("cluster provision provisioning allocation nodes_from resources executor", &["capacity"]),
     same("alerts alarm alarms notify notification notifications", &["alert"]),
+    same("advice adviser llm ai assistant", &["advisor"]),
     same("graphs dataset data", &["graph"]),
     // Scaling, cost, capacity, alerts.
     same("min min_nodes min_workers minimum_ranks min_size minsize nodes_min least", &["min_ranks"]),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Attempt, BlockState, RankState, Reason, Shortfalls, TaskId, Time};
 use crate::scale::estimate::{Anomaly, Expected, Learnt};
-use crate::scale::{Decision, Effect, NodeTypeId, Prices};
+use crate::scale::{Advice, Decision, Effect, NodeTypeId, Prices};
 use crate::schedule::coordinator::{StopReason, TaskTally};
 
 /// One event of a run.
@@ -67,6 +67,8 @@ pub enum Record {
     Closed(Time),
     /// What attempts at tasks ask for, where that is not in the job file.
     Requests(Requests),
+    /// A question to the advisor with its answer, before the decision that follows it.
+    Advice(Box<Advice>),
 }
 
 /// The tasks that a session leaves out, as its user has asked for a part of the job.

@@ -18,7 +18,7 @@ use super::record::{
     Record, Requests, RunAgain, TaskAddition, Terms,
 };
 use crate::model::{Attempt, Shortfalls, State, TaskId, Time};
-use crate::scale::Decision;
+use crate::scale::{Advice, Decision};
 use crate::scale::estimate::Anomaly;
 use crate::schedule::coordinator::settles;
 
@@ -54,6 +54,8 @@ pub struct Session {
     pub blocks: Vec<BlockChange>,
     /// Scaling decisions with their effects, ordered by number.
     pub decisions: Vec<Decision>,
+    /// Questions to the advisor with their answers, ordered by number.
+    pub advice: Vec<Advice>,
     /// What it knew from earlier runs, if there were any.
     pub past: Option<PastRuns>,
     /// Anomalies of the run, compared with earlier runs.
@@ -241,6 +243,7 @@ impl Replay {
             },
             Record::Closed(_) => session.is_closed = true,
             Record::Requests(requests) => session.requests = requests,
+            Record::Advice(advice) => session.advice.push(*advice),
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
                 decided.ok_or("it holds the effect of an unknown decision")?.effect = Some(effect);
@@ -275,6 +278,7 @@ impl Session {
             ranks: Vec::new(),
             blocks: Vec::new(),
             decisions: Vec::new(),
+            advice: Vec::new(),
             past: None,
             unusual: Vec::new(),
             left_out: None,

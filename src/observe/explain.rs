@@ -12,7 +12,7 @@ use crate::job::Intent;
 use crate::journal::{Session, Terms};
 use crate::model::{Rank, Time};
 use crate::scale::policy::time_weight;
-use crate::scale::{Action, Decision, Forecast};
+use crate::scale::{Action, Advice, Decision, Forecast};
 use crate::text::{counted, seconds};
 
 /// A decision, the session that made it, and its number in the run: each session numbers its
@@ -21,6 +21,8 @@ struct Made<'a> {
     number: u32,
     session: &'a Session,
     decision: &'a Decision,
+    /// The advice that it follows.
+    advice: Option<&'a Advice>,
 }
 
 /// Writes one paragraph per decision: the action, the reason, the effect.
@@ -95,7 +97,15 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
             sure => format!("{}, target {}, {} sure", decision.policy, counted(decision.wish, "rank"), percent(sure)),
         },
     )?;
-    row("to change", what_would_change(decision).to_owned())?;
+    if let Some(advice) = found.advice {
+        let took = seconds(advice.answered.since(advice.asked).as_secs_f64());
+        let candidates: Vec<String> = advice.candidates.iter().map(u32::to_string).collect();
+        row(
+            "advisor",
+            format!("asked about {} ranks, answered after {took}: {}", candidates.join(", "), advice.text()),
+        )?;
+    }
+    row("to change", what_would_change(found).to_owned())?;
     row(
         "ranks",
         format!(
@@ -141,12 +151,20 @@ pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u
         index: u32,
         #[serde(flatten)]
         decision: &'a Decision,
+        /// The question to the advisor that it follows, with the answer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        advice: Option<&'a Advice>,
     }
     let made = decisions(run);
     let lines: Vec<ExplainLine<'_>> = made
         .iter()
         .filter(|made| number.is_none_or(|number| made.number == number))
-        .map(|made| ExplainLine { session: made.session.began.session, index: made.number, decision: made.decision })
+        .map(|made| ExplainLine {
+            session: made.session.began.session,
+            index: made.number,
+            decision: made.decision,
+            advice: made.advice,
+        })
         .collect();
     if let Some(number) = number.filter(|_| lines.is_empty()) {
         return Err(ReportError::NoSuchDecision { number, there_are: made.len() });
@@ -159,7 +177,10 @@ fn decisions(run: &RunView) -> Vec<Made<'_>> {
     let mut made: Vec<Made<'_>> = Vec::new();
     for session in &run.replay.sessions {
         let before = made.last().map_or(0, |last| last.number);
-        made.extend(session.decisions.iter().map(|d| Made { number: before + d.number, session, decision: d }));
+        made.extend(session.decisions.iter().map(|decision| {
+            let advice = session.advice.iter().find(|advice| advice.decision == decision.number);
+            Made { number: before + decision.number, session, decision, advice }
+        }));
     }
     made
 }
@@ -217,8 +238,10 @@ fn action(decision: &Decision) -> String {
 }
 
 /// What would have made the decision another one.
-fn what_would_change(decision: &Decision) -> &'static str {
+fn what_would_change(made: &Made<'_>) -> &'static str {
+    let decision = made.decision;
     match &decision.action {
+        _ if made.advice.is_some_and(Advice::changed) => "the `[advisor]` of the job file",
         Action::StopForBudget { .. } => "a larger `budget` in [cost]",
         Action::Stay if decision.wish != decision.from => {
             "`min_ranks`, `max_ranks` or a lower `confidence` in [scaling], or an `estimate` for each task"

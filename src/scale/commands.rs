@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::advisor::{Advice, Question};
 use super::decision::{Action, Decision, Effect};
 use super::observation::RequestId;
 use super::price::NodeTypeId;
@@ -66,6 +67,10 @@ pub(crate) struct ScalingStep {
     pub(crate) commands: Vec<ScalingCommand>,
     /// Decisions to be recorded: those that differ from the one before.
     pub(crate) decisions: Vec<Decision>,
+    /// The advice that the decisions follow.
+    pub(crate) advice: Option<Advice>,
+    /// A question to be sent to the advisor.
+    pub(crate) question: Option<Question>,
     /// Observed effects of earlier decisions, by decision number.
     pub(crate) effects: Vec<(u32, Effect)>,
     /// For the user.

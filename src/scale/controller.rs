@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::advisor::Answer;
 use super::commands::{NodeChanges, ScalingStep};
 use super::elasticity::LevelStep;
 use super::estimate::{History, Learnt, Moment};
@@ -261,6 +262,11 @@ impl ScalingController {
         self.scaler.most_ranks()
     }
 
+    /// Takes the advisor's answer to a question. The next decision follows it.
+    pub(crate) fn advised(&mut self, now: Time, question: u32, answer: Result<Answer, String>) {
+        self.scaler.advised(now, question, answer);
+    }
+
     /// Fixes the number of ranks; `None` returns the decision to the policy.
     pub(crate) fn hold(&mut self, ranks: Option<u32>) {
         self.scaler.hold(ranks);
@@ -284,11 +290,13 @@ impl ScalingController {
         let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
         let decisions = self.scaler.decide(&seen, &self.estimates, &self.prices);
         self.forecasts.extend(decisions.last().and_then(|decision| decision.forecast).map(|forecast| (now, forecast)));
-        let mut step =
-            ScalingStep { effects: self.scaler.effects(), warnings: self.alarms(), ..ScalingStep::default() };
+        let (advice, question) = (self.scaler.advice(), self.scaler.question());
+        let (effects, warnings) = (self.scaler.effects(), self.alarms());
+        let mut step = ScalingStep { advice, question, effects, warnings, ..ScalingStep::default() };
         for decision in decisions {
             step.add(&decision, can);
-            match self.is_news(&decision) {
+            let is_advised = step.advice.is_some();
+            match self.is_news(&decision) || is_advised {
                 true => step.decisions.push(decision),
                 false => self.scaler.unnumber_last(),
             }
@@ -344,12 +352,12 @@ impl ScalingController {
         news
     }
 
-    /// Messages of the budget alerts.
+    /// Messages of the budget alerts, and that the advisor is given up.
     fn alarms(&mut self) -> Vec<String> {
         let text = |alert: BudgetAlert| {
             format!("{} % of the budget are spent: {:.2} of {:.2}", alert.percent, alert.spent, alert.budget)
         };
-        self.scaler.alerts().into_iter().map(text).collect()
+        self.scaler.alerts().into_iter().map(text).chain(self.scaler.advisor_warning()).collect()
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! The core reads no clock, starts no thread, opens no file or socket, and does not use MPI.
 
+pub mod advisor;
 pub mod balance;
 pub(crate) mod commands;
 pub(crate) mod controller;
@@ -24,6 +25,7 @@ mod scaler;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use advisor::{Advice, Advisor};
 pub use decision::{Action, BudgetAlert, Candidate, Decision, Effect, Forecast, Inputs};
 pub use estimate::{ClassId, ClassPrior, Estimates, Quantiles};
 pub use observation::{Customs, Observation, RankView, RequestId, RequestView, Samples, TaskCounts};

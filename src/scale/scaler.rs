@@ -16,6 +16,7 @@ mod evidence;
 use std::time::Duration;
 
 use self::evidence::{IdleRanks, usable_ranks};
+use super::advisor::{Advice, Advisor, Answer, Matter, Outcome, Question};
 use super::decision::{Action, BudgetAlert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
 use super::observation::{Observation, RankView, RequestId};
@@ -52,6 +53,9 @@ pub struct Scaler {
     effects: Vec<(u32, Effect)>,
     /// Number of ranks fixed by a user.
     held: Option<u32>,
+    /// Who is asked about a change before it is carried out.
+    advisor: Option<Advisor>,
+    advice: Option<Advice>,
 }
 
 /// A change whose effect has not been recorded yet.
@@ -84,7 +88,14 @@ impl Scaler {
             watched: None,
             effects: Vec::new(),
             held: None,
+            advisor: None,
+            advice: None,
         }
+    }
+
+    /// Asks this advisor about each change.
+    pub fn with_advisor(self, advisor: Advisor) -> Scaler {
+        Scaler { advisor: Some(advisor), ..self }
     }
 
     /// Creates a scaler with the policy of the settings.
@@ -97,11 +108,34 @@ impl Scaler {
         self.alarm = Alarm::after(cost);
     }
 
-    /// Time until the next decision: the interval, and less as the end of the budget comes near.
+    /// Time until the next decision: the interval, and less as the end of the budget comes near or
+    /// while a question to the advisor is open.
     pub fn pause(&self, now: Time) -> Duration {
         let interval = self.scaling.interval;
         let near = self.stop_by.map_or(interval, |by| by.since(now) / PAUSES_TO_STOP);
-        near.clamp(MIN_PAUSE.min(interval), interval)
+        let pause = near.clamp(MIN_PAUSE.min(interval), interval);
+        self.advisor.as_ref().and_then(|advisor| advisor.pause(now)).map_or(pause, |settled| settled.min(pause))
+    }
+
+    /// The question to be sent to the advisor, once. Its answer belongs to
+    /// [`advised`](Scaler::advised).
+    pub fn question(&mut self) -> Option<Question> {
+        self.advisor.as_mut().and_then(Advisor::question)
+    }
+
+    /// Takes the advisor's answer to a question, or why there is none. The next decision follows it.
+    pub fn advised(&mut self, now: Time, question: u32, answer: Result<Answer, String>) {
+        self.advisor.iter_mut().for_each(|advisor| advisor.answered(now, question, answer.clone()));
+    }
+
+    /// The advice that the last decisions follow, once.
+    pub fn advice(&mut self) -> Option<Advice> {
+        self.advice.take()
+    }
+
+    /// That the advisor is not asked any more, and why; once.
+    pub fn advisor_warning(&mut self) -> Option<String> {
+        self.advisor.as_mut().and_then(Advisor::take_warning)
     }
 
     /// Fixes the number of ranks, overriding the policy and its bounds; `None` returns the decision
@@ -112,7 +146,7 @@ impl Scaler {
 
     /// Makes decisions. Call it every [`Scaling::interval`], when a node is granted, and when a
     /// rank joined or was lost. The caller carries the decisions out in order. If nothing is to be
-    /// done, there is one [`Action::Stay`] with the reason.
+    /// done, there is one [`Action::Stay`] with the reason; none while the advisor is asked.
     pub fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Vec<Decision> {
         let account = Account::of(seen, prices);
         self.alerts.extend(self.alarm.ring(&account));
@@ -121,20 +155,66 @@ impl Scaler {
         let drain = drain::time(seen, estimates);
         let inputs = inputs(seen, &account, estimates, drain);
         if let Some(plan) = self.stop(seen, drain) {
+            self.advisor.iter_mut().for_each(Advisor::void);
             let wish = Target::plain(0, plan.reason.clone());
             return vec![self.decision(seen, inputs, &wish, plan)];
         }
-        let wish = match self.held {
-            Some(ranks) => Target::plain(ranks, format!("held at {ranks} by hand")),
-            None => self.policy.decide(seen, estimates, prices),
-        };
-        let wish = self.keep_useful(seen, estimates, wish);
         let needed = drain.max(drain::next_tasks(seen, estimates));
-        let plans = self.plans(seen, &account, &wish, prices, needed);
+        if self.held.is_some() {
+            self.advisor.iter_mut().for_each(Advisor::void);
+        }
+        let supply = seen.supply();
+        let (wish, plans) = match self.advisor.as_mut().map_or(Outcome::Idle, |it| it.settle(seen.now, supply)) {
+            Outcome::Waiting => {
+                self.watch(seen, &[]);
+                return Vec::new();
+            }
+            Outcome::Settled(wish, ranks) => {
+                let plans = self.changes(seen, &account, &wish, ranks, prices, needed);
+                (wish, plans)
+            }
+            Outcome::Idle => {
+                let wish = match self.held {
+                    Some(ranks) => Target::plain(ranks, format!("held at {ranks} by hand")),
+                    None => self.policy.decide(seen, estimates, prices),
+                };
+                let wish = self.keep_useful(seen, estimates, wish);
+                let wish = match self.advisor.as_mut().filter(|_| self.held.is_none()) {
+                    Some(advisor) => advisor.apply_standing(seen.now, supply, wish),
+                    None => wish,
+                };
+                let plans = self.plans(seen, &account, &wish, prices, needed);
+                if plans.iter().any(|plan| plan.action != Action::Stay) && self.ask(seen, &wish, &inputs, prices) {
+                    self.watch(seen, &[]);
+                    return Vec::new();
+                }
+                (wish, plans)
+            }
+        };
         let decisions: Vec<Decision> =
             plans.into_iter().map(|plan| self.decision(seen, inputs.clone(), &wish, plan)).collect();
+        if let (Some(advisor), Some(first)) = (&mut self.advisor, decisions.first()) {
+            self.advice = advisor.take_settled(first.number);
+        }
         self.watch(seen, &decisions);
         decisions
+    }
+
+    /// Asks the advisor about a change to what the policy wants. False if it is to be carried out
+    /// at once.
+    fn ask(&mut self, seen: &Observation<'_>, wish: &Target, inputs: &Inputs, prices: &Prices) -> bool {
+        let (bounds, wanted) = (self.bounds(), self.bounded(wish.ranks));
+        let Some(advisor) = self.advisor.as_mut().filter(|_| self.held.is_none()) else { return false };
+        advisor.ask(&Matter {
+            now: seen.now,
+            policy: self.policy.name(),
+            supply: seen.supply(),
+            bounds,
+            target: wish,
+            wanted,
+            inputs,
+            prices,
+        })
     }
 
     /// True if a task that will probably take until `end` may start, that is, if the nodes held can
@@ -234,19 +314,10 @@ impl Scaler {
         prices: &Prices,
         needed: Duration,
     ) -> Vec<ScalingPlan> {
-        let supply = seen.supply();
+        let (supply, target) = (seen.supply(), self.bounded(wish.ranks));
         let stay = |reason: String| vec![ScalingPlan { action: Action::Stay, to: supply, reason }];
-        let least = self.scaling.min_ranks.max(1);
-        let target = match self.held {
-            Some(ranks) => ranks.max(1),
-            None => wish.ranks.clamp(least, self.scaling.max_ranks.max(least)),
-        };
-        let bound = if target == wish.ranks {
-            String::new()
-        } else {
-            format!(" (bounds: {least} to {})", self.scaling.max_ranks.max(least))
-        };
-        if target != supply && self.guarded() && within(supply, least, self.scaling.max_ranks) {
+        let (least, most) = self.bounds();
+        if target != supply && self.guarded() && (least..=most).contains(&supply) {
             // Ranks without work are given back however uncertain the rest is: holding them
             // certainly costs money, a wrong guess only a delay.
             if wish.confidence < self.scaling.confidence && target > supply {
@@ -261,6 +332,34 @@ impl Scaler {
                 return stay(format!("a change of one waits for a second look: {}", wish.reason));
             }
         }
+        self.changes(seen, account, wish, wish.ranks, prices, needed)
+    }
+
+    /// The least and the most ranks.
+    fn bounds(&self) -> (u32, u32) {
+        let least = self.scaling.min_ranks.max(1);
+        (least, self.scaling.max_ranks.max(least))
+    }
+
+    /// A number of ranks within the bounds; a user may leave them.
+    fn bounded(&self, ranks: u32) -> u32 {
+        let (least, most) = self.bounds();
+        if self.held.is_some() { ranks.max(1) } else { ranks.clamp(least, most) }
+    }
+
+    /// The actions that lead to this number of ranks, as far as bounds and money allow.
+    fn changes(
+        &self,
+        seen: &Observation<'_>,
+        account: &Account<'_>,
+        wish: &Target,
+        ranks: u32,
+        prices: &Prices,
+        needed: Duration,
+    ) -> Vec<ScalingPlan> {
+        let (supply, target) = (seen.supply(), self.bounded(ranks));
+        let (least, most) = self.bounds();
+        let bound = if target == ranks { String::new() } else { format!(" (bounds: {least} to {most})") };
         let mut plans = match target.cmp(&supply) {
             std::cmp::Ordering::Greater => self.grow(seen, account, target - supply, needed),
             std::cmp::Ordering::Less => self.shrink(seen, supply - target, prices),
@@ -273,7 +372,8 @@ impl Scaler {
                 std::cmp::Ordering::Less => "; but what could go is paid for or bound to the run",
                 std::cmp::Ordering::Equal => "",
             };
-            return stay(format!("{}{bound}{why}", wish.reason));
+            let reason = format!("{}{bound}{why}", wish.reason);
+            plans.push(ScalingPlan { action: Action::Stay, to: supply, reason });
         }
         plans
     }
@@ -411,11 +511,6 @@ impl Scaler {
 /// money runs out.
 fn stop_with_margin(account: &Account<'_>) -> Option<Time> {
     account.stop_by().map(|by| Time(by.0.saturating_sub(STOP_MARGIN.as_nanos() as u64)).max(account.now()))
-}
-
-/// True if a supply is already within bounds; the guards apply only then.
-fn within(supply: u32, least: u32, most: u32) -> bool {
-    (least..=most.max(least)).contains(&supply)
 }
 
 /// The latest requests that can be withdrawn without falling below the target; reduces `left` by

@@ -84,7 +84,19 @@ pub fn compare(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Row>, Si
 fn simulation<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Simulation<'a> {
     let Comparison { prepared, cluster, scaling, cost, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
-    Simulation { prepared, cluster, policy, scaling, cost, ranks: None, homes: Some(homes), seed, before, floor: None }
+    Simulation {
+        prepared,
+        cluster,
+        policy,
+        scaling,
+        cost,
+        ranks: None,
+        homes: Some(homes),
+        seed,
+        before,
+        advice: &[],
+        floor: None,
+    }
 }
 
 /// The initial homes under each policy, chosen one after another: the partitioner must not be
@@ -220,7 +232,7 @@ fn placement_row(
     let run = |&seed: &u64| {
         let before = Before { done: &|_| false, spent: 0.0 };
         let (policy, ranks, homes) = ("fixed", Some(ranks), Some(homes.as_slice()));
-        Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, floor: None }
+        Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, advice: &[], floor: None }
             .run(&mut Forget)
     };
     let outcomes: Vec<SimulationOutcome> = seeds.par_iter().map(run).collect::<Result<_, _>>()?;

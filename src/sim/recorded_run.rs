@@ -18,6 +18,7 @@ use crate::journal::{
     RunDir, RunDirError, SIMULATED, Simulated, Terms, replay, unix_now_ns,
 };
 use crate::model::TaskId;
+use crate::scale::Advice;
 use crate::workload::PreparedJob;
 
 /// What to simulate, and where to record it.
@@ -45,6 +46,8 @@ pub struct RecordRequest<'a> {
     pub ranks: Option<u32>,
     /// The seed.
     pub seed: u64,
+    /// Answers of the advisor in a recorded run, which are given again; without, nobody is asked.
+    pub advice: &'a [Advice],
     /// The run directory; `None`: a new one or, to resume, the newest of this job's simulations.
     pub run_dir: Option<&'a Path>,
     /// True to resume a simulated run that has stopped.
@@ -120,8 +123,8 @@ pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> 
 }
 
 fn simulation<'a>(request: &RecordRequest<'a>, before: Before<'a>) -> Simulation<'a> {
-    let RecordRequest { prepared, cluster, policy, scaling, cost, ranks, seed, .. } = *request;
-    Simulation { prepared, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
+    let RecordRequest { prepared, cluster, policy, scaling, cost, ranks, seed, advice, .. } = *request;
+    Simulation { prepared, cluster, policy, scaling, cost, ranks, homes: None, seed, before, advice, floor: None }
 }
 
 fn run_dir(request: &RecordRequest<'_>) -> Result<RunDir, RunDirError> {

@@ -16,7 +16,7 @@ use crate::job::{Cost, ProviderKind, Scaling, TaskLimits};
 use crate::model::{TaskId, Time};
 use crate::scale::elasticity::{Elasticity, LevelStep, elasticity};
 use crate::scale::policy::{policy_by_name, policy_names};
-use crate::scale::{Prices, Scaler};
+use crate::scale::{Advice, Advisor, Prices, Scaler};
 use crate::schedule::coordinator::StopReason;
 use crate::workload::{PreparedJob, placement, requirements};
 
@@ -43,6 +43,8 @@ pub struct Simulation<'a> {
     pub seed: u64,
     /// What earlier sessions completed and spent.
     pub before: Before<'a>,
+    /// Answers of the advisor in a recorded run, which are given again; without, nobody is asked.
+    pub advice: &'a [Advice],
     /// The lower bounds for this job, cluster and seed, if already computed.
     pub floor: Option<Floor>,
 }
@@ -181,7 +183,10 @@ impl<'a> Simulation<'a> {
         })?;
         let prices = self.prices();
         let interval = scaling.interval;
-        let scaler = Scaler::new(policy, scaling);
+        let mut scaler = Scaler::new(policy, scaling);
+        if !self.advice.is_empty() {
+            scaler = scaler.with_advisor(Advisor::replaying(self.advice));
+        }
         // Where nothing can be decided, no periodic decisions are needed.
         let decides = self.policy != "fixed" || prices.budget.is_some() || self.waits_for_labels();
         let controller = decides.then(|| ScalingSetup { scaler, prices: prices.clone(), interval });

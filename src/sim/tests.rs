@@ -112,7 +112,7 @@ fn simulation<'a>(
     seed: u64,
 ) -> Simulation<'a> {
     let before = NO_EARLIER_SESSION;
-    Simulation { prepared, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
+    Simulation { prepared, cluster, policy, scaling, cost, ranks, homes: None, seed, before, advice: &[], floor: None }
 }
 
 /// Runs it, with its journal; `None` if a task fits on no rank.

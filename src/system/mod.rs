@@ -6,6 +6,7 @@
 //! | `event` | an event that can be polled together with other descriptors |
 //! | `file_size_limit` | turns the signal of a file that grows beyond its limit into an error |
 //! | `file_probe` | queries files without blocking on a mount that does not respond |
+//! | `http_client` | requests to servers of the user: webhooks, advisors |
 //! | `launch` | how this process was started: alone, or as one of a world |
 //! | `launcher` | the `mpirun` that started this process: its environment, its terminal |
 //! | `open_files` | the limit on open files: raised for this process, restored for its children |
@@ -17,6 +18,7 @@ pub(crate) mod bounded_command;
 pub(crate) mod event;
 pub(crate) mod file_probe;
 pub(crate) mod file_size_limit;
+pub(crate) mod http_client;
 pub(crate) mod launch;
 pub(crate) mod launcher;
 pub(crate) mod open_files;

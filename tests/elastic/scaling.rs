@@ -124,6 +124,44 @@ fn a_value_that_a_task_wrote_makes_a_job_grow() {
     phalanx(&dir).args(["explain", "run", &number]).run().ok().says("custom     backlog 252");
 }
 
+/// Growth that the policy wants and the advisor is against does not happen, the record says why, and
+/// a simulation with the recorded answers decides alike.
+#[test]
+fn an_advisor_can_stop_growth() {
+    let dir = Dir::new("advisor");
+    dir.file("advisor.sh", "cat > asked-$$.json\necho '{\"candidate\": null, \"reason\": \"no night shifts\"}'\n");
+    dir.job(
+        "job.toml",
+        "[job]\nname = \"advised\"\n[capacity]\nprovider = \"local\"\n\
+         [scaling]\npolicy = \"hybrid\"\nmax_ranks = 2\ninterval = \"200ms\"\n\
+         [advisor]\ncommand = [\"sh\", \"advisor.sh\"]\n\
+         [[task]]\nname = \"secret\"\narray = \"1-8\"\nestimate = \"5m\"\n\
+         command = \"until test -e go; do sleep 0.05; done\"\n",
+    );
+    let run = phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", "run"]).start();
+    let advised = || {
+        let explained = dir.has("run/journal").then(|| phalanx(&dir).args(["explain", "run", "--json"]).run())?;
+        let explained = Some(explained).filter(|explained| explained.exit() == 0)?.json();
+        explained.as_array()?.iter().find(|decision| !decision["advice"].is_null()).cloned()
+    };
+    let decision = wait_for("advice", 120, advised);
+    dir.file("go", "");
+    run.wait().ok();
+    assert_eq!((&decision["action"], &decision["advice"]["verdict"]), (&"stay".into(), &"veto".into()), "{decision:#}");
+    assert_eq!(phalanx(&dir).args(["report", "run", "--json"]).run().ok().json()["ranks"], 1);
+    let number = decision["number"].to_string();
+    let said = phalanx(&dir).args(["explain", "run", &number]).run().ok();
+    let said = said.says("the advisor is against it: no night shifts").says("to change  the `[advisor]`");
+    drop(said);
+    let questions: Vec<String> = dir.list(".").into_iter().filter(|name| name.starts_with("asked-")).collect();
+    let question = dir.read(&questions[0]);
+    assert!(question.contains("\"candidates\"") && !question.contains("secret"), "{question}");
+
+    let simulate = ["simulate", "job.toml", "--slots", "1", "--ranks", "1", "--run-dir", "again"];
+    phalanx(&dir).args(simulate).args(["--advice", "run"]).run().ok();
+    phalanx(&dir).args(["explain", "again"]).run().ok().says("the advisor is against it: no night shifts");
+}
+
 /// A hundred tasks of a second; a node costs one a second. Decisions are seldom, so that the run
 /// stops in time wherever this machine halts.
 fn dear(budget: f64) -> String {

@@ -501,7 +501,7 @@ fn a_webhook_over_https_is_called_if_its_certificate_is_trusted() {
     // What the server receives, or why it receives nothing.
     let call = |stream: TcpStream| -> std::io::Result<String> {
         let session = rustls::ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
-        hook::answer(rustls::StreamOwned::new(session, stream), "200 OK")
+        hook::answer(rustls::StreamOwned::new(session, stream), "200 OK", "")
     };
     let run = |certificates: &str| {
         let environment = phalanx(&dir).env("SSL_CERT_FILE", certificates).env("SSL_CERT_DIR", "");
@@ -563,7 +563,7 @@ file = "never"
         ),
     );
     let run = mpirun(&dir, 2).args(["run", "a.toml", "-q", "--metrics-file", "run.prom"]).start();
-    let said = hook::answer(called(&hook), "200 OK").expect("it speaks");
+    let said = hook::answer(called(&hook), "200 OK", "").expect("it speaks");
     assert!(said.starts_with("POST /hook HTTP/1.1\r\n") && said.contains("\"metric\":\"custom.loss\""), "{said}");
     wait_for("the other alert", 120, || dir.has("names").then_some(()));
     wait_for("what ranks use, and what tasks measured", 120, || {

@@ -175,6 +175,7 @@ fn simulated(text: &str, memory: &str, cluster: &Cluster, learnt: &[(String, u64
         homes: None,
         seed: 1,
         before: Before { done: &|_| false, spent: 0.0 },
+        advice: &[],
         floor: None,
     };
     let outcome = simulation.run(&mut Forget).expect("it runs");

@@ -72,12 +72,16 @@ fn check_thresholds(at: &At<AlertSpec>, findings: &mut Findings) {
     }
 }
 
-fn check_webhook(webhook: &At<String>, findings: &mut Findings) {
-    let uri = webhook.value.parse::<hyper::Uri>().ok();
-    let usable = uri.is_some_and(|uri| {
+/// True for an address that a request can be sent to.
+pub(super) fn is_http_address(text: &str) -> bool {
+    let uri = text.parse::<hyper::Uri>().ok();
+    uri.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
-    });
-    if !usable {
+    })
+}
+
+fn check_webhook(webhook: &At<String>, findings: &mut Findings) {
+    if !is_http_address(&webhook.value) {
         let error = Diagnostic::error("`webhook` must be an address such as \"https://host/path\"");
         let help =
             "http and https are spoken here; what speaks something else is reached through `command = [\"curl\", ...]`";
@@ -85,7 +89,8 @@ fn check_webhook(webhook: &At<String>, findings: &mut Findings) {
     }
 }
 
-fn words(command: &CommandSpec) -> Vec<String> {
+/// A command as words; a line is one for the shell.
+pub(super) fn words(command: &CommandSpec) -> Vec<String> {
     match command {
         CommandSpec::List(words) => words.iter().map(|word| word.value.clone()).collect(),
         CommandSpec::Line(line) => vec!["sh".to_owned(), "-c".to_owned(), line.clone()],

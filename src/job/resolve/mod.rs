@@ -8,6 +8,7 @@
 //! Relations between tables are resolved after all of them have been read.
 
 mod added;
+mod advisor;
 mod alerts;
 mod axes;
 mod cache;
@@ -129,6 +130,8 @@ impl<'a> Resolution<'a> {
         job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
         job.capacity =
             spec.capacity.as_ref().map(|at| scaling::resolve_capacity(&at.value, findings)).unwrap_or_default();
+        let scales = job.scaling.is_some();
+        job.advisor = spec.advisor.as_ref().and_then(|at| advisor::resolve_advisor(at, scales, findings));
         job.alerts = alerts::resolve_alerts(spec.alerts(), &job.dir, findings);
         (job.groups, job.bodies) = drafts.finish();
         (job, external)

@@ -5,17 +5,16 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::watch::Told;
-use crate::exec::{is_hidden_from_tasks, user_variables};
+use crate::exec::user_command;
 use crate::job::Alert;
 use crate::system::bounded_command;
+use crate::system::http_client::client;
 
 /// Timeout of a webhook.
 const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,18 +90,9 @@ fn append(path: &std::path::Path, line: &str) -> io::Result<()> {
     File::options().create(true).append(true).open(path)?.write_all(line.as_bytes())
 }
 
-/// Posts the JSON object to an HTTP or HTTPS address; HTTPS through the proxy of the environment,
-/// if there is one.
+/// Posts the JSON object to an HTTP or HTTPS address.
 fn post(webhook: &str, line: &str) -> io::Result<()> {
-    // A redirect counts as a failure, so that the user corrects the address.
-    let mut config =
-        Agent::config_builder().timeout_global(Some(WEBHOOK_TIMEOUT)).max_redirects(0).http_status_as_error(false);
-    config = match webhook.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
-        true => config.tls_config(TlsConfig::builder().root_certs(roots()?).build()),
-        // For HTTP ureq would open a tunnel, which most proxies allow for the HTTPS port only.
-        false => config.proxy(None),
-    };
-    let request = config.build().new_agent().post(webhook).content_type("application/json");
+    let request = client(webhook, WEBHOOK_TIMEOUT)?.post(webhook).content_type("application/json");
     let answer = request.send(line).map_err(ureq::Error::into_io)?;
     match answer.status() {
         status if status.is_success() => Ok(()),
@@ -110,30 +100,10 @@ fn post(webhook: &str, line: &str) -> io::Result<()> {
     }
 }
 
-/// The trusted certificates: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else those of the system,
-/// else (in a container without any) the built-in ones of Mozilla.
-fn roots() -> io::Result<RootCerts> {
-    let found = rustls_native_certs::load_native_certs();
-    if !found.certs.is_empty() {
-        return Ok(RootCerts::from(found.certs.iter().map(|cert| Certificate::from_der(cert).to_owned())));
-    }
-    match found.errors.into_iter().next() {
-        Some(error) => Err(io::Error::other(format!("{error}: check SSL_CERT_FILE and SSL_CERT_DIR"))),
-        None => Ok(RootCerts::WebPki),
-    }
-}
-
 /// Runs a command with the JSON object on standard input. Its output is discarded.
 fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::Result<()> {
-    let Some((program, arguments)) = words.split_first() else { return Ok(()) };
-    let mut command = Command::new(program);
-    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-    // An MPI program must not take itself for a rank of this world.
-    let hidden = std::env::vars_os().filter(|(name, _)| is_hidden_from_tasks(&name.to_string_lossy()));
-    for (name, _) in hidden {
-        command.env_remove(name);
-    }
-    command.envs(user_variables());
+    let Some(mut command) = user_command(words) else { return Ok(()) };
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     command.env("PHALANX_ALERT", telling.alert).env("PHALANX_ALERT_METRIC", telling.metric);
     command.env("PHALANX_ALERT_VALUE", told.value.to_string()).env("PHALANX_ALERT_TEXT", telling.text);
     command.env("PHALANX_RUN_DIR", &telling.run_dir);
@@ -210,7 +180,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let serving = std::thread::spawn(move || {
-            ["204 No Content", "500 Oh"].map(|status| hook::answer(listener.accept().unwrap().0, status).unwrap())
+            ["204 No Content", "500 Oh"].map(|status| hook::answer(listener.accept().unwrap().0, status, "").unwrap())
         });
         let alert = Alert { webhook: Some(format!("http://{address}/hook?x=1")), ..alert() };
         assert_eq!(told(&alert), Vec::<String>::new());

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::advisor_client::AdvisorClient;
 use super::pricing::prices;
 use super::provisioner::default_delay;
 use super::run_history::{LoadedHistory, kind_of};
@@ -23,7 +24,7 @@ use crate::journal::RankInfo;
 use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals, total};
 use crate::scale::commands::{NodeChanges, ScalingStep};
 use crate::scale::controller::ScalingController;
-use crate::scale::{Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
+use crate::scale::{Advisor, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::Coordinator;
 use crate::workload::PreparedJob;
 
@@ -56,6 +57,7 @@ pub(super) struct Autoscaler {
     held: Option<u32>,
     /// When the next decision is due.
     due: Time,
+    advisor: Option<AdvisorClient>,
 }
 
 /// True if a forecast is meaningful and cheap: it costs about a microsecond per task that ends.
@@ -93,6 +95,10 @@ impl Autoscaler {
         };
         let mut scaler = Scaler::of(&scaling);
         scaler.spent_earlier(spent);
+        let advisor = job.advisor.as_ref().map(AdvisorClient::new);
+        if advisor.is_some() {
+            scaler = scaler.with_advisor(Advisor::default());
+        }
         let mut controller = ScalingController::new(prepared, scaler, prices.clone(), scaling.interval, &[delay]);
         controller.recall(&past.history, past.moment, &past.learnt, kind_of(job));
         let mut autoscaler = Autoscaler {
@@ -105,6 +111,7 @@ impl Autoscaler {
             latest: VecDeque::new(),
             held: None,
             due: Time::ZERO,
+            advisor,
         };
         let complete = (0..graph.task_count() as u32).filter(|&task| done(task));
         complete.for_each(|task| autoscaler.controller.was_complete(TaskId(task)));
@@ -185,8 +192,12 @@ impl Autoscaler {
         self.controller.task_ready(TaskId(node));
     }
 
-    /// True if a decision is due.
-    pub(super) fn is_due(&self, now: Time) -> bool {
+    /// True if a decision is due: one is when the advisor has answered.
+    pub(super) fn is_due(&mut self, now: Time) -> bool {
+        while let Some((question, answer)) = self.advisor.as_ref().and_then(AdvisorClient::next_answer) {
+            self.controller.advised(now, question, answer);
+            self.due = now;
+        }
         !self.controller.is_over() && self.due <= now
     }
 
@@ -205,10 +216,13 @@ impl Autoscaler {
         let views: Vec<RankView> = nodes.ranks().filter_map(|(rank, _)| view(rank)).collect();
         let requests: Vec<RequestView> = nodes.blocks.coming().map(|block| request_view(block, coordinator)).collect();
         let settled = total(nodes.closed_bills().map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)));
-        let step = match self.decides {
+        let mut step = match self.decides {
             true => self.controller.decide(now, &views, &requests, settled, can),
             false => ScalingStep::default(),
         };
+        if let Some((client, question)) = self.advisor.as_ref().zip(step.question.take()) {
+            client.ask(question);
+        }
         self.forecast = self.controller.forecast_end(now, &views, &requests, settled);
         self.due = now.after(self.controller.pause(now));
         for decision in &step.decisions {

@@ -13,7 +13,7 @@
 //! | nodes | `join_listener`, `join_address` | admits ranks, detects lost ones |
 //! | | `provisioner` | requests and releases nodes |
 //! | | `membership` | keeps coordinator, node table and provider consistent |
-//! | scale | `autoscaler`, `scaling` | shows the run to the scaling controller, carries out its decisions |
+//! | scale | `autoscaler`, `scaling`, `advisor_client` | shows the run to the scaling controller, carries out its decisions |
 //! | control | `commands`, `status`, `explain`, `pools` | what users ask at the control socket |
 //! | conclude | `driver`, `launch` | writes the end, closes links, gives nodes back, closes the journal |
 //!
@@ -21,6 +21,7 @@
 //! not say. Decisions are made elsewhere: `schedule` (tasks and ranks), `scale` (number of ranks).
 
 mod additions;
+mod advisor_client;
 mod auto_memory;
 mod autoscaler;
 mod changed_needs;

@@ -19,13 +19,16 @@ impl CoordinatorDriver {
         let base = self.nodes.base_ranks();
         let mut records = self.rank_changes(now, base);
         let mut step = ScalingStep::default();
-        if let Some(autoscaler) = self.autoscaler.as_mut().filter(|a| self.finished.is_none() && a.is_due(now)) {
+        if let Some(autoscaler) = self.autoscaler.as_mut().filter(|_| self.finished.is_none())
+            && autoscaler.is_due(now)
+        {
             let can = NodeChanges { grows: self.provisioner.is_some(), shrinks: self.listener.is_some() };
             step = autoscaler.decide(now, &self.coordinator, &self.nodes, can);
         }
         if self.coordinator.is_stopping() {
             step.commands.retain(ScalingCommand::applies_while_stopping);
         }
+        records.extend(step.advice.map(|advice| Record::Advice(Box::new(advice))));
         records.extend(step.decisions.into_iter().map(|decision| Record::Decision(Box::new(decision))));
         records.extend(step.effects.into_iter().map(|(number, effect)| Record::Effect { number, effect }));
         step.warnings.iter().for_each(|text| self.recording.note(now, Level::Warning, text));

@@ -48,6 +48,8 @@ pub struct Target {
     pub candidates: Vec<Candidate>,
     /// Index of the candidate chosen.
     pub chosen: Option<usize>,
+    /// True if the candidate chosen is the reason for the target; false where rules set it.
+    pub by_forecast: bool,
     /// The reason, in a sentence without a full stop.
     pub reason: String,
 }
@@ -55,7 +57,14 @@ pub struct Target {
 impl Target {
     /// A target of a policy that makes no forecast.
     pub fn plain(ranks: u32, reason: impl Into<String>) -> Target {
-        Target { ranks, confidence: 1.0, candidates: Vec::new(), chosen: None, reason: reason.into() }
+        Target {
+            ranks,
+            confidence: 1.0,
+            candidates: Vec::new(),
+            chosen: None,
+            by_forecast: false,
+            reason: reason.into(),
+        }
     }
 }
 

@@ -122,6 +122,7 @@ impl Choice<'_> {
             ranks,
             confidence: confidence(&chosen),
             chosen: candidates.iter().position(|c| c.ranks == chosen.ranks),
+            by_forecast: true,
             candidates,
             reason,
         }
@@ -258,7 +259,7 @@ impl Policy for Hybrid {
                 verdict.reason
             );
             let confidence = if ranks < supply { wish.confidence } else { 1.0 };
-            return Target { ranks, confidence, reason, ..wish };
+            return Target { ranks, confidence, reason, by_forecast: false, ..wish };
         }
         match verdict.hold {
             Some(why) if wish.ranks > supply => {

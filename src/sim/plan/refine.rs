@@ -133,7 +133,8 @@ impl<'a> Simulations<'a> {
         let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
         let (ranks, homes, seed) = (Some(ranks), Some(homes), seed.wrapping_add(n as u64));
         let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
-        Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
+        Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, advice: &[], floor }
+            .run(&mut Forget)
     }
 
     /// True if the middle candidate agrees with the interpolation of the others.

@@ -101,6 +101,7 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
             homes: None,
             seed: 1,
             before,
+            advice: &[],
             floor: None,
         };
         simulation.run(&mut Forget).unwrap()

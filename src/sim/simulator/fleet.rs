@@ -144,6 +144,7 @@ impl Simulator<'_> {
         }
         let step = controller.decide(self.now, &ranks, &requests, settled, can);
         step.warnings.into_iter().for_each(|warning| self.note(Level::Warning, warning));
+        step.advice.into_iter().for_each(|advice| self.log.record(Record::Advice(Box::new(advice))));
         step.decisions.into_iter().for_each(|decision| self.log.record(Record::Decision(Box::new(decision))));
         step.effects.into_iter().for_each(|(number, effect)| self.log.record(Record::Effect { number, effect }));
         step.commands.into_iter().for_each(|command| self.carry_out_scaling(command));

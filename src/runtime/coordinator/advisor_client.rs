@@ -1,0 +1,135 @@
+//! Asks the advisor of the job file: an OpenAI-compatible endpoint, or a command.
+//!
+//! Each question has a thread of its own, which nothing waits for: the driver looks for answers at
+//! its ticks, and what they mean is decided in `scale/advisor`. A question is text made of numbers.
+//! The key of an endpoint is sent to it and to nobody else.
+
+use std::io::{self, Write};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use ureq::Body;
+use ureq::http::{Response, StatusCode};
+
+use crate::exec::{ADVISOR_KEY, user_command};
+use crate::job::AdvisorAddress;
+use crate::scale::advisor::{Answer, MAX_WAIT, Question};
+use crate::system::{bounded_command, http_client};
+
+/// Maximum size of an endpoint's answer in bytes.
+const MAX_ANSWER: u64 = 1 << 16;
+
+/// Tells a model what it is asked.
+const INSTRUCTION: &str = "You advise the autoscaler of a batch run on a cluster. The user sends one decision as JSON: \
+    the state of the run, candidate numbers of ranks with predicted end (seconds since the start) and cost, the present \
+    number (`ranks`), and the index of the candidate that the policy wants (`wanted`). Answer with one JSON object: \
+    {\"candidate\": INDEX, \"reason\": \"one short sentence\"}. INDEX is the index of one of the listed candidates, or null \
+    if the number of ranks should stay as it is.";
+
+/// The answer to the question of a number, or why there is none.
+type NumberedAnswer = (u32, Result<Answer, String>);
+
+/// Asks questions and collects the answers.
+pub(super) struct AdvisorClient {
+    address: Arc<AdvisorAddress>,
+    answers: (Sender<NumberedAnswer>, Receiver<NumberedAnswer>),
+}
+
+impl AdvisorClient {
+    /// A client for this advisor.
+    pub(super) fn new(address: &AdvisorAddress) -> AdvisorClient {
+        AdvisorClient { address: Arc::new(address.clone()), answers: channel() }
+    }
+
+    /// Sends a question; does not wait.
+    pub(super) fn ask(&self, question: Question) {
+        let (address, answers) = (Arc::clone(&self.address), self.answers.0.clone());
+        let number = question.question;
+        let thread = std::thread::Builder::new().name("advisor".to_owned());
+        let asking = thread.spawn(move || {
+            // If the run has ended, nobody takes the answer.
+            let _ = answers.send((number, answer(&address, &question)));
+        });
+        if let Err(error) = asking {
+            let _ = self.answers.0.send((number, Err(format!("no thread could be started: {error}"))));
+        }
+    }
+
+    /// The next answer that has come.
+    pub(super) fn next_answer(&self) -> Option<NumberedAnswer> {
+        self.answers.1.try_recv().ok()
+    }
+}
+
+/// Asks and waits for the answer.
+fn answer(address: &AdvisorAddress, question: &Question) -> Result<Answer, String> {
+    let question = serde_json::to_string(question).map_err(|error| error.to_string())?;
+    let text = match address {
+        AdvisorAddress::Endpoint { url, model } => ask_endpoint(url, model, &question),
+        AdvisorAddress::Command(words) => ask_command(words, &question),
+    };
+    Answer::parse(&text.map_err(|error| error.to_string())?)
+}
+
+/// Asks an endpoint and returns what the model wrote. One that does not know schemas (status 400)
+/// is asked once more for any JSON object.
+fn ask_endpoint(url: &str, model: &str, question: &str) -> io::Result<String> {
+    let until = Instant::now() + MAX_WAIT;
+    let schema = json!({
+        "type": "object",
+        "properties": { "candidate": { "type": ["integer", "null"] }, "reason": { "type": "string" } },
+        "required": ["candidate", "reason"],
+        "additionalProperties": false,
+    });
+    let strict =
+        json!({ "type": "json_schema", "json_schema": { "name": "advice", "strict": true, "schema": schema } });
+    let mut response = post(url, model, question, &strict, until)?;
+    if response.status() == StatusCode::BAD_REQUEST {
+        response = post(url, model, question, &json!({ "type": "json_object" }), until)?;
+    }
+    if !response.status().is_success() {
+        return Err(io::Error::other(format!("the endpoint answered {}", response.status())));
+    }
+    let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_string().map_err(ureq::Error::into_io)?;
+    let body: Value = serde_json::from_str(&body).unwrap_or_default();
+    match body["choices"][0]["message"]["content"].as_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(io::Error::other("the endpoint sent no `choices[0].message.content`")),
+    }
+}
+
+fn post(url: &str, model: &str, question: &str, format: &Value, until: Instant) -> io::Result<Response<Body>> {
+    let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let mut request = http_client::client(url, left)?.post(url).content_type("application/json");
+    if let Ok(key) = std::env::var(ADVISOR_KEY) {
+        request = request.header("Authorization", format!("Bearer {key}"));
+    }
+    let body = json!({
+        "model": model,
+        "temperature": 0,
+        "messages": [{ "role": "system", "content": INSTRUCTION }, { "role": "user", "content": question }],
+        "response_format": format,
+    });
+    request.send(body.to_string()).map_err(ureq::Error::into_io)
+}
+
+/// Runs a command with the question on standard input and returns what it prints.
+fn ask_command(words: &[String], question: &str) -> io::Result<String> {
+    let Some(mut command) = user_command(words) else { return Err(io::Error::other("`command` is empty")) };
+    // A question of a few kilobytes fits in the pipe, so writing does not block.
+    let (input, mut writer) = io::pipe()?;
+    writeln!(writer, "{question}")?;
+    drop(writer);
+    let deadline = Instant::now() + MAX_WAIT;
+    let output = bounded_command::run(command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::null()), &|| deadline)?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(io::Error::other(format!("the command ended with {}", output.status))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
