@@ -18,8 +18,8 @@ use super::record::{
     Record, Requests, RunAgain, TaskAddition, Terms,
 };
 use crate::model::{Attempt, Shortfalls, State, TaskId, Time};
-use crate::scale::{Advice, Decision};
 use crate::scale::estimate::Anomaly;
+use crate::scale::{Advice, Decision};
 use crate::schedule::coordinator::settles;
 
 /// The content of a journal.

@@ -51,7 +51,7 @@ impl AdvisorClient {
         let thread = std::thread::Builder::new().name("advisor".to_owned());
         let asking = thread.spawn(move || {
             // If the run has ended, nobody takes the answer.
-            let _ = answers.send((number, answer(&address, &question)));
+            let _ = answers.send((number, answer(&address, &question, MAX_WAIT)));
         });
         if let Err(error) = asking {
             let _ = self.answers.0.send((number, Err(format!("no thread could be started: {error}"))));
@@ -64,20 +64,20 @@ impl AdvisorClient {
     }
 }
 
-/// Asks and waits for the answer.
-fn answer(address: &AdvisorAddress, question: &Question) -> Result<Answer, String> {
+/// Asks and waits for the answer until `limit` has passed.
+fn answer(address: &AdvisorAddress, question: &Question, limit: Duration) -> Result<Answer, String> {
+    let until = Instant::now() + limit;
     let question = serde_json::to_string(question).map_err(|error| error.to_string())?;
     let text = match address {
-        AdvisorAddress::Endpoint { url, model } => ask_endpoint(url, model, &question),
-        AdvisorAddress::Command(words) => ask_command(words, &question),
+        AdvisorAddress::Endpoint { url, model } => ask_endpoint(url, model, &question, until),
+        AdvisorAddress::Command(words) => ask_command(words, &question, until),
     };
     Answer::parse(&text.map_err(|error| error.to_string())?)
 }
 
 /// Asks an endpoint and returns what the model wrote. One that does not know schemas (status 400)
 /// is asked once more for any JSON object.
-fn ask_endpoint(url: &str, model: &str, question: &str) -> io::Result<String> {
-    let until = Instant::now() + MAX_WAIT;
+fn ask_endpoint(url: &str, model: &str, question: &str, until: Instant) -> io::Result<String> {
     let schema = json!({
         "type": "object",
         "properties": { "candidate": { "type": ["integer", "null"] }, "reason": { "type": "string" } },
@@ -117,14 +117,13 @@ fn post(url: &str, model: &str, question: &str, format: &Value, until: Instant) 
 }
 
 /// Runs a command with the question on standard input and returns what it prints.
-fn ask_command(words: &[String], question: &str) -> io::Result<String> {
+fn ask_command(words: &[String], question: &str, until: Instant) -> io::Result<String> {
     let Some(mut command) = user_command(words) else { return Err(io::Error::other("`command` is empty")) };
     // A question of a few kilobytes fits in the pipe, so writing does not block.
     let (input, mut writer) = io::pipe()?;
     writeln!(writer, "{question}")?;
     drop(writer);
-    let deadline = Instant::now() + MAX_WAIT;
-    let output = bounded_command::run(command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::null()), &|| deadline)?;
+    let output = bounded_command::run(command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::null()), &|| until)?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(io::Error::other(format!("the command ended with {}", output.status))),

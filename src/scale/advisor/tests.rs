@@ -201,18 +201,20 @@ fn recorded_answers_are_given_again_after_the_time_that_they_took() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
     /// Whatever is answered and whenever: the ranks stay within the bounds, the cap of the budget
     /// holds, no decision waits for longer than [`MAX_WAIT`], and nothing is asked after three
     /// failures.
     #[test]
     fn no_answer_breaks_bounds_or_budget(
-        answers in prop::collection::vec((0u32..12, 0u64..8, any::<bool>()), 1..40),
+        answers in prop::collection::vec((0u32..12, 0u64..8, any::<bool>()), 1..16),
         policy in prop::sample::select(vec!["hybrid", "static-3", "static-30", "cost", "reactive"]),
         budget in prop::option::of(0.5f64..20.0),
     ) {
         let cost = Cost { node_hour: 36.0, budget, ..Cost::default() };
         let prices = Prices::of_job(&cost, 4);
-        let (mut scaler, mut world) = (scaler(policy), world(2).busy());
+        let (mut scaler, mut world) = (scaler(policy), World::bag(40, 60.0).with_ranks(2).busy());
         let (mut waiting, mut failures): (Option<f64>, u32) = (None, 0);
         for (index, delay, is_usable) in answers {
             let decisions = world.see(|seen| scaler.decide(seen, &world.estimates(60.0), &prices));

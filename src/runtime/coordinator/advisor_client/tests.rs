@@ -49,12 +49,11 @@ fn asked(answers: Vec<(&'static str, String)>) -> (Result<Answer, String>, Vec<S
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1/chat/completions", listener.local_addr().unwrap());
     let serving = thread::spawn(move || {
-        let serve =
-            |(status, body): (&str, String)| hook::answer(listener.accept().unwrap().0, status, &body).unwrap();
+        let serve = |(status, body): (&str, String)| hook::answer(listener.accept().unwrap().0, status, &body).unwrap();
         answers.into_iter().map(serve).collect::<Vec<String>>()
     });
     let address = AdvisorAddress::Endpoint { url, model: "small".into() };
-    let answer = answer(&address, &question());
+    let answer = answer(&address, &question(), MAX_WAIT);
     (answer, serving.join().unwrap())
 }
 
@@ -88,7 +87,7 @@ fn what_an_endpoint_gets_wrong_is_said() {
     // Nobody listens any more.
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let address = AdvisorAddress::Endpoint { url: format!("http://{gone}/"), model: "small".into() };
-    assert!(answer(&address, &question()).is_err());
+    assert!(answer(&address, &question(), MAX_WAIT).is_err());
 }
 
 #[test]
@@ -105,4 +104,16 @@ fn a_command_reads_the_question_and_prints_the_answer() {
     let client = AdvisorClient::new(&AdvisorAddress::Command(vec!["/nonexistent".into()]));
     client.ask(question());
     assert!(client.answers.1.recv().unwrap().1.is_err_and(|why| why.contains("No such file")));
+}
+
+#[test]
+fn nobody_is_waited_for_longer_than_the_limit() {
+    let limit = Duration::from_millis(50);
+    // It accepts connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let endpoint = AdvisorAddress::Endpoint { url, model: "small".into() };
+    assert!(answer(&endpoint, &question(), limit).is_err());
+    let command = AdvisorAddress::Command(["sleep", "3600"].map(str::to_owned).into());
+    assert!(answer(&command, &question(), limit).is_err_and(|why| why.contains("was killed")));
 }
