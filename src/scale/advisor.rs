@@ -205,8 +205,8 @@ impl Advice {
     pub fn text(&self) -> String {
         let because = if self.reason.is_empty() { String::new() } else { format!(": {}", self.reason) };
         match (self.verdict, self.chosen()) {
-            (Verdict::Veto, _) => format!("the advisor is against it{because}"),
-            (Verdict::Candidate(_), Some(ranks)) if ranks == self.wanted => format!("the advisor agrees{because}"),
+            (Verdict::Veto, _) => format!("the advisor was against it{because}"),
+            (Verdict::Candidate(_), Some(ranks)) if ranks == self.wanted => format!("the advisor agreed{because}"),
             (Verdict::Candidate(_), Some(ranks)) => {
                 format!("the advisor chose {} instead of {}{because}", counted(ranks, "rank"), self.wanted)
             }

@@ -151,7 +151,7 @@ fn an_advisor_can_stop_growth() {
     assert_eq!(phalanx(&dir).args(["report", "run", "--json"]).run().ok().json()["ranks"], 1);
     let number = decision["number"].to_string();
     let said = phalanx(&dir).args(["explain", "run", &number]).run().ok();
-    let said = said.says("the advisor is against it: no night shifts").says("to change  the `[advisor]`");
+    let said = said.says("the advisor was against it: no night shifts").says("to change  the `[advisor]`");
     drop(said);
     let questions: Vec<String> = dir.list(".").into_iter().filter(|name| name.starts_with("asked-")).collect();
     let question = dir.read(&questions[0]);
@@ -159,7 +159,7 @@ fn an_advisor_can_stop_growth() {
 
     let simulate = ["simulate", "job.toml", "--slots", "1", "--ranks", "1", "--run-dir", "again"];
     phalanx(&dir).args(simulate).args(["--advice", "run"]).run().ok();
-    phalanx(&dir).args(["explain", "again"]).run().ok().says("the advisor is against it: no night shifts");
+    phalanx(&dir).args(["explain", "again"]).run().ok().says("the advisor was against it: no night shifts");
 }
 
 /// A hundred tasks of a second; a node costs one a second. Decisions are seldom, so that the run

@@ -125,7 +125,7 @@ fn the_reference_of_the_job_file_is_complete() {
     let text = read("docs/job-file.md");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_string));
     // The sections themselves have headings.
-    let sections = ["job", "defaults", "scaling", "cost", "capacity"];
+    let sections = ["job", "defaults", "scaling", "advisor", "cost", "capacity"];
     let headings = sections.into_iter().filter(|name| text.contains(&format!("`[{name}]`"))).map(str::to_string);
     let lists =
         ["alert", "graph"].into_iter().filter(|name| text.contains(&format!("`[[{name}]]`"))).map(str::to_string);

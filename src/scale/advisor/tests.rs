@@ -51,13 +51,13 @@ fn settled(answer: Result<Answer, String>) -> (u32, String) {
 #[test]
 fn an_answer_confirms_changes_or_stops_a_decision() {
     let (ranks, reason) = settled(choose(Some(1)));
-    assert_eq!((ranks, &*reason), (4, "because; the advisor agrees: so it is"));
+    assert_eq!((ranks, &*reason), (4, "because; the advisor agreed: so it is"));
     let (ranks, reason) = settled(choose(Some(2)));
     assert_eq!((ranks, &*reason), (8, "because; the advisor chose 8 ranks instead of 4: so it is"));
     let (ranks, reason) = settled(choose(Some(0)));
     assert_eq!((ranks, &*reason), (2, "because; the advisor chose 2 ranks instead of 4: so it is"));
     let (ranks, reason) = settled(choose(None));
-    assert_eq!((ranks, &*reason), (2, "because; the advisor is against it: so it is"));
+    assert_eq!((ranks, &*reason), (2, "because; the advisor was against it: so it is"));
     let (ranks, reason) = settled(choose(Some(3)));
     assert_eq!(ranks, 4);
     assert!(reason.ends_with("no usable answer: it chose candidate 3 of 3, numbered from 0"), "{reason}");
@@ -166,7 +166,7 @@ fn a_scaler_waits_for_the_answer_and_follows_it_for_a_minute() {
     assert_eq!((advice.decision, advice.verdict, advice.changed()), (decisions[0].number, Verdict::Veto, true));
     assert_eq!(postcard::from_bytes::<Advice>(&postcard::to_stdvec(&advice).unwrap()).unwrap(), advice);
     world.now = 60.0;
-    assert!(decide(&mut scaler, &world)[0].reason.contains("59.0 s ago the advisor is against it: so it is"));
+    assert!(decide(&mut scaler, &world)[0].reason.contains("59.0 s ago the advisor was against it: so it is"));
     assert_eq!(scaler.question(), None);
     world.now = 61.0;
     assert_eq!(decide(&mut scaler, &world), []);
