@@ -6,6 +6,7 @@
 
 mod cache_use;
 mod labels;
+mod stage_use;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use cache_use::{CacheHit, CacheMiss, CacheUse, KeyDifference};
+pub use stage_use::StageUse;
 pub use labels::{Labels, Offers, has_labels, labels_of};
 
 /// Dense number of a task within its job: `0..job.task_count()`, in the order of the job file.

@@ -320,11 +320,11 @@ fn all_removed(level: &ChosenLevel, refused: u64) -> Result<(), String> {
 fn prune(args: &PruneArgs) -> Result<ExitCode, ExitCode> {
     let found = for_each(&args.place, |level, dir| {
         let limits = match args.all {
-            true => Limits { age: Some(Duration::ZERO), size: Some(0), is_alone: true },
+            true => Limits { age: Some(Duration::ZERO), size: Some(0), is_alone: true, ..Limits::default() },
             false => Limits {
                 age: args.older_than,
                 size: args.size.or(level.limit.filter(|_| args.older_than.is_none())),
-                is_alone: false,
+                ..Limits::default()
             },
         };
         let Some(pruned) = dir.prune(&limits) else {

@@ -2,18 +2,17 @@
 //! measures: lines `NAME VALUE` or `NAME=VALUE` in the file that
 //! `$PHALANX_METRICS` names.
 //!
-//! The file lies in a directory of this rank on the node's local disk. The task creates it, and the
-//! rank reads and removes it when the attempt has ended. A rank locks its directory for its
-//! lifetime, so that a later rank can identify and remove the directories of killed ranks. The
-//! content is not trusted: the file is opened without blocking, must be a regular file, and is read
+//! The file lies in a directory of this rank on the node's local disk (`rank_dir`). The task creates
+//! it, and the rank reads and removes it when the attempt has ended. The content is not trusted: the file is opened without blocking, must be a regular file, and is read
 //! up to a bound. Invalid lines are skipped, and a message in the task's standard error reports
 //! them.
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::rank_dir::RankDir;
 use crate::model::{Measure, TaskId};
 use crate::text::counted;
 
@@ -38,25 +37,10 @@ const READY: &str = "ready";
 /// program is likely to use it.
 const PREFIX: &str = ".phalanx-metrics-";
 
-/// The prefix with this node's name. Locks on a shared file system may hold on one node only, so
-/// each node removes only its own directories.
-fn prefix() -> String {
-    let host = sysinfo::System::host_name().unwrap_or_default();
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
-    format!("{PREFIX}{}-", host.chars().map(plain).collect::<String>())
-}
-
 /// The directory for the files of one rank.
 pub(super) struct MeasureFiles {
     /// `None` if no directory could be created: then the variable is not set.
-    dir: Option<MeasureDir>,
-}
-
-/// A directory that exists for the lifetime of this value.
-struct MeasureDir {
-    dir: tempfile::TempDir,
-    /// The directory itself, locked.
-    _lock: File,
+    dir: Option<RankDir>,
 }
 
 /// The values that an attempt wrote.
@@ -73,20 +57,18 @@ impl MeasureFiles {
     }
 
     fn below(place: &Path) -> MeasureFiles {
-        remove_leftovers(place);
-        MeasureFiles {
-            dir: create_locked(place).inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok(),
-        }
+        let dir = RankDir::create(place, PREFIX, &remove_leftover);
+        MeasureFiles { dir: dir.inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok() }
     }
 
     /// The directory of the files.
     pub(super) fn dir(&self) -> Option<&Path> {
-        self.dir.as_ref().map(|dir| dir.dir.path())
+        self.dir.as_ref().map(RankDir::path)
     }
 
     /// The file of an attempt.
     pub(super) fn file(&self, task: TaskId, attempt: u16) -> Option<PathBuf> {
-        Some(self.dir.as_ref()?.dir.path().join(format!("{task}.{attempt}", task = task.0)))
+        Some(self.dir.as_ref()?.path().join(format!("{task}.{attempt}", task = task.0)))
     }
 
     /// The file in which an attempt may add tasks.
@@ -130,38 +112,6 @@ impl MeasureFiles {
         // If this fails, removing the directory removes it.
         let _ = fs::remove_file(&path);
         measured
-    }
-}
-
-/// Creates a directory and locks it, so that no other rank removes it as left over.
-fn create_locked(place: &Path) -> std::io::Result<MeasureDir> {
-    loop {
-        let dir = tempfile::Builder::new().prefix(&prefix()).tempdir_in(place)?;
-        let lock = match File::open(dir.path()) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            lock => lock?,
-        };
-        // Without file locks no rank can lock and remove a directory. With them, another rank may
-        // have removed the directory between its creation and the lock.
-        if lock.lock().is_err() || dir.path().exists() {
-            return Ok(MeasureDir { dir, _lock: lock });
-        }
-    }
-}
-
-/// Removes the directories of killed ranks. Failures are ignored as harmless.
-fn remove_leftovers(place: &Path) {
-    let prefix = prefix();
-    let entries = fs::read_dir(place).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
-        let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
-        let Ok(dir) = File::options().read(true).custom_flags(flags).open(entry.path()) else { continue };
-        let ours = dir.metadata().is_ok_and(|facts| facts.uid() == rustix::process::geteuid().as_raw());
-        // The lock is held until the directory is removed: a rank that creates one checks after
-        // locking that it still exists.
-        if ours && dir.try_lock().is_ok() {
-            remove_leftover(&entry.path());
-        }
     }
 }
 
@@ -252,6 +202,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::exec::rank_dir::with_host;
 
     #[test]
     fn values_are_read_and_the_rest_is_complained_about() {
@@ -298,7 +249,8 @@ mod tests {
     #[test]
     fn what_a_killed_rank_left_goes_when_another_starts() {
         let place = tempfile::tempdir().unwrap();
-        let [left, used, foreign] = [format!("{}old", prefix()), format!("{}used", prefix()), "other".into()]
+        let prefix = with_host(PREFIX);
+        let [left, used, foreign] = [format!("{prefix}old"), format!("{prefix}used"), "other".into()]
             .map(|name| place.path().join(name));
         [&left, &used, &foreign].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
         fs::write(left.join("3.1"), "a 1\n").unwrap();

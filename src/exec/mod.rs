@@ -33,6 +33,8 @@
 //! | `container` | the command that runs a task in an image |
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task measures |
+//! | `stage` | tasks that run in a directory on the node's disk |
+//! | `rank_dir` | a directory that goes with its rank |
 //! | `used_files` | what a resumed run compares: inputs and programs of a task |
 //! | `cache/` | tasks that take the result of an equal task |
 //! | `kernel`, `args`, `kernels/` | functions of this process as tasks |
@@ -60,11 +62,13 @@ mod oom;
 mod orphan_killer;
 mod output;
 mod process;
+mod rank_dir;
 mod runner;
 mod scarcity;
 pub(crate) mod script;
 mod signals;
 mod spawn;
+mod stage;
 mod supervise;
 mod used_files;
 mod user_env;

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{CacheUse, Outcome, State, Stream, TaskId, Usage, UsedFile};
+use crate::model::{CacheUse, StageUse, Outcome, State, Stream, TaskId, Usage, UsedFile};
 
 /// Receives the output of tasks. All slots call it concurrently. The chunks of one attempt arrive
 /// in order: from one thread for a command, from any thread that prints for a kernel.
@@ -26,6 +26,10 @@ pub trait OutputSink: Send + Sync {
     }
     /// Receives what the result cache did for an attempt. A sink may ignore it.
     fn cache_used(&self, _task: TaskId, _attempt: u16, _used: &CacheUse) -> io::Result<()> {
+        Ok(())
+    }
+    /// Receives what was moved for an attempt at a staged task. A sink may ignore it.
+    fn staged(&self, _task: TaskId, _attempt: u16, _used: &StageUse) -> io::Result<()> {
         Ok(())
     }
     /// Receives the reason why Phalanx failed the attempt. A sink may ignore it.
@@ -95,6 +99,13 @@ impl<'a> Output<'a> {
     pub(super) fn cache_used(&self, used: &CacheUse) {
         if let Err(error) = self.sink.cache_used(self.task, self.attempt, used) {
             tracing::warn!("what the cache did for a task could not be recorded: {error}");
+        }
+    }
+
+    /// Passes what was moved for the attempt to the sink. It is only for observers, too.
+    pub(super) fn staged(&self, used: &StageUse) {
+        if let Err(error) = self.sink.staged(self.task, self.attempt, used) {
+            tracing::warn!("what was moved for a task could not be recorded: {error}");
         }
     }
 

@@ -22,6 +22,7 @@ use super::files;
 use super::graphs::Graphs;
 use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
+use super::stage::Stages;
 use super::used_files::{ANSWER_TIMEOUT, UsedFiles};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
@@ -56,6 +57,7 @@ pub struct Runner {
     used_files: UsedFiles,
     graphs: Graphs,
     cache: Arc<TaskCache>,
+    stages: Stages,
 }
 
 /// Groups of tasks.
@@ -124,6 +126,7 @@ impl Runner {
             used_files: UsedFiles::default(),
             graphs: Graphs::new(source.graphs(), site.graphs.as_deref()),
             cache: Arc::new(TaskCache::new(&*source, &site)),
+            stages: Stages::default(),
             stopping: AtomicU8::new(0),
             cancelled: RwLock::default(),
             watch: Once::new(),
@@ -352,9 +355,25 @@ impl Runner {
         let site = &self.site;
         let attempt = CommandAttempt { task, group, limits, seat, site, deadline, output_wait, job, output, visible };
         self.check_inputs(turn, &attempt)?;
-        let outcome = self.commands.run(&attempt)?;
+        let outcome = if task.is_staged { self.run_staged(&attempt)? } else { self.commands.run(&attempt)? };
         self.describe_files(task, outcome, control, output);
         Ok(outcome)
+    }
+
+    /// Runs a command in a directory of its own on the node's disk.
+    fn run_staged(&self, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
+        let mut staged = self.stages.begin(self.cache.store(), attempt)?;
+        let task = staged.task.clone();
+        let inside = CommandAttempt { task: &task, deadline: attempt.deadline.renewed(), ..*attempt };
+        let ran = self.commands.run(&inside);
+        let ended = match ran {
+            Ok(outcome) if outcome.ok() => staged.deliver(attempt).map(|()| outcome),
+            ended => ended,
+        };
+        attempt.output.staged(&staged.used);
+        let kept = staged.end(ended.as_ref().copied().map_err(|fault| fault.state), attempt);
+        kept.iter().for_each(|text| attempt.output.remark(text));
+        ended
     }
 
     /// Fails an attempt whose declared inputs are not there, before its command starts.

@@ -36,6 +36,7 @@ pub(crate) struct Extras {
     pub estimate: Option<Template>,
     pub shell: Option<Arc<[String]>>,
     pub keeps_background: bool,
+    pub is_staged: bool,
     pub cache: Option<Arc<CacheRules>>,
     pub container: Option<ContainerTemplate>,
 }
@@ -148,7 +149,7 @@ impl Body {
     /// Expands one element to a task.
     pub(crate) fn task(&self, id: TaskId, name: &str, number: u32, job_dir: &Path) -> Task {
         let element = Element { name, space: self.space(), number };
-        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, cache, container, .. } = &*self.extras;
+        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, is_staged, cache, container, .. } = &*self.extras;
         let path = |template: &Option<Template>| template.as_ref().map(|t| t.fill_pattern(element).into());
         let must_exist = |files: &[FileTemplate]| {
             files.iter().filter(|f| !f.optional).map(|f| f.name.fill(element).into()).collect()
@@ -178,6 +179,7 @@ impl Body {
             promised: must_exist(&self.outputs),
             shell: shell.clone(),
             keeps_background: *keeps_background,
+            is_staged: *is_staged,
             cache: cache.clone(),
             container,
         }

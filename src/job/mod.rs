@@ -370,6 +370,8 @@ pub struct Task {
     pub shell: Option<Arc<[String]>>,
     /// `background = "keep"`: processes that the command leaves running are not killed.
     pub keeps_background: bool,
+    /// `stage = "node"`: it runs in a directory of its own on the node's disk.
+    pub is_staged: bool,
     /// `cache`: the result of an equal task is taken from the cache.
     pub cache: Option<Arc<CacheRules>>,
     /// `container`: the image that the command runs in.

@@ -19,7 +19,7 @@ use super::read::{
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Background, Budget, CacheUse, CommandSpec, ContainerUse, DurationSpec, EnvSpec,
     EstimateSpec, FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemoryRequest, NeedsSpec, OneOf,
-    OperationName, PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings, TriggerSpec,
+    OperationName, PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, StageUse, Strings, TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Placement, PolicyKind, ProviderKind};
 use crate::data::format::GraphFormat;
@@ -192,6 +192,9 @@ section! {
         outputs: FilesSpec,
         /// Number of tasks that one shell runs one after the other, for very short command lines
         batch: Whole<1, 1_000_000> = "1: a shell for each",
+        /// Run the task in a directory of its own on the node's disk, where its declared inputs are;
+        /// its declared outputs are moved from there to their places
+        stage: OneOf<StageUse> = "in its directory",
         /// What happens to processes that the command leaves running
         background: OneOf<Background> = "\"end\"",
         /// File for standard input; may contain the same placeholders as stdout

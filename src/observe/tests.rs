@@ -67,6 +67,7 @@ impl JobView for Mosaic {
             promised: Vec::new(),
             shell: None,
             keeps_background: false,
+            is_staged: false,
             cache: None,
             container: None,
         })

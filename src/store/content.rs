@@ -82,8 +82,13 @@ pub(super) enum Sink<'a> {
     Digests,
     /// Nowhere, but permissions count in full, as they do for what is stored.
     Exact,
-    /// Into a level of the store.
-    Store(&'a Disk),
+    /// Into a level of the store. What the level has and the memo knows is not read again.
+    Store {
+        /// The level.
+        disk: &'a Disk,
+        /// Adds up the bytes that were read.
+        read: &'a AtomicU64,
+    },
 }
 
 /// Why what stands behind a path could not be described or stored.
@@ -108,7 +113,7 @@ fn of(path: &Path, meta: &Metadata, memo: &Memo, sink: &Sink<'_>, depth: usize) 
     let mode = match sink {
         Sink::Digests => meta.permissions().mode() & 0o111,
         // Nobody gets a program that runs with the rights of another user from a store.
-        Sink::Exact | Sink::Store(_) => meta.permissions().mode() & 0o777,
+        Sink::Exact | Sink::Store { .. } => meta.permissions().mode() & 0o777,
     };
     let kind = meta.file_type();
     if kind.is_symlink() {
@@ -117,9 +122,15 @@ fn of(path: &Path, meta: &Metadata, memo: &Memo, sink: &Sink<'_>, depth: usize) 
     if kind.is_file() {
         let (digest, size) = match sink {
             Sink::Digests | Sink::Exact => memo.digest(path, meta)?,
-            Sink::Store(disk) => {
+            Sink::Store { disk, read } => {
+                let known = memo.known(meta).filter(|digest| disk.has(Kind::Object, digest, Some(meta.len())));
+                if let Some(digest) = known {
+                    disk.touch(Kind::Object, &digest);
+                    return Ok(Content::File { digest, size: meta.len(), mode });
+                }
                 let stored = disk.store_object(&mut File::open(path)?).map_err(DescribeError::Store)?;
                 memo.learn(path, meta, stored.0);
+                read.fetch_add(stored.1, Relaxed);
                 stored
             }
         };
@@ -142,7 +153,7 @@ fn of(path: &Path, meta: &Metadata, memo: &Memo, sink: &Sink<'_>, depth: usize) 
     let list = postcard::to_stdvec(&entries).map_err(|error| DescribeError::Source(io::Error::other(error)))?;
     let tree = match sink {
         Sink::Digests | Sink::Exact => Digest::of(&list),
-        Sink::Store(disk) => disk.store_object(&mut &list[..]).map_err(DescribeError::Store)?.0,
+        Sink::Store { disk, .. } => disk.store_object(&mut &list[..]).map_err(DescribeError::Store)?.0,
     };
     let bytes = entries.iter().map(|(_, content)| content.bytes()).sum();
     let mode = if matches!(sink, Sink::Digests) { 0 } else { mode };
@@ -211,17 +222,46 @@ pub(super) fn copy(from: &Disk, to: &Disk, content: &Content) -> Result<(), Fetc
 /// Puts a content where a path is, in one step: what is there is whole at any time. `is_given_up`
 /// asks to stop. Returns the number of bytes that were written.
 pub(super) fn place(disk: &Disk, content: &Content, path: &Path, is_given_up: &AtomicBool) -> Result<u64, FetchError> {
+    place_with(path, &|temporary| {
+        let bytes = build(disk, content, temporary, is_given_up)?;
+        not_given_up(is_given_up)?;
+        Ok(bytes)
+    })
+}
+
+/// Puts a copy of what stands behind `from` where a path is, in one step.
+pub(super) fn place_copy(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
+    place_with(path, &|temporary| {
+        let bytes = copy_tree(from, temporary, is_given_up)?;
+        not_given_up(is_given_up)?;
+        Ok(bytes)
+    })
+}
+
+/// Puts these bytes where a path is, in one step.
+pub(super) fn place_bytes(bytes: &[u8], mode: u32, path: &Path) -> io::Result<()> {
+    use std::io::Write;
+    place_with(path, &|temporary| {
+        let mut file = create_new(temporary)?;
+        file.write_all(bytes)?;
+        file.set_permissions(Permissions::from_mode(mode & 0o777))
+    })
+}
+
+/// Another attempt may have written meanwhile what one that was given up would write.
+fn not_given_up(is_given_up: &AtomicBool) -> io::Result<()> {
+    if is_given_up.load(Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
+}
+
+/// Puts what `write` makes at a temporary name beside a path where the path is, in one step.
+fn place_with<T, E: From<io::Error>>(path: &Path, write: &dyn Fn(&Path) -> Result<T, E>) -> Result<T, E> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent)?;
-    let name = format!(".phalanx-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
-    let temporary = parent.join(name);
-    let written = build(disk, content, &temporary, is_given_up).and_then(|bytes| {
-        if is_given_up.load(Relaxed) {
-            // Another attempt may have written there meanwhile.
-            return Err(io::Error::from(ErrorKind::Interrupted).into());
-        }
-        replace(&temporary, path, matches!(content, Content::Directory { .. }))?;
-        Ok(bytes)
+    let temporary = parent.join(format!(".phalanx-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed)));
+    let written = write(&temporary).and_then(|written| {
+        let comes_dir = fs::symlink_metadata(&temporary).is_ok_and(|meta| meta.is_dir());
+        replace(&temporary, path, comes_dir)?;
+        Ok(written)
     });
     if written.is_err() {
         remove(&temporary);
@@ -229,37 +269,78 @@ pub(super) fn place(disk: &Disk, content: &Content, path: &Path, is_given_up: &A
     written
 }
 
-/// Puts these bytes where a path is, in one step.
-pub(super) fn place_bytes(bytes: &[u8], mode: u32, path: &Path) -> io::Result<()> {
-    use std::io::Write;
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent)?;
-    let temporary = parent.join(format!(".phalanx-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed)));
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.set_permissions(Permissions::from_mode(mode & 0o777))?;
-        replace(&temporary, path, false)
-    };
-    let written = write();
-    if written.is_err() {
-        remove(&temporary);
-    }
-    written
+/// Copies what stands behind a path; links in it are kept as they are, blocks are shared where the
+/// file system can. Returns the number of bytes of its files.
+pub(super) fn copy_tree(from: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
+    copy_below(from, to, is_given_up, 0)
 }
 
-fn build(disk: &Disk, content: &Content, path: &Path, is_given_up: &AtomicBool) -> Result<u64, FetchError> {
-    if is_given_up.load(Relaxed) {
-        return Err(io::Error::from(ErrorKind::Interrupted).into());
+fn copy_below(from: &Path, to: &Path, is_given_up: &AtomicBool, depth: usize) -> io::Result<u64> {
+    not_given_up(is_given_up)?;
+    let meta = fs::symlink_metadata(from)?;
+    let mode = Permissions::from_mode(meta.permissions().mode() & 0o777);
+    if meta.is_symlink() {
+        std::os::unix::fs::symlink(fs::read_link(from)?, to)?;
+        return Ok(0);
     }
+    if meta.is_file() {
+        let (mut from, mut file) = (File::open(from)?, create_new(to)?);
+        let copied = match share_blocks(&from, &file) {
+            true => meta.len(),
+            false => io::copy(&mut from, &mut file)?,
+        };
+        file.set_permissions(mode)?;
+        return Ok(copied);
+    }
+    if !meta.is_dir() || depth >= MAX_DEPTH {
+        let what = "neither a file, nor a directory, nor a symbolic link, or is too deep";
+        return Err(io::Error::other(format!("{} is {what}", from.display())));
+    }
+    DirBuilder::new().mode(0o700).create(to)?;
+    let mut copied = 0;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        copied += copy_below(&entry.path(), &to.join(entry.file_name()), is_given_up, depth + 1)?;
+    }
+    fs::set_permissions(to, mode)?;
+    Ok(copied)
+}
+
+/// Opens a new file for writing that only its owner may read.
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Lets an empty file share the blocks of another one; false if the file system cannot.
+pub(super) fn share_blocks(from: &File, to: &File) -> bool {
+    rustix::fs::ioctl_ficlone(to, from).is_ok()
+}
+
+/// Remembers the digests of the files of a content that was put where a path is.
+pub(super) fn note_placed(disk: &Disk, content: &Content, path: &Path, memo: &Memo) -> Result<(), FetchError> {
+    match content {
+        Content::Link(_) => {}
+        Content::File { digest, .. } => memo.note_placed(path, *digest),
+        Content::Directory { tree, size, .. } => {
+            for (name, content) in entries(disk, tree, *size)? {
+                note_placed(disk, &content, &path.join(std::ffi::OsStr::from_bytes(&name)), memo)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Builds a content where nothing is; it is whole only if this succeeds.
+pub(super) fn build(disk: &Disk, content: &Content, path: &Path, is_given_up: &AtomicBool) -> Result<u64, FetchError> {
+    not_given_up(is_given_up)?;
     match content {
         Content::Link(target) => {
             std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), path)?;
             Ok(0)
         }
         Content::File { digest, size, mode } => {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            disk.copy_object(digest, *size, &mut file)?;
+            let mut file = create_new(path)?;
+            disk.copy_object_to_file(digest, *size, &mut file)?;
             file.set_permissions(Permissions::from_mode(*mode & 0o777))?;
             Ok(*size)
         }
@@ -293,7 +374,7 @@ fn replace(temporary: &Path, path: &Path, comes_dir: bool) -> io::Result<()> {
 }
 
 /// Removes what this process has built, whatever it is.
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
     let _ = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
 }
@@ -353,11 +434,12 @@ mod tests {
         let (from, to) = (dir.path().join("from"), dir.path().join("to/there"));
         tree(&from);
         let memo = Memo::default();
-        let content = describe(&from, false, &memo, &Sink::Store(&disk)).unwrap();
+        let sink = Sink::Store { disk: &disk, read: &AtomicU64::new(0) };
+        let content = describe(&from, false, &memo, &sink).unwrap();
         assert_eq!(content.bytes(), 4 + 10 + 8);
         let go = AtomicBool::new(false);
         place(&disk, &content, &to, &go).unwrap();
-        assert_eq!(describe(&to, false, &memo, &Sink::Store(&disk)).unwrap(), content);
+        assert_eq!(describe(&to, false, &memo, &sink).unwrap(), content);
         let mode = |name: &str| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode("run.sh"), mode("sub/empty")), (0o750, 0o711));
         assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("sub/data"));

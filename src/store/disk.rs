@@ -22,6 +22,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
+use super::content::share_blocks;
 use super::digest::{self, Digest};
 
 /// The kinds of files of a level.
@@ -209,7 +210,19 @@ impl Disk {
 
     /// Copies a content to a writer, and checks it on the way. One that is damaged is removed.
     pub(super) fn copy_object(&self, name: &Digest, size: u64, to: &mut impl Write) -> Result<(), FetchError> {
-        let mut file = self.open_object(name)?;
+        self.copy_checked(self.open_object(name)?, name, size, to)
+    }
+
+    /// The same into an empty file, which shares the blocks where the file system can.
+    pub(super) fn copy_object_to_file(&self, name: &Digest, size: u64, to: &mut File) -> Result<(), FetchError> {
+        let from = self.open_object(name)?;
+        match share_blocks(&from, to) {
+            true => self.copy_checked(from, name, size, &mut io::sink()),
+            false => self.copy_checked(from, name, size, to),
+        }
+    }
+
+    fn copy_checked(&self, mut file: File, name: &Digest, size: u64, to: &mut impl Write) -> Result<(), FetchError> {
         let (found, length) = digest::copy(&mut file, to)?;
         if (found, length) == (*name, size) {
             return Ok(());

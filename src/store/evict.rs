@@ -44,14 +44,17 @@ pub struct Limits {
     pub size: Option<u64>,
     /// Maximum time since the last use.
     pub age: Option<Duration>,
+    /// Contents that no result names, as those of staged files, are kept as long as results are.
+    pub keeps_unnamed: bool,
     /// Contents that no result names are removed even if they are young: nobody else uses the
     /// level.
     pub is_alone: bool,
 }
 
-/// A result of a level, and the contents that it names.
+/// A result of a level, and the contents that it names; or a content that none names.
 struct Entry {
     listed: Listed,
+    kind: Kind,
     objects: Vec<Digest>,
 }
 
@@ -65,7 +68,6 @@ pub(super) fn evict(disk: &Disk, limits: &Limits, now: SystemTime) -> Option<Evi
     let mut objects: FxHashMap<Digest, (Listed, u32)> =
         disk.list(Kind::Object).into_iter().map(|listed| (listed.name, (listed, 0))).collect();
     let mut results: Vec<Entry> = disk.list(Kind::Result).into_iter().map(|listed| entry(disk, listed)).collect();
-    results.sort_unstable_by_key(|entry| entry.listed.used);
     for digest in results.iter().flat_map(|entry| &entry.objects) {
         if let Some((_, users)) = objects.get_mut(digest) {
             *users += 1;
@@ -92,9 +94,13 @@ pub(super) fn evict(disk: &Disk, limits: &Limits, now: SystemTime) -> Option<Evi
     };
     for (listed, users) in objects.values() {
         if *users == 0 && (limits.is_alone || age(listed) > GRACE) {
-            free(&mut evicted, &mut left, Kind::Object, listed);
+            match limits.keeps_unnamed {
+                true => results.push(Entry { listed: *listed, kind: Kind::Object, objects: Vec::new() }),
+                false => free(&mut evicted, &mut left, Kind::Object, listed),
+            }
         }
     }
+    results.sort_unstable_by_key(|entry| entry.listed.used);
     let is_over = limits.size.is_some_and(|size| left > size);
     let target = limits.size.filter(|_| is_over).map(|size| (size as f64 * LOW_WATER) as u64);
     for entry in &results {
@@ -102,7 +108,7 @@ pub(super) fn evict(disk: &Disk, limits: &Limits, now: SystemTime) -> Option<Evi
         if !is_expired && target.is_none_or(|target| left <= target) {
             continue;
         }
-        free(&mut evicted, &mut left, Kind::Result, &entry.listed);
+        free(&mut evicted, &mut left, entry.kind, &entry.listed);
         for digest in &entry.objects {
             let Some((listed, users)) = objects.get_mut(digest) else { continue };
             *users -= 1;
@@ -148,7 +154,7 @@ fn entry(disk: &Disk, listed: Listed) -> Entry {
     }
     objects.sort_unstable();
     objects.dedup();
-    Entry { listed, objects }
+    Entry { listed, kind: Kind::Result, objects }
 }
 
 /// The lock of the level; `None` if another process has it, or the level cannot be written to.

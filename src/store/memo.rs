@@ -96,9 +96,27 @@ impl Memo {
     pub(super) fn learn(&self, path: &Path, before: &Metadata, digest: Digest) {
         let (id, now) = stamp(before);
         let is_same = fs::metadata(path).is_ok_and(|after| stamp(&after) == (id, now));
-        if !is_same || !is_settled(&now) {
-            return;
+        if is_same && is_settled(&now) {
+            self.note(id, now, digest);
         }
+    }
+
+    /// Remembers the digest of a file that this process has just put in its place. It is as young
+    /// as can be: a change within the clock tick of the file system would not be seen.
+    pub(super) fn note_placed(&self, path: &Path, digest: Digest) {
+        if let Ok(meta) = fs::symlink_metadata(path) {
+            let (id, now) = stamp(&meta);
+            self.note(id, now, digest);
+        }
+    }
+
+    /// The digest of a file in this state, if it is remembered.
+    pub(super) fn known(&self, meta: &Metadata) -> Option<Digest> {
+        let (id, now) = stamp(meta);
+        self.recall(id, &now)
+    }
+
+    fn note(&self, id: FileId, now: Stamp, digest: Digest) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_FILES {
             known.clear();

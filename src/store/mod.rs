@@ -16,6 +16,7 @@
 //! | `disk` | one level on disk: names, whole files, damage |
 //! | `memory` | the level in memory, and how long results are kept |
 //! | `result` | what a task left, and the components of its key |
+//! | `stage` | files of tasks that run on the node's disk |
 //! | `evict` | keeping a level within its size |
 //! | `admin` | looking into a level, checking and clearing it |
 //!
@@ -30,6 +31,7 @@ mod evict;
 mod memo;
 mod memory;
 mod result;
+mod stage;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +47,7 @@ pub use content::Content;
 pub(crate) use content::lexical;
 pub use digest::Digest;
 pub use evict::{Evicted, Limits};
+pub use stage::Staged;
 pub use result::{Component, Components, Difference, Origin, OutputName, Printed, StoredResult};
 
 use content::{DescribeError, Sink};
@@ -159,6 +162,8 @@ pub enum NotStored {
 pub struct Store {
     memory: Mutex<Memory>,
     node: Option<Arc<Disk>>,
+    /// Why there is no node's level.
+    unusable: Option<String>,
     shared: Option<Disk>,
     memo: Memo,
     size: u64,
@@ -176,13 +181,16 @@ impl Store {
             let say = |error: &io::Error| {
                 tracing::warn!("the cache in {} cannot be used: {error}; tasks run as without it", path.display());
             };
-            opened.inspect_err(say).ok()
+            opened.inspect_err(say)
         };
-        let node = level(&config.node, false).map(Arc::new);
+        let node = level(&config.node, false);
+        let unusable = node.as_ref().err().map(|error| format!("{}: {error}", config.node.display()));
+        let node = node.ok().map(Arc::new);
         Store {
+            unusable,
             memory: Mutex::new(Memory::new(config.ttl.unwrap_or(DEFAULT_TTL))),
             memo: node.as_ref().map_or_else(Memo::default, |node| Memo::open(node.root())),
-            shared: config.shared.as_deref().and_then(|path| level(path, true)),
+            shared: config.shared.as_deref().and_then(|path| level(path, true).ok()),
             node,
             size: config.size,
             ttl: config.ttl,
@@ -197,9 +205,7 @@ impl Store {
     /// # Errors
     /// If it cannot be read.
     pub fn content_of(&self, path: &Path) -> io::Result<Content> {
-        content::describe(path, true, &self.memo, &Sink::Digests).map_err(|error| match error {
-            DescribeError::Source(error) | DescribeError::Store(error) => error,
-        })
+        Ok(content::describe(path, true, &self.memo, &Sink::Digests)?)
     }
 
     /// Takes the result of a key if it is only in memory and names no files; touches no disk.
@@ -434,8 +440,9 @@ impl Store {
     ) -> Result<(), (PathBuf, DescribeError)> {
         result.outputs.clear();
         for (name, path) in outputs {
-            let follow = !keeps_link(path, outputs);
-            match content::describe(path, follow, &self.memo, &Sink::Store(disk)) {
+            let follow = !keeps_link(path, outputs.iter().map(|(_, path)| path.as_path()));
+            let sink = Sink::Store { disk, read: &AtomicU64::new(0) };
+            match content::describe(path, follow, &self.memo, &sink) {
                 Ok(content) => result.outputs.push((name.clone(), content)),
                 // An output that the task need not write.
                 Err(_) if is_absent(path) => {}
@@ -474,7 +481,7 @@ impl Store {
         }
         let (node, size) = (Arc::clone(node), self.size);
         let evict = move || {
-            let limits = Limits { size: Some(size), ..Limits::default() };
+            let limits = Limits { size: Some(size), keeps_unnamed: true, ..Limits::default() };
             let evicted = evict::evict(&node, &limits, SystemTime::now());
             tracing::debug!(?evicted, "looked at the size of {}", node.root().display());
         };
@@ -507,8 +514,8 @@ fn is_absent(path: &Path) -> bool {
 
 /// True for an output that is a link to another output of the task: it stays a link. Any other link
 /// is followed, because what it leads to would not be kept.
-fn keeps_link(path: &Path, outputs: &[(OutputName, PathBuf)]) -> bool {
+fn keeps_link<'a>(path: &Path, mut outputs: impl Iterator<Item = &'a Path>) -> bool {
     let Ok(target) = std::fs::read_link(path) else { return false };
     let target = content::lexical(&path.parent().unwrap_or(Path::new("/")).join(target));
-    outputs.iter().any(|(_, other)| other != path && target.starts_with(content::lexical(other)))
+    outputs.any(|other| other != path && target.starts_with(content::lexical(other)))
 }

@@ -58,6 +58,7 @@ impl Spec {
             promised: Vec::new(),
             shell: None,
             keeps_background: false,
+            is_staged: false,
             cache: None,
             container: None,
         };

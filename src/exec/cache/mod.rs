@@ -40,7 +40,7 @@ const MISSING: &str = "missing";
 pub(super) struct TaskCache {
     settings: CacheSettings,
     /// Opened by the first task that uses it.
-    store: OnceLock<Store>,
+    store: OnceLock<Arc<Store>>,
     job: String,
     run: String,
     env: Vec<(String, String)>,
@@ -178,11 +178,12 @@ impl TaskCache {
         }
     }
 
-    fn store(&self) -> &Store {
+    /// The store of this node.
+    pub(super) fn store(&self) -> &Arc<Store> {
         self.store.get_or_init(|| {
             let CacheSettings { dir, node_dir, size, ttl } = self.settings.clone();
             let node = node_dir.unwrap_or_else(StoreConfig::default_node_dir);
-            Store::open(&StoreConfig { node, shared: dir, size, ttl })
+            Arc::new(Store::open(&StoreConfig { node, shared: dir, size, ttl }))
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use crate::exec::output::OutputSink;
-use crate::model::{CacheUse, Outcome, Stream, TaskId, Usage, UsedFile};
+use crate::model::{CacheUse, Outcome, StageUse, Stream, TaskId, Usage, UsedFile};
 use crate::store::Printed;
 
 /// Maximum number of bytes of a task's output that are kept: a task that prints more is run again.
@@ -100,6 +100,10 @@ impl OutputSink for Recorder<'_> {
 
     fn cache_used(&self, task: TaskId, attempt: u16, used: &CacheUse) -> io::Result<()> {
         self.sink.cache_used(task, attempt, used)
+    }
+
+    fn staged(&self, task: TaskId, attempt: u16, used: &StageUse) -> io::Result<()> {
+        self.sink.staged(task, attempt, used)
     }
 }
 

@@ -24,6 +24,7 @@ mod offsets;
 mod pattern;
 mod pools;
 mod scaling;
+mod stage;
 mod task;
 mod work;
 

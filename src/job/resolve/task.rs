@@ -279,6 +279,7 @@ impl<'a> TaskResolver<'a> {
             estimate,
             shell: common.get(|c| &c.shell).map(|at| at.value.0.as_slice().into()),
             keeps_background: own.background.as_ref().is_some_and(|at| at.value.0 == Background::Keep),
+            is_staged: false,
         };
         if extras.container.is_none() {
             self.judge_line(&work, extras.shell.as_ref().or(self.job.shell.as_ref()));
@@ -291,6 +292,11 @@ impl<'a> TaskResolver<'a> {
         let outputs = self.files("outputs", own.outputs.as_ref());
         extras.cache =
             self.cache((common.own.cache.as_ref(), common.defaults.cache.as_ref()), &work, &extras, &outputs);
+        extras.is_staged = own.stage.as_ref().is_some_and(|stage| self.stages(&stage.span, &work, &extras));
+        if extras.is_staged {
+            self.check_staged_files("inputs", own.inputs.as_ref(), &inputs);
+            self.check_staged_files("outputs", own.outputs.as_ref(), &outputs);
+        }
         self.check_lengths(&work, &env, extras.shell.as_ref().or(self.job.shell.as_ref()));
         let (env, extras) = (self.shared.env(env), self.shared.extras(extras));
         let family = self.space.is_indexed().then(|| Box::new(self.space.clone()));

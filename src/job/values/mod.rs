@@ -26,7 +26,7 @@ pub(crate) use quantities::{
     SizeSpec,
 };
 pub(crate) use relations::{FilesSpec, NeedSpec, NeedsSpec};
-pub(crate) use words::{Background, FlushSpec, OneOf, TriggerSpec, When, WordValue};
+pub(crate) use words::{Background, FlushSpec, OneOf, StageUse, TriggerSpec, When, WordValue};
 pub(crate) use work::{ArgsSpec, CommandSpec, EnvSpec, RawArg, ShellSpec, Strings};
 
 /// Reads each entry of a list, or a single value as a list of one.

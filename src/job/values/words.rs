@@ -231,6 +231,17 @@ impl WordValue for Background {
     ];
 }
 
+/// Where a task runs other than in its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StageUse {
+    Node,
+}
+
+impl WordValue for StageUse {
+    const WORDS: &'static [(&'static str, Self, &'static str)] =
+        &[("node", StageUse::Node, "in an empty directory on the disk of its node")];
+}
+
 /// `always`, `never` or a duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FlushSpec(pub Flush);

@@ -9,6 +9,7 @@
 //!                           CPU time (ns) and peak memory (bytes)
 //! outputs/s1/rank-0.files   a JSON line per completed task that used files (see `used_files`)
 //! outputs/s1/rank-0.cache   a JSON line per attempt at a task that uses the result cache
+//! outputs/s1/rank-0.stage   a JSON line per attempt at a task that runs on the node's disk
 //! outputs/s1/rank-0.held/   long output of running tasks that may be discarded
 //! ```
 //!
@@ -17,7 +18,7 @@
 //! after a kill, finds only complete chunks. Places that were reserved and never written are
 //! entries of zeros, which readers skip.
 
-mod cache_uses;
+mod attempt_lines;
 mod follow;
 mod held;
 mod index;
@@ -26,7 +27,7 @@ mod reader;
 mod used_files;
 mod writer;
 
-pub use cache_uses::cache_uses;
+pub use attempt_lines::{cache_uses, stage_uses};
 pub use follow::OutputFollower;
 pub use reader::{OutputReader, last_lines};
 pub use used_files::UsedFilesReader;

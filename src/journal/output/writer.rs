@@ -6,14 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::cache_uses::CacheUseWriter;
+use super::attempt_lines::{AttemptLines, CACHE, STAGE};
 use super::held::RunningOutput;
 use super::index::{Chunk, ENTRY, IndexEntry};
 use super::used_files::UsedFilesWriter;
 use super::{OutputError, OutputKey, extension, file};
 use crate::job::KeepOutput;
 use crate::journal::RunDir;
-use crate::model::{CacheUse, Outcome, Rank, Stream, TaskId, Usage, UsedFile};
+use crate::model::{CacheUse, StageUse, Outcome, Rank, Stream, TaskId, Usage, UsedFile};
 
 /// Writes the output of the tasks of one rank in one session.
 #[derive(Debug)]
@@ -22,7 +22,8 @@ pub struct OutputWriter {
     err: Growing,
     index: Growing,
     used_files: UsedFilesWriter,
-    cache_uses: CacheUseWriter,
+    cache_uses: AttemptLines,
+    stage_uses: AttemptLines,
     /// Output of running tasks, if only the output of failed tasks is kept.
     held: Option<RunningOutput>,
 }
@@ -40,7 +41,8 @@ impl OutputWriter {
             err: Growing::open(file(run, session, rank, extension(Stream::Err)), 1)?,
             index: Growing::open(file(run, session, rank, "idx"), ENTRY as u64)?,
             used_files: UsedFilesWriter::new(run, session, rank),
-            cache_uses: CacheUseWriter::new(run, session, rank),
+            cache_uses: AttemptLines::new(run, session, rank, CACHE),
+            stage_uses: AttemptLines::new(run, session, rank, STAGE),
             held: (keep == KeepOutput::Failed).then(|| RunningOutput::new(held)),
         })
     }
@@ -80,6 +82,11 @@ impl OutputWriter {
     /// Records what the result cache did for an attempt.
     pub fn cache_used(&self, task: TaskId, attempt: u16, used: &CacheUse) -> Result<(), OutputError> {
         self.cache_uses.append(task, attempt, used)
+    }
+
+    /// Records what was moved for an attempt at a staged task.
+    pub fn staged(&self, task: TaskId, attempt: u16, used: &StageUse) -> Result<(), OutputError> {
+        self.stage_uses.append(task, attempt, used)
     }
 
     /// Records the resource use of an attempt.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::offers::Offers;
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
-use crate::model::{CacheUse, Measure, Outcome, Reason, Stream, TaskId, Usage, UsedFile, Vitals};
+use crate::model::{CacheUse, StageUse, Measure, Outcome, Reason, Stream, TaskId, Usage, UsedFile, Vitals};
 use crate::schedule::protocol::Message;
 
 /// Values or reasons in one message, at most.
@@ -126,6 +126,10 @@ impl OutputSink for TaskOutput {
 
     fn cache_used(&self, task: TaskId, attempt: u16, used: &CacheUse) -> io::Result<()> {
         self.files.cache_used(task, attempt, used).map_err(io::Error::other)
+    }
+
+    fn staged(&self, task: TaskId, attempt: u16, used: &StageUse) -> io::Result<()> {
+        self.files.staged(task, attempt, used).map_err(io::Error::other)
     }
 
     fn reason(&self, task: TaskId, attempt: u16, text: &str) {

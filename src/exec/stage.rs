@@ -1,0 +1,258 @@
+//! Tasks that run in a directory of their own on the node's disk (`stage = "node"`).
+//!
+//! Before the command starts, its declared inputs, and the programs and scripts that it names by
+//! path, are copied into an empty directory below the node's level of the store; contents that the
+//! store has are taken from there. After it has succeeded its declared outputs go into the store
+//! and to their places. The directory is then removed. That of a failed attempt is kept for a
+//! while, within bounds, for whoever wants to see what went wrong.
+//!
+//! Everything that touches a file happens aside from the slot's thread, within the time limit.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use super::command::CommandAttempt;
+use super::rank_dir::RankDir;
+use super::{Fault, used_files};
+use crate::job::Task;
+use crate::model::{Outcome, StageUse, State};
+use crate::store::{Store, lexical};
+
+/// Directories below the node's level: of ranks, and of failed attempts.
+const RUNNING: &str = "stage";
+const FAILED: &str = "failed";
+
+/// Prefix of the directories of ranks.
+const PREFIX: &str = "rank-";
+
+/// Number of directories of failed attempts that a node keeps. Each may take this part of the
+/// maximum size of the node's level.
+const MAX_KEPT: usize = 10;
+
+/// Where the tasks of a rank are staged.
+#[derive(Default)]
+pub(super) struct Stages {
+    /// The directory of this rank; made by the first task, with why it cannot be.
+    dir: OnceLock<Result<RankDir, String>>,
+}
+
+/// An attempt in a directory of its own.
+pub(super) struct StagedAttempt {
+    /// The task as it runs there.
+    pub(super) task: Task,
+    /// What was moved for it.
+    pub(super) used: StageUse,
+    store: Arc<Store>,
+    /// Directory of the task.
+    home: PathBuf,
+    /// Name of the directory if it is kept.
+    kept: PathBuf,
+}
+
+impl Stages {
+    fn dir(&self, store: &Store) -> Result<&Path, Fault> {
+        let make = || -> io::Result<RankDir> {
+            let place = store.node_dir()?.join(RUNNING);
+            make_private_dir(&place)?;
+            RankDir::create(&place, PREFIX, &remove)
+        };
+        let made = self.dir.get_or_init(|| make().map_err(|error| error.to_string()));
+        made.as_ref().map(RankDir::path).map_err(|error| {
+            let help = "`[cache] node_dir` names another directory";
+            Fault::new(format!("did not start: it cannot be staged on the node's disk: {error} ({help})"))
+        })
+    }
+
+    /// Makes the directory of an attempt with all that it reads.
+    pub(super) fn begin(&self, store: &Arc<Store>, attempt: &CommandAttempt) -> Result<StagedAttempt, Fault> {
+        let (task, site) = (attempt.task, attempt.site);
+        if attempt.seat.hosts.iter().any(|(node, _)| *node != site.node) {
+            let text = "did not start: `stage` gives it a directory on one node, and it runs on several: leave \
+                        `stage` out, or ask for MPI ranks that fit on one node";
+            return Err(Fault::new(text));
+        }
+        let start = Instant::now();
+        let dir = self.dir(store)?.join(format!("{}.{}", task.id.0, attempt.seat.attempt));
+        let (store, from, to) = (Arc::clone(store), task.clone(), dir.clone());
+        let bring = attempt.deadline.aside("bringing its inputs to the node's disk", {
+            let store = Arc::clone(&store);
+            move |is_given_up| bring(&store, &from, &to, is_given_up)
+        });
+        let brought = bring.and_then(|brought| {
+            brought.map_err(|(file, error)| {
+                let what = format!("did not start: cannot bring {} to the node's disk", file.display());
+                Fault::refused(what, &error)
+            })
+        });
+        let mut used = brought.inspect_err(|_| remove(&dir))?;
+        used.in_s = start.elapsed().as_secs_f64();
+        let index = task.index.map_or_else(String::new, |index| format!("-{index}"));
+        let kept = PathBuf::from(format!("{}-{}{index}", site.job_id, task.name));
+        Ok(StagedAttempt { task: as_staged(attempt, dir), used, store, home: task.dir.clone(), kept })
+    }
+}
+
+/// The task of an attempt as it runs in `dir`. Its files for standard input and output are in its
+/// own directory, unless they are declared.
+fn as_staged(attempt: &CommandAttempt, dir: PathBuf) -> Task {
+    let task = attempt.task;
+    let names = attempt.site.file_names(&task.name, task.index);
+    let at = |file: &Option<PathBuf>, declared: &[(PathBuf, Option<u64>)]| {
+        let file = names.fill(file.as_deref()?);
+        let is_declared = declared.iter().any(|(other, _)| *other == file);
+        let path = if is_declared { file } else { task.dir.join(file) };
+        // The patterns are filled in already.
+        Some(PathBuf::from(path.to_string_lossy().replace('%', "%%")))
+    };
+    Task {
+        stdin: at(&task.stdin, &task.inputs),
+        stdout: at(&task.stdout, &task.outputs),
+        stderr: at(&task.stderr, &task.outputs),
+        dir,
+        ..task.clone()
+    }
+}
+
+/// Makes the directory and copies into it what the task reads. An error comes with the file.
+fn bring(store: &Store, task: &Task, dir: &Path, is_given_up: &AtomicBool) -> Result<StageUse, (PathBuf, io::Error)> {
+    let named = |path: &Path| {
+        let path = path.to_owned();
+        move |error| (path, error)
+    };
+    // An attempt of this number may have begun before, and come back from a lost rank.
+    remove(dir);
+    make_private_dir(dir).map_err(named(dir))?;
+    let mut used = StageUse::default();
+    let inputs = task.inputs.iter().map(|(file, _)| file.clone());
+    // An image is outside, and need not be here.
+    let files = inputs.chain(used_files::programs_of(task)).filter(|file| file.is_relative());
+    for file in files {
+        let (from, place) = (task.dir.join(&file), lexical(&file));
+        let to = dir.join(&place);
+        let is_outside = place.as_os_str().is_empty() || file.starts_with("..");
+        if is_outside || to.symlink_metadata().is_ok() || fs::metadata(&from).is_err() {
+            // It is no file below the directory, there already, or optional.
+            continue;
+        }
+        let parent = to.parent().unwrap_or(dir);
+        fs::create_dir_all(parent).map_err(named(parent))?;
+        let staged = store.stage_in(&from, &to, is_given_up).map_err(named(&file))?;
+        used.read += staged.read;
+        used.local += staged.bytes - staged.read;
+    }
+    for (file, _) in &task.outputs {
+        // A command finds the directories that it would find in its own.
+        let parents = lexical(file).parent().map(Path::to_owned).filter(|parent| task.dir.join(parent).is_dir());
+        if let Some(parent) = parents {
+            fs::create_dir_all(dir.join(&parent)).map_err(named(&parent))?;
+        }
+    }
+    Ok(used)
+}
+
+impl StagedAttempt {
+    /// Takes the outputs of the command, which has succeeded, to their places.
+    pub(super) fn deliver(&mut self, attempt: &CommandAttempt) -> Result<(), Fault> {
+        let start = Instant::now();
+        let place = |(file, _): &(PathBuf, Option<u64>)| (self.task.dir.join(file), self.home.join(file));
+        let outputs: Vec<(PathBuf, PathBuf)> = self.task.outputs.iter().map(place).collect();
+        let store = Arc::clone(&self.store);
+        let work = move |is_given_up: &AtomicBool| store.stage_out(&outputs, is_given_up);
+        let delivered = attempt.deadline.renewed().aside("taking its outputs to their places", work)?;
+        self.used.written = delivered.map_err(|(file, error)| {
+            let what = format!("it succeeded, but its output {} could not be put in place", file.display());
+            Fault::refused(what, &error)
+        })?;
+        self.used.out_s = start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Removes the directory. That of an attempt that failed by itself is kept; returns what to say
+    /// of that.
+    pub(super) fn end(self, ended: Result<Outcome, State>, attempt: &CommandAttempt) -> Option<String> {
+        let state = ended.map_or_else(|state| state, |outcome| outcome.state);
+        let is_own_failure = matches!(state, State::Failed | State::Timeout | State::OutOfMemory);
+        let (dir, node) = (self.task.dir, &attempt.site.node);
+        let work = move |_: &AtomicBool| {
+            let kept = is_own_failure.then(|| keep(&self.store, &dir, &self.kept));
+            if !matches!(kept, Some(Ok(_))) {
+                remove(&dir);
+            }
+            kept
+        };
+        // A thread that cannot be started leaves the directory to the end of the rank.
+        match attempt.deadline.untimed().aside("removing its directory", work).ok().flatten()? {
+            Ok(path) => Some(format!("its directory is kept on {node} for a while: {}", path.display())),
+            Err(why) => Some(format!("its directory on {node} is not kept: {why}")),
+        }
+    }
+}
+
+/// Keeps the directory of a failed attempt, in place of an earlier one of its task and of the
+/// oldest.
+fn keep(store: &Store, dir: &Path, name: &Path) -> Result<PathBuf, String> {
+    let text = |error: io::Error| error.to_string();
+    let place = store.node_dir().map_err(text)?.join(FAILED);
+    if !store.is_within(dir, MAX_KEPT as u64) {
+        return Err(format!("it is larger than a {MAX_KEPT}th of the cache's size"));
+    }
+    make_private_dir(&place).map_err(text)?;
+    let to = place.join(name);
+    remove(&to);
+    fs::rename(dir, &to).map_err(text)?;
+    // The time of the directory says when it was kept.
+    let _ = fs::File::open(&to).and_then(|dir| dir.set_modified(std::time::SystemTime::now()));
+    let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+    let mut kept: Vec<_> = entries.filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path()))).collect();
+    kept.sort_unstable();
+    let more = kept.len().saturating_sub(MAX_KEPT);
+    kept[..more].iter().for_each(|(_, path)| remove(path));
+    Ok(to)
+}
+
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Removes a directory and all in it, also where the task has taken away the right to do so.
+/// Whatever withstands goes with the directory of the rank, or stays.
+fn remove(dir: &Path) {
+    let refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if fs::remove_dir_all(dir).is_err_and(|error| refused(&error)) {
+        open_up(dir);
+        let _ = fs::remove_dir_all(dir);
+    }
+}
+
+/// Gives the owner of a directory and of those below it all rights.
+fn open_up(dir: &Path) {
+    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries.filter(is_dir).for_each(|entry| open_up(&entry.path()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_goes_whatever_rights_a_task_took_away() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("task");
+        fs::create_dir_all(dir.join("a/b")).unwrap();
+        fs::write(dir.join("a/b/c"), "x").unwrap();
+        for closed in ["a/b", "a", ""] {
+            fs::set_permissions(dir.join(closed), fs::Permissions::from_mode(0)).unwrap();
+        }
+        open_up(&dir);
+        assert!(dir.join("a/b/c").exists());
+        remove(&dir);
+        assert!(!dir.exists());
+    }
+}

@@ -1,0 +1,23 @@
+//! What was moved for a task that runs on its node's disk.
+
+use serde::{Deserialize, Serialize};
+
+/// What was moved for an attempt at a staged task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageUse {
+    /// Bytes of its inputs that were read in the directory of the job.
+    pub read: u64,
+    /// Bytes of its inputs that the store of its node had.
+    pub local: u64,
+    /// Bytes of its inputs that came from other nodes.
+    pub fetched: u64,
+    /// Bytes of its outputs that were written to the directory of the job.
+    pub written: u64,
+    /// Bytes of its outputs that stay in the store.
+    pub held: u64,
+    /// Time that it waited for its inputs, in seconds.
+    pub in_s: f64,
+    /// Time that its outputs took, in seconds.
+    pub out_s: f64,
+}
