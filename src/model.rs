@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use cache_use::{CacheHit, CacheMiss, CacheUse, KeyDifference};
-pub use stage_use::StageUse;
 pub use labels::{Labels, Offers, has_labels, labels_of};
+pub use stage_use::StageUse;
 
 /// Dense number of a task within its job: `0..job.task_count()`, in the order of the job file.
 ///

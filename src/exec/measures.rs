@@ -250,8 +250,8 @@ mod tests {
     fn what_a_killed_rank_left_goes_when_another_starts() {
         let place = tempfile::tempdir().unwrap();
         let prefix = with_host(PREFIX);
-        let [left, used, foreign] = [format!("{prefix}old"), format!("{prefix}used"), "other".into()]
-            .map(|name| place.path().join(name));
+        let [left, used, foreign] =
+            [format!("{prefix}old"), format!("{prefix}used"), "other".into()].map(|name| place.path().join(name));
         [&left, &used, &foreign].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
         fs::write(left.join("3.1"), "a 1\n").unwrap();
         fs::write(used.join("thesis"), "all of it").unwrap();

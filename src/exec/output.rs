@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{CacheUse, StageUse, Outcome, State, Stream, TaskId, Usage, UsedFile};
+use crate::model::{CacheUse, Outcome, StageUse, State, Stream, TaskId, Usage, UsedFile};
 
 /// Receives the output of tasks. All slots call it concurrently. The chunks of one attempt arrive
 /// in order: from one thread for a command, from any thread that prints for a kernel.

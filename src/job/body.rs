@@ -149,7 +149,8 @@ impl Body {
     /// Expands one element to a task.
     pub(crate) fn task(&self, id: TaskId, name: &str, number: u32, job_dir: &Path) -> Task {
         let element = Element { name, space: self.space(), number };
-        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, is_staged, cache, container, .. } = &*self.extras;
+        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, is_staged, cache, container, .. } =
+            &*self.extras;
         let path = |template: &Option<Template>| template.as_ref().map(|t| t.fill_pattern(element).into());
         let must_exist = |files: &[FileTemplate]| {
             files.iter().filter(|f| !f.optional).map(|f| f.name.fill(element).into()).collect()

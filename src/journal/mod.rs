@@ -27,7 +27,9 @@ pub use frame::Tail;
 pub use history::HistoryFile;
 pub use holding::{Holding, NodeHolding};
 pub use lock::{Holder, Liveness, RunLock};
-pub use output::{OutputError, OutputFollower, OutputReader, OutputWriter, UsedFilesReader, cache_uses, last_lines, stage_uses};
+pub use output::{
+    OutputError, OutputFollower, OutputReader, OutputWriter, UsedFilesReader, cache_uses, last_lines, stage_uses,
+};
 pub use record::{
     Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, LeftOut, Level, LimitChange, Note, Offerer, PastRuns,
     PoolTotals, RankChange, RankInfo, Record, Requests, RunAgain, Simulated, TaskAddition, Terms,

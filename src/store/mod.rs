@@ -47,8 +47,8 @@ pub use content::Content;
 pub(crate) use content::lexical;
 pub use digest::Digest;
 pub use evict::{Evicted, Limits};
-pub use stage::Staged;
 pub use result::{Component, Components, Difference, Origin, OutputName, Printed, StoredResult};
+pub use stage::Staged;
 
 use content::{DescribeError, Sink};
 use disk::{Disk, FetchError, Kind};

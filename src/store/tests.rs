@@ -234,6 +234,66 @@ fn differences_to_the_last_result_are_told_even_if_it_is_gone() {
 }
 
 #[test]
+fn a_staged_file_is_read_once_and_is_a_copy() {
+    let place = Place::new();
+    let store = place.store();
+    let go = AtomicBool::new(false);
+    let (out, to) = (place.path("made"), |n: u32| place.dir.path().join(format!("staged-{n}")));
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("x"), b"content").unwrap();
+    std::os::unix::fs::symlink("x", out.join("link")).unwrap();
+    let home = place.path("home/made");
+    assert_eq!(store.stage_out(&[(out.clone(), home.clone()), (place.path("none"), home.join("n"))], &go).unwrap(), 8);
+    assert_eq!(fs::read_link(home.join("link")).unwrap().to_str(), Some("x"));
+    // What this process has put in place is known, and only that.
+    let staged = store.stage_in(&home, &to(0), &go).unwrap();
+    assert_eq!(staged, Staged { bytes: 8, read: 0 });
+    fs::write(to(0).join("x"), b"changed").unwrap();
+    assert_eq!(fs::read(home.join("x")).unwrap(), b"content");
+    fs::write(home.join("x"), b"another content").unwrap();
+    assert_eq!(store.stage_in(&home, &to(1), &go).unwrap(), Staged { bytes: 16, read: 15 });
+    assert_eq!(fs::read(to(1).join("x")).unwrap(), b"another content");
+    // A damaged content is read where the file is.
+    let file = place.path("home/file");
+    fs::write(&out.with_file_name("file"), b"one").unwrap();
+    store.stage_out(&[(out.with_file_name("file"), file.clone())], &go).unwrap();
+    let node = place.dir.path().join("node");
+    rewrite(&Disk::open(&node, false).unwrap().path(Kind::Object, &Digest::of(b"one")), b"two");
+    assert_eq!(store.stage_in(&file, &to(2), &go).unwrap(), Staged { bytes: 3, read: 3 });
+    assert_eq!(fs::read(to(2)).unwrap(), b"one");
+    // What would not fit is copied past the level.
+    let small = Store::open(&StoreConfig { size: 2, node: place.dir.path().join("small"), shared: None, ttl: None });
+    assert_eq!(small.stage_in(&home, &to(3), &go).unwrap(), Staged { bytes: 15, read: 15 });
+    assert_eq!(files(&place.dir.path().join("small"), "objects").len(), 0);
+    assert!(!small.is_within(&home, 1));
+}
+
+#[test]
+fn contents_that_no_result_names_go_when_they_are_the_oldest() {
+    let place = Place::new();
+    let store = place.store();
+    let node = place.dir.path().join("node");
+    let disk = Disk::open(&node, false).unwrap();
+    for (task, age) in [("old", 300), ("new", 100)] {
+        let key = place.put(&store, task, &[b'r'; 5000]);
+        let (digest, _) = disk.store_object(&mut &task.repeat(2000).into_bytes()[..]).unwrap();
+        let used = SystemTime::now() - Duration::from_secs(age);
+        for (kind, name) in [(Kind::Result, key), (Kind::Object, digest)] {
+            fs::File::open(disk.path(kind, &name)).unwrap().set_modified(used).unwrap();
+        }
+    }
+    let has = |task: &str| disk.has(Kind::Object, &Digest::of(task.repeat(2000).as_bytes()), None);
+    let limits = |size| Limits { size: Some(size), keeps_unnamed: true, ..Limits::default() };
+    evict::evict(&disk, &limits(1 << 20), SystemTime::now()).unwrap();
+    assert!(has("old") && has("new"), "nothing goes while there is room");
+    let left = evict::evict(&disk, &limits(1 << 20), SystemTime::now()).unwrap().left;
+    evict::evict(&disk, &limits(left - 1), SystemTime::now()).unwrap();
+    assert!(!has("old") && has("new"));
+    evict::evict(&disk, &Limits::default(), SystemTime::now()).unwrap();
+    assert!(!has("new"), "who tidies up wants none of them");
+}
+
+#[test]
 fn many_threads_and_stores_share_a_directory() {
     let place = Place::new();
     std::thread::scope(|scope| {

@@ -23,6 +23,7 @@ mod runs;
 mod scale;
 mod several;
 mod signals;
+mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 mod workflows;

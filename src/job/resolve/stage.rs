@@ -47,7 +47,8 @@ impl TaskResolver<'_> {
         let Some(typed) = typed else { return };
         for (typed, file) in typed.value.0.iter().zip(files) {
             let samples = self.space.samples();
-            let outside = samples.iter().map(|number| file.name.fill(self.element(*number))).find(|name| is_outside(name));
+            let outside =
+                samples.iter().map(|number| file.name.fill(self.element(*number))).find(|name| is_outside(name));
             let Some(name) = outside else { continue };
             let read = "leave it out of `inputs` (the command can read it at its place; order such tasks with \
                         `needs`), or let `dir` be a directory around all files";

@@ -13,7 +13,7 @@ use super::used_files::UsedFilesWriter;
 use super::{OutputError, OutputKey, extension, file};
 use crate::job::KeepOutput;
 use crate::journal::RunDir;
-use crate::model::{CacheUse, StageUse, Outcome, Rank, Stream, TaskId, Usage, UsedFile};
+use crate::model::{CacheUse, Outcome, Rank, StageUse, Stream, TaskId, Usage, UsedFile};
 
 /// Writes the output of the tasks of one rank in one session.
 #[derive(Debug)]

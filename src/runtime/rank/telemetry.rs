@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::offers::Offers;
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
-use crate::model::{CacheUse, StageUse, Measure, Outcome, Reason, Stream, TaskId, Usage, UsedFile, Vitals};
+use crate::model::{CacheUse, Measure, Outcome, Reason, StageUse, Stream, TaskId, Usage, UsedFile, Vitals};
 use crate::schedule::protocol::Message;
 
 /// Values or reasons in one message, at most.
