@@ -1,240 +1,179 @@
-//! Policies side by side over graphs of several shapes, provisioning delays and recorded workflows:
-//! the tables of docs/policies.md.
+//! Scaling policies side by side over a corpus of workflows: the tables of docs/policies.md.
 //!
-//! `cargo bench --bench policies [-- --workflows DIR] [--repeats N] [--seed N] [--only GRAPH]
-//! [--policies A,B]`
+//! `cargo bench --bench policies [-- OPTIONS]`
 //!
-//! DIR holds recorded workflows in WfFormat. A cluster has 16 nodes of 4 slots at a price of 1 an
-//! hour, billed by the second and for at least a minute; tasks scatter around their estimates as
-//! `[tasks]` of each cluster says. Every policy sees the same draws.
+//! | option | meaning |
+//! |---|---|
+//! | `--quick` | a part of the corpus, within two minutes |
+//! | `--workflows DIR` | folder with workflows in WfFormat instead of `target/corpus` |
+//! | `--seed N` | another corpus: own graphs, estimates and settings are drawn anew |
+//! | `--settings N` | settings of each instance |
+//! | `--policies A,B` | these policies |
+//! | `--only KEY=VALUE\|VALUE,...` | these instances and settings; keys: see `corpus/selection.rs` |
+//! | `--rows FILE` | one row per instance, setting and policy, as JSON lines |
+//! | `--threads N` | threads; as many as there are CPUs |
+//! | `--placement` | ways to deal tasks out, instead of policies |
+//!
+//! `benches/corpus/generate.py` makes the workflows of WfCommons; without them the graphs that are
+//! made here are compared alone.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+mod corpus;
+
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use phalanx::exec::Kernels;
-use phalanx::job::import;
-use phalanx::job::{Cost, Scaling};
 use phalanx::sim::Cluster;
-use phalanx::sim::compare::{Comparison, Row, compare, compare_placement, placement_table, table};
-use phalanx::workload::PreparedJob;
+use phalanx::sim::compare::{Comparison, compare_placement, placement_table};
+use rayon::prelude::*;
 
-/// Ours, static ones, and those of others.
-const POLICIES: [&str; 21] = [
-    "hybrid",
-    "predictive",
-    "cost",
-    "performance",
-    "reactive",
-    "static-1",
-    "static-4",
-    "static-16",
-    "fixed",
-    "react",
-    "adapt",
-    "hist",
-    "reg",
-    "conpaas",
-    "token",
-    "plan",
-    "hpa",
-    "dask",
-    "hyperqueue",
-    "parsl",
-    "dpds",
-];
+use corpus::instance::{Instance, recorded};
+use corpus::report::{OWN, REFERENCES, report};
+use corpus::selection::Selection;
+use corpus::setting::Setting;
+use corpus::trial::{Row, run};
 
-const DELAYS: [u32; 3] = [1, 60, 300];
+/// With `--quick`: one instance in so many, and their largest number of tasks.
+const QUICK: (usize, u32) = (6, 800);
 
-fn task(text: &mut String, name: &str, count: u32, seconds: f64, needs: &[String]) {
-    let array = if count > 1 { format!("array = \"1-{count}\"\n") } else { String::new() };
-    let list: Vec<String> = needs.iter().map(|need| format!("\"{need}\"")).collect();
-    let needs = if list.is_empty() { String::new() } else { format!("needs = [{}]\n", list.join(", ")) };
-    let _ = writeln!(text, "[[task]]\nname = \"{name}\"\nkernel = \"noop\"\nestimate = \"{seconds}s\"\n{array}{needs}");
+const MISSING: &str = "there are no workflows of WfCommons in {folder}; these make them:\n\
+    python3 -m venv target/wfcommons && target/wfcommons/bin/pip install wfcommons==1.6\n\
+    target/wfcommons/bin/python benches/corpus/generate.py";
+
+struct Options {
+    quick: bool,
+    workflows: PathBuf,
+    seed: u64,
+    settings: u64,
+    policies: Vec<String>,
+    only: Selection,
+    rows: Option<PathBuf>,
+    threads: usize,
+    placement: bool,
 }
 
-/// Four wide phases of 256 tasks of about five minutes with a merge of ten minutes behind each.
-fn fork_join() -> String {
-    let mut text = String::new();
-    for phase in 0..4 {
-        let before: Vec<String> = if phase > 0 { vec![format!("merge{}", phase - 1)] } else { Vec::new() };
-        task(&mut text, &format!("wide{phase}"), 256, 300.0, &before);
-        task(&mut text, &format!("merge{phase}"), 1, 600.0, &[format!("wide{phase}")]);
-    }
-    text
-}
-
-/// One chain of sixty tasks of a minute.
-fn chain() -> String {
-    let mut text = String::new();
-    for k in 0..60 {
-        let before: Vec<String> = if k > 0 { vec![format!("t{}", k - 1)] } else { Vec::new() };
-        task(&mut text, &format!("t{k}"), 1, 60.0, &before);
-    }
-    text
-}
-
-/// Tiled Cholesky factorisation of 14 x 14 tiles: 560 tasks whose parallelism grows and shrinks.
-fn cholesky() -> String {
-    let mut text = String::new();
-    let n = 14;
-    // Who wrote each tile last.
-    let mut last: BTreeMap<(u32, u32), String> = BTreeMap::new();
-    for k in 0..n {
-        let potrf = format!("potrf-{k}");
-        let before: Vec<String> = last.get(&(k, k)).cloned().into_iter().collect();
-        task(&mut text, &potrf, 1, 40.0, &before);
-        last.insert((k, k), potrf.clone());
-        for i in k + 1..n {
-            let name = format!("trsm-{k}-{i}");
-            let mut before = vec![potrf.clone()];
-            before.extend(last.get(&(i, k)).cloned());
-            task(&mut text, &name, 1, 120.0, &before);
-            last.insert((i, k), name);
-        }
-        for i in k + 1..n {
-            for j in k + 1..=i {
-                let name = if i == j { format!("syrk-{k}-{i}") } else { format!("gemm-{k}-{i}-{j}") };
-                let mut before = vec![format!("trsm-{k}-{i}")];
-                before.extend((i != j).then(|| format!("trsm-{k}-{j}")));
-                before.extend(last.get(&(i, j)).cloned());
-                task(&mut text, &name, 1, if i == j { 120.0 } else { 240.0 }, &before);
-                last.insert((i, j), name);
+impl Options {
+    fn parse() -> Result<Options, String> {
+        let names = OWN.into_iter().chain(REFERENCES).map(str::to_owned);
+        let mut options = Options {
+            quick: false,
+            workflows: Path::new(env!("CARGO_MANIFEST_DIR")).join("target/corpus"),
+            seed: 1,
+            settings: 2,
+            policies: names.collect(),
+            only: Selection::default(),
+            rows: None,
+            threads: 0,
+            placement: false,
+        };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or(format!("`{arg}` needs a value"));
+            let number = |text: String| text.parse().map_err(|_| format!("`{arg} {text}` is not a whole number"));
+            match &*arg {
+                "--quick" => options.quick = true,
+                "--workflows" => options.workflows = value()?.into(),
+                "--seed" => options.seed = number(value()?)?,
+                "--settings" => options.settings = number(value()?)?,
+                "--policies" => options.policies = value()?.split(',').map(str::to_owned).collect(),
+                "--only" => options.only = Selection::parse(&value()?)?,
+                "--rows" => options.rows = Some(value()?.into()),
+                "--threads" => options.threads = number(value()?)? as usize,
+                "--placement" => options.placement = true,
+                // Cargo adds it.
+                "--bench" => {}
+                _ => return Err(format!("there is no option `{arg}`")),
             }
         }
+        Ok(options)
     }
-    text
+
+    /// The instances that are wanted, largest first: what is long must not begin last.
+    fn instances(&self) -> Vec<Instance> {
+        let from_files = recorded(&self.workflows);
+        if from_files.is_empty() {
+            eprintln!("{}", MISSING.replace("{folder}", &self.workflows.display().to_string()));
+        }
+        let mut workflows = corpus::generators::all(self.seed);
+        workflows.extend(from_files);
+        workflows.retain(|workflow| self.only.has_name(&workflow.name, &workflow.family));
+        let instances = workflows.par_iter().map(|workflow| workflow.instance(self.seed));
+        let mut instances: Vec<Instance> = instances.filter(|instance| self.only.has_instance(instance)).collect();
+        if self.quick {
+            let (one_in, most) = QUICK;
+            instances.retain(|instance| instance.prepared.tasks() <= most);
+            instances = instances.into_iter().step_by(one_in).collect();
+        }
+        instances.sort_by_key(|instance| std::cmp::Reverse(instance.prepared.tasks()));
+        instances
+    }
 }
 
-/// A bag of a thousand tasks of two minutes in the median; one in a hundred takes thirty times as
-/// long.
-fn heavy_bag() -> String {
-    let mut text = String::new();
-    task(&mut text, "heavy", 1000, 120.0, &[]);
-    text
-}
-
-struct Case {
-    name: String,
-    prepared: PreparedJob,
-    spread: f64,
-}
-
-fn case(name: &str, text: &str, spread: f64) -> Case {
-    let prepared = phalanx::job::parse(text, &format!("{name}.toml"), Path::new("/"), &Kernels::builtin())
-        .and_then(PreparedJob::of);
-    let prepared = prepared.unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
-    Case { name: name.to_owned(), prepared, spread }
-}
-
-fn recorded(dir: &Path) -> Vec<Case> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
-        .unwrap_or_else(|error| panic!("cannot read {}: {error}", dir.display()))
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "json") && !path.to_string_lossy().contains("schema"))
-        .collect();
-    files.sort();
-    let read = |path: &PathBuf| {
-        let text =
-            std::fs::read_to_string(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let options = import::Options { name: Some(name.clone()), ..import::Options::default() };
-        let imported = import::wfcommons(&text, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
-        case(&name, &imported.toml, 0.2)
+fn main() -> ExitCode {
+    let options = match Options::parse() {
+        Ok(options) => options,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            return ExitCode::FAILURE;
+        }
     };
-    files.iter().map(read).collect()
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
+    threads
+        .expect("threads can be started")
+        .install(|| if options.placement { placements(&options) } else { compare(&options) });
+    ExitCode::SUCCESS
 }
 
-fn cluster(delay: u32, spread: f64) -> Cluster {
-    let text = format!(
-        "name = \"sixteen\"\n[[node]]\nslots = 4\nlimit = 16\nprice = 1.0\nminimum = \"60s\"\n\
-         delay = {{ median = \"{delay}s\", sigma = 0.3 }}\n[tasks]\nspread = {spread}\n"
-    );
-    Cluster::parse(&text, "sixteen.toml").unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)))
-}
-
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let after = |word: &str| args.iter().position(|arg| arg == word).and_then(|at| args.get(at + 1));
-    let number = |word: &str| after(word).and_then(|n| n.parse().ok());
-    let (repeats, seed) = (number("--repeats").unwrap_or(3), number("--seed").unwrap_or(1));
-    let only = after("--only").cloned().unwrap_or_default();
-    let policies: Vec<&str> = after("--policies").map_or(POLICIES.to_vec(), |names| names.split(',').collect());
-    let mut cases = vec![
-        case("fork-join", &fork_join(), 0.2),
-        case("chain", &chain(), 0.2),
-        case("cholesky", &cholesky(), 0.2),
-        case("heavy-tailed bag", &heavy_bag(), 1.5),
-    ];
-    if let Some(dir) = after("--workflows") {
-        cases.extend(recorded(Path::new(dir)));
-    }
-    cases.retain(|case| case.name.starts_with(&only));
-    let scaling = Scaling { max_ranks: 16, ..Scaling::default() };
-    let cost = Cost::default();
-    let mut verdicts = String::new();
-    for case in &cases {
-        for delay in DELAYS {
-            let cluster = cluster(delay, case.spread);
-            let field = Comparison {
-                prepared: &case.prepared,
-                cluster: &cluster,
-                scaling: &scaling,
-                cost: &cost,
-                seed,
-                repeats,
-            };
-            match compare(&field, &policies) {
-                Ok(rows) => {
-                    println!("\n### {}, nodes after {delay} s\n\n{}", case.name, table(&rows));
-                    verdict(&mut verdicts, &case.name, delay, &rows);
-                }
-                Err(error) => println!("\n### {}: {error}", case.name),
-            }
+fn compare(options: &Options) {
+    let began = Instant::now();
+    let instances = options.instances();
+    let settings = if options.quick { 1 } else { options.settings };
+    let fields: Vec<(&Instance, Setting)> = instances
+        .iter()
+        .flat_map(|instance| (0..settings).map(move |number| (instance, number)))
+        .map(|(instance, number)| (instance, Setting::draw(instance, number, options.seed)))
+        .filter(|(_, setting)| options.only.has_setting(setting))
+        .collect();
+    eprintln!("{} instances, {} settings, {} policies", instances.len(), fields.len(), options.policies.len());
+    let ended = AtomicUsize::new(0);
+    let rows_of = |(instance, setting): &(&Instance, Setting)| {
+        let rows: Vec<Row> = options.policies.iter().map(|policy| run(instance, setting, policy)).collect();
+        let ended = ended.fetch_add(1, Ordering::Relaxed) + 1;
+        if ended % 20 == 0 {
+            eprintln!("{ended} of {} settings after {:.0} s", fields.len(), began.elapsed().as_secs_f64());
         }
+        rows
+    };
+    let rows: Vec<Row> = fields.par_iter().with_max_len(1).flat_map_iter(rows_of).collect();
+    if let Some(file) = &options.rows {
+        std::fs::write(file, lines(&rows)).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
     }
-    println!("\n## `hybrid` against a static allocation of 16 nodes\n");
-    println!(
-        "| graph | delay | cost saved | at most | makespan longer | most ranks | on the front |\n|---|---:|---:|---:|---:|---:|---|\n{verdicts}"
-    );
-    println!("\n## Ways to deal tasks out, 8 ranks, a quarter of the nodes slow\n");
-    for case in &cases {
-        let slow = Cluster::parse(
-            "[[node]]\nslots = 4\n[faults]\nslow = 0.25\nslow_factor = 2.0\n[tasks]\nspread = 0.2\n",
-            "slow.toml",
-        )
-        .unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
-        let field =
-            Comparison { prepared: &case.prepared, cluster: &slow, scaling: &scaling, cost: &cost, seed, repeats };
+    println!("{}", report(&rows));
+}
+
+/// The rows as JSON lines.
+fn lines(rows: &[Row]) -> String {
+    rows.iter().map(|row| serde_json::to_string(row).expect("a row is JSON") + "\n").collect()
+}
+
+fn placements(options: &Options) {
+    let text = "[[node]]\nslots = 4\n[faults]\nslow = 0.25\nslow_factor = 2.0\n[tasks]\nspread = 0.2\n";
+    let cluster = Cluster::parse(text, "slow.toml").unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
+    println!("## Ways to deal tasks out, 8 ranks, a quarter of the nodes slow");
+    for instance in options.instances() {
+        let (scaling, cost) = Default::default();
+        let field = Comparison {
+            prepared: &instance.prepared,
+            cluster: &cluster,
+            scaling: &scaling,
+            cost: &cost,
+            seed: options.seed,
+            repeats: 3,
+        };
         match compare_placement(&field, 8) {
-            Ok(rows) => println!("\n### {}\n\n{}", case.name, placement_table(&rows)),
-            Err(error) => println!("\n### {}: {error}", case.name),
+            Ok(rows) => println!("\n### {}\n\n{}", instance.name, placement_table(&rows)),
+            Err(error) => println!("\n### {}: {error}", instance.name),
         }
-    }
-}
-
-/// What nobody can undercut at a price of 1 an hour: the work on slots that never idle, and one
-/// node from the beginning to the end of the longest chain.
-fn least_bill(row: &Row) -> f64 {
-    let work = row.bill / row.dearness;
-    let chain = row.makespan_s / row.stretch;
-    work.max(chain / 3600.0)
-}
-
-/// One line: our policy against as many nodes as there are from the beginning to the end.
-fn verdict(text: &mut String, name: &str, delay: u32, rows: &[Row]) {
-    let of = |policy: &str| rows.iter().find(|row| row.policy == policy);
-    if let Some((ours, still)) = of("hybrid").zip(of("static-16")) {
-        let _ = writeln!(
-            text,
-            "| {name} | {delay} s | {:.0} % | {:.0} % | {:.0} % | {:.0} | {} |",
-            (1.0 - ours.bill / still.bill) * 100.0,
-            (1.0 - least_bill(still) / still.bill) * 100.0,
-            // Rounded before it is written, and without the sign of a zero.
-            ((ours.makespan_s / still.makespan_s - 1.0) * 100.0).round() + 0.0,
-            ours.peak,
-            if ours.front { "yes" } else { "no" }
-        );
     }
 }
