@@ -12,6 +12,7 @@
 //! | `--only KEY=VALUE\|VALUE,...` | these instances and settings; keys: see `corpus/selection.rs` |
 //! | `--rows FILE` | one row per instance, setting and policy, as JSON lines |
 //! | `--threads N` | threads; as many as there are CPUs |
+//! | `--bound` | also search for what a policy with foresight would do |
 //! | `--placement` | ways to deal tasks out, instead of policies |
 //!
 //! `benches/corpus/generate.py` makes the workflows of WfCommons; without them the graphs that are
@@ -28,14 +29,16 @@ use phalanx::sim::Cluster;
 use phalanx::sim::compare::{Comparison, compare_placement, placement_table};
 use rayon::prelude::*;
 
-use corpus::instance::{Instance, recorded};
+use corpus::bound;
+use corpus::generators;
+use corpus::instance::{Instance, family_of, files, recorded};
 use corpus::report::{OWN, REFERENCES, report};
 use corpus::selection::Selection;
 use corpus::setting::Setting;
 use corpus::trial::{Row, run};
 
 /// With `--quick`: one instance in so many, and their largest number of tasks.
-const QUICK: (usize, u32) = (6, 800);
+const QUICK: (usize, u32) = (4, 800);
 
 const MISSING: &str = "there are no workflows of WfCommons in {folder}; these make them:\n\
     python3 -m venv target/wfcommons && target/wfcommons/bin/pip install wfcommons==1.6\n\
@@ -50,6 +53,7 @@ struct Options {
     only: Selection,
     rows: Option<PathBuf>,
     threads: usize,
+    bound: bool,
     placement: bool,
 }
 
@@ -60,11 +64,12 @@ impl Options {
             quick: false,
             workflows: Path::new(env!("CARGO_MANIFEST_DIR")).join("target/corpus"),
             seed: 1,
-            settings: 2,
+            settings: 1,
             policies: names.collect(),
             only: Selection::default(),
             rows: None,
             threads: 0,
+            bound: false,
             placement: false,
         };
         let mut args = std::env::args().skip(1);
@@ -80,6 +85,7 @@ impl Options {
                 "--only" => options.only = Selection::parse(&value()?)?,
                 "--rows" => options.rows = Some(value()?.into()),
                 "--threads" => options.threads = number(value()?)? as usize,
+                "--bound" => options.bound = true,
                 "--placement" => options.placement = true,
                 // Cargo adds it.
                 "--bench" => {}
@@ -91,13 +97,14 @@ impl Options {
 
     /// The instances that are wanted, largest first: what is long must not begin last.
     fn instances(&self) -> Vec<Instance> {
-        let from_files = recorded(&self.workflows);
-        if from_files.is_empty() {
+        let files = files(&self.workflows);
+        if files.is_empty() {
             eprintln!("{}", MISSING.replace("{folder}", &self.workflows.display().to_string()));
         }
-        let mut workflows = corpus::generators::all(self.seed);
-        workflows.extend(from_files);
-        workflows.retain(|workflow| self.only.has_name(&workflow.name, &workflow.family));
+        let is_wanted = |file: &(String, PathBuf)| self.only.has_name(&file.0, family_of(&file.0));
+        let files: Vec<(String, PathBuf)> = files.into_iter().filter(is_wanted).collect();
+        let mut workflows = generators::all(self.seed, &|name, family| self.only.has_name(name, family));
+        workflows.par_extend(files.par_iter().map(|(name, path)| recorded(name, path)));
         let instances = workflows.par_iter().map(|workflow| workflow.instance(self.seed));
         let mut instances: Vec<Instance> = instances.filter(|instance| self.only.has_instance(instance)).collect();
         if self.quick {
@@ -140,7 +147,7 @@ fn compare(options: &Options) {
     let rows_of = |(instance, setting): &(&Instance, Setting)| {
         let rows: Vec<Row> = options.policies.iter().map(|policy| run(instance, setting, policy)).collect();
         let ended = ended.fetch_add(1, Ordering::Relaxed) + 1;
-        if ended % 20 == 0 {
+        if ended.is_multiple_of(20) {
             eprintln!("{ended} of {} settings after {:.0} s", fields.len(), began.elapsed().as_secs_f64());
         }
         rows
@@ -150,6 +157,9 @@ fn compare(options: &Options) {
         std::fs::write(file, lines(&rows)).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
     }
     println!("{}", report(&rows));
+    if options.bound {
+        println!("{}", bound::table(&bound::regrets(&fields, &rows)));
+    }
 }
 
 /// The rows as JSON lines.

@@ -26,13 +26,16 @@ pub const SIZES: [usize; 9] = [20, 50, 110, 200, 300, 500, 1000, 2000, 4000];
 /// Instances of each family and size.
 const INSTANCES: u64 = 3;
 
-/// All workflows made here.
-pub fn all(seed: u64) -> Vec<Workflow> {
+/// The workflows made here whose name and family are wanted.
+pub fn all(seed: u64, is_wanted: &dyn Fn(&str, &str) -> bool) -> Vec<Workflow> {
     let mut made = Vec::new();
     for (family, generator) in FAMILIES {
         for size in SIZES {
             for number in 1..=INSTANCES {
                 let name = format!("{family}-{size}-{number}");
+                if !is_wanted(&name, family) {
+                    continue;
+                }
                 let mut rng = rng(&name, seed);
                 let mut workflow = Workflow { name, family: family.to_owned(), groups: generator(size, &mut rng) };
                 workflow.stretch_to(&mut rng);

@@ -204,19 +204,24 @@ fn measure(prepared: &PreparedJob, took: &[u64]) -> (f64, f64) {
     (longest as f64 / 1e9, took.iter().map(|ns| *ns as f64).sum::<f64>() / 1e9)
 }
 
-/// Workflows in WfFormat in a folder, by name. The family is what precedes the first hyphen.
-pub fn recorded(folder: &Path) -> Vec<Workflow> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_instance =
-        |path: &PathBuf| path.extension().is_some_and(|ext| ext == "json") && !path.ends_with("wfcommons-schema.json");
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_instance).collect();
-    files.sort();
-    files.iter().map(|path| read(path)).collect()
+/// The family of a workflow: what precedes the first hyphen of its name.
+pub fn family_of(name: &str) -> &str {
+    name.split('-').next().unwrap_or_default()
 }
 
-fn read(path: &Path) -> Workflow {
+/// The workflows in WfFormat in a folder, by name.
+pub fn files(folder: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let json = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ext| ext == "json"));
+    let named = json.map(|path| (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path));
+    let mut files: Vec<(String, PathBuf)> = named.filter(|(name, _)| !name.contains("schema")).collect();
+    files.sort();
+    files
+}
+
+/// The workflow of a file, with its recorded durations.
+pub fn recorded(name: &str, path: &Path) -> Workflow {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let imported = import::wfcommons(&text, &import::Options::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
     let job: toml::Table = imported.toml.parse().unwrap_or_else(|error| panic!("{name}: {error}"));
     let tasks = job.get("task").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -228,6 +233,6 @@ fn read(path: &Path) -> Workflow {
         let needs = needs.filter_map(Value::as_str).map(str::to_owned).collect();
         Group { name: text("name"), class: text("class"), seconds: vec![seconds], needs }
     };
-    let family = name.split('-').next().unwrap_or_default().to_owned();
-    Workflow { groups: tasks.iter().map(group).collect(), family, name }
+    let groups = tasks.iter().map(group).collect();
+    Workflow { name: name.to_owned(), family: family_of(name).to_owned(), groups }
 }

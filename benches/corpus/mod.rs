@@ -10,7 +10,9 @@
 //! | `trial` | one instance in one setting under one policy |
 //! | `report` | the tables |
 //! | `selection` | `--only` |
+//! | `bound` | `--bound`: what a policy with foresight would do |
 
+pub mod bound;
 pub mod generators;
 pub mod instance;
 pub mod report;

@@ -49,6 +49,7 @@ pub fn report(rows: &[Row]) -> String {
         }
         let (limited, free): (Vec<_>, Vec<_>) = fields.into_iter().partition(|field| any(field).budget.is_some());
         let mut families: Vec<&str> = free.iter().map(|field| &*any(field).family).collect();
+        families.sort_unstable();
         families.dedup();
         let _ = writeln!(text, "\n## Half {half}: {}\n", families.join(", "));
         policies(&mut text, &free);
@@ -104,7 +105,7 @@ fn better(field: &Field<'_>, policy: &str) -> Vec<&'static str> {
     let Some(own) = field.get(policy) else { return Vec::new() };
     let beats =
         |other: &&Row| other.complete && other.makespan_s < BETTER * own.makespan_s && other.cost < BETTER * own.cost;
-    REFERENCES.into_iter().filter(|name| field.get(name).is_some_and(|other| beats(&other))).collect()
+    REFERENCES.into_iter().filter(|name| field.get(name).is_some_and(beats)).collect()
 }
 
 /// By how many percent a policy is worse than another, with time and money joined.

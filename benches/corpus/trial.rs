@@ -1,7 +1,6 @@
 //! One instance in one setting under one policy.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use phalanx::model::{Outcome, Time};
@@ -11,6 +10,7 @@ use phalanx::schedule::coordinator::StopReason;
 use phalanx::sim::{Forget, RecordedTasks, ScalingSetup, Setup, SimulatedEnd, Simulator};
 use serde::Serialize;
 
+use super::bound::Course;
 use super::instance::Instance;
 use super::setting::Setting;
 
@@ -71,6 +71,9 @@ pub struct Row {
     pub decisions: u64,
     /// CPU time of the slowest decision in milliseconds.
     pub slowest_ms: f64,
+    /// How many ranks the policy wanted, from each change on.
+    #[serde(skip)]
+    pub course: Course,
 }
 
 impl Row {
@@ -90,14 +93,21 @@ impl Row {
     }
 }
 
-/// A policy whose decisions are counted and timed.
-struct Timed {
+/// A policy whose decisions are recorded and timed.
+struct Watched {
     policy: Box<dyn Policy>,
-    decisions: Arc<AtomicU64>,
-    slowest_ns: Arc<AtomicU64>,
+    seen: Arc<Mutex<Decisions>>,
 }
 
-impl Policy for Timed {
+/// The decisions of a run.
+#[derive(Default)]
+struct Decisions {
+    count: u64,
+    slowest: Duration,
+    course: Course,
+}
+
+impl Policy for Watched {
     fn name(&self) -> &str {
         self.policy.name()
     }
@@ -105,9 +115,13 @@ impl Policy for Timed {
     fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target {
         let before = cpu_time();
         let target = self.policy.decide(seen, estimates, prices);
-        let took = cpu_time().saturating_sub(before).as_nanos() as u64;
-        self.decisions.fetch_add(1, Ordering::Relaxed);
-        self.slowest_ns.fetch_max(took, Ordering::Relaxed);
+        let took = cpu_time().saturating_sub(before);
+        let mut decisions = self.seen.lock().expect("no thread panics while it holds this lock");
+        decisions.count += 1;
+        decisions.slowest = decisions.slowest.max(took);
+        if decisions.course.last().is_none_or(|(_, ranks)| *ranks != target.ranks) {
+            decisions.course.push((seen.now.seconds(), target.ranks));
+        }
         target
     }
 
@@ -142,10 +156,11 @@ fn static_ranks(name: &str, nodes: u32) -> Option<u32> {
 /// Runs an instance in a setting under a policy. All start with one rank on one node: a static
 /// allocation, too, gets its nodes after the delay.
 pub fn run_policy(instance: &Instance, setting: &Setting, name: &str, policy: Box<dyn Policy>) -> Row {
-    let (decisions, slowest_ns) = (Arc::default(), Arc::default());
-    let timed = Timed { policy, decisions: Arc::clone(&decisions), slowest_ns: Arc::clone(&slowest_ns) };
+    let seen = Arc::default();
+    let watched = Watched { policy, seen: Arc::clone(&seen) };
     let prices = setting.cluster().prices(&setting.cost());
-    let ended = simulate(instance, setting, &prices, Box::new(timed));
+    let ended = simulate(instance, setting, &prices, Box::new(watched));
+    let decisions = std::mem::take(&mut *seen.lock().expect("no thread panics while it holds this lock"));
     let bill = |node: &phalanx::sim::Node| prices.bill(node.kind, node.granted, node.gone.unwrap_or(ended.time));
     let first = ended.forecasts.first().map(|(_, forecast)| *forecast);
     Row {
@@ -174,8 +189,9 @@ pub fn run_policy(instance: &Instance, setting: &Setting, name: &str, policy: Bo
         granted: ended.nodes.len(),
         forecast_s: first.map(|f| [f.finish_q10_s, f.finish_q50_s, f.finish_q90_s]),
         forecast_cost: first.map(|f| [f.cost_q10, f.cost_q50, f.cost_q90]),
-        decisions: decisions.load(Ordering::Relaxed),
-        slowest_ms: slowest_ns.load(Ordering::Relaxed) as f64 / 1e6,
+        decisions: decisions.count,
+        slowest_ms: decisions.slowest.as_secs_f64() * 1e3,
+        course: decisions.course,
     }
 }
 
