@@ -79,6 +79,7 @@ use std::time::Duration;
 
 pub use crate::model::Stream;
 pub use args::{ArgError, Args, Bytes, FromArg};
+pub(crate) use cache::held_files;
 pub use control::TaskStop;
 pub(crate) use env::{ADVISOR_KEY, user_command};
 pub use graphs::{Graphs, OperationResult};
@@ -167,6 +168,10 @@ pub struct RankContext {
     pub gpus: Gpus,
     /// Directory for long commands written as scripts; all nodes of an MPI task must see it.
     pub scripts: PathBuf,
+    /// The directory of the run; `None` if it has none.
+    pub run_dir: Option<PathBuf>,
+    /// Ranks of other nodes take part in the run, or may.
+    pub is_shared: bool,
     /// Directory for batches of changes to data graphs; `None` if they are not kept.
     pub graphs: Option<PathBuf>,
     /// The command that starts MPI tasks, with optional arguments: `PHALANX_MPIRUN`, else `mpirun`.
@@ -193,6 +198,8 @@ impl RankContext {
             grace: Duration::from_secs(5),
             gpus: Gpus::default(),
             scripts: std::env::temp_dir(),
+            run_dir: None,
+            is_shared: false,
             graphs: None,
             mpirun,
             user_variables: user_variables(),

@@ -22,12 +22,13 @@ use super::files;
 use super::graphs::Graphs;
 use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
-use super::stage::Stages;
+use super::stage::{self, Stages};
 use super::used_files::{ANSWER_TIMEOUT, UsedFiles};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{CacheRules, Container, Group, Task, TaskLimits, Work, WrittenFiles};
 use crate::model::{Outcome, State, Stream, TaskId};
+use crate::store::lexical;
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
@@ -302,7 +303,7 @@ impl Runner {
             group,
             (rules, is_alike),
             source.job_of(number),
-            &self.site,
+            (&self.site, self.cache.held()),
         ));
         let mut pending = match self.cache.look_up(&request, &AttemptDeadline::begin(control, limits.time))? {
             Answer::Miss(pending) => pending,
@@ -360,9 +361,19 @@ impl Runner {
         Ok(outcome)
     }
 
+    /// Removes temporary files that no task reads any more.
+    pub fn discard(&self, files: &[(TaskId, u32)]) {
+        let Some(held) = self.cache.held() else { return };
+        let path = |(task, number): &(TaskId, u32)| {
+            let task = self.start.source.task(*task).ok()?;
+            Some(task.dir.join(task.temporary.get(*number as usize)?))
+        };
+        self.stages.discard(held, files.iter().filter_map(path).collect());
+    }
+
     /// Runs a command in a directory of its own on the node's disk.
     fn run_staged(&self, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
-        let mut staged = self.stages.begin(self.cache.store(), attempt)?;
+        let mut staged = self.stages.begin((self.cache.store(), self.cache.held()), attempt)?;
         let task = staged.task.clone();
         let inside = CommandAttempt { task: &task, deadline: attempt.deadline.renewed(), ..*attempt };
         let ran = self.commands.run(&inside);
@@ -382,9 +393,10 @@ impl Runner {
         if task.required.is_empty() {
             return Ok(());
         }
+        let required = stage::required_at_home(task, self.cache.held(), &attempt.deadline)?;
         let limit = attempt.deadline.limit.map_or(Duration::MAX, |(limit, _)| limit);
         let deadline = AttemptDeadline::begin(turn.control, Some(limit.min(attempt.output_wait + ANSWER_TIMEOUT)));
-        let look = |deadline| files::first_missing(&deadline, &task.dir, &task.required, attempt.output_wait);
+        let look = |deadline| files::first_missing(&deadline, &task.dir, &required, attempt.output_wait);
         let missing = match self.commands.retry_while_scarce(&deadline, look) {
             // Of a file system that gives no answer nothing is known; the command may do without
             // it.
@@ -397,10 +409,17 @@ impl Runner {
         let (path, file): (PathBuf, PathBuf) = (task.dir.join(&file), file.components().collect());
         let writer = [turn.tables, &self.start].into_iter().find_map(|tables| {
             let written = tables.written.get_or_init(|| tables.source.written_files());
-            written.writer_of(&path).filter(|writer| *writer != task.id).map(|writer| tables.source.task_name(writer))
+            let writer = written.writer_of(&path).filter(|writer| *writer != task.id)?;
+            let is_held =
+                |task: Task| task.temporary.iter().any(|other| lexical(&task.dir.join(other)) == lexical(&path));
+            Some((tables.source.task_name(writer), tables.source.task(writer).is_ok_and(is_held)))
         });
         let whose = match writer {
-            Some(writer) => format!("which {writer} should have written"),
+            Some((writer, true)) => format!(
+                "which {writer} writes with `keep = false`: the store of this node does not have it (any more); a run \
+                 with `--resume` makes it again"
+            ),
+            Some((writer, false)) => format!("which {writer} should have written"),
             None => "and no task writes it".to_owned(),
         };
         let is_image = task.container.as_ref().and_then(Container::file).is_some_and(|image| image == file);

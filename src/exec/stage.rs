@@ -6,22 +6,27 @@
 //! and to their places. The directory is then removed. That of a failed attempt is kept for a
 //! while, within bounds, for whoever wants to see what went wrong.
 //!
+//! Outputs with `keep = false` have no place: they pass from the directory of one task to those of
+//! others through the store (`HeldFiles`), until rank 0 says that the last reader is done.
+//!
 //! Everything that touches a file happens aside from the slot's thread, within the time limit.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::aside::AttemptDeadline;
 use super::command::CommandAttempt;
 use super::rank_dir::RankDir;
 use super::{Fault, used_files};
 use crate::job::Task;
 use crate::model::{Outcome, StageUse, State};
-use crate::store::{Store, lexical};
+use crate::store::{HeldFiles, Store, lexical, remove_tree};
 
 /// Directories below the node's level: of ranks, and of failed attempts.
 const RUNNING: &str = "stage";
@@ -39,6 +44,8 @@ const MAX_KEPT: usize = 10;
 pub(super) struct Stages {
     /// The directory of this rank; made by the first task, with why it cannot be.
     dir: OnceLock<Result<RankDir, String>>,
+    /// Threads that remove files.
+    removing: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// An attempt in a directory of its own.
@@ -48,6 +55,7 @@ pub(super) struct StagedAttempt {
     /// What was moved for it.
     pub(super) used: StageUse,
     store: Arc<Store>,
+    held: Option<Arc<HeldFiles>>,
     /// Directory of the task.
     home: PathBuf,
     /// Name of the directory if it is kept.
@@ -55,11 +63,14 @@ pub(super) struct StagedAttempt {
 }
 
 impl Stages {
-    fn dir(&self, store: &Store) -> Result<&Path, Fault> {
+    fn dir(&self, store: &Store, held: Option<&Arc<HeldFiles>>) -> Result<&Path, Fault> {
         let make = || -> io::Result<RankDir> {
             let place = store.node_dir()?.join(RUNNING);
             make_private_dir(&place)?;
-            RankDir::create(&place, PREFIX, &remove)
+            if let Some(held) = held {
+                held.remove_abandoned();
+            }
+            RankDir::create(&place, PREFIX, &remove_tree)
         };
         let made = self.dir.get_or_init(|| make().map_err(|error| error.to_string()));
         made.as_ref().map(RankDir::path).map_err(|error| {
@@ -69,7 +80,11 @@ impl Stages {
     }
 
     /// Makes the directory of an attempt with all that it reads.
-    pub(super) fn begin(&self, store: &Arc<Store>, attempt: &CommandAttempt) -> Result<StagedAttempt, Fault> {
+    pub(super) fn begin(
+        &self,
+        (store, held): (&Arc<Store>, Option<&Arc<HeldFiles>>),
+        attempt: &CommandAttempt,
+    ) -> Result<StagedAttempt, Fault> {
         let (task, site) = (attempt.task, attempt.site);
         if attempt.seat.hosts.iter().any(|(node, _)| *node != site.node) {
             let text = "did not start: `stage` gives it a directory on one node, and it runs on several: leave \
@@ -77,11 +92,11 @@ impl Stages {
             return Err(Fault::new(text));
         }
         let start = Instant::now();
-        let dir = self.dir(store)?.join(format!("{}.{}", task.id.0, attempt.seat.attempt));
+        let dir = self.dir(store, held)?.join(format!("{}.{}", task.id.0, attempt.seat.attempt));
         let (store, from, to) = (Arc::clone(store), task.clone(), dir.clone());
         let bring = attempt.deadline.aside("bringing its inputs to the node's disk", {
-            let store = Arc::clone(&store);
-            move |is_given_up| bring(&store, &from, &to, is_given_up)
+            let (store, held) = (Arc::clone(&store), held.cloned());
+            move |is_given_up| bring((&store, held.as_deref()), &from, &to, is_given_up)
         });
         let brought = bring.and_then(|brought| {
             brought.map_err(|(file, error)| {
@@ -89,12 +104,53 @@ impl Stages {
                 Fault::refused(what, &error)
             })
         });
-        let mut used = brought.inspect_err(|_| remove(&dir))?;
+        let mut used = brought.inspect_err(|_| remove_tree(&dir))?;
         used.in_s = start.elapsed().as_secs_f64();
         let index = task.index.map_or_else(String::new, |index| format!("-{index}"));
         let kept = PathBuf::from(format!("{}-{}{index}", site.job_id, task.name));
-        Ok(StagedAttempt { task: as_staged(attempt, dir), used, store, home: task.dir.clone(), kept })
+        Ok(StagedAttempt {
+            task: as_staged(attempt, dir),
+            used,
+            store,
+            held: held.cloned(),
+            home: task.dir.clone(),
+            kept,
+        })
     }
+
+    /// Removes files that nobody reads any more, in a thread of its own.
+    pub(super) fn discard(&self, held: &Arc<HeldFiles>, files: Vec<PathBuf>) {
+        let held = Arc::clone(held);
+        let remove = move || files.iter().for_each(|file| held.discard(file));
+        let mut removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        removing.retain(|thread| !thread.is_finished());
+        // Without a thread the files go when they are a week old.
+        removing.extend(std::thread::Builder::new().name("discard".into()).spawn(remove).ok());
+    }
+}
+
+impl Drop for Stages {
+    fn drop(&mut self) {
+        for thread in std::mem::take(self.removing.get_mut().unwrap_or_else(PoisonError::into_inner)) {
+            // A panic has been reported by its thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The files that must be in the directory of a task before it starts: of a staged one, those that
+/// are not held elsewhere.
+pub(super) fn required_at_home(
+    task: &Task,
+    held: Option<&Arc<HeldFiles>>,
+    deadline: &AttemptDeadline<'_>,
+) -> Result<Vec<PathBuf>, Fault> {
+    let Some(held) = held.filter(|_| task.is_staged).cloned() else { return Ok(task.required.clone()) };
+    let (dir, mut required) = (task.dir.clone(), task.required.clone());
+    deadline.aside("checking for its inputs", move |_| {
+        required.retain(|file| held.find(&dir.join(file)).is_none());
+        required
+    })
 }
 
 /// The task of an attempt as it runs in `dir`. Its files for standard input and output are in its
@@ -119,13 +175,18 @@ fn as_staged(attempt: &CommandAttempt, dir: PathBuf) -> Task {
 }
 
 /// Makes the directory and copies into it what the task reads. An error comes with the file.
-fn bring(store: &Store, task: &Task, dir: &Path, is_given_up: &AtomicBool) -> Result<StageUse, (PathBuf, io::Error)> {
+fn bring(
+    (store, held): (&Store, Option<&HeldFiles>),
+    task: &Task,
+    dir: &Path,
+    is_given_up: &AtomicBool,
+) -> Result<StageUse, (PathBuf, io::Error)> {
     let named = |path: &Path| {
         let path = path.to_owned();
         move |error| (path, error)
     };
     // An attempt of this number may have begun before, and come back from a lost rank.
-    remove(dir);
+    remove_tree(dir);
     make_private_dir(dir).map_err(named(dir))?;
     let mut used = StageUse::default();
     let inputs = task.inputs.iter().map(|(file, _)| file.clone());
@@ -135,12 +196,21 @@ fn bring(store: &Store, task: &Task, dir: &Path, is_given_up: &AtomicBool) -> Re
         let (from, place) = (task.dir.join(&file), lexical(&file));
         let to = dir.join(&place);
         let is_outside = place.as_os_str().is_empty() || file.starts_with("..");
-        if is_outside || to.symlink_metadata().is_ok() || fs::metadata(&from).is_err() {
-            // It is no file below the directory, there already, or optional.
+        if is_outside || to.symlink_metadata().is_ok() {
             continue;
         }
         let parent = to.parent().unwrap_or(dir);
         fs::create_dir_all(parent).map_err(named(parent))?;
+        let held = held.map_or(Ok(None), |held| held.stage_in(&from, &to, is_given_up)).map_err(named(&file))?;
+        if let Some((bytes, fetched)) = held {
+            used.fetched += fetched;
+            used.local += bytes - fetched.min(bytes);
+            continue;
+        }
+        if fs::metadata(&from).is_err() {
+            // It may be missing.
+            continue;
+        }
         let staged = store.stage_in(&from, &to, is_given_up).map_err(named(&file))?;
         used.read += staged.read;
         used.local += staged.bytes - staged.read;
@@ -159,15 +229,29 @@ impl StagedAttempt {
     /// Takes the outputs of the command, which has succeeded, to their places.
     pub(super) fn deliver(&mut self, attempt: &CommandAttempt) -> Result<(), Fault> {
         let start = Instant::now();
-        let place = |(file, _): &(PathBuf, Option<u64>)| (self.task.dir.join(file), self.home.join(file));
-        let outputs: Vec<(PathBuf, PathBuf)> = self.task.outputs.iter().map(place).collect();
-        let store = Arc::clone(&self.store);
-        let work = move |is_given_up: &AtomicBool| store.stage_out(&outputs, is_given_up);
+        let (mut held, mut kept) = (Vec::new(), Vec::new());
+        for (file, _) in &self.task.outputs {
+            let is_held = self.held.is_some() && self.task.temporary.contains(file);
+            let list = if is_held { &mut held } else { &mut kept };
+            list.push((self.task.dir.join(file), self.home.join(file)));
+        }
+        let (store, files) = (Arc::clone(&self.store), self.held.clone());
+        let work = move |is_given_up: &AtomicBool| {
+            let written = store.stage_out(&kept, is_given_up)?;
+            let mut bytes = 0;
+            for (from, to) in held.iter().filter(|(from, _)| from.symlink_metadata().is_ok()) {
+                bytes += store.bytes_of(from);
+                let Some(files) = &files else { break };
+                files.hold(from, to, is_given_up).map_err(|error| (to.clone(), error))?;
+            }
+            Ok((written, bytes))
+        };
         let delivered = attempt.deadline.renewed().aside("taking its outputs to their places", work)?;
-        self.used.written = delivered.map_err(|(file, error)| {
+        let delivered = delivered.map_err(|(file, error): (PathBuf, io::Error)| {
             let what = format!("it succeeded, but its output {} could not be put in place", file.display());
             Fault::refused(what, &error)
-        })?;
+        });
+        (self.used.written, self.used.held) = delivered?;
         self.used.out_s = start.elapsed().as_secs_f64();
         Ok(())
     }
@@ -181,7 +265,7 @@ impl StagedAttempt {
         let work = move |_: &AtomicBool| {
             let kept = is_own_failure.then(|| keep(&self.store, &dir, &self.kept));
             if !matches!(kept, Some(Ok(_))) {
-                remove(&dir);
+                remove_tree(&dir);
             }
             kept
         };
@@ -203,7 +287,7 @@ fn keep(store: &Store, dir: &Path, name: &Path) -> Result<PathBuf, String> {
     }
     make_private_dir(&place).map_err(text)?;
     let to = place.join(name);
-    remove(&to);
+    remove_tree(&to);
     fs::rename(dir, &to).map_err(text)?;
     // The time of the directory says when it was kept.
     let _ = fs::File::open(&to).and_then(|dir| dir.set_modified(std::time::SystemTime::now()));
@@ -211,48 +295,10 @@ fn keep(store: &Store, dir: &Path, name: &Path) -> Result<PathBuf, String> {
     let mut kept: Vec<_> = entries.filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path()))).collect();
     kept.sort_unstable();
     let more = kept.len().saturating_sub(MAX_KEPT);
-    kept[..more].iter().for_each(|(_, path)| remove(path));
+    kept[..more].iter().for_each(|(_, path)| remove_tree(path));
     Ok(to)
 }
 
 fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Removes a directory and all in it, also where the task has taken away the right to do so.
-/// Whatever withstands goes with the directory of the rank, or stays.
-fn remove(dir: &Path) {
-    let refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    if fs::remove_dir_all(dir).is_err_and(|error| refused(&error)) {
-        open_up(dir);
-        let _ = fs::remove_dir_all(dir);
-    }
-}
-
-/// Gives the owner of a directory and of those below it all rights.
-fn open_up(dir: &Path) {
-    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    entries.filter(is_dir).for_each(|entry| open_up(&entry.path()));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_goes_whatever_rights_a_task_took_away() {
-        let place = tempfile::tempdir().unwrap();
-        let dir = place.path().join("task");
-        fs::create_dir_all(dir.join("a/b")).unwrap();
-        fs::write(dir.join("a/b/c"), "x").unwrap();
-        for closed in ["a/b", "a", ""] {
-            fs::set_permissions(dir.join(closed), fs::Permissions::from_mode(0)).unwrap();
-        }
-        open_up(&dir);
-        assert!(dir.join("a/b/c").exists());
-        remove(&dir);
-        assert!(!dir.exists());
-    }
 }

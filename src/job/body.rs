@@ -59,7 +59,7 @@ impl Extras {
     /// The image of the container as a file that the task reads, if it is one.
     pub(crate) fn image_file(&self) -> Option<FileTemplate> {
         let container = self.container.as_ref().filter(|container| container.is_file)?;
-        Some(FileTemplate { name: container.image.clone(), size: None, optional: false })
+        Some(FileTemplate { name: container.image.clone(), size: None, optional: false, keep: true })
     }
 }
 
@@ -70,6 +70,8 @@ pub(crate) struct FileTemplate {
     pub size: Option<u64>,
     /// It may be missing.
     pub optional: bool,
+    /// False for an output that is not put in its place.
+    pub keep: bool,
 }
 
 /// The work of a task, with placeholders.
@@ -178,6 +180,7 @@ impl Body {
             outputs: files(&self.outputs),
             required,
             promised: must_exist(&self.outputs),
+            temporary: self.outputs.iter().filter(|f| !f.keep).map(|f| f.name.fill(element).into()).collect(),
             shell: shell.clone(),
             keeps_background: *keeps_background,
             is_staged: *is_staged,

@@ -178,6 +178,16 @@ impl Job {
         self.bodies.get(group as usize).is_some_and(|body| matches!(body.work, WorkTemplate::Kernel { .. }))
     }
 
+    /// True if the group's tasks run in directories of their own.
+    pub(crate) fn is_staged(&self, group: usize) -> bool {
+        self.bodies.get(group).is_some_and(|body| body.extras.is_staged)
+    }
+
+    /// True if the group's tasks write files that are not kept.
+    pub(crate) fn has_temporaries(&self, group: usize) -> bool {
+        self.bodies.get(group).is_some_and(|body| body.outputs.iter().any(|file| !file.keep))
+    }
+
     /// True if all tasks of a group have the same work, so that it needs to be prepared only once.
     pub fn is_constant(&self, group: GroupId) -> bool {
         self.bodies.get(group as usize).is_some_and(|body| body.work.is_constant())

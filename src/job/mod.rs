@@ -366,6 +366,8 @@ pub struct Task {
     pub required: Vec<PathBuf>,
     /// Output files that must exist after the command has succeeded.
     pub promised: Vec<PathBuf>,
+    /// Output files that live in the store until their last reader is done (`keep = false`).
+    pub temporary: Vec<PathBuf>,
     /// Words of the shell, to which the command line is appended; `None`: `sh -c`.
     pub shell: Option<Arc<[String]>>,
     /// `background = "keep"`: processes that the command leaves running are not killed.

@@ -294,6 +294,8 @@ section! {
         /// An input that may be missing when the task starts, an output that it may end well
         /// without
         optional: bool = "false",
+        /// False for an output that lives in the store of the node until its last reader is done
+        keep: bool = "true",
     }
 }
 

@@ -46,6 +46,16 @@ impl<W: Copy> WrittenFiles<W> {
         self.files.insert(hash(name), writer)
     }
 
+    /// Adds a file by its path, of which there is no other writer.
+    pub(crate) fn insert_path(&mut self, path: &Path, writer: W) {
+        self.insert(&name_of(path), writer);
+    }
+
+    /// Who writes a file of exactly this path.
+    pub(crate) fn writer_of_path(&self, path: &Path) -> Option<W> {
+        self.writer(&name_of(path))
+    }
+
     /// The number of a directory, which is made with those around it if it is new.
     fn directory(&mut self, name: &str) -> u32 {
         if self.last.1 != u32::MAX && self.last.0 == name {

@@ -37,6 +37,7 @@ mod runs;
 mod samples;
 mod skip_cause;
 mod spending;
+mod staging;
 mod standing;
 mod steps;
 mod stored;
@@ -63,6 +64,7 @@ pub(crate) use report::command_of;
 pub use run_view::{Parse, RunState, RunView};
 pub use runs::{ListedRun, disk_space, list_runs, old_runs, write_runs, write_runs_json};
 pub use samples::{RecordedSamples, Sample};
+pub use staging::StagingFigures;
 pub use standing::{Standing, TaskCounts};
 pub use stored::{
     ShownLevel, level_json, results_json, verified_json, write_level, write_removed, write_results, write_verified,

@@ -17,6 +17,7 @@ use super::pools::{PoolUse, pools};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
+use super::staging::{self, StagingFigures};
 use super::standing::Standing;
 use super::style::{LISTED, Paint, and_more, count, outcome, percent, value};
 use super::summary::write_summary;
@@ -88,6 +89,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         nodes_held: uses(run),
         pools: pools(run),
         cache: CacheFigures::of(run),
+        staging: StagingFigures::of(run),
         warnings: run.warnings(),
     };
     serde_json::to_writer_pretty(&mut *out, &object).map_err(ReportError::Json)?;
@@ -145,6 +147,8 @@ struct ReportJson<'a> {
     pools: Vec<PoolUse>,
     /// What the result cache did; null if no task uses it.
     cache: Option<CacheFigures>,
+    /// What was moved for staged tasks; null if there are none.
+    staging: Option<StagingFigures>,
     warnings: &'a [String],
 }
 
@@ -234,6 +238,7 @@ pub fn write_task_json(out: &mut dyn Write, run: &RunView, wanted: &str) -> Resu
             "end_s": clock(attempt.end),
             "reason": session.reason(attempt),
             "cache": by_attempt_of_session(run, session).get(&(attempt.task, attempt.attempt)),
+            "staging": staging::by_attempt_of_session(run, session).get(&(attempt.task, attempt.attempt)),
         })
     };
     let each = tasks.iter().map(|&task| {
@@ -312,6 +317,9 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
         if let Some(used) = by_attempt_of_session(run, session).get(&(attempt.task, attempt.attempt)) {
             let texts = texts_of(used);
             texts.iter().try_for_each(|text| writeln!(out, "    {}", super::style::printable(text.as_bytes())))?;
+        }
+        if let Some(used) = staging::by_attempt_of_session(run, session).get(&(attempt.task, attempt.attempt)) {
+            writeln!(out, "    {}", staging::text_of(used))?;
         }
     }
     for stream in [Stream::Out, Stream::Err] {

@@ -13,6 +13,7 @@ use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunState, RunView};
 use super::skip_cause::skipped;
+use super::staging::StagingFigures;
 use super::style::{Paint, bytes, count, percent, signal};
 use crate::journal::{EndReason, Level, Liveness, utc};
 use crate::model::State;
@@ -145,6 +146,9 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     }
     if let Some(cache) = CacheFigures::of(run) {
         row("cache", cache.text())?;
+    }
+    if let Some(staging) = StagingFigures::of(run) {
+        row("staging", staging.text())?;
     }
     if let Some(text) = before_text(run) {
         row("earlier", text)?;

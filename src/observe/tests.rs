@@ -66,6 +66,7 @@ impl JobView for Mosaic {
             required: Vec::new(),
             promised: Vec::new(),
             shell: None,
+            temporary: Vec::new(),
             keeps_background: false,
             is_staged: false,
             cache: None,

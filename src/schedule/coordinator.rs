@@ -366,6 +366,11 @@ impl Coordinator {
         }
     }
 
+    /// Ranks that receive messages.
+    pub fn ranks_here(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.members.here()
+    }
+
     fn broadcast(&self, message: Message, actions: &mut Vec<CoordinatorAction>) {
         let send = |to| CoordinatorAction::Send { to, message: message.clone() };
         actions.extend(self.members.here().map(send));

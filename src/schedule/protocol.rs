@@ -22,7 +22,7 @@ use crate::model::{Attempt, Measure, Outcome, Rank, Reason, Shortfalls, State, T
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 16;
+pub const VERSION: u16 = 17;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -254,6 +254,11 @@ pub enum Message {
         attempt: u16,
         /// Why nothing can be added; `None`: it can.
         refusal: Option<String>,
+    },
+    /// Coordinator to all: no task reads these temporary outputs any more.
+    Discard {
+        /// Tasks, each with the number of one of its temporary outputs.
+        files: Vec<(TaskId, u32)>,
     },
     /// Coordinator to rank, before the hand-out with them: tasks that have been added to the run.
     Added(Vec<AddedTables>),

@@ -343,7 +343,7 @@ impl Worker {
             Message::Paused { tasks } => actions.push(WorkerAction::Pause(tasks)),
             Message::Finish => actions.push(WorkerAction::Exit),
             // The driver has handled these.
-            Message::Added(_) | Message::OfferAnswer { .. } => {}
+            Message::Added(_) | Message::OfferAnswer { .. } | Message::Discard { .. } => {}
             // Messages for the coordinator only, and those of the handshake before the worker
             // starts.
             Message::Arrived { .. }

@@ -264,7 +264,7 @@ fn place_with<T, E: From<io::Error>>(path: &Path, write: &dyn Fn(&Path) -> Resul
         Ok(written)
     });
     if written.is_err() {
-        remove(&temporary);
+        remove_tree(&temporary);
     }
     written
 }
@@ -367,16 +367,32 @@ fn replace(temporary: &Path, path: &Path, comes_dir: bool) -> io::Result<()> {
     fs::rename(path, &old)?;
     let renamed = fs::rename(temporary, path);
     match renamed {
-        Ok(()) => remove(&old),
+        Ok(()) => remove_tree(&old),
         Err(_) => fs::rename(&old, path)?,
     }
     renamed
 }
 
-/// Removes what this process has built, whatever it is.
-pub(super) fn remove(path: &Path) {
-    let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
-    let _ = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+/// Removes what stands at a path, also where a task has taken away the right to do so. Whatever
+/// withstands stays.
+pub(crate) fn remove_tree(path: &Path) {
+    if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+        let _ = fs::remove_file(path);
+        return;
+    }
+    let is_refused = |error: io::Error| error.kind() == ErrorKind::PermissionDenied;
+    if fs::remove_dir_all(path).is_err_and(is_refused) {
+        open_up(path);
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
+/// Gives the owner of a directory and of those below it all rights.
+fn open_up(dir: &Path) {
+    let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries.filter(is_dir).for_each(|entry| open_up(&entry.path()));
 }
 
 /// True if a path holds this content already. Permissions of files are set right if they are all
@@ -468,6 +484,21 @@ mod tests {
         fs::set_permissions(b.join("run.sh"), Permissions::from_mode(0o755)).unwrap();
         fs::rename(b.join("sub/data"), b.join("sub/other")).unwrap();
         assert_ne!(digest(&a), digest(&b), "names count");
+    }
+
+    #[test]
+    fn a_directory_goes_whatever_rights_a_task_took_away() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("task");
+        fs::create_dir_all(dir.join("a/b")).unwrap();
+        fs::write(dir.join("a/b/c"), "x").unwrap();
+        for closed in ["a/b", "a", ""] {
+            fs::set_permissions(dir.join(closed), Permissions::from_mode(0)).unwrap();
+        }
+        open_up(&dir);
+        assert!(dir.join("a/b/c").exists());
+        remove_tree(&dir);
+        assert!(!dir.exists());
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! | `memory` | the level in memory, and how long results are kept |
 //! | `result` | what a task left, and the components of its key |
 //! | `stage` | files of tasks that run on the node's disk |
+//! | `held` | temporary files of a run |
 //! | `evict` | keeping a level within its size |
 //! | `admin` | looking into a level, checking and clearing it |
 //!
@@ -28,6 +29,7 @@ mod content;
 mod digest;
 mod disk;
 mod evict;
+mod held;
 mod memo;
 mod memory;
 mod result;
@@ -44,9 +46,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use admin::{Dropped, LevelInfo, ListedResult, StoreDir, Verified};
 pub use content::Content;
-pub(crate) use content::lexical;
+pub(crate) use content::{lexical, remove_tree};
 pub use digest::Digest;
 pub use evict::{Evicted, Limits};
+pub use held::HeldFiles;
 pub use result::{Component, Components, Difference, Origin, OutputName, Printed, StoredResult};
 pub use stage::Staged;
 

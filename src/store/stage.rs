@@ -41,6 +41,11 @@ impl Store {
         content::rest_after(path, self.size / parts.max(1), 0).is_some()
     }
 
+    /// Number of bytes of all files behind a path.
+    pub fn bytes_of(&self, path: &Path) -> u64 {
+        content::rest_after(path, u64::MAX, 0).map_or(0, |left| u64::MAX - left)
+    }
+
     /// Puts what stands behind `from` where `to` is, through the node's level: what that has is not
     /// read again. A link at `from` is followed. `is_given_up` asks to stop.
     ///
@@ -65,7 +70,7 @@ impl Store {
                     return Ok(Staged { bytes, read: read.into_inner().min(bytes) });
                 }
                 // A damaged content has been removed, and is read once more.
-                Err(FetchError::Missing | FetchError::Damaged) if !is_again => content::remove(to),
+                Err(FetchError::Missing | FetchError::Damaged) if !is_again => content::remove_tree(to),
                 Err(error) => return Err(error.into()),
             }
             is_again = true;

@@ -8,6 +8,7 @@
 //! | `estimates` | how long each task takes, in memory for each group |
 //! | `requirements` | what a task needs of a rank |
 //! | `selection` | which tasks of the job a run is to run |
+//! | `temporaries` | how long temporary outputs are needed |
 //! | `walltime` | the margin before the end of an allocation |
 //! | `placement` | which tasks fit on which ranks, homes |
 //! | `pools` | the pools of a job, limits of arrays included |
@@ -19,9 +20,11 @@ pub(crate) mod pools;
 mod prepared;
 pub(crate) mod requirements;
 mod selection;
+mod temporaries;
 pub(crate) mod walltime;
 
 pub use estimates::{TaskEstimates, estimate_ns};
 pub use prepared::{PreparedJob, graph_of};
 pub(crate) use prepared::{check_added, refused_selection};
 pub use selection::{Selected, Selection};
+pub(crate) use temporaries::{Temporaries, TemporaryFile};

@@ -57,6 +57,7 @@ impl Spec {
             required: Vec::new(),
             promised: Vec::new(),
             shell: None,
+            temporary: Vec::new(),
             keeps_background: false,
             is_staged: false,
             cache: None,

@@ -65,3 +65,79 @@ fn of_a_staged_task_that_fails_the_directory_is_kept_and_the_next_attempt_begins
     assert!(!dir.path().join("a").exists(), "a failed task leaves nothing at its place");
     assert_eq!(names(&dir, "node/stage"), [""; 0]);
 }
+
+/// `make` writes a file that nobody keeps, `use` reads it, `last` reads all that those write.
+fn with_temporaries(last: &str) -> String {
+    format!(
+        "[cache]\nnode_dir = \"node\"\n\
+         [[task]]\nname = \"make\"\narray = \"0-3\"\nstage = \"node\"\n\
+         outputs = [\"kept-{{index}}\", {{ file = \"tmp/{{index}}\", keep = false }}]\n\
+         command = \"echo {{index}} | tee kept-{{index}} > tmp/{{index}}; echo make-{{index}} >&2\"\n\
+         [[task]]\nname = \"use\"\narray = \"0-3\"\nstage = \"node\"\ninputs = \"tmp/{{index}}\"\n\
+         outputs = {{ file = \"d-{{index}}\", keep = false }}\n\
+         command = \"mkdir d-{{index}}; cp tmp/{{index}} d-{{index}}/x; ln -s x d-{{index}}/link; echo x >> tmp/{{index}}\"\n\
+         [[task]]\nname = \"last\"\nstage = \"node\"\ninputs = [\"d-0\", \"d-1\", \"d-2\", \"d-3\", \"tmp/3\"]\n\
+         outputs = \"total\"\ncommand = \"{last}\"\n"
+    )
+}
+
+const LAST: &str = "cat d-*/link tmp/3 > total";
+
+#[test]
+fn a_temporary_file_lives_in_the_store_until_its_last_reader_is_done() {
+    let dir = Dir::new("stage-temporary");
+    fs::create_dir(dir.path().join("tmp")).unwrap();
+    dir.job("w.toml", &with_temporaries(LAST));
+    let ran = mpirun(&dir, 2).args(["run", "w.toml"]).run().ok();
+    assert_eq!(dir.read("total"), "0\n1\n2\n3\n3\n");
+    assert_eq!(names(&dir, "node/held"), [""; 0], "{ran}");
+    assert_eq!(names(&dir, "tmp"), [""; 0]);
+    assert!(!dir.path().join("d-0").exists() && dir.path().join("kept-0").exists());
+    assert!(!dir.path().join("phalanx-runs/w-1/held").exists(), "one node needs nothing from the shared file system");
+    let json = phalanx(&dir).args(["report", "w", "--json"]).run().ok().json();
+    assert_eq!((&json["staging"]["attempts"], &json["staging"]["read_bytes"]), (&9.into(), &0.into()));
+    assert!(json["staging"]["held_bytes"].as_u64() > Some(15), "{json}");
+
+    // With a key, what is temporary comes from the cache like everything else.
+    dir.job("c.toml", &with_temporaries(LAST).replace("[[task]]\nname", "[[task]]\ncache = true\nname"));
+    mpirun(&dir, 2).args(["run", "c.toml"]).run().ok();
+    fs::remove_file(dir.path().join("total")).unwrap();
+    let again = phalanx(&dir).args(["run", "c.toml"]).run().ok();
+    assert!(again.stdout().contains("9 results taken from the cache"), "{again}");
+    assert_eq!((dir.read("total").len(), names(&dir, "node/held")), (10, vec![]));
+}
+
+#[test]
+fn a_temporary_file_that_is_gone_is_made_again_for_those_who_still_read_it() {
+    let dir = Dir::new("stage-resume");
+    fs::create_dir(dir.path().join("tmp")).unwrap();
+    dir.job("w.toml", &with_temporaries("test -e d-0/go || exit 1; exit 2"));
+    phalanx(&dir).args(["run", "w.toml"]).run().code(1);
+    // Those that `last` reads are held for it: d-0 to d-3, and tmp/3.
+    let held = names(&dir, "node/held");
+    assert_eq!(held.len(), 5);
+    let is_dir = |name: &&String| dir.path().join("node/held").join(name).is_dir();
+    fs::remove_dir_all(dir.path().join("node/held").join(held.iter().find(is_dir).unwrap())).unwrap();
+    dir.job("w.toml", &with_temporaries(LAST));
+    let ran = phalanx(&dir).args(["run", "w.toml", "--resume"]).run().ok();
+    assert_eq!(dir.read("total"), "0\n1\n2\n3\n3\n");
+    // One of `use`, and the one of `make` whose file that reads, unless it was there.
+    let completed = phalanx(&dir).args(["report", "w", "--json"]).run().ok().json();
+    assert_eq!(completed["tasks"]["completed"], 9, "{ran}");
+    assert_eq!(names(&dir, "node/held"), [""; 0]);
+}
+
+#[test]
+fn who_reads_a_temporary_file_must_be_staged_and_name_it() {
+    let dir = Dir::new("stage-readers");
+    let writer =
+        "[[task]]\nname = \"a\"\nstage = \"node\"\noutputs = { file = \"d/x\", keep = false }\ncommand = \"true\"\n";
+    let check = |reader: &str| {
+        dir.job("w.toml", &format!("{writer}[[task]]\nname = \"b\"\ncommand = \"true\"\n{reader}\n"));
+        phalanx(&dir).args(["check", "w.toml"]).run()
+    };
+    check("inputs = \"d/x\"").code(2).says("add `stage = \"node\"` to `b`, or keep the file");
+    check("stage = \"node\"\ninputs = \"d\"").code(2).says("d/x itself under `inputs`");
+    check("stage = \"node\"\ninputs = \"d/x\"\nstdin = \"d/x\"").ok();
+    check("outputs = { file = \"y\", keep = false }").code(2).says("writes this file in its own directory");
+}

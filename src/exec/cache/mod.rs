@@ -24,7 +24,9 @@ use super::aside::AttemptDeadline;
 use super::{Fault, RankContext, TaskSource, used_files};
 use crate::job::{CacheRules, CacheSettings, Group, Task, Work};
 use crate::model::{CacheHit, CacheMiss, CacheUse, KeyDifference, State};
-use crate::store::{Components, Digest, Miss, Origin, OutputName, Store, StoreConfig, StoredResult, Taken, lexical};
+use crate::store::{
+    Components, Digest, HeldFiles, Miss, Origin, OutputName, Store, StoreConfig, StoredResult, Taken, lexical,
+};
 
 pub(super) use key::Visible;
 use key::{IDENTITY, KeyContext};
@@ -43,6 +45,8 @@ pub(super) struct TaskCache {
     store: OnceLock<Arc<Store>>,
     job: String,
     run: String,
+    /// Temporary files of the run, if there can be any.
+    held: Option<Arc<HeldFiles>>,
     env: Vec<(String, String)>,
     /// Of each of the jobs that the run consists of.
     prologues: Vec<Vec<String>>,
@@ -59,6 +63,8 @@ pub(super) struct CacheRequest {
     is_alike: bool,
     /// Number of its job among those of the run.
     job: usize,
+    /// Temporary files of the run, if the task is staged.
+    held: Option<Arc<HeldFiles>>,
     /// Its files for standard input, output and error.
     stdin: Option<PathBuf>,
     streams: [Option<PathBuf>; 2],
@@ -110,7 +116,7 @@ impl CacheRequest {
         group: &Group,
         (rules, is_alike): (&Arc<CacheRules>, bool),
         job: usize,
-        site: &RankContext,
+        (site, held): (&RankContext, Option<&Arc<HeldFiles>>),
     ) -> Self {
         let names = site.file_names(&task.name, task.index);
         let file = |path: &Option<PathBuf>| Some(task.dir.join(names.fill(path.as_deref()?)));
@@ -119,6 +125,7 @@ impl CacheRequest {
             streams: [file(&task.stdout), file(&task.stderr)],
             // Names of several jobs begin with that of the job, which an origin has, too.
             label: task.name.clone() + shown.find('[').map_or("", |at| &shown[at..]),
+            held: held.filter(|_| task.is_staged).cloned(),
             task: task.clone(),
             group: group.clone(),
             rules: Arc::clone(rules),
@@ -137,7 +144,11 @@ impl CacheRequest {
     fn place(&self, name: &OutputName) -> PathBuf {
         let stream = |at: usize| self.streams[at].clone().unwrap_or_else(|| "/dev/null".into());
         match name {
-            OutputName::Declared(file) => self.task.dir.join(file),
+            OutputName::Declared(file) => {
+                let path = self.task.dir.join(file);
+                let is_held = self.task.temporary.contains(file);
+                self.held.as_ref().filter(|_| is_held).map_or(path.clone(), |held| held.place(&path))
+            }
             OutputName::Stdout => stream(0),
             OutputName::Stderr => stream(1),
         }
@@ -173,6 +184,7 @@ impl TaskCache {
             store: OnceLock::new(),
             job: source.job_name().to_owned(),
             run: site.job_id.clone(),
+            held: site.run_dir.as_deref().map(|run| Arc::new(held_files(&source.cache(), run, site.is_shared))),
             env: source.env().to_vec(),
             prologues: source.prologues().into_iter().map(<[String]>::to_vec).collect(),
         }
@@ -185,6 +197,11 @@ impl TaskCache {
             let node = node_dir.unwrap_or_else(StoreConfig::default_node_dir);
             Arc::new(Store::open(&StoreConfig { node, shared: dir, size, ttl }))
         })
+    }
+
+    /// Temporary files of the run, if there can be any.
+    pub(super) fn held(&self) -> Option<&Arc<HeldFiles>> {
+        self.held.as_ref()
     }
 
     /// Asks for the result of a task, and puts its outputs in place.
@@ -226,7 +243,9 @@ impl TaskCache {
         let mut inputs = Vec::new();
         let mut contents = Vec::new();
         for (name, path) in key::files(&request.task, programs, request.stdin.clone()) {
-            match input_state(store, path) {
+            // A temporary file is not at its place.
+            let held = request.held.as_ref().and_then(|held| held.find(&path));
+            match input_state(store, held.unwrap_or(path)) {
                 Ok(state) => {
                     contents.push((name, state.content.clone()));
                     inputs.push(state);
@@ -237,7 +256,15 @@ impl TaskCache {
         let components = self.components(request, visible, &contents);
         let key = components.key();
         match store.take(&key, &request.group.class, &|name| request.place(name), is_given_up) {
-            Ok(taken) => hit(&key, taken),
+            Ok(taken) => {
+                for file in &request.task.temporary {
+                    let publish = |held: &Arc<HeldFiles>| held.publish(&request.task.dir.join(file), is_given_up);
+                    if let Some(Err(error)) = request.held.as_ref().map(publish) {
+                        return no_key(format!("{} could not be held: {error}", file.display()), visible);
+                    }
+                }
+                hit(&key, taken)
+            }
             Err(miss) => {
                 let miss = self.explain(request, &components, miss);
                 let used = CacheUse { key: key.to_string(), miss: Some(miss), ..CacheUse::default() };
@@ -336,6 +363,14 @@ impl TaskCache {
         };
         deadline.aside("storing its result", work).unwrap_or_else(|fault| Some(fault.text))
     }
+}
+
+/// Where the temporary files of a run are, as a job with this cache holds them on this node.
+pub(crate) fn held_files(settings: &CacheSettings, run_dir: &Path, is_shared: bool) -> HeldFiles {
+    let node = settings.node_dir.clone().unwrap_or_else(StoreConfig::default_node_dir);
+    // Names of files follow from it.
+    let run_dir = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());
+    HeldFiles::new(&node, &run_dir, is_shared)
 }
 
 /// What stands behind a path, for a key.

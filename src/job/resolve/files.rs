@@ -172,7 +172,7 @@ impl Readers<'_> {
         // Which file a pattern means is known when the task starts.
         let stdin = draft.body.extras.stdin.as_ref().filter(|name| !self.names.absolute(to, 0, name).contains('%'));
         if let Some(name) = stdin {
-            let file = FileTemplate { name: name.clone(), size: None, optional: false };
+            let file = FileTemplate { name: name.clone(), size: None, optional: false, keep: true };
             self.link_file(to, &file, &draft.notes.name.span());
         }
     }
@@ -276,8 +276,35 @@ impl Readers<'_> {
     /// Adds a link with the size of the file, as given by the reader, else by the writer.
     fn add(&mut self, writer: OutputOrigin, to: GroupId, shape: LinkShape, file: &FileTemplate, span: &Span) {
         let written = &self.names.draft(writer.group).body.outputs[writer.output as usize];
+        if !written.keep {
+            self.check_reader(writer, to, &shape, file, span);
+        }
         let bytes = file.size.or(written.size).unwrap_or(0);
         self.links.add_file(Link { from: writer.group, to, shape, on: Condition::Ok, bytes, span: span.clone() });
+    }
+
+    /// Refuses readers that do not find a file which is not kept: it lies in no directory.
+    fn check_reader(&mut self, writer: OutputOrigin, to: GroupId, shape: &LinkShape, file: &FileTemplate, span: &Span) {
+        let (number, reader) = match shape {
+            LinkShape::Pairs(pairs) => pairs.first().copied().unwrap_or((writer.element, 0)),
+            _ => (writer.element, 0),
+        };
+        let written = &self.names.draft(writer.group).body.outputs[writer.output as usize];
+        let name = self.names.absolute(writer.group, number, &written.name);
+        let draft = self.names.draft(to);
+        let is_same = self.names.absolute(to, reader, &file.name) == name;
+        let is_listed = draft.body.inputs.iter().any(|input| self.names.absolute(to, reader, &input.name) == name);
+        let help = match (draft.body.extras.is_staged, is_listed && is_same) {
+            (false, _) => format!("add `stage = \"node\"` to `{}`, or keep the file", draft.group.name),
+            (_, false) => format!("list {name} itself under `inputs`, or keep it"),
+            (true, true) => return,
+        };
+        let task = self.names.draft(writer.group).task_name(number);
+        self.findings.push(
+            Diagnostic::error(format!("`{}` does not find what `{task}` writes with `keep = false`", draft.group.name))
+                .at(span)
+                .help(help),
+        );
     }
 
     fn refuse_many(&mut self, span: &Span) {

@@ -42,6 +42,29 @@ impl TaskResolver<'_> {
         true
     }
 
+    /// Refuses `keep` where it has no meaning.
+    pub(super) fn check_kept(&mut self, key: &str, typed: Option<&At<FilesSpec>>, is_staged: bool) {
+        for file in typed.iter().flat_map(|typed| &typed.value.0) {
+            let Some(keep) = &file.keep else { continue };
+            let (message, help) = match key {
+                "inputs" => (
+                    "`keep` says what becomes of an output, and this is an input".to_owned(),
+                    "set `keep = false` in `outputs` of the task that writes the file",
+                ),
+                _ if !is_staged && !keep.value => (
+                    format!("`{}` writes this file in its own directory, where it stays", self.name),
+                    "add `stage = \"node\"` to the task, and to those that read the file, or leave `keep` out",
+                ),
+                _ if self.context.to.is_some() && !keep.value => (
+                    "a task that is added keeps all of its outputs".to_owned(),
+                    "leave `keep` out: the run does not know who reads the file",
+                ),
+                _ => continue,
+            };
+            self.findings.push(Diagnostic::error(message).at(&keep.span).help(help));
+        }
+    }
+
     /// Refuses files of a staged task that are not below its directory.
     pub(super) fn check_staged_files(&mut self, key: &str, typed: Option<&At<FilesSpec>>, files: &[FileTemplate]) {
         let Some(typed) = typed else { return };

@@ -293,6 +293,8 @@ impl<'a> TaskResolver<'a> {
         extras.cache =
             self.cache((common.own.cache.as_ref(), common.defaults.cache.as_ref()), &work, &extras, &outputs);
         extras.is_staged = own.stage.as_ref().is_some_and(|stage| self.stages(&stage.span, &work, &extras));
+        self.check_kept("inputs", own.inputs.as_ref(), extras.is_staged);
+        self.check_kept("outputs", own.outputs.as_ref(), extras.is_staged);
         if extras.is_staged {
             self.check_staged_files("inputs", own.inputs.as_ref(), &inputs);
             self.check_staged_files("outputs", own.outputs.as_ref(), &outputs);
@@ -354,6 +356,7 @@ impl<'a> TaskResolver<'a> {
                 name: self.template(&file.name.value, &file.name.span),
                 size: file.size,
                 optional: file.optional,
+                keep: file.keep.as_ref().is_none_or(|keep| keep.value),
             })
             .collect()
     }

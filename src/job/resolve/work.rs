@@ -199,7 +199,7 @@ impl TaskResolver<'_> {
         let graph = own.graph.as_ref().and_then(|graph| {
             self.job.graphs.iter().find(|known| known.name == graph.value).map(|known| (known, &graph.span))
         });
-        let file = |name: Template| FileTemplate { name, size: None, optional: false };
+        let file = |name: Template| FileTemplate { name, size: None, optional: false, keep: true };
         if let Some((DataGraph { source: GraphSource { origin: Origin::File(path, _), .. }, .. }, _)) = graph {
             let name = Template::Text(self.shared.text(&path.to_string_lossy()));
             body.inputs = body.inputs.iter().cloned().chain([file(name)]).collect();

@@ -63,6 +63,8 @@ pub(crate) struct FileSpecEntry {
     pub size: Option<u64>,
     /// The file may be missing.
     pub optional: bool,
+    /// `keep`, if it is given.
+    pub keep: Option<At<bool>>,
 }
 
 impl Read for FilesSpec {
@@ -87,11 +89,12 @@ fn file(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<FileS
             name: At::new(String::read(key, node, findings)?, node.span()),
             size: None,
             optional: false,
+            keep: None,
         },
         DeValue::Table(_) => {
             let table = FileTable::read(key, node, findings)?;
             let optional = table.optional.is_some_and(|at| at.value);
-            FileSpecEntry { name: table.file?, size: table.size.map(|at| at.value.0), optional }
+            FileSpecEntry { name: table.file?, size: table.size.map(|at| at.value.0), optional, keep: table.keep }
         }
         _ => {
             mismatch::<FilesSpec>(key, node, findings);

@@ -1,5 +1,5 @@
-//! What is noted of single attempts for observers, such as what the result cache did: a JSON line per
-//! attempt, in a file per kind, rank and session.
+//! What is noted of single attempts for observers, such as what the result cache did: a JSON line
+//! per attempt, in a file per kind, rank and session.
 //!
 //! A rank with nothing to note writes no file. The last line of a rank that was killed may be
 //! incomplete; it is passed over.

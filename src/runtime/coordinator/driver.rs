@@ -18,12 +18,13 @@ use crate::control::Server;
 use crate::exec::Kernels;
 use crate::job::Job;
 use crate::journal::{EndReason, Ended, JournalError, Level, Record};
-use crate::model::{Rank, State, Time};
+use crate::model::{Rank, State, TaskId, Time};
 use crate::observe::RunProgress;
 use crate::scale::Forecast;
 use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEvent, StopReason};
 use crate::schedule::protocol::{Message, Stop};
 use crate::workload::walltime::LongestTask;
+use crate::workload::{Temporaries, TemporaryFile};
 
 /// Interval of the driver's periodic work: progress, journal, nodes, decisions, commands, limits.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
@@ -52,6 +53,8 @@ pub(crate) struct CoordinatorDriver {
     pub(super) limits: Limits,
     /// How long tasks take.
     longest: LongestTask,
+    /// Temporary files, and who still reads them.
+    temporaries: Temporaries,
     /// Decides about ranks and spending, or forecasts the end, if the job asks for either.
     pub(super) autoscaler: Option<Autoscaler>,
     /// Admits ranks, if any can join.
@@ -80,6 +83,7 @@ impl CoordinatorDriver {
     ) -> CoordinatorDriver {
         CoordinatorDriver {
             longest: LongestTask::of(&job),
+            temporaries: Temporaries::of(&job),
             identity,
             coordinator,
             job,
@@ -104,6 +108,8 @@ impl CoordinatorDriver {
 
     /// Begins the run.
     pub(super) fn begin(&mut self, now: Time) -> Messages {
+        let kept: Vec<TaskId> = self.kept_tasks();
+        let discarded = self.discard(kept.into_iter());
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
         if self.has_unplaced {
@@ -112,7 +118,15 @@ impl CoordinatorDriver {
             self.coordinator.step(now, CoordinatorEvent::Provisioning(state), &mut actions);
             self.coordinator.step(now, CoordinatorEvent::Rebalance, &mut actions);
         }
-        self.carry_out(now, actions)
+        let mut messages = discarded;
+        messages.extend(self.carry_out(now, actions));
+        messages
+    }
+
+    /// The tasks that have completed in earlier sessions.
+    fn kept_tasks(&self) -> Vec<TaskId> {
+        let is_complete = |task: &TaskId| self.coordinator.final_state(*task) == Some(State::Completed);
+        (0..self.job.task_count() as u32).map(TaskId).filter(is_complete).collect()
     }
 
     /// When [`tick`](CoordinatorDriver::tick) is due.
@@ -217,6 +231,8 @@ impl CoordinatorDriver {
                 }
                 CoordinatorAction::Offered { task, counts } => self.settle_offer(now, task, counts),
                 CoordinatorAction::Journal(attempts) => {
+                    let completed = attempts.iter().filter(|attempt| attempt.last && attempt.outcome.ok());
+                    messages.extend(self.discard(completed.map(|attempt| attempt.task)));
                     self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.attempts_ended(&attempts));
                     for attempt in attempts.iter().filter(|attempt| attempt.attempt > 0) {
                         let (took, state) = (attempt.end.since(attempt.start), attempt.outcome.state);
@@ -235,6 +251,16 @@ impl CoordinatorDriver {
         messages.extend(self.grow_if_due(now));
         messages.extend(self.check_journal(now));
         messages
+    }
+
+    /// These tasks have completed: lets ranks remove the temporary files that no task reads any more.
+    fn discard(&mut self, completed: impl Iterator<Item = TaskId>) -> Messages {
+        if self.temporaries.is_empty() {
+            return Messages::new();
+        }
+        let files: Vec<TemporaryFile> = completed.flat_map(|task| self.temporaries.done(task)).collect();
+        let ranks = self.coordinator.ranks_here().filter(|_| !files.is_empty());
+        ranks.map(|rank| (rank, Message::Discard { files: files.clone() })).collect()
     }
 
     /// Stops the run once its journal has failed: continuing would only waste the allocation.

@@ -89,9 +89,20 @@ impl RankSetup {
         let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
         let site = RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), slots.max(1) as u16);
         let graphs = Some(dir.path().join("graphs"));
+        let run_dir = Some(dir.path().to_owned());
+        let is_shared = welcome.open || fabric.size() as usize != welcome.masks.len();
         let user_variables = welcome.user_variables.clone();
         let memory = resources.topology.grant.memory;
-        let site = RankContext { memory, gpus, scripts: dir.path().to_owned(), graphs, user_variables, ..site };
+        let site = RankContext {
+            memory,
+            gpus,
+            scripts: dir.path().to_owned(),
+            graphs,
+            run_dir,
+            is_shared,
+            user_variables,
+            ..site
+        };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let telemetry = Arc::new(TelemetryBuffer::default());
         let offers = Arc::new(Offers::new(Arc::clone(&telemetry), Arc::clone(&event_wait)));

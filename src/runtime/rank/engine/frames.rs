@@ -55,6 +55,7 @@ impl Engine {
         } else {
             match message {
                 Message::OfferAnswer { task, attempt, refusal } => self.shared.offers.answer(task, attempt, refusal),
+                Message::Discard { files } => self.shared.runner.discard(&files),
                 Message::Added(added) => {
                     if let Err(error) = self.shared.add_tasks(added) {
                         self.fail(format!("tasks that were added cannot be read: {error}"));
