@@ -108,8 +108,11 @@ impl CoordinatorDriver {
 
     /// Begins the run.
     pub(super) fn begin(&mut self, now: Time) -> Messages {
-        let kept: Vec<TaskId> = self.kept_tasks();
-        let discarded = self.discard(kept.into_iter());
+        // Files whose readers have all completed in earlier sessions.
+        let is_kept = |task: &TaskId| self.coordinator.final_state(*task) == Some(State::Completed);
+        let tasks = if self.temporaries.is_empty() { 0 } else { self.job.task_count() as u32 };
+        let kept: Vec<TaskId> = (0..tasks).map(TaskId).filter(is_kept).collect();
+        let mut messages = self.discard(kept.into_iter());
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
         if self.has_unplaced {
@@ -118,15 +121,8 @@ impl CoordinatorDriver {
             self.coordinator.step(now, CoordinatorEvent::Provisioning(state), &mut actions);
             self.coordinator.step(now, CoordinatorEvent::Rebalance, &mut actions);
         }
-        let mut messages = discarded;
         messages.extend(self.carry_out(now, actions));
         messages
-    }
-
-    /// The tasks that have completed in earlier sessions.
-    fn kept_tasks(&self) -> Vec<TaskId> {
-        let is_complete = |task: &TaskId| self.coordinator.final_state(*task) == Some(State::Completed);
-        (0..self.job.task_count() as u32).map(TaskId).filter(is_complete).collect()
     }
 
     /// When [`tick`](CoordinatorDriver::tick) is due.
