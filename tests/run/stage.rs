@@ -121,9 +121,7 @@ fn a_temporary_file_that_is_gone_is_made_again_for_those_who_still_read_it() {
     dir.job("w.toml", &with_temporaries(LAST));
     let ran = phalanx(&dir).args(["run", "w.toml", "--resume"]).run().ok();
     assert_eq!(dir.read("total"), "0\n1\n2\n3\n3\n");
-    // One of `use`, and the one of `make` whose file that reads, unless it was there.
-    let completed = phalanx(&dir).args(["report", "w", "--json"]).run().ok().json();
-    assert_eq!(completed["tasks"]["completed"], 9, "{ran}");
+    assert!(ran.stdout().contains("9 completed"), "{ran}");
     assert_eq!(names(&dir, "node/held"), [""; 0]);
 }
 

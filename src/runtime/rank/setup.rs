@@ -34,6 +34,8 @@ use crate::topology::{Gpu, SlotPlace, Topology};
 pub(in crate::runtime) struct RankResources {
     topology: Topology,
     places: Vec<SlotPlace>,
+    /// Number of ranks of its world on this node.
+    ranks_here: usize,
     pub(in crate::runtime) hello: Hello,
 }
 
@@ -55,7 +57,7 @@ impl RankResources {
             cpus: topology.grant.cpus.clone(),
             labels: crate::topology::labels(labels),
         };
-        RankResources { topology, places, hello }
+        RankResources { topology, places, ranks_here: welcome.masks.len(), hello }
     }
 }
 
@@ -90,7 +92,7 @@ impl RankSetup {
         let site = RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), slots.max(1) as u16);
         let graphs = Some(dir.path().join("graphs"));
         let run_dir = Some(dir.path().to_owned());
-        let is_shared = welcome.open || fabric.size() as usize != welcome.masks.len();
+        let is_shared = welcome.open || fabric.size() as usize != resources.ranks_here;
         let user_variables = welcome.user_variables.clone();
         let memory = resources.topology.grant.memory;
         let site = RankContext {
