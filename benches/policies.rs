@@ -20,8 +20,11 @@
 
 mod corpus;
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -144,8 +147,16 @@ fn compare(options: &Options) {
         .collect();
     eprintln!("{} instances, {} settings, {} policies", instances.len(), fields.len(), options.policies.len());
     let ended = AtomicUsize::new(0);
+    let file = options.rows.as_deref().map(|path| {
+        Mutex::new(File::create(path).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display())))
+    });
     let rows_of = |(instance, setting): &(&Instance, Setting)| {
         let rows: Vec<Row> = options.policies.iter().map(|policy| run(instance, setting, policy)).collect();
+        // As they come: a run that is ended early leaves what it has found.
+        if let Some(file) = &file {
+            let written = file.lock().expect("no thread panics while it writes").write_all(lines(&rows).as_bytes());
+            written.unwrap_or_else(|error| panic!("cannot write rows: {error}"));
+        }
         let ended = ended.fetch_add(1, Ordering::Relaxed) + 1;
         if ended.is_multiple_of(20) {
             eprintln!("{ended} of {} settings after {:.0} s", fields.len(), began.elapsed().as_secs_f64());
@@ -153,9 +164,6 @@ fn compare(options: &Options) {
         rows
     };
     let rows: Vec<Row> = fields.par_iter().with_max_len(1).flat_map_iter(rows_of).collect();
-    if let Some(file) = &options.rows {
-        std::fs::write(file, lines(&rows)).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
-    }
     println!("{}", report(&rows));
     if options.bound {
         println!("{}", bound::table(&bound::regrets(&fields, &rows)));
