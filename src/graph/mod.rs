@@ -113,8 +113,8 @@ pub struct TaskGraph {
 }
 
 /// Free numbers between tasks and joins of a graph to which tasks may be added: so many can be
-/// added. Each takes about 16 bytes.
-pub const GAP: u32 = 1 << 18;
+/// added. Each takes about 16 bytes. Unit tests have small graphs, which they build often.
+pub const GAP: u32 = if cfg!(test) { 1 << 10 } else { 1 << 18 };
 
 /// Bytes along each edge.
 #[derive(Clone, Debug)]

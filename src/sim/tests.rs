@@ -185,7 +185,7 @@ fn check_complete(prepared: &PreparedJob, records: &[Record], name: &str) {
 #[test]
 fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
     let (mut lost, mut epochs, mut grown) = (0, 0, 0);
-    for seed in seeds(200) {
+    for seed in seeds(120) {
         let _named = Named(seed, "sim::tests::no_task_is_lost");
         let mut rng = Rng::with_seed(seed);
         let prepared = prepared(&random_job(&mut rng, false));
@@ -211,7 +211,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
 #[test]
 fn every_placement_runs_every_task_whatever_goes_wrong() {
     let mut epochs = 0;
-    for seed in seeds(70) {
+    for seed in seeds(42) {
         let _named = Named(seed, "sim::tests::every_placement");
         let mut rng = Rng::with_seed(seed);
         let (word, _) = Placement::all().nth(seed as usize % 7).expect("seven placements");

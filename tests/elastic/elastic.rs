@@ -526,10 +526,10 @@ fn tasks_that_wait_are_cancelled_at_once() {
 /// People scale, drain and rebalance a run of many short tasks without a pause: none is lost, none
 /// completes twice.
 #[test]
-fn a_hundred_thousand_short_tasks_are_scaled_by_hand() {
+fn many_short_tasks_are_scaled_by_hand() {
     let dir = Dir::new("many");
     let job = "[job]\nname = \"many\"\n[capacity]\nprovider = \"local\"\n\
-               [[task]]\nname = \"t\"\npattern = \"stencil_1d\"\nwidth = 100\nsteps = 1000\n\
+               [[task]]\nname = \"t\"\npattern = \"stencil_1d\"\nwidth = 100\nsteps = 200\n\
                kernel = \"busy\"\nargs = { seconds = 0.0001 }\n";
     let mut run = open_run(&dir, mpirun(&dir, 2), job);
     let mut rng = fastrand::Rng::with_seed(seed());
@@ -549,8 +549,8 @@ fn a_hundred_thousand_short_tasks_are_scaled_by_hand() {
     let trace = Trace::of(&dir, "run");
     let completed: Vec<Option<u64>> =
         trace.0.iter().filter(|row| row.state == "COMPLETED").map(|row| row.index).collect();
-    assert_eq!(completed.len(), 100_000, "after {changes} changes");
-    assert_eq!(completed.iter().collect::<HashSet<_>>().len(), 100_000, "after {changes} changes");
+    assert_eq!(completed.len(), 20_000, "after {changes} changes");
+    assert_eq!(completed.iter().collect::<HashSet<_>>().len(), 20_000, "after {changes} changes");
     assert!(changes > 3, "{changes} changes were carried out");
     eprintln!("{changes} changes, ranks {:?}", ranks(&trace).len());
 }

@@ -257,7 +257,7 @@ mod tests {
                 look(&world, 60.0, &SCOPE).steps
             };
             // Guided scheduling takes some more rounds.
-            let (few, many) = (steps(10_000), steps(1_000_000));
+            let (few, many) = (steps(10_000), steps(200_000));
             assert!(few > 100 && many < 3 * few, "{name}: {few} steps, then {many}");
         }
     }

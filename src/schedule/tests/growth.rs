@@ -60,7 +60,7 @@ fn check(job: &Job, world: &World) -> usize {
 #[test]
 fn added_tasks_end_as_the_oracle_says() {
     let mut taken = 0;
-    for seed in seeds(120) {
+    for seed in seeds(200) {
         let _named = Named(seed, "schedule::tests::growth::added_tasks_end");
         let mut rng = Rng::with_seed(seed);
         let (job, mut world) = world(&mut rng, seed, false);
@@ -77,7 +77,7 @@ fn added_tasks_end_as_the_oracle_says() {
 #[test]
 fn a_task_adds_others_once_whatever_is_lost() {
     let (mut complete, mut again) = (0, 0);
-    for seed in seeds(240) {
+    for seed in seeds(400) {
         let _named = Named(seed, "schedule::tests::growth::a_task_adds_others_once");
         let mut rng = Rng::with_seed(seed);
         let (job, mut world) = world(&mut rng, seed, true);

@@ -16,7 +16,7 @@ use crate::seeds::{Named, seeds};
 #[test]
 fn tasks_wait_for_ranks_with_their_labels_and_run_nowhere_else() {
     let (mut gained, mut complete) = (0, 0);
-    for seed in seeds(600) {
+    for seed in seeds(300) {
         let _named = Named(seed, "schedule::tests::labels::tasks_wait_for_ranks");
         let mut rng = Rng::with_seed(seed);
         // No rank has three slots at the start.

@@ -43,7 +43,7 @@ fn world(rng: &mut Rng, seed: u64, with_upheavals: bool) -> (Arc<Job>, World) {
 #[test]
 fn pools_are_never_above_their_capacity_and_no_task_starves() {
     let (mut complete, mut at_capacity) = (0, 0);
-    for seed in seeds(700) {
+    for seed in seeds(350) {
         let _named = Named(seed, "schedule::tests::pools::pools_are_never_above");
         let mut rng = Rng::with_seed(seed);
         let (job, mut world) = world(&mut rng, seed, false);
@@ -64,7 +64,7 @@ fn pools_are_never_above_their_capacity_and_no_task_starves() {
 #[test]
 fn pools_survive_ranks_that_come_go_and_die() {
     let mut complete = 0;
-    for seed in seeds(700) {
+    for seed in seeds(350) {
         let _named = Named(seed, "schedule::tests::pools::pools_survive");
         let mut rng = Rng::with_seed(seed);
         let (job, mut world) = world(&mut rng, seed, true);

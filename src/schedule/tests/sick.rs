@@ -29,7 +29,7 @@ fn ranks_and_one(rng: &mut Rng) -> (Vec<u32>, usize) {
 #[test]
 fn a_rank_on_which_tasks_fail_at_once_fails_few_of_those_at_home_there() {
     let (mut failed_in_all, mut most, mut runs) = (0, 0, 0);
-    for seed in seeds(500) {
+    for seed in seeds(250) {
         let _named = Named(seed, "schedule::tests::sick::a_rank_on_which_tasks_fail_at_once");
         let mut rng = Rng::with_seed(seed);
         let (slots, sick) = ranks_and_one(&mut rng);
@@ -57,7 +57,7 @@ fn a_rank_on_which_tasks_fail_at_once_fails_few_of_those_at_home_there() {
 #[test]
 fn what_fails_everywhere_ends_everywhere() {
     let mut longest = 0;
-    for seed in seeds(300) {
+    for seed in seeds(150) {
         let _named = Named(seed, "schedule::tests::sick::what_fails_everywhere");
         let mut rng = Rng::with_seed(seed);
         let slots = random_slots(&mut rng);
@@ -86,7 +86,7 @@ fn what_fails_everywhere_ends_everywhere() {
 #[test]
 fn runs_with_sick_ranks_end_whatever_happens_to_their_ranks() {
     let mut complete = 0;
-    for seed in seeds(500) {
+    for seed in seeds(250) {
         let _named = Named(seed, "schedule::tests::sick::runs_with_sick_ranks");
         let mut rng = Rng::with_seed(seed);
         let slots = random_slots(&mut rng);
