@@ -8,6 +8,10 @@ SKIPPED = target/tmp/skipped.txt
 export RUST_TEST_THREADS ?= $(shell expr 1 + $$(nproc))
 # Those under Slurm wait for a cluster of their own nearly all the time.
 SLURM_TEST_THREADS ?= $(shell expr 4 \* $$(nproc))
+# What `make test` runs.
+SUITES = unit-tests process-tests slurm-tests
+# A suite is no part of this make: neither its compilers nor the makes that it starts share these jobs.
+SUITE = env -u MAKEFLAGS -u MAKELEVEL
 TESTS = $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
 
 PREFIX ?= /usr/local
@@ -16,7 +20,7 @@ DIST = phalanx-$(VERSION)-$(shell uname -m)-linux
 # What `phalanx --version` names.
 COMMIT = $(shell git describe --always --dirty 2>/dev/null)
 
-.PHONY: help deps build install dist deb demo test lint bench peers clean rust
+.PHONY: help deps build install dist deb demo test lint bench peers clean rust $(SUITES)
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,13 +56,24 @@ test: deps ## Install what is missing, run all tests, those under mpirun and a r
 	@.ci/deps slurm || echo "Slurm is missing and could not be installed: its tests will be skipped" >&2
 	@.ci/deps tests || echo "Charliecloud or ip is missing and could not be installed: their tests will be skipped" >&2
 	@rm -f $(SKIPPED)
-	@# `cargo test --examples` would build them as tests; a test runs one as it is.
-	$(CARGO) build --examples
+	$(CARGO) test --no-run
 	@# No test leaves a process behind.
-	.ci/leftovers $(CARGO) test --lib --bins $(patsubst %,--test %,$(filter-out slurm,$(TESTS)))
-	RUST_TEST_THREADS=$(SLURM_TEST_THREADS) .ci/leftovers $(CARGO) test --test slurm
-	$(CARGO) test --doc
+	.ci/leftovers $(MAKE) --no-print-directory --keep-going --output-sync --jobs $(SUITES)
 	@if [ -s $(SKIPPED) ]; then echo "Not all tests ran:"; sort -u $(SKIPPED); fi
+
+# The suites run side by side, and each one's output is printed at its end. Most tests wait for processes that sleep; the unit tests
+# take what time of the processors they leave. Those of the fabric give up a rank from which nothing comes for 15 s, so they do not
+# stand behind others.
+unit-tests:
+	@$(SUITE) nice -n 19 $(CARGO) test --no-fail-fast --lib --bins -- --skip fabric:: </dev/null 2>&1
+	@$(SUITE) nice -n 19 $(CARGO) test --doc </dev/null 2>&1
+
+process-tests:
+	@$(SUITE) $(CARGO) test --lib -- fabric:: </dev/null 2>&1
+	@$(SUITE) $(CARGO) test --no-fail-fast $(patsubst %,--test %,$(filter-out slurm,$(TESTS))) </dev/null 2>&1
+
+slurm-tests:
+	@$(SUITE) RUST_TEST_THREADS=$(SLURM_TEST_THREADS) $(CARGO) test --test slurm </dev/null 2>&1
 
 lint: deps ## Check format, clippy and documentation; any warning is an error
 	$(CARGO) fmt --check
