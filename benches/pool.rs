@@ -163,7 +163,14 @@ fn main() {
             let stencil = Arc::new(Stencil::new(reach));
             let floor = core_ns(slots, || bare(&stencil, &places));
             let work = Work { stencil: Arc::clone(&stencil), levels, done: Default::default() };
-            let config = PoolConfig { places, memory: 0, gpus: vec![], pools: Arc::default(), fair: Arc::default() };
+            let config = PoolConfig {
+                places,
+                extra: vec![],
+                memory: 0,
+                gpus: vec![],
+                pools: Arc::default(),
+                fair: Arc::default(),
+            };
             let pool = Pool::start(config, Arc::new(work)).expect("a pool starts");
             let handle = pool.handle();
             let ours = core_ns(slots, || in_pool(&pool, &handle));

@@ -263,6 +263,50 @@ pub struct Vitals {
     pub gpu_memory_used: u64,
     /// Memory of its GPUs, in bytes; 0 without a GPU that reports it.
     pub gpu_memory: u64,
+    /// Its slots, where their number changes (`[job] slots`).
+    pub slots: Option<SlotsNow>,
+}
+
+/// The slots of a rank whose number follows what CPUs and memory allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotsNow {
+    /// Slots that may run tasks.
+    pub active: u32,
+    /// The least that there are.
+    pub least: u32,
+    /// The most that there can be.
+    pub most: u32,
+    /// Why there are as many.
+    pub why: SlotReason,
+}
+
+/// Why a rank has as many slots as it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotReason {
+    /// It began with these.
+    Start,
+    /// All were in use while CPUs idled.
+    CpusIdle,
+    /// More would have waited for CPUs.
+    CpusScarce,
+    /// More had no work.
+    NoWork,
+    /// Memory was scarce.
+    MemoryScarce,
+}
+
+impl SlotReason {
+    /// The reason as the end of a sentence.
+    pub fn text(self) -> &'static str {
+        match self {
+            SlotReason::Start => "the run began with these",
+            SlotReason::CpusIdle => "all slots were in use and CPUs idle",
+            SlotReason::CpusScarce => "CPUs were scarce",
+            SlotReason::NoWork => "more had no work",
+            SlotReason::MemoryScarce => "memory was scarce",
+        }
+    }
 }
 
 /// A value that a task wrote to `$PHALANX_METRICS`.

@@ -187,7 +187,7 @@ fn text(run: &str, status: &Value) -> String {
             word(rank, "state"),
             word(rank, "node"),
             number(rank, "running"),
-            number(rank, "slots"),
+            rank["slots_active"].as_u64().unwrap_or_else(|| number(rank, "slots")),
             health(rank),
         );
     }

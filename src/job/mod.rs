@@ -35,6 +35,7 @@ mod scaling;
 mod schema;
 mod selector;
 mod several;
+mod slots;
 mod source;
 mod space;
 mod spec;
@@ -72,6 +73,7 @@ pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, Sco
 pub use schema::schema;
 pub use several::JobPart;
 pub(crate) use several::is_several;
+pub use slots::{SlotCount, SlotRange};
 pub use source::{load, load_all, parse};
 pub use written_files::WrittenFiles;
 
@@ -106,6 +108,8 @@ pub struct Job {
     pub open: bool,
     /// `[job] share`: share of the slot time beside other jobs of the run; `None` unless given.
     pub share: Option<u32>,
+    /// `[job] slots`: how many slots each rank has; `None` unless given.
+    pub slots: Option<SlotRange>,
     /// `[job] placement`: how homes of tasks are chosen.
     pub placement: Placement,
     /// `[scaling]`: how the number of ranks changes; `None` keeps the initial ranks.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a task | its name is `JOB/TASK`; defaults, directory, variables, prologue, shell and the words `{name}` and `%x` are as in a run of its own file |
 //! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
-//! | the run | `[scaling]`, `[advisor]`, `[cost]`, `[capacity]`, `[cache]` and `placement` stand in one file, or alike in several |
+//! | the run | `[scaling]`, `[advisor]`, `[cost]`, `[capacity]`, `[cache]`, `slots` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
 //! | | data graphs and pools are shared by name; alerts of all files count; it is open if one of them is |
 //! | slot time | jobs with a `share` get it in proportion |
@@ -215,6 +215,7 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
     if job.cache == CacheSettings::default() {
         job.cache = std::mem::take(&mut own.cache);
     }
+    job.slots = job.slots.or(own.slots);
     if own.placement != Default::default() {
         job.placement = own.placement;
     }
@@ -323,6 +324,7 @@ fn conflicts(all: &[Loaded]) -> Vec<(String, String)> {
             *a != CacheSettings::default() && *b != CacheSettings::default() && a != b
         };
         differs("[cache]", &|a, b| both(&a.cache, &b.cache));
+        differs("slots", &|a, b| a.slots.is_some() && b.slots.is_some() && a.slots != b.slots);
         let default = Job::default().placement;
         differs("placement", &|a, b| ![a.placement, b.placement].contains(&default) && a.placement != b.placement);
         for pool in &job.pools {

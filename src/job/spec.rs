@@ -19,8 +19,8 @@ use super::read::{
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Background, Budget, CacheUse, CommandSpec, ContainerUse, DurationSpec, EnvSpec,
     EstimateSpec, FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemoryRequest, NeedsSpec, OneOf,
-    OperationName, PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, StageUse, Strings,
-    TriggerSpec,
+    OperationName, PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, SlotCountSpec,
+    SlotsSpec, StageUse, Strings, TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Placement, PolicyKind, ProviderKind};
 use crate::data::format::GraphFormat;
@@ -88,10 +88,23 @@ section! {
         /// Share of the slot time that this job gets while other jobs of its run have work, too;
         /// only ratios matter
         share: Whole<1, 10_000> = "none, or 1 where another job has one",
+        /// Slots of each rank: a number, a multiple of its CPUs such as "2x", or a range within
+        /// which the number follows the use of CPUs and memory: { min = 2, max = "2x" }
+        slots: SlotsSpec = "one per CPU",
         /// How tasks are placed on the ranks, at the start and whenever homes change
         placement: OneOf<Placement> = "\"bands\"",
         /// Former name of `placement`
         partition: OneOf<Placement>,
+    }
+}
+
+section! {
+    /// The least and the most slots of a rank
+    SlotsTable {
+        /// The least slots, which there are at the beginning
+        min: SlotCountSpec = "one per CPU",
+        /// The most slots, while CPUs idle and memory is free
+        max: SlotCountSpec = "as many as the least",
     }
 }
 
@@ -596,6 +609,7 @@ mod tests {
             .chain([
                 CacheSpec::FIELDS,
                 CacheTable::FIELDS,
+                SlotsTable::FIELDS,
                 ContainerTable::FIELDS,
                 AdvisorSpec::FIELDS,
                 AlertSpec::FIELDS,

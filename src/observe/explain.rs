@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::history_text::{before_text, unusual};
 use super::print::ReportError;
 use super::run_view::{RunState, RunView};
+use super::slots::SlotFigures;
 use super::style::{self, Paint, count, percent};
 use crate::job::Intent;
 use crate::journal::{Session, Terms};
@@ -14,6 +15,9 @@ use crate::model::{Rank, Time};
 use crate::scale::policy::time_weight;
 use crate::scale::{Action, Advice, Decision, Forecast};
 use crate::text::{counted, seconds};
+
+/// Latest changes of slots that are shown.
+const MAX_SLOT_CHANGES: usize = 20;
 
 /// A decision, the session that made it, and its number in the run: each session numbers its
 /// decisions from 1.
@@ -36,6 +40,7 @@ pub fn write_decisions(
     paint: Paint,
 ) -> Result<(), ReportError> {
     write_past(out, run, paint)?;
+    write_slots(out, run, paint)?;
     write!(out, "{}", paint.bold(run.name()))?;
     match &run.session().terms {
         None => return Ok(writeln!(out, ": the job has no scaling policy, so there are no decisions")?),
@@ -60,6 +65,17 @@ pub fn write_decisions(
             "\n{}",
             paint.dim(format!("phalanx explain {} NUMBER shows the inputs of a decision", run.name()))
         )?;
+    }
+    Ok(())
+}
+
+/// Writes how and why the number of slots changed.
+fn write_slots(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let Some(slots) = SlotFigures::of(run) else { return Ok(()) };
+    writeln!(out, "{} {}", paint.bold("Slots:"), slots.text())?;
+    let shown = slots.changes.len().saturating_sub(MAX_SLOT_CHANGES);
+    for change in &slots.changes[shown..] {
+        writeln!(out, "    {}", change.text())?;
     }
     Ok(())
 }

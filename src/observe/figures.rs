@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 use super::job_view::SessionJob;
 use super::run_view::{RunState, RunView, run_ns};
 use super::samples::RecordedSamples;
+use super::slots::SlotFigures;
 use crate::graph::TaskGraph;
 use crate::job::JobPart;
 use crate::journal::{Holding, NodeHolding, Session};
@@ -65,7 +66,7 @@ pub struct Figures {
     pub work_s: f64,
     /// Length of the critical path in seconds, with measured durations.
     pub critical_path_s: Option<f64>,
-    /// Work over slots times wall time, 0 to 1.
+    /// Work over slots times wall time, 0 to 1; slots are the mean where their number changes.
     pub utilisation: Option<f64>,
     /// Mean over maximum of the ranks' work per slot, 0 to 1 (sessions weighted by their work).
     pub balance: Option<f64>,
@@ -99,6 +100,7 @@ impl Figures {
         let (tasks, left_out) = (subject.job.task_count(), last.left_out_count());
         let terms = last.terms.as_ref();
         let deadline = terms.and_then(|terms| terms.prices.deadline);
+        let changing = SlotFigures::of(run).map_or(1.0, |slots| slots.mean_ratio());
         Figures {
             tasks,
             left_out,
@@ -109,7 +111,8 @@ impl Figures {
             wall_s: totals.wall_s,
             work_s: totals.work_s,
             critical_path_s: critical_path_s(run),
-            utilisation: share(totals.work_s, totals.slot_s),
+            utilisation: share(totals.work_s, totals.slot_s * changing)
+                .map(|used| if changing > 1.0 { used.min(1.0) } else { used }),
             balance: share(totals.balance_times_work, totals.work_s),
             bytes_moved: totals.bytes_moved,
             billed_node_s: totals.node_s,

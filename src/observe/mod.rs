@@ -36,6 +36,7 @@ mod run_view;
 mod runs;
 mod samples;
 mod skip_cause;
+mod slots;
 mod spending;
 mod staging;
 mod standing;

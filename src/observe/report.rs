@@ -17,6 +17,7 @@ use super::pools::{PoolUse, pools};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
+use super::slots::SlotFigures;
 use super::staging::{self, StagingFigures};
 use super::standing::Standing;
 use super::style::{LISTED, Paint, and_more, count, outcome, percent, value};
@@ -67,6 +68,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         jobs: of_jobs(run),
         ranks: figures.ranks,
         slots: figures.slots,
+        changing_slots: SlotFigures::of(run),
         nodes: figures.nodes,
         wall_s: figures.wall_s,
         work_s: figures.work_s,
@@ -113,6 +115,8 @@ struct ReportJson<'a> {
     jobs: Vec<JobFigures>,
     ranks: u32,
     slots: u32,
+    /// How the number of slots changed; null unless the job gives a range.
+    changing_slots: Option<SlotFigures>,
     nodes: u32,
     wall_s: f64,
     work_s: f64,

@@ -13,6 +13,7 @@ use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunState, RunView};
 use super::skip_cause::skipped;
+use super::slots::SlotFigures;
 use super::staging::StagingFigures;
 use super::style::{Paint, bytes, count, percent, signal};
 use crate::journal::{EndReason, Level, Liveness, utc};
@@ -134,6 +135,9 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     }
     row("time", time_text(figures))?;
     row("slots", slots_text(figures))?;
+    if let Some(slots) = SlotFigures::of(run) {
+        row("", slots.text())?;
+    }
     row("nodes", node_hours_text(figures))?;
     if let Some(cost) = figures.cost {
         row("cost", cost_text(run, figures, cost))?;

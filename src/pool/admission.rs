@@ -26,7 +26,7 @@ use super::gpus::FreeGpus;
 use super::item::Item;
 use super::sleep::Sleeper;
 use super::sync::{AtomicU32, Ordering};
-use crate::schedule::admission::{AdmissionEntry, AdmissionQueue, Head};
+use crate::schedule::admission::{AdmissionEntry, AdmissionQueue, Head, LEVELS};
 use crate::schedule::fair::{FairTable, FamilyId};
 use crate::schedule::pools::table::PoolTable;
 use crate::schedule::pools::{PoolOrders, PoolReport};
@@ -64,6 +64,8 @@ struct Inner {
     holds: u64,
     /// Domain of each slot, as an index into `free`.
     domains: Box<[usize]>,
+    /// Number of slots that are not extra.
+    slots: usize,
     /// Per domain, the number of slots not given to a wide item or a hold.
     free: Box<[usize]>,
 }
@@ -162,24 +164,30 @@ impl Signal {
 }
 
 impl Admission {
-    /// `domains` holds each slot's domain, numbered from 0 without gaps, and `gpus` each GPU's
-    /// number with the domain that it is near to.
-    pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<(u32, Option<usize>)>, shared: Tables) -> Admission {
+    /// `domains` holds each slot's domain, numbered from 0 without gaps; all but the first `slots`
+    /// are extra. `gpus` holds each GPU's number with the domain that it is near to.
+    pub(super) fn new(
+        (domains, slots): (Vec<usize>, usize),
+        memory: u64,
+        gpus: Vec<(u32, Option<usize>)>,
+        shared: Tables,
+    ) -> Admission {
         let count = domains.iter().max().map_or(0, |last| last + 1);
-        let free = (0..count).map(|d| domains.iter().filter(|&&of| of == d).count()).collect();
+        let free = (0..count).map(|d| domains[..slots].iter().filter(|&&of| of == d).count()).collect();
         let Tables { pools, fair } = shared;
         let has_pools = !pools.is_empty();
         let inner = Inner {
             stopping: false,
             paused: false,
             queue: AdmissionQueue::new(
-                ResourceLedger::new(domains.len() as u32, memory, gpus.len() as u32, pools).with_fair(fair),
+                ResourceLedger::new(slots as u32, memory, gpus.len() as u32, pools).with_fair(fair),
             ),
             gpus: FreeGpus::new(gpus),
             collecting: None,
             held: FxHashMap::default(),
             holds: 0,
             domains: domains.into(),
+            slots,
             free,
         };
         Admission {
@@ -226,6 +234,11 @@ impl Admission {
     /// would otherwise sleep.
     pub(super) fn visit(&self, slot: usize, level: Option<u32>, idle: bool) -> Visit {
         self.change(|inner| inner.visit(slot, level, idle))
+    }
+
+    /// Visit by an extra slot, which runs only what needs one slot and no GPU.
+    pub(super) fn visit_extra(&self, slot: usize) -> Visit {
+        self.change(|inner| inner.visit_extra(slot))
     }
 
     /// Ends an item. The caller must release the sleepers, and notify the workload (true) that
@@ -381,6 +394,19 @@ impl Inner {
         self.join(Collecting { entry, needs, charge, gpus, domain, members: Vec::new() }, slot)
     }
 
+    fn visit_extra(&mut self, slot: usize) -> Visit {
+        if self.stopping || self.paused {
+            return Visit::Nothing;
+        }
+        let is_narrow = |head: &Head| head.needs.slots() == 1 && head.needs.gpus == 0;
+        // Holds are above all levels of items.
+        let head = self.head().filter(|head| is_narrow(head) && (head.level as usize) < LEVELS);
+        let admitted = head.and_then(|head| Some((head.needs, self.queue.admit(&head)?)));
+        let Some((needs, (AdmissionEntry::Task(item), ns))) = admitted else { return Visit::Nothing };
+        let charge = Charge { ns, since: (needs.family > 0).then(Instant::now) };
+        Visit::Run(item, ItemGrant { needs, charge, slots: vec![slot], gpus: Vec::new(), members: Vec::new() })
+    }
+
     /// Adds the slot to the collection, and completes it if the slot is the last.
     fn join(&mut self, mut collecting: Collecting, slot: usize) -> Visit {
         self.free[self.domains[slot]] -= 1;
@@ -407,7 +433,7 @@ impl Inner {
     fn take_back(&mut self, grant: ItemGrant) -> Vec<Sleeper> {
         self.queue.take_back(&grant.needs, grant.charge.used());
         self.gpus.give_back(&grant.gpus);
-        for &slot in &grant.slots {
+        for &slot in grant.slots.iter().filter(|&&slot| slot < self.slots) {
             self.free[self.domains[slot]] += 1;
         }
         grant.members
@@ -451,7 +477,7 @@ mod tests {
 
     /// Two domains of two slots.
     fn admission(items: &[(u32, u8, u32)]) -> Admission {
-        let admission = Admission::new(vec![0, 0, 1, 1], 100, vec![], Tables::default());
+        let admission = Admission::new((vec![0, 0, 1, 1], 4), 100, vec![], Tables::default());
         let entry = |&(task, urgency, cpus)| (item(task, urgency), Needs { cpus, ..Needs::SLOT });
         assert!(admission.push(items.iter().map(entry)).is_empty());
         admission

@@ -12,6 +12,7 @@
 mod admission;
 mod backoff;
 mod bind;
+mod extra;
 mod gpus;
 mod item;
 mod queues;
@@ -36,6 +37,7 @@ pub use self::slot::{Slot, Team};
 
 use self::admission::{Admission, Tables};
 use self::bind::Binder;
+use self::extra::ExtraSlots;
 use self::queues::{Own, Queues};
 use self::shared::PoolShared;
 use self::sleep::{MOST_SLOTS, Sleep};
@@ -84,6 +86,8 @@ pub trait Workload: Send + Sync + 'static {
 pub struct PoolConfig {
     /// One slot per place; see [`Topology::places`](crate::topology::Topology::places).
     pub places: Vec<SlotPlace>,
+    /// Places of extra slots, numbered after the others; see [`Handle::allow_extra`].
+    pub extra: Vec<SlotPlace>,
     /// Bytes of memory that constrained items may use together.
     pub memory: u64,
     /// GPUs that constrained items may use.
@@ -143,7 +147,7 @@ pub struct Handle {
 /// A snapshot of a pool's load. Its parts are read one after another, so they may be inconsistent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLoad {
-    /// Slots of the pool.
+    /// Slots of the pool, with the extra ones that may run items.
     pub slots: usize,
     /// Slots that run something or are set aside.
     pub busy: usize,
@@ -170,36 +174,40 @@ impl<W: Workload> Pool<W> {
     /// # Errors
     /// If there are no places or too many, or a thread cannot be started.
     pub fn start(config: PoolConfig, workload: Arc<W>) -> Result<Pool<W>, PoolError> {
-        let slots = config.places.len();
-        match slots {
+        let (slots, extra) = (config.places.len(), config.extra.len());
+        match slots + extra {
             0 => return Err(PoolError::NoSlots),
+            _ if slots == 0 => return Err(PoolError::NoSlots),
             n if n > MOST_SLOTS => return Err(PoolError::TooManySlots(n)),
             _ => {}
         }
-        let domains = ordinals(&config.places);
+        let places: Vec<SlotPlace> = config.places.into_iter().chain(config.extra).collect();
+        let domains = ordinals(&places);
         let ids: Vec<u32> = domains.iter().map(|&d| d as u32).collect();
         let (queues, owns) = Queues::new(&ids);
-        let near = |domain: u32| Some(domains[config.places.iter().position(|place| place.domain == domain)?]);
+        let near = |domain: u32| Some(domains[places.iter().position(|place| place.domain == domain)?]);
         let gpus = config.gpus.iter().map(|gpu| (gpu.number, gpu.domain.and_then(near))).collect();
         let weak: Weak<W> = Arc::downgrade(&workload);
         let shared = PoolShared {
             queues,
             admission: Admission::new(
-                domains.clone(),
+                (domains.clone(), slots),
                 config.memory,
                 gpus,
                 Tables { pools: config.pools, fair: config.fair },
             ),
             sleep: Sleep::new(slots),
-            tallies: (0..slots).map(|_| Default::default()).collect(),
+            slots,
+            extra: ExtraSlots::new(),
+            tallies: (0..slots + extra).map(|_| Default::default()).collect(),
             binder: Arc::new(Binder::default()),
-            teams: Teams::new(slots + 8),
+            teams: Teams::new(slots + extra + 8),
             workload: weak,
-            places: config.places.into(),
+            places: places.into(),
         };
         let handle = Handle { shared: Arc::new(shared) };
         // From here on, dropping the pool on an error stops the threads that have been started.
-        let mut pool = Pool { handle, threads: Vec::with_capacity(slots), workload };
+        let mut pool = Pool { handle, threads: Vec::with_capacity(slots + extra), workload };
         for (slot, (own, domain)) in owns.into_iter().zip(domains).enumerate() {
             let thread = pool.spawn(slot, domain, own)?;
             pool.threads.push(thread);
@@ -211,7 +219,9 @@ impl<W: Workload> Pool<W> {
         let core = Core::new(slot, domain, Arc::clone(&self.handle.shared), own);
         let workload = Arc::clone(&self.workload);
         let named = thread::Builder::new().name(format!("slot-{slot}"));
-        named.spawn(move || core.serve(&*workload)).map_err(|source| PoolError::Thread { slot, source })
+        let is_extra = slot >= self.handle.shared.slots;
+        let serve = move || if is_extra { core.serve_extra(&*workload) } else { core.serve(&*workload) };
+        named.spawn(serve).map_err(|source| PoolError::Thread { slot, source })
     }
 }
 
@@ -238,6 +248,7 @@ impl<W> Drop for Pool<W> {
         let shared = &self.handle.shared;
         shared.free(shared.admission.stop(), 0);
         shared.sleep.wake_all();
+        shared.extra.stop();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 error!("a slot of the pool ended by a panic");
@@ -285,9 +296,10 @@ impl Handle {
     /// The present load. Reads every slot's state, so not for hot paths; see
     /// [`Handle::starving_slots`].
     pub fn load(&self) -> PoolLoad {
-        let slots = self.slots();
+        let (extra, running) = (&self.shared.extra, self.shared.extra.running() as usize);
+        let slots = self.slots() + (extra.allowed() as usize).max(running);
         let ready = self.shared.queues.len() + self.shared.admission.len();
-        PoolLoad { slots, busy: slots.saturating_sub(self.starving_slots()), ready }
+        PoolLoad { slots, busy: self.slots().saturating_sub(self.starving_slots()) + running, ready }
     }
 
     /// Number of idle slots, by one load of one word.
@@ -295,12 +307,18 @@ impl Handle {
         self.shared.sleep.idle() as usize
     }
 
-    /// Slots of the pool.
+    /// Slots of the pool, without extra ones.
     pub fn slots(&self) -> usize {
-        self.shared.places.len()
+        self.shared.slots
     }
 
-    /// Places of the slots.
+    /// Lets this many extra slots run items; none do so at the start. Slots above that end what
+    /// they run, and run nothing more.
+    pub fn allow_extra(&self, slots: usize) {
+        self.shared.extra.allow(u32::try_from(slots).unwrap_or(u32::MAX));
+    }
+
+    /// Places of the slots, extra ones last.
     pub fn places(&self) -> &[SlotPlace] {
         &self.shared.places
     }
@@ -314,7 +332,9 @@ impl Handle {
     /// True if the pool is paused and all slots are idle: none runs an item, is set aside, or could
     /// still have taken an item before the pause. It stays so until [`Handle::resume`].
     pub fn is_quiet(&self) -> bool {
-        self.shared.admission.signal().paused() && self.shared.sleep.sleeping() as usize == self.slots()
+        self.shared.admission.signal().paused()
+            && self.shared.sleep.sleeping() as usize == self.slots()
+            && self.shared.extra.is_quiet()
     }
 
     /// Starts items again after [`Handle::pause`].

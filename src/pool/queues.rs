@@ -275,6 +275,12 @@ impl Own {
         None
     }
 
+    /// For a slot that is not counted as searching: takes the most urgent item that waits anywhere,
+    /// without a batch.
+    pub(super) fn take_one(&mut self, queues: &Queues) -> Option<Packed> {
+        self.fetch(queues, queues.levels())
+    }
+
     /// For a slot with items of its own: takes one item of the given levels from elsewhere, without
     /// a batch.
     #[cold]

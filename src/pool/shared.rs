@@ -7,6 +7,7 @@ use rayon::ThreadPool;
 
 use super::admission::{Admission, ItemGrant};
 use super::bind::Binder;
+use super::extra::ExtraSlots;
 use super::item::Item;
 use super::queues::Queues;
 use super::sleep::{Sleep, Sleeper};
@@ -16,7 +17,11 @@ use super::{PoolError, Workload};
 use crate::topology::SlotPlace;
 
 pub(super) struct PoolShared {
+    /// Places of all slots, extra ones last.
     pub(super) places: Box<[SlotPlace]>,
+    /// Number of slots that are not extra.
+    pub(super) slots: usize,
+    pub(super) extra: ExtraSlots,
     pub(super) queues: Queues,
     pub(super) admission: Admission,
     pub(super) sleep: Sleep,

@@ -170,6 +170,41 @@ impl Core {
         }
     }
 
+    /// The main loop of an extra slot's thread.
+    pub(super) fn serve_extra<W: Workload>(mut self, workload: &W) {
+        self.bind();
+        let (shared, number) = (Arc::clone(&self.shared), (self.index - self.shared.slots) as u32);
+        let step = |core: &mut Core| core.run_extra(workload);
+        shared.extra.serve(number, &mut self, step, |core: &mut Core| {
+            if let Some(next) = core.next.take() {
+                core.shelve(next);
+            }
+            core.publish();
+        });
+    }
+
+    /// Runs an item on this extra slot, if there is one that it may run.
+    fn run_extra<W: Workload>(&mut self, workload: &W) -> bool {
+        let signal = self.shared.admission.signal();
+        if signal.stop() || signal.paused() {
+            if let Some(next) = self.next.take() {
+                self.shelve(next);
+            }
+            return false;
+        }
+        if let Some(item) = self.take().or_else(|| self.own.take_one(&self.shared.queues)) {
+            let shared = Arc::clone(&self.shared);
+            shared.extra.counted(self, |core| core.run(workload, item.into(), None));
+            return true;
+        }
+        let visit = if signal.calls() { self.shared.admission.visit_extra(self.index) } else { Visit::Nothing };
+        let Visit::Run(item, grant) = visit else { return false };
+        self.shared.call_for_admission(self.index);
+        let shared = Arc::clone(&self.shared);
+        shared.extra.counted(self, |core| core.run_granted(workload, item, grant));
+        true
+    }
+
     /// The next plain item of this slot.
     #[inline]
     fn take(&mut self) -> Option<Packed> {

@@ -38,9 +38,14 @@ impl Work {
     }
 
     fn start(self, places: Vec<SlotPlace>) -> Pool<Work> {
+        self.start_with(places, Vec::new())
+    }
+
+    fn start_with(self, places: Vec<SlotPlace>, extra: Vec<SlotPlace>) -> Pool<Work> {
         Pool::start(
             PoolConfig {
                 places,
+                extra,
                 memory: 1000,
                 gpus: (0..3).map(|number| PoolGpu { number, domain: None }).collect(),
                 pools: pools(),
@@ -404,7 +409,14 @@ fn a_pool_stops_whatever_its_slots_wait_for() {
 
 #[test]
 fn a_pool_without_slots_is_refused() {
-    let config = PoolConfig { places: vec![], memory: 0, gpus: vec![], pools: Arc::default(), fair: Arc::default() };
+    let config = PoolConfig {
+        places: vec![],
+        extra: vec![],
+        memory: 0,
+        gpus: vec![],
+        pools: Arc::default(),
+        fair: Arc::default(),
+    };
     assert!(matches!(Pool::start(config, Arc::new(Work::new(|_, _| {}))), Err(PoolError::NoSlots)));
 }
 
@@ -482,8 +494,60 @@ fn a_starving_slot_runs_what_the_workload_finds_for_it() {
         fn held(&self, _: HoldId, _: usize, _: &[u32], _: &[u32]) {}
         fn panicked(&self, _: Option<Item>, _: String) {}
     }
-    let config =
-        PoolConfig { places: places(&[0]), memory: 0, gpus: vec![], pools: Arc::default(), fair: Arc::default() };
+    let config = PoolConfig {
+        places: places(&[0]),
+        extra: vec![],
+        memory: 0,
+        gpus: vec![],
+        pools: Arc::default(),
+        fair: Arc::default(),
+    };
     let pool = Pool::start(config, Arc::new(Finder(OnceLock::new(), AtomicU32::new(0)))).unwrap();
     eventually("it runs", || pool.workload().0.get() == Some(&42));
+}
+
+#[test]
+fn extra_slots_run_items_only_while_they_are_allowed_to() {
+    let (gate, running) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let work = Work::new({
+        let (gate, running, seen) = (Arc::clone(&gate), Arc::clone(&running), Arc::clone(&seen));
+        move |item, slot| {
+            seen.lock().unwrap().push((item.task, slot.index(), slot.width()));
+            running.fetch_add(1, Ordering::SeqCst);
+            eventually("the gate opens", || gate.load(Ordering::SeqCst));
+            running.fetch_sub(1, Ordering::SeqCst);
+        }
+    });
+    let work = work.needing(|item| Needs { cpus: if item.task == 99 { 2 } else { 1 }, memory: 1, ..Needs::SLOT });
+    let pool = work.start_with(places(&[0, 0]), places(&[0, 0, 0]));
+    let handle = pool.handle();
+    assert_eq!((handle.slots(), handle.places().len()), (2, 5));
+    let item = |task, constrained| Item { task, urgency: 0, tag: 0, constrained };
+    let items: Vec<Item> = (0..8).map(|task| item(task, task % 2 == 0)).collect();
+    handle.push_many(&items);
+    eventually("two run", || running.load(Ordering::SeqCst) == 2);
+    handle.allow_extra(2);
+    eventually("four run", || running.load(Ordering::SeqCst) == 4);
+    assert_eq!((handle.load().slots, handle.load().busy), (4, 4));
+    handle.pause();
+    assert!(!handle.is_quiet());
+    handle.allow_extra(0);
+    gate.store(true, Ordering::SeqCst);
+    eventually("what runs ends", || handle.is_quiet());
+    assert_eq!(seen.lock().unwrap().len(), 4, "nothing starts in a paused pool");
+    gate.store(false, Ordering::SeqCst);
+    handle.resume();
+    eventually("two run", || running.load(Ordering::SeqCst) == 2);
+    assert!(seen.lock().unwrap()[4..].iter().all(|(_, slot, _)| *slot < 2), "no extra slot is allowed any more");
+    gate.store(true, Ordering::SeqCst);
+    eventually("all have run", || seen.lock().unwrap().len() == 8);
+    // What needs two slots is left to those that are not extra.
+    handle.allow_extra(3);
+    handle.push(item(99, true));
+    eventually("it ran", || seen.lock().unwrap().iter().any(|(task, ..)| *task == 99));
+    let (_, slot, width) = *seen.lock().unwrap().last().unwrap();
+    assert!(slot < 2 && width == 2);
+    eventually("all slots rest", || handle.load().busy == 0);
+    pool.stop();
 }

@@ -7,6 +7,7 @@
 pub mod action;
 pub mod admission;
 mod amend;
+pub mod breathing;
 mod completion_inference;
 pub mod coordinator;
 pub mod dependency_counts;

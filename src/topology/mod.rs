@@ -91,6 +91,16 @@ impl Topology {
     pub fn places(&self, slots: Option<usize>) -> Vec<SlotPlace> {
         places::places(&self.machine, &self.grant, slots)
     }
+
+    /// Number of slots that [`places`](Topology::places) chooses if none is given.
+    pub fn default_slots(&self) -> usize {
+        places::default_slots(&self.grant)
+    }
+
+    /// Places of further slots, each of which floats over its domain's granted CPUs.
+    pub fn floating_places(&self, slots: usize) -> Vec<SlotPlace> {
+        places::floating_places(&self.machine, &self.grant, slots)
+    }
 }
 
 impl Machine {

@@ -23,13 +23,27 @@ pub struct SlotPlace {
 /// consecutive numbers. While there are enough CPUs each slot gets its own; with more slots than
 /// CPUs each floats over its domain's part of the grant.
 pub(super) fn places(machine: &Machine, grant: &Grant, slots: Option<usize>) -> Vec<SlotPlace> {
-    let default = if grant.crowded { 1 } else { grant.cpus.len() };
-    let slots = slots.unwrap_or(default).max(1);
+    let slots = slots.unwrap_or(default_slots(grant)).max(1);
+    spread(machine, grant, slots, slots <= grant.cpus.len())
+}
+
+/// Places of slots beyond those with a CPU of their own: each floats over its domain's part of the
+/// grant.
+pub(super) fn floating_places(machine: &Machine, grant: &Grant, slots: usize) -> Vec<SlotPlace> {
+    spread(machine, grant, slots, false)
+}
+
+/// Number of slots if nothing else is asked for.
+pub(super) fn default_slots(grant: &Grant) -> usize {
+    if grant.crowded { 1 } else { grant.cpus.len() }
+}
+
+/// Spreads slots over the domains; `own`: each gets a CPU of its own.
+fn spread(machine: &Machine, grant: &Grant, slots: usize, own: bool) -> Vec<SlotPlace> {
     if grant.crowded {
         return vec![floating(machine, grant.cpus.clone()); slots];
     }
     let parts = by_domain(machine, &grant.cpus);
-    let own = slots <= grant.cpus.len();
     let mut places = Vec::with_capacity(slots);
     let mut seen = 0;
     for (domain, cpus) in parts {
@@ -127,6 +141,14 @@ mod tests {
         assert_eq!(places.len(), 6);
         assert!(places.iter().all(|p| !p.pinned && p.cpus.len() == 2));
         assert_eq!(places.iter().filter(|p| p.domain == 1).count(), 3);
+    }
+
+    #[test]
+    fn extra_slots_float_within_their_domains_also_if_they_are_few() {
+        let places = floating_places(&machine(2, 2), &grant(vec![1, 2, 3], false), 2);
+        assert!(places.iter().all(|place| !place.pinned && place.cpus.iter().all(|cpu| (1..4).contains(cpu))));
+        assert_eq!(places.len(), 2);
+        assert!(floating_places(&machine(2, 2), &grant(vec![1, 2, 3], false), 0).is_empty());
     }
 
     #[test]

@@ -43,7 +43,8 @@ use super::load::{AdditionTo, KernelCheck};
 use super::read::{At, Span};
 use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
 use super::value_files::ValueFiles;
-use super::{Flush, Job, KeepOutput, Placement};
+use super::values::{SlotCountSpec, SlotsSpec};
+use super::{Flush, Job, KeepOutput, Placement, SlotCount, SlotRange};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 
@@ -185,9 +186,31 @@ fn resolve_job(spec: Option<&JobSpec>, context: &ResolveContext<'_>, findings: &
         open: spec.open.as_ref().is_some_and(|at| at.value),
         share: spec.share.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
         max_failures: spec.max_failures.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
+        slots: spec.slots.as_ref().map(|at| slots(at, findings)),
         placement: placement(spec, findings),
         ..Job::default()
     }
+}
+
+/// The slots of each rank.
+fn slots(at: &At<SlotsSpec>, findings: &mut Findings) -> SlotRange {
+    let table = match &at.value {
+        SlotsSpec::Count(count) => return SlotRange { min: Some(*count), max: None },
+        SlotsSpec::Table(table) => table,
+    };
+    let count = |typed: &Option<At<SlotCountSpec>>| typed.as_ref().map(|at| at.value.0);
+    let range = SlotRange { min: count(&table.min), max: count(&table.max) };
+    let is_reversed = match (range.min, range.max) {
+        (Some(SlotCount::Fixed(min)), Some(SlotCount::Fixed(max))) => max < min,
+        (Some(SlotCount::PerCpu(min)), Some(SlotCount::PerCpu(max))) => max < min,
+        (None, Some(SlotCount::PerCpu(max))) => max < 1.0,
+        _ => false,
+    };
+    if let Some(max) = table.max.as_ref().filter(|_| is_reversed) {
+        let error = Diagnostic::error("the most slots are fewer than the least").at(&max.span);
+        findings.push(error.help("raise `max` or lower `min` (without it: one slot per CPU)"));
+    }
+    range
 }
 
 fn placement(spec: &JobSpec, findings: &mut Findings) -> Placement {

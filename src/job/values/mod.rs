@@ -7,6 +7,7 @@ mod graphs;
 mod pools;
 mod quantities;
 mod relations;
+mod slots;
 mod words;
 mod work;
 
@@ -26,6 +27,7 @@ pub(crate) use quantities::{
     SizeSpec,
 };
 pub(crate) use relations::{FilesSpec, NeedSpec, NeedsSpec};
+pub(crate) use slots::{SlotCountSpec, SlotsSpec};
 pub(crate) use words::{Background, FlushSpec, OneOf, StageUse, TriggerSpec, When, WordValue};
 pub(crate) use work::{ArgsSpec, CommandSpec, EnvSpec, RawArg, ShellSpec, Strings};
 

@@ -172,6 +172,7 @@ fn ranks(frame: &mut TopFrame, live: &Live, rows: usize) {
         let (cpus, memory) = lately.map_or(("-".to_owned(), "-".to_owned()), |lately| {
             (format!("{:.1}", lately.cpus), bytes(lately.last.vitals.memory))
         });
+        let slots = lately.and_then(|lately| lately.last.vitals.slots).map_or(member.slots, |slots| slots.active);
         let gpus = lately.map(|lately| lately.last.vitals).filter(|vitals| vitals.gpu_memory > 0);
         let gpus = gpus.map_or(String::new(), |vitals| format!("  GPUs {}", percent(vitals.gpu_busy)));
         frame.plain(&format!(
@@ -179,7 +180,7 @@ fn ranks(frame: &mut TopFrame, live: &Live, rows: usize) {
             member.rank,
             member.node.chars().take(16).collect::<String>(),
             member.state.name(),
-            member.slots,
+            slots,
             count(totals.attempts),
             count(totals.failed),
             seconds(totals.work_s)

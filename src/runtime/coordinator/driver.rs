@@ -4,6 +4,7 @@
 //! actions, and owns the parts that concern the outside: the records of the run, the nodes, and the
 //! limits that end a run early.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::control::Server;
 use crate::exec::Kernels;
 use crate::job::Job;
 use crate::journal::{EndReason, Ended, JournalError, Level, Record};
-use crate::model::{Rank, State, TaskId, Time};
+use crate::model::{Rank, SlotsNow, State, TaskId, Time};
 use crate::observe::RunProgress;
 use crate::scale::Forecast;
 use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEvent, StopReason};
@@ -49,6 +50,8 @@ pub(crate) struct CoordinatorDriver {
     pub(super) job: Arc<Job>,
     pub(super) nodes: NodeTable,
     pub(super) recording: Recording,
+    /// The slots of ranks where their number changes, as last reported.
+    pub(super) slots: BTreeMap<Rank, SlotsNow>,
     pub(super) additions: Additions,
     pub(super) limits: Limits,
     /// How long tasks take.
@@ -89,6 +92,7 @@ impl CoordinatorDriver {
             job,
             nodes,
             recording,
+            slots: BTreeMap::new(),
             additions: Additions::new(kernels),
             limits: Limits::from_environment(),
             autoscaler,
@@ -135,6 +139,7 @@ impl CoordinatorDriver {
         match message {
             Message::Vitals(vitals) => {
                 self.recording.usage(now, from, &vitals);
+                self.slots.extend(vitals.slots.map(|slots| (from, slots)));
                 self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.update_usage(from, &vitals));
                 return Messages::new();
             }

@@ -22,7 +22,7 @@ use crate::fabric::routed::RoutedFabric;
 use crate::fabric::{Alone, Fabric};
 use crate::graph::GAP;
 use crate::graph::partition::Partition;
-use crate::job::{Job, ProviderKind};
+use crate::job::{Job, ProviderKind, SlotRange};
 use crate::journal::{
     AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, LimitChange, RankInfo, Record, Requests, RunDir, RunLock,
 };
@@ -114,10 +114,12 @@ fn prepare(
     let listener = options.listen.map(listen).transpose()?;
     let mut start = PreparedRun::open(options, &kernels)?;
     let features = node_features(&start.prepared.job);
-    let ready = handshake(fabric.as_mut(), &wake, &start.welcome, options).and_then(|(resources, mut hellos)| {
-        hellos.iter_mut().for_each(|hello| hello.add_labels(features.of(&hello.node)));
-        check(&start.prepared, &hellos).map(|()| (resources, hellos))
-    });
+    let slots = start.prepared.job.slots;
+    let ready =
+        handshake(fabric.as_mut(), &wake, &start.welcome, (options, slots)).and_then(|(resources, mut hellos)| {
+            hellos.iter_mut().for_each(|hello| hello.add_labels(features.of(&hello.node)));
+            check(&start.prepared, &hellos).map(|()| (resources, hellos))
+        });
     let (resources, hellos) = match ready {
         Ok(found) => found,
         Err(error) => {
@@ -252,7 +254,7 @@ fn handshake(
     fabric: &mut dyn Fabric,
     wake: &EventWait,
     welcome: &Welcome,
-    options: &Options,
+    (options, slots): (&Options, Option<SlotRange>),
 ) -> Result<(RankResources, Vec<Hello>), RunError> {
     let topology = Topology::discover();
     let here = (topology.machine.node.clone(), topology.grant.mask.clone());
@@ -268,8 +270,8 @@ fn handshake(
     for rank in 1..fabric.size() {
         send(fabric, Rank(rank), &Message::Welcome(Box::new(welcome_of(rank as usize))))?;
     }
-    let resources =
-        RankResources::new(topology, &Welcome { works: !options.coordinator_only, ..welcome_of(0) }, &options.labels);
+    let own = Welcome { works: !options.coordinator_only, ..welcome_of(0) };
+    let resources = RankResources::new(topology, &own, &options.labels, slots);
     let hellos = gather(fabric, wake, resources.hello.clone(), |message| match message {
         Message::Hello(hello) => Some(hello),
         _ => None,

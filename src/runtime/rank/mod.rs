@@ -20,6 +20,7 @@
 //! | `task_timer` | when the tasks of a slot began and ended |
 //! | `telemetry` | values, reasons and resource usage on their way to rank 0 |
 //! | `resource_monitor` | samples what the rank and its node use |
+//! | `slot_breather` | lets more slots run tasks while CPUs idle, and fewer when CPUs or memory are scarce |
 //!
 //! The executor owns the engine; both hold [`shared`]. Nothing refers back.
 
@@ -38,6 +39,7 @@ mod paused_tasks;
 mod resource_monitor;
 pub(super) mod setup;
 mod shared;
+mod slot_breather;
 mod task_timer;
 mod telemetry;
 pub(super) mod worker_main;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
+use super::slot_breather::stalled_us;
 use super::telemetry::TelemetryBuffer;
 use crate::exec::family_use;
 use crate::model::Vitals;
@@ -142,8 +143,7 @@ impl Sampler {
 fn stall_now() -> Option<Stall> {
     let pressure = || {
         let text = std::fs::read_to_string("/proc/pressure/io").ok()?;
-        let some = text.lines().find(|line| line.starts_with("some "))?;
-        some.split(' ').find_map(|word| word.strip_prefix("total=")?.parse().ok()).map(Stall::Pressure)
+        stalled_us(&text, "some").map(Stall::Pressure)
     };
     let idle = || {
         let text = std::fs::read_to_string("/proc/stat").ok()?;

@@ -16,10 +16,11 @@ use super::offers::Offers;
 use super::paused_tasks::PausedTasks;
 use super::resource_monitor::ResourceMonitor;
 use super::shared::Shared;
+use super::slot_breather::SlotBreather;
 use super::telemetry::{TaskOutput, TelemetryBuffer};
 use crate::exec::{Kernels, RankContext, Runner, TaskSource};
 use crate::fabric::{Alone, Fabric};
-use crate::job::Job;
+use crate::job::{Job, SlotRange};
 use crate::journal::{OutputWriter, RunDir};
 use crate::pool::{Pool, PoolConfig, PoolGpu};
 use crate::runtime::RunError;
@@ -34,6 +35,8 @@ use crate::topology::{Gpu, SlotPlace, Topology};
 pub(in crate::runtime) struct RankResources {
     topology: Topology,
     places: Vec<SlotPlace>,
+    /// Places of the slots that there may be beside those.
+    extra: Vec<SlotPlace>,
     /// Number of ranks of its world on this node.
     ranks_here: usize,
     pub(in crate::runtime) hello: Hello,
@@ -41,13 +44,27 @@ pub(in crate::runtime) struct RankResources {
 
 impl RankResources {
     /// Divides what the launcher granted among the processes of this node, and the rest into slots.
-    /// `labels`: those of the command line, beside those of the environment.
-    pub(in crate::runtime) fn new(mut topology: Topology, welcome: &Welcome, labels: &[String]) -> RankResources {
+    /// `labels`: those of the command line, beside those of the environment; `range`: the slots that
+    /// the job file asks for.
+    pub(in crate::runtime) fn new(
+        mut topology: Topology,
+        welcome: &Welcome,
+        labels: &[String],
+        range: Option<SlotRange>,
+    ) -> RankResources {
         if welcome.masks.len() > 1 {
             topology.grant.agree(&topology.machine, &welcome.masks);
         }
-        let slots = welcome.slots.map(|s| s as usize);
-        let places = if welcome.works { topology.places(slots) } else { Vec::new() };
+        let range = range.filter(|_| welcome.slots.is_none());
+        let cpus = topology.default_slots();
+        let least = range.and_then(|range| range.min).map(|count| count.of(cpus));
+        let most = range.and_then(|range| range.max).map_or(0, |count| count.of(cpus));
+        let places = match welcome.works {
+            true => topology.places(welcome.slots.map(|slots| slots as usize).or(least)),
+            false => Vec::new(),
+        };
+        let more = if welcome.works { most.saturating_sub(places.len()) } else { 0 };
+        let extra = topology.floating_places(more);
         let hello = Hello {
             node: topology.machine.node.clone(),
             pid: std::process::id(),
@@ -57,7 +74,7 @@ impl RankResources {
             cpus: topology.grant.cpus.clone(),
             labels: crate::topology::labels(labels),
         };
-        RankResources { topology, places, ranks_here: welcome.masks.len(), hello }
+        RankResources { topology, places, extra, ranks_here: welcome.masks.len(), hello }
     }
 }
 
@@ -80,6 +97,7 @@ impl RankSetup {
     ) -> Result<(Arc<Executor>, Option<Pool<Executor>>), RunError> {
         let RankSetup { welcome, job, resources } = self;
         let slots = resources.places.len();
+        let extra = resources.extra.len();
         let me = fabric.me();
         let refused = |error: &dyn std::error::Error| RunError::Refused(error.to_string());
         let dir = RunDir::open(Path::new(&welcome.run_dir))?;
@@ -89,7 +107,8 @@ impl RankSetup {
             |gpu: &Gpu| PoolGpu { number: gpu.ordinal, domain: gpu.device.as_ref().and_then(|device| device.domain) };
         let pool_gpus = gpus.list.iter().map(pool_gpu).collect();
         let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
-        let site = RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), slots.max(1) as u16);
+        let site =
+            RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), (slots + extra).max(1) as u16);
         let graphs = Some(dir.path().join("graphs"));
         let run_dir = Some(dir.path().to_owned());
         let is_shared = welcome.open || fabric.size() as usize != resources.ranks_here;
@@ -124,11 +143,12 @@ impl RankSetup {
             offers,
             ledgers: LedgerEpochs::new(),
             pool: OnceLock::new(),
-            slots: (0..=slots).map(|_| CachePadded::default()).collect(),
+            slots: (0..=slots + extra).map(|_| CachePadded::default()).collect(),
             lane: fabric.near(),
             epoch: AtomicU32::new(0),
             has_received_work: AtomicBool::new(false),
             leases: Mutex::default(),
+            breather: OnceLock::new(),
             constrained_waiting: AtomicU32::new(0),
             paused: PausedTasks::default(),
             gangs: HeldGangs::default(),
@@ -144,10 +164,17 @@ impl RankSetup {
         }
         // Starving slots drive the engine at once, but must not before tasks can be started.
         let mut engine = executor.engine.lock();
-        let config = PoolConfig { places: resources.places, memory, gpus: pool_gpus, pools, fair };
+        let cpus = resources.topology.grant.cpus.clone();
+        let config =
+            PoolConfig { places: resources.places, extra: resources.extra, memory, gpus: pool_gpus, pools, fair };
         match Pool::start(config, Arc::clone(&executor)) {
             Ok(pool) => {
-                executor.shared.set_pool(pool.handle());
+                let shared = &executor.shared;
+                shared.set_pool(pool.handle());
+                if extra > 0 {
+                    let telemetry = Arc::clone(&shared.telemetry);
+                    let _ = shared.breather.set(SlotBreather::start(pool.handle(), extra, cpus, telemetry));
+                }
                 drop(engine);
                 Ok((executor, Some(pool)))
             }

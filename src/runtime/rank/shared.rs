@@ -17,6 +17,7 @@ use super::offers::Offers;
 use super::outbox::{Outbox, SlotState};
 use super::paused_tasks::PausedTasks;
 use super::resource_monitor::ResourceMonitor;
+use super::slot_breather::SlotBreather;
 use super::telemetry::TelemetryBuffer;
 use crate::exec::{Kernels, Runner, TaskSource};
 use crate::fabric::near::NearLane;
@@ -63,6 +64,8 @@ pub(in crate::runtime) struct Shared {
     /// The run ends after a number of failures.
     pub(super) stops_by_failures: bool,
     pub(super) telemetry: Arc<TelemetryBuffer>,
+    /// Adjusts the number of slots, where the job gives a range.
+    pub(super) breather: OnceLock<SlotBreather>,
     /// Samples into `telemetry` until it is dropped.
     pub(super) _monitor: ResourceMonitor,
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::offers::Offers;
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
-use crate::model::{CacheUse, Measure, Outcome, Reason, StageUse, Stream, TaskId, Usage, UsedFile, Vitals};
+use crate::model::{CacheUse, Measure, Outcome, Reason, SlotsNow, StageUse, Stream, TaskId, Usage, UsedFile, Vitals};
 use crate::schedule::protocol::Message;
 
 /// Values or reasons in one message, at most.
@@ -25,6 +25,8 @@ pub(super) struct TelemetryBuffer {
     has_pending: AtomicBool,
     storage_lost: AtomicBool,
     pending: Mutex<Pending>,
+    /// The rank's slots, where their number changes.
+    slots: Mutex<Option<SlotsNow>>,
 }
 
 #[derive(Default)]
@@ -75,8 +77,14 @@ impl TelemetryBuffer {
 
     /// Sets what the rank and its node use; replaces a sample that has not been sent yet.
     pub(super) fn set_vitals(&self, vitals: Vitals) {
-        self.pending().vitals = Some(vitals);
+        let slots = *self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pending().vitals = Some(Vitals { slots, ..vitals });
         self.has_pending.store(true, Release);
+    }
+
+    /// Sets the slots that the next samples have.
+    pub(super) fn set_slots(&self, slots: SlotsNow) {
+        *self.slots.lock().unwrap_or_else(PoisonError::into_inner) = Some(slots);
     }
 
     /// Empties the buffer into messages for rank 0.

@@ -65,7 +65,7 @@ fn work(
     job.set_auto_memory(welcome.auto_memory.clone().into());
     // Rank 0 hands out the edges that this rank needs.
     job.links = Vec::new();
-    let resources = RankResources::new(topology, &welcome, labels);
+    let resources = RankResources::new(topology, &welcome, labels, job.slots);
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(resources.hello.clone()))?;
     let open = welcome.open;
     if open {

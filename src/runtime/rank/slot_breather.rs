@@ -1,0 +1,179 @@
+//! A thread of each rank whose number of slots follows the use of CPUs and memory: it samples them
+//! once a second, and lets extra slots of the pool run tasks as `schedule/breathing` decides.
+//!
+//! The threads of all slots are started with the rank; those beyond the least wait until they are
+//! allowed to run tasks. Extra slots float over the CPUs that the rank was granted.
+
+use std::fs::read_to_string;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::telemetry::TelemetryBuffer;
+use crate::model::SlotsNow;
+use crate::pool::Handle;
+use crate::schedule::breathing::{BreathingSlots, INTERVAL, SlotSample};
+
+/// Adjusts the slots until it is dropped.
+pub(super) struct SlotBreather {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SlotBreather {
+    /// Starts the thread, for the slots of this pool and `extra` more on these CPUs. If the system
+    /// refuses a thread, the slots stay as they are.
+    pub(super) fn start(pool: Handle, extra: usize, cpus: Vec<u32>, telemetry: Arc<TelemetryBuffer>) -> SlotBreather {
+        let (stop, stopped) = channel();
+        let (least, most) = (pool.slots() as u32, (pool.slots() + extra) as u32);
+        let mut slots = BreathingSlots::new(least, most);
+        let mut counters = Counters::new(cpus);
+        let now = move |slots: &BreathingSlots| SlotsNow { active: slots.slots(), least, most, why: slots.why() };
+        telemetry.set_slots(now(&slots));
+        let breathe = move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(INTERVAL) {
+                let Some(sample) = counters.sample(pool.load().busy as u32) else { continue };
+                let active = slots.step(sample);
+                pool.allow_extra((active - least) as usize);
+                telemetry.set_slots(now(&slots));
+            }
+        };
+        let thread = std::thread::Builder::new().name("slots".into()).spawn(breathe);
+        let thread = thread.inspect_err(|error| tracing::warn!("the number of slots stays as it is: {error}")).ok();
+        SlotBreather { stop: Some(stop), thread }
+    }
+}
+
+impl Drop for SlotBreather {
+    fn drop(&mut self) {
+        self.stop = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that adjusts the number of slots has panicked");
+        }
+    }
+}
+
+/// Counters of the kernel at one moment.
+#[derive(Clone, Copy)]
+struct Reading {
+    at: Instant,
+    /// Clock ticks that the rank's CPUs were busy, and all ticks.
+    ticks: (u64, u64),
+    /// Microseconds in which some task waited for a CPU, and all tasks for memory.
+    stalls: (Option<u64>, Option<u64>),
+}
+
+/// Reads counters; a sample is the difference to the reading before.
+struct Counters {
+    cpus: Vec<u32>,
+    memory_pressure: PathBuf,
+    before: Option<Reading>,
+}
+
+impl Counters {
+    fn new(cpus: Vec<u32>) -> Counters {
+        let mut counters = Counters { cpus, memory_pressure: memory_pressure(), before: None };
+        counters.before = counters.read();
+        counters
+    }
+
+    /// A sample with this number of running slots; `None` if the kernel does not count CPU time.
+    fn sample(&mut self, running: u32) -> Option<SlotSample> {
+        let now = self.read()?;
+        let before = self.before.replace(now)?;
+        let passed = now.at.duration_since(before.at).as_micros().max(1) as f64;
+        let stall = |before: Option<u64>, now: Option<u64>| {
+            now.zip(before).map_or(0.0, |(now, before)| (now.saturating_sub(before) as f64 / passed).min(1.0))
+        };
+        let all = now.ticks.1.saturating_sub(before.ticks.1).max(1) as f64;
+        Some(SlotSample {
+            running,
+            cpu_busy: (now.ticks.0.saturating_sub(before.ticks.0) as f64 / all).min(1.0),
+            cpu_stall: stall(before.stalls.0, now.stalls.0),
+            memory_stall: stall(before.stalls.1, now.stalls.1),
+            free_memory: read_to_string("/proc/meminfo").ok().and_then(|text| free_memory(&text)).unwrap_or(1.0),
+        })
+    }
+
+    fn read(&self) -> Option<Reading> {
+        let stalls = (
+            read_to_string("/proc/pressure/cpu").ok().and_then(|text| stalled_us(&text, "some")),
+            read_to_string(&self.memory_pressure).ok().and_then(|text| stalled_us(&text, "full")),
+        );
+        let ticks = ticks(&read_to_string("/proc/stat").ok()?, &self.cpus)?;
+        Some(Reading { at: Instant::now(), ticks, stalls })
+    }
+}
+
+/// The file with the pressure on the memory that this process may use: that of its control group,
+/// else that of the node.
+fn memory_pressure() -> PathBuf {
+    let groups = read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = group.map(|group| PathBuf::from("/sys/fs/cgroup").join(group).join("memory.pressure"));
+    own.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/pressure/memory"))
+}
+
+/// Microseconds in which tasks stalled since boot, from a file of pressure stall information;
+/// `kind` is "some" or "full".
+pub(super) fn stalled_us(text: &str, kind: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.split(' ').next() == Some(kind))?;
+    line.split(' ').find_map(|word| word.strip_prefix("total=")?.parse().ok())
+}
+
+/// Clock ticks that these CPUs were busy since boot, and all their ticks, from `/proc/stat`.
+fn ticks(text: &str, cpus: &[u32]) -> Option<(u64, u64)> {
+    let (mut busy, mut all) = (0, 0);
+    for line in text.lines().filter_map(|line| line.strip_prefix("cpu")) {
+        let mut words = line.split_whitespace();
+        // The line of all CPUs has no number.
+        let Some(cpu) = words.next().filter(|_| !line.starts_with(' ')).and_then(|word| word.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        if !cpus.contains(&cpu) {
+            continue;
+        }
+        // User, nice, system, idle, I/O wait, interrupts, soft interrupts, stolen.
+        let counts: Vec<u64> = words.take(8).filter_map(|word| word.parse().ok()).collect();
+        let total: u64 = counts.iter().sum();
+        busy += total - counts.get(3)? - counts.get(4)?;
+        all += total;
+    }
+    (all > 0).then_some((busy, all))
+}
+
+/// The free share of the node's memory, from `/proc/meminfo`.
+fn free_memory(text: &str) -> Option<f64> {
+    let of =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
+    let (free, all): (f64, f64) = (of("MemAvailable:")?, of("MemTotal:")?);
+    Some(free / all.max(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_the_kernel_are_read() {
+        let stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 10 0 5 80 5 0 0 0 0 0\ncpu1 50 0 0 50 0 0 0 0 0 0\n\
+                    cpu10 7 0 0 7 0 0 0 0 0 0\nintr 5\n";
+        assert_eq!((ticks(stat, &[0]), ticks(stat, &[0, 1])), (Some((15, 100)), Some((65, 200))));
+        assert_eq!((ticks(stat, &[7]), ticks("", &[0])), (None, None));
+        let pressure = "some avg10=0.00 avg60=0.10 avg300=0.20 total=1234\nfull avg10=0.00 avg60=0.00 total=56\n";
+        assert_eq!((stalled_us(pressure, "some"), stalled_us(pressure, "full")), (Some(1234), Some(56)));
+        assert_eq!(stalled_us("", "some"), None);
+        assert_eq!(free_memory("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable: 250 kB\n"), Some(0.25));
+    }
+
+    #[test]
+    fn a_sample_of_this_machine_has_shares() {
+        let mut counters = Counters::new((0..4096).collect());
+        let Some(sample) = counters.sample(3) else { return };
+        let shares = [sample.cpu_busy, sample.cpu_stall, sample.memory_stall, sample.free_memory];
+        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)) && sample.running == 3, "{sample:?}");
+    }
+}

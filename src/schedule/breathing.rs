@@ -1,0 +1,235 @@
+//! How many slots of a rank run tasks, where the job gives a range: more than the least while CPUs
+//! idle, fewer when CPUs or memory are scarce.
+//!
+//! Once per [`INTERVAL`] the driver samples the CPUs that the rank may use and the pressure on
+//! them. The first condition that holds decides:
+//!
+//! | condition | slots |
+//! |---|---|
+//! | tasks stall for memory, or hardly any is free | the least, at once: what runs beyond goes on, and nothing more is started there |
+//! | the CPUs are saturated or tasks wait for them, [`PATIENCE`] samples in a row | a third of those above the least fewer |
+//! | slots have been without work, [`PATIENCE`] samples in a row | as many as run tasks |
+//! | all slots run tasks, CPUs idle and nothing waits for them, [`PATIENCE`] samples in a row | half as many more, as far as the CPUs will not be saturated by them |
+//!
+//! After it has shrunk for want of CPUs or memory, a rank does not grow for [`REST`] samples, and
+//! twice as long each further time.
+
+use std::time::Duration;
+
+use crate::model::SlotReason;
+
+/// Time between two samples.
+pub const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Samples in a row for which a condition must hold.
+const PATIENCE: u32 = 3;
+
+/// Samples after a shrink for want of CPUs or memory without growth, the first time ...
+const REST: u32 = 15;
+
+/// ... and at most.
+const MAX_REST: u32 = 240;
+
+/// CPUs are saturated above this busy share, or above this share of time in which tasks waited.
+const SATURATED: f64 = 0.97;
+const CPU_STALL: f64 = 0.25;
+
+/// Slots are added up to this predicted busy share of the CPUs, and only below this share of time
+/// in which tasks waited for CPUs.
+const WANTED_BUSY: f64 = 0.85;
+const NO_CPU_STALL: f64 = 0.05;
+
+/// Memory is scarce above this share of time in which all tasks stalled for it, or below this free
+/// share. Nothing is added unless there was no stall and twice as much is free.
+const MEMORY_STALL: f64 = 0.05;
+const MIN_FREE_MEMORY: f64 = 0.05;
+
+/// What a rank and its node did since the last sample. Shares are from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlotSample {
+    /// Slots that run tasks.
+    pub running: u32,
+    /// Busy share of the CPUs that the rank may use.
+    pub cpu_busy: f64,
+    /// Share of time in which some task of the node waited for a CPU; 0 where it is not measured.
+    pub cpu_stall: f64,
+    /// Share of time in which all tasks of the node stalled for memory; 0 where it is not measured.
+    pub memory_stall: f64,
+    /// Free share of the node's memory.
+    pub free_memory: f64,
+}
+
+/// The slots of one rank.
+#[derive(Clone, Copy, Debug)]
+pub struct BreathingSlots {
+    least: u32,
+    most: u32,
+    slots: u32,
+    why: SlotReason,
+    /// Samples in a row in which CPUs were scarce, slots without work, or more slots of use.
+    scarce: u32,
+    unused: u32,
+    useful: u32,
+    /// Samples without growth that are left, and how many the next shrink causes.
+    rest: u32,
+    next_rest: u32,
+}
+
+impl BreathingSlots {
+    /// From `least` to `most` slots; begins with the least.
+    pub fn new(least: u32, most: u32) -> BreathingSlots {
+        let why = SlotReason::Start;
+        let most = most.max(least);
+        BreathingSlots { least, most, slots: least, why, scarce: 0, unused: 0, useful: 0, rest: 0, next_rest: REST }
+    }
+
+    /// Slots that may run tasks.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Why there are as many.
+    pub fn why(&self) -> SlotReason {
+        self.why
+    }
+
+    /// Takes a sample; returns the slots that may run tasks from now on.
+    pub fn step(&mut self, sample: SlotSample) -> u32 {
+        let SlotSample { running, cpu_busy, cpu_stall, memory_stall, free_memory } = sample;
+        self.rest = self.rest.saturating_sub(1);
+        let is_short_of_memory = memory_stall > MEMORY_STALL || free_memory < MIN_FREE_MEMORY;
+        let has_memory = memory_stall == 0.0 && free_memory >= 2.0 * MIN_FREE_MEMORY;
+        let is_saturated = cpu_busy > SATURATED || cpu_stall > CPU_STALL;
+        let has_cpus = cpu_busy < WANTED_BUSY && cpu_stall < NO_CPU_STALL;
+        let count = |before: u32, holds: bool| if holds { before + 1 } else { 0 };
+        self.scarce = count(self.scarce, is_saturated && self.slots > self.least);
+        self.unused = count(self.unused, running < self.slots && self.slots > self.least);
+        self.useful = count(self.useful, running >= self.slots && has_cpus && has_memory && self.rest == 0);
+        if is_short_of_memory {
+            self.shrink(self.least, SlotReason::MemoryScarce);
+            return self.slots;
+        }
+        if self.scarce >= PATIENCE {
+            let extra = self.slots - self.least;
+            self.shrink(self.slots - extra.div_ceil(3), SlotReason::CpusScarce);
+        } else if self.unused >= PATIENCE {
+            self.set(running.max(self.least), SlotReason::NoWork);
+        } else if self.useful >= PATIENCE && self.slots < self.most {
+            // Each slot keeps CPUs as busy as those that there are.
+            let possible = f64::from(self.slots) * WANTED_BUSY / cpu_busy.max(0.01);
+            let wanted = (self.slots + self.slots.div_ceil(2)).min(possible as u32).min(self.most);
+            if wanted > self.slots {
+                self.set(wanted, SlotReason::CpusIdle);
+                // Having waited once, it goes on while nothing speaks against it.
+                self.useful = PATIENCE - 1;
+            }
+        }
+        self.slots
+    }
+
+    /// Reduces the slots for want of something: growth would only bring the want back.
+    fn shrink(&mut self, slots: u32, why: SlotReason) {
+        if slots < self.slots {
+            self.rest = self.next_rest;
+            self.next_rest = (self.next_rest * 2).min(MAX_REST);
+            self.set(slots, why);
+        }
+    }
+
+    fn set(&mut self, slots: u32, why: SlotReason) {
+        if slots != self.slots {
+            (self.slots, self.why) = (slots, why);
+            (self.scarce, self.unused, self.useful) = (0, 0, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const QUIET: SlotSample =
+        SlotSample { running: 0, cpu_busy: 0.0, cpu_stall: 0.0, memory_stall: 0.0, free_memory: 0.5 };
+
+    /// The slots after each of these many samples, in which all slots run tasks that keep CPUs busy
+    /// for this share of their time.
+    fn run(slots: &mut BreathingSlots, cpus: f64, load: f64, samples: usize) -> Vec<u32> {
+        let mut sample = || {
+            let running = slots.slots();
+            let busy = f64::from(running) * load / cpus;
+            let cpu_stall = (busy - 1.0).clamp(0.0, 1.0);
+            slots.step(SlotSample { running, cpu_busy: busy.min(1.0), cpu_stall, ..QUIET })
+        };
+        (0..samples).map(|_| sample()).collect()
+    }
+
+    #[test]
+    fn tasks_that_wait_get_all_slots_after_a_few_samples() {
+        let mut slots = BreathingSlots::new(2, 16);
+        assert_eq!(run(&mut slots, 2.0, 0.01, 8), [2, 2, 3, 5, 8, 12, 16, 16]);
+        assert_eq!(slots.why(), SlotReason::CpusIdle);
+    }
+
+    #[test]
+    fn tasks_that_compute_keep_a_slot_for_each_cpu() {
+        let mut slots = BreathingSlots::new(2, 16);
+        assert_eq!(run(&mut slots, 2.0, 1.0, 100), [2; 100]);
+        // Half a CPU each: slots are added up to where the CPUs would be saturated.
+        let most = run(&mut BreathingSlots::new(4, 16), 4.0, 0.5, 100);
+        assert_eq!((most[99], most.iter().max()), (6, Some(&6)));
+    }
+
+    #[test]
+    fn a_phase_that_computes_ends_the_growth_of_one_that_waits_and_growth_does_not_come_back_at_once() {
+        let mut slots = BreathingSlots::new(2, 8);
+        assert_eq!(run(&mut slots, 2.0, 0.0, 20)[19], 8);
+        let shrinking = run(&mut slots, 2.0, 1.0, 40);
+        assert_eq!((shrinking[1], shrinking[39], slots.why()), (8, 2, SlotReason::CpusScarce), "{shrinking:?}");
+        let growing = run(&mut slots, 2.0, 0.0, 300);
+        let first = growing.iter().position(|&slots| slots > 2).unwrap();
+        assert!(first > REST as usize && growing[299] == 8, "{growing:?}");
+    }
+
+    #[test]
+    fn slots_without_work_go() {
+        let mut slots = BreathingSlots::new(2, 8);
+        run(&mut slots, 2.0, 0.0, 20);
+        let after = |slots: &mut BreathingSlots, running| slots.step(SlotSample { running, ..QUIET });
+        assert_eq!([5, 4, 5].map(|running| after(&mut slots, running)), [8, 8, 5]);
+        assert_eq!((slots.why(), after(&mut slots, 0)), (SlotReason::NoWork, 5));
+        assert_eq!([0, 0, 0].map(|running| after(&mut slots, running)), [5, 2, 2]);
+    }
+
+    #[test]
+    fn want_of_memory_leaves_the_least_at_once() {
+        let mut slots = BreathingSlots::new(2, 8);
+        run(&mut slots, 2.0, 0.0, 20);
+        for (memory_stall, free_memory) in [(0.2, 0.5), (0.0, 0.01)] {
+            let mut slots = slots;
+            assert_eq!(slots.step(SlotSample { running: 8, memory_stall, free_memory, ..QUIET }), 2);
+            assert_eq!(slots.why(), SlotReason::MemoryScarce);
+        }
+        // A little less than plenty of memory is no reason for more slots.
+        let mut slots = BreathingSlots::new(2, 8);
+        let tight = SlotSample { running: 2, free_memory: 0.08, ..QUIET };
+        assert!((0..50).all(|_| slots.step(tight) == 2));
+    }
+
+    proptest! {
+        #[test]
+        fn the_range_is_never_left(
+            least in 1u32..20,
+            more in 0u32..100,
+            samples in prop::collection::vec((0u32..120, 0.0f64..1.0, 0.0f64..1.0, 0.0f64..0.1, 0.0f64..1.0), 0..200),
+        ) {
+            let mut slots = BreathingSlots::new(least, least + more);
+            for (running, cpu_busy, cpu_stall, memory_stall, free_memory) in samples {
+                let before = slots.slots();
+                let after = slots.step(SlotSample { running, cpu_busy, cpu_stall, memory_stall, free_memory });
+                prop_assert!((least..=least + more).contains(&after) && after <= before + before.div_ceil(2));
+            }
+        }
+    }
+}
