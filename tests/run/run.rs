@@ -773,3 +773,33 @@ fn a_cancelled_task_that_collects_slots_gives_them_back() {
     run.wait_clean().code(1).says("1 cancelled");
     assert!(!dir.has("wide"));
 }
+
+/// A job may give a number of slots or a range, which `--slots` overrides.
+#[test]
+fn the_slots_of_a_job_hold_and_a_range_is_shown() {
+    let dir = Dir::new("slots");
+    let job = |slots: &str| {
+        let task = "[[task]]\nname = \"t\"\narray = \"1-6\"\ncommand = \"until test -e go; do sleep 0.05; done\"\n";
+        dir.job("job.toml", &format!("[job]\nslots = {slots}\n{task}"));
+    };
+    job("{ min = 1, max = 3 }");
+    let run = phalanx(&dir).args(["run", "job.toml", "--run-dir", "run"]).start();
+    let rank = wait_for("a sample of the slots", 120, || {
+        let status = dir.has("run/control/socket").then(|| phalanx(&dir).args(["status", "run", "--json"]).run())?;
+        let rank = Some(status).filter(|status| status.exit() == 0)?.json()["ranks"][0].clone();
+        rank["slots_active"].is_u64().then_some(rank)
+    });
+    assert!(rank["slots"] == 1 && (1..=3).contains(&rank["slots_active"].as_u64().unwrap()), "{rank:#}");
+    dir.file("go", "");
+    run.wait().ok();
+    let slots = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json()["changing_slots"].clone();
+    assert_eq!((&slots["least"], &slots["most"]), (&1.into(), &3.into()), "{slots:#}");
+    phalanx(&dir).args(["explain", "run"]).run().ok().says("Slots: 1 to 3 at once");
+    // A number stays as it is, and the command line overrides it.
+    job("5");
+    phalanx(&dir).args(["run", "job.toml", "--run-dir", "five"]).run().ok();
+    phalanx(&dir).args(["run", "job.toml", "--run-dir", "two", "--slots", "2"]).run().ok();
+    let report = |run: &str| phalanx(&dir).args(["report", run, "--json"]).run().ok().json();
+    assert_eq!([report("five")["slots"].clone(), report("two")["slots"].clone()], [5, 2]);
+    assert!(report("five")["changing_slots"].is_null());
+}
