@@ -6,6 +6,7 @@
 //! workload's `starving`, and then sleep.
 
 use std::any::Any;
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,8 @@ pub(super) struct Core {
     courteous: Option<Instant>,
     tasks: u64,
     parks: u64,
+    /// An extra slot has run something since it last rested.
+    ran: bool,
 }
 
 /// Totals of one slot, written by the slot alone.
@@ -149,7 +152,19 @@ impl Team<'_> {
 impl Core {
     pub(super) fn new(index: usize, domain: usize, shared: Arc<PoolShared>, own: Own) -> Core {
         let backoff = Backoff::new(shared.places[index].pinned);
-        Core { index, domain, shared, own, next: None, searching: false, backoff, courteous: None, tasks: 0, parks: 0 }
+        Core {
+            index,
+            domain,
+            shared,
+            own,
+            next: None,
+            searching: false,
+            backoff,
+            courteous: None,
+            tasks: 0,
+            parks: 0,
+            ran: false,
+        }
     }
 
     /// The main loop of the slot's thread.
@@ -174,7 +189,8 @@ impl Core {
     pub(super) fn serve_extra<W: Workload>(mut self, workload: &W) {
         self.bind();
         let (shared, number) = (Arc::clone(&self.shared), (self.index - self.shared.slots) as u32);
-        let step = |core: &mut Core| core.run_extra(workload);
+        // Before it rests, what it did must reach others.
+        let step = |core: &mut Core| core.run_extra(workload) || (take(&mut core.ran) && core.ask(workload, false));
         shared.extra.serve(number, &mut self, step, |core: &mut Core| {
             if let Some(next) = core.next.take() {
                 core.shelve(next);
@@ -195,6 +211,7 @@ impl Core {
         if let Some(item) = self.take().or_else(|| self.own.take_one(&self.shared.queues)) {
             let shared = Arc::clone(&self.shared);
             shared.extra.counted(self, |core| core.run(workload, item.into(), None));
+            self.ran = true;
             return true;
         }
         let visit = if signal.calls() { self.shared.admission.visit_extra(self.index) } else { Visit::Nothing };
@@ -202,6 +219,7 @@ impl Core {
         self.shared.call_for_admission(self.index);
         let shared = Arc::clone(&self.shared);
         shared.extra.counted(self, |core| core.run_granted(workload, item, grant));
+        self.ran = true;
         true
     }
 
@@ -416,7 +434,7 @@ impl Core {
     }
 
     fn end_search(&mut self) {
-        if std::mem::take(&mut self.searching) {
+        if take(&mut self.searching) {
             self.shared.sleep.end_search(self.index, || self.shared.visible());
         }
     }
