@@ -12,7 +12,7 @@
 //! | all slots run tasks, CPUs idle and nothing waits for them, [`PATIENCE`] samples in a row | half as many more, as far as the CPUs will not be saturated by them |
 //!
 //! After it has shrunk for want of CPUs or memory, a rank does not grow for [`REST`] samples, and
-//! twice as long each further time.
+//! twice as long after each further growth.
 
 use std::time::Duration;
 
@@ -70,9 +70,11 @@ pub struct BreathingSlots {
     scarce: u32,
     unused: u32,
     useful: u32,
-    /// Samples without growth that are left, and how many the next shrink causes.
+    /// Samples without growth that are left, and how many the last shrink caused.
     rest: u32,
-    next_rest: u32,
+    last_rest: u32,
+    /// It has grown since the last shrink for want of something.
+    has_grown: bool,
 }
 
 impl BreathingSlots {
@@ -80,7 +82,18 @@ impl BreathingSlots {
     pub fn new(least: u32, most: u32) -> BreathingSlots {
         let why = SlotReason::Start;
         let most = most.max(least);
-        BreathingSlots { least, most, slots: least, why, scarce: 0, unused: 0, useful: 0, rest: 0, next_rest: REST }
+        BreathingSlots {
+            least,
+            most,
+            slots: least,
+            why,
+            scarce: 0,
+            unused: 0,
+            useful: 0,
+            rest: 0,
+            last_rest: 0,
+            has_grown: false,
+        }
     }
 
     /// Slots that may run tasks.
@@ -120,6 +133,7 @@ impl BreathingSlots {
             let wanted = (self.slots + self.slots.div_ceil(2)).min(possible as u32).min(self.most);
             if wanted > self.slots {
                 self.set(wanted, SlotReason::CpusIdle);
+                self.has_grown = true;
                 // Having waited once, it goes on while nothing speaks against it.
                 self.useful = PATIENCE - 1;
             }
@@ -130,8 +144,10 @@ impl BreathingSlots {
     /// Reduces the slots for want of something: growth would only bring the want back.
     fn shrink(&mut self, slots: u32, why: SlotReason) {
         if slots < self.slots {
-            self.rest = self.next_rest;
-            self.next_rest = (self.next_rest * 2).min(MAX_REST);
+            if std::mem::take(&mut self.has_grown) {
+                self.last_rest = (self.last_rest * 2).clamp(REST, MAX_REST);
+            }
+            self.rest = self.last_rest;
             self.set(slots, why);
         }
     }
@@ -185,11 +201,11 @@ mod tests {
     fn a_phase_that_computes_ends_the_growth_of_one_that_waits_and_growth_does_not_come_back_at_once() {
         let mut slots = BreathingSlots::new(2, 8);
         assert_eq!(run(&mut slots, 2.0, 0.0, 20)[19], 8);
-        let shrinking = run(&mut slots, 2.0, 1.0, 40);
-        assert_eq!((shrinking[1], shrinking[39], slots.why()), (8, 2, SlotReason::CpusScarce), "{shrinking:?}");
-        let growing = run(&mut slots, 2.0, 0.0, 300);
+        let shrinking = run(&mut slots, 2.0, 1.0, 12);
+        assert_eq!((shrinking[1], shrinking[11], slots.why()), (8, 2, SlotReason::CpusScarce), "{shrinking:?}");
+        let growing = run(&mut slots, 2.0, 0.0, 30);
         let first = growing.iter().position(|&slots| slots > 2).unwrap();
-        assert!(first > REST as usize && growing[299] == 8, "{growing:?}");
+        assert!(first > REST as usize && growing[29] == 8, "{growing:?}");
     }
 
     #[test]
