@@ -34,7 +34,10 @@ impl SlotBreather {
         telemetry.set_slots(now(&slots));
         let breathe = move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(INTERVAL) {
-                let Some(sample) = counters.sample(pool.load().busy as u32) else { continue };
+                let load = pool.load();
+                // Between two short tasks a slot looks idle.
+                let running = if load.ready > 0 { load.slots.max(load.busy) } else { load.busy };
+                let Some(sample) = counters.sample(running as u32) else { continue };
                 let active = slots.step(sample);
                 pool.allow_extra((active - least) as usize);
                 telemetry.set_slots(now(&slots));
