@@ -512,7 +512,7 @@ fn extra_slots_run_items_only_while_they_are_allowed_to() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let work = Work::new({
         let (gate, running, seen) = (Arc::clone(&gate), Arc::clone(&running), Arc::clone(&seen));
-        move |item, slot| {
+        move |item: Item, slot: &mut Slot<'_>| {
             seen.lock().unwrap().push((item.task, slot.index(), slot.width()));
             running.fetch_add(1, Ordering::SeqCst);
             eventually("the gate opens", || gate.load(Ordering::SeqCst));
