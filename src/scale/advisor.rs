@@ -13,8 +13,8 @@
 //!
 //! An answer names a candidate of its question by index, never a number of its own. The candidates
 //! are those that the policy's rules allow at that moment, and what is chosen is limited by bounds,
-//! budget and money like any target. An answer that changes the decision stands for [`STANDS_FOR`]:
-//! for so long the same wish of the policy needs no further question.
+//! budget and money like any target. An answer that changes the decision stands for a minute: until
+//! then the same wish of the policy needs no further question.
 //!
 //! A question consists of numbers and the name of the policy. Values and texts that tasks wrote are
 //! not part of it.

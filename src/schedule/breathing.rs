@@ -7,11 +7,11 @@
 //! | condition | slots |
 //! |---|---|
 //! | tasks stall for memory, or hardly any is free | the least, at once: what runs beyond goes on, and nothing more is started there |
-//! | the CPUs are saturated or tasks wait for them, [`PATIENCE`] samples in a row | a third of those above the least fewer |
-//! | slots have been without work, [`PATIENCE`] samples in a row | as many as run tasks |
-//! | all slots run tasks, CPUs idle and nothing waits for them, [`PATIENCE`] samples in a row | half as many more, as far as the CPUs will not be saturated by them |
+//! | the CPUs are saturated or tasks wait for them, three samples in a row | a third of those above the least fewer |
+//! | slots have been without work, three samples in a row | as many as run tasks |
+//! | all slots run tasks, CPUs idle and nothing waits for them, three samples in a row | half as many more, as far as the CPUs will not be saturated by them |
 //!
-//! After it has shrunk for want of CPUs or memory, a rank does not grow for [`REST`] samples, and
+//! After it has shrunk for want of CPUs or memory, a rank does not grow for 15 samples, and
 //! twice as long after each further growth.
 
 use std::time::Duration;

@@ -22,7 +22,8 @@ impl Read for SlotCountSpec {
     }
 
     fn schema() -> Value {
-        json!({ "oneOf": [Whole::<1, MOST>::schema(), { "type": "string", "pattern": "^[0-9]+([.][0-9]+)?x$", "examples": ["2x"] }] })
+        let factor = json!({ "type": "string", "pattern": "^[0-9]+([.][0-9]+)?x$", "examples": ["2x"] });
+        json!({ "oneOf": [Whole::<1, MOST>::schema(), factor] })
     }
 
     fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
