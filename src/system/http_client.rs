@@ -34,3 +34,7 @@ fn roots() -> io::Result<RootCerts> {
         None => Ok(RootCerts::WebPki),
     }
 }
+
+#[cfg(test)]
+#[path = "../../tests/support/hook.rs"]
+pub(crate) mod hook;

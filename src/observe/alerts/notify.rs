@@ -119,14 +119,11 @@ fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::
 }
 
 #[cfg(test)]
-#[path = "../../../tests/support/hook.rs"]
-mod hook;
-
-#[cfg(test)]
 mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::system::http_client::hook;
 
     fn alert() -> Alert {
         Alert {

@@ -5,9 +5,7 @@ use std::thread;
 
 use super::*;
 use crate::scale::advisor::OfferedCandidate;
-
-#[path = "../../../../tests/support/hook.rs"]
-mod hook;
+use crate::system::http_client::hook;
 
 fn question() -> Question {
     let offered = |index| OfferedCandidate { index, ranks: index + 1, forecast: None, feasible: None };
