@@ -74,7 +74,7 @@ impl Stages {
         };
         let made = self.dir.get_or_init(|| make().map_err(|error| error.to_string()));
         made.as_ref().map(RankDir::path).map_err(|error| {
-            let help = "`[cache] node_dir` names another directory";
+            let help = "choose another directory with `[cache] node_dir`";
             Fault::new(format!("did not start: it cannot be staged on the node's disk: {error} ({help})"))
         })
     }

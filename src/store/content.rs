@@ -493,7 +493,7 @@ mod tests {
         fs::create_dir_all(dir.join("a/b")).unwrap();
         fs::write(dir.join("a/b/c"), "x").unwrap();
         for closed in ["a/b", "a", ""] {
-            fs::set_permissions(dir.join(closed), Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(dir.join(closed), Permissions::from_mode(0o0)).unwrap();
         }
         open_up(&dir);
         assert!(dir.join("a/b/c").exists());

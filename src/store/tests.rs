@@ -255,7 +255,7 @@ fn a_staged_file_is_read_once_and_is_a_copy() {
     assert_eq!(fs::read(to(1).join("x")).unwrap(), b"another content");
     // A damaged content is read where the file is.
     let file = place.path("home/file");
-    fs::write(&out.with_file_name("file"), b"one").unwrap();
+    fs::write(out.with_file_name("file"), b"one").unwrap();
     store.stage_out(&[(out.with_file_name("file"), file.clone())], &go).unwrap();
     let node = place.dir.path().join("node");
     rewrite(&Disk::open(&node, false).unwrap().path(Kind::Object, &Digest::of(b"one")), b"two");
