@@ -112,7 +112,7 @@ impl Estimates {
             self.classes.push(ClassEstimate {
                 name,
                 size: estimate.map_or(1.0, lognormal::seconds),
-                factor: if estimate.is_some() { LogNormal::guess(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
+                factor: if estimate.is_some() { LogNormal::estimated(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
                 known: estimate.is_some(),
                 failed: LogNormal::unknown(UNKNOWN_TASK_S),
             });
