@@ -85,6 +85,8 @@ fn who_cannot_see_that_a_run_is_over_cancels_nothing_of_it() {
     // Once it has written its end, anybody may take from the queue what it left there.
     slurm.command("scontrol").args(["hold", &id.to_string()]).run().ok();
     run.signal(libc::SIGKILL);
+    // Until the kernel has ended it, its lock says that it lives.
+    run.wait();
     slurm.program_here(&dir, &["cancel", "run"]).run().ok().says(name);
     slurm.wait_empty();
     phalanx(&dir).args(["report", "run"]).run();
