@@ -63,14 +63,14 @@ test: deps ## Install what is missing, run all tests, those under mpirun and a r
 
 # The suites run side by side, and each one's output is printed at its end. Most tests wait for processes that sleep; the unit tests
 # take what time of the processors they leave. Those of the fabric give up a rank from which nothing comes for 15 s, so they do not
-# stand behind others.
+# stand behind others. What fails keeps nothing from running.
 unit-tests:
-	@$(SUITE) nice -n 19 $(CARGO) test --no-fail-fast --lib --bins -- --skip fabric:: </dev/null 2>&1
-	@$(SUITE) nice -n 19 $(CARGO) test --doc </dev/null 2>&1
+	@$(SUITE) nice -n 19 $(CARGO) test --no-fail-fast --lib --bins -- --skip fabric:: </dev/null 2>&1; code=$$?; \
+	$(SUITE) nice -n 19 $(CARGO) test --doc </dev/null 2>&1 || code=$$?; exit $$code
 
 process-tests:
-	@$(SUITE) $(CARGO) test --lib -- fabric:: </dev/null 2>&1
-	@$(SUITE) $(CARGO) test --no-fail-fast $(patsubst %,--test %,$(filter-out slurm,$(TESTS))) </dev/null 2>&1
+	@$(SUITE) $(CARGO) test --lib -- fabric:: </dev/null 2>&1; code=$$?; \
+	$(SUITE) $(CARGO) test --no-fail-fast $(patsubst %,--test %,$(filter-out slurm,$(TESTS))) </dev/null 2>&1 || code=$$?; exit $$code
 
 slurm-tests:
 	@$(SUITE) RUST_TEST_THREADS=$(SLURM_TEST_THREADS) $(CARGO) test --test slurm </dev/null 2>&1

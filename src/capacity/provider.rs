@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::blocks::{BlockEvent, BlockId};
 use crate::model::{Labels, Offers, Time};
+use crate::system::http_client::ADVISOR_KEY;
 use crate::system::own_program;
 
 /// What it takes to start the world of a block.
@@ -82,7 +83,8 @@ pub trait Provider: Send {
 }
 
 /// Removes from a command's environment the variables that tie a process to this process's world,
-/// job or step, and those that change what Slurm's commands print and do; marks it as no task.
+/// job or step, those that change what Slurm's commands print and do, and the key of rank 0; marks
+/// it as no task.
 pub(super) fn alone(command: &mut Command) -> &mut Command {
     alone_but(command, &[])
 }
@@ -95,7 +97,7 @@ pub(super) fn alone_but<'a>(command: &'a mut Command, kept: &[&str]) -> &'a mut 
             command.env_remove(name);
         }
     }
-    own_program::mark(command)
+    own_program::mark(command.env_remove(ADVISOR_KEY))
 }
 
 /// The variable with the labels of a rank: those of rank 0 say nothing about a block.
@@ -120,3 +122,15 @@ const PREFIXES: [&str; 13] = [
 
 /// Variables without which Slurm cannot be reached.
 const ALWAYS: [&str; 2] = ["SLURM_CONF", "SLURM_JWT"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_the_advisor_reaches_no_provider() {
+        let mut command = Command::new("sbatch");
+        alone_but(&mut command, &["SBATCH_PARTITION"]);
+        assert!(command.get_envs().any(|(name, value)| name == ADVISOR_KEY && value.is_none()));
+    }
+}

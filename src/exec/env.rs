@@ -21,6 +21,7 @@ use super::script::LONGEST_WORD;
 use super::user_env::{is_of_a_family, user_variables};
 use super::{ExecContext, ExecError, Fault, RankContext};
 use crate::job::Group;
+use crate::system::http_client::ADVISOR_KEY;
 use crate::system::own_program;
 use crate::topology::{Gpus, is_left_out_here};
 
@@ -84,9 +85,6 @@ const OURS: [&str; 16] = [
 /// Variables that a batch script sets for this run: the file for its exit code, and that nodes wait
 /// for worlds. They must not reach a run that a task starts.
 const THIS_RUN: [&str; 3] = ["PHALANX_CONTINUE", "PHALANX_EXIT_FILE", "PHALANX_WORLDS"];
-
-/// Variable with the key for the endpoint of `[advisor]`, which concerns rank 0 alone.
-pub(crate) const ADVISOR_KEY: &str = "PHALANX_ADVISOR_KEY";
 
 /// A command of the user that is no task: it runs in the environment that Phalanx was started in,
 /// so that an MPI program does not take itself for a rank of this world. `None` without words.

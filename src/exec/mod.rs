@@ -81,7 +81,7 @@ pub use crate::model::Stream;
 pub use args::{ArgError, Args, Bytes, FromArg};
 pub(crate) use cache::held_files;
 pub use control::TaskStop;
-pub(crate) use env::{ADVISOR_KEY, user_command};
+pub(crate) use env::user_command;
 pub use graphs::{Graphs, OperationResult};
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
 pub use kernels::compute as compute_bound;

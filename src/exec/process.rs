@@ -188,6 +188,8 @@ pub(crate) struct FamilyUse {
     pub(crate) cpu_s: f64,
     /// Resident bytes, counted once per process.
     pub(crate) resident: u64,
+    /// Those of them that no file holds and no processes share.
+    pub(crate) own: u64,
     /// Bytes read from disks.
     pub(crate) read: u64,
     /// Bytes written to disks.
@@ -201,7 +203,8 @@ pub(crate) fn family_use() -> FamilyUse {
     let ticks = rustix::param::clock_ticks_per_second() as f64;
     for pid in descendants(rustix::process::getpid().as_raw_nonzero().get()) {
         used.cpu_s += ticks_of(pid).unwrap_or(0) as f64 / ticks;
-        used.resident += resident(pid).unwrap_or(0);
+        let (resident, shared) = memory(pid).unwrap_or_default();
+        (used.resident, used.own) = (used.resident + resident, used.own + resident.saturating_sub(shared));
         let (read, written) = transferred(pid).unwrap_or_default();
         (used.read, used.written) = (used.read + read, used.written + written);
     }
@@ -234,9 +237,15 @@ pub(super) fn peak_so_far(leader: Pid) -> u64 {
 }
 
 fn resident(pid: i32) -> Option<u64> {
+    memory(pid).map(|(resident, _)| resident)
+}
+
+/// Resident bytes of a process, and those of them that belong to files or shared memory.
+fn memory(pid: i32) -> Option<(u64, u64)> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    let mut pages = statm.split_ascii_whitespace().skip(1).map(|word| word.parse::<u64>().ok());
+    let size = rustix::param::page_size() as u64;
+    Some((pages.next()?? * size, pages.next()?? * size))
 }
 
 fn proportional(pid: i32) -> Option<u64> {

@@ -81,11 +81,13 @@ impl ExtraSlots {
     pub(super) fn serve<C>(&self, number: u32, core: &mut C, step: impl Fn(&mut C) -> bool, rest: impl Fn(&mut C)) {
         let mut pause = MIN_PAUSE;
         loop {
-            if number >= self.allowed() {
+            // One that has not handed out what it holds does not wait, but looks for an item once more.
+            let rests = number >= self.allowed();
+            if rests {
                 rest(core);
             }
             let mut stopped = self.lock();
-            while !*stopped && number >= self.allowed() {
+            while rests && !*stopped && number >= self.allowed() {
                 stopped = self.changed.wait(stopped).unwrap_or_else(PoisonError::into_inner);
             }
             if *stopped {
@@ -110,5 +112,43 @@ impl ExtraSlots {
 
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// The number of slots shrinks at any moment of a slot whose items each make another one ready.
+    #[test]
+    fn no_slot_waits_with_an_item_that_it_has_not_handed_out() {
+        let (extra, holds) = (ExtraSlots::new(), AtomicBool::new(false));
+        let step = |_: &mut ()| {
+            holds.store(true, Ordering::SeqCst);
+            true
+        };
+        let becomes = |wanted: bool| {
+            let begun = Instant::now();
+            while holds.load(Ordering::SeqCst) != wanted && begun.elapsed() < Duration::from_secs(60) {
+                thread::yield_now();
+            }
+            holds.load(Ordering::SeqCst) == wanted
+        };
+        let handed_out = thread::scope(|scope| {
+            scope.spawn(|| extra.serve(0, &mut (), step, |_| holds.store(false, Ordering::SeqCst)));
+            let handed_out = (0..2_000).all(|_| {
+                extra.allow(1);
+                let began = becomes(true);
+                extra.allow(0);
+                began && becomes(false)
+            });
+            extra.stop();
+            handed_out
+        });
+        assert!(handed_out);
     }
 }

@@ -63,7 +63,8 @@ pub trait Workload: Send + Sync + 'static {
     /// again at once.
     fn starving(&self, slot: &mut Slot<'_>, patient: bool) -> bool;
 
-    /// A slot is about to wait for slots of a collection or hold.
+    /// A slot is about to wait for slots of a collection or hold, or, as an extra one, until it is
+    /// allowed to run items.
     fn stands_still(&self, _slot: usize) {}
 
     /// An item can never start on this rank. The pool returns it to the workload.
@@ -153,6 +154,8 @@ pub struct PoolLoad {
     pub busy: usize,
     /// Items that wait for a slot.
     pub ready: usize,
+    /// Those of them that wait for nothing else.
+    pub plain: usize,
 }
 
 /// Totals of one slot.
@@ -298,8 +301,9 @@ impl Handle {
     pub fn load(&self) -> PoolLoad {
         let (extra, running) = (&self.shared.extra, self.shared.extra.running() as usize);
         let slots = self.slots() + (extra.allowed() as usize).max(running);
-        let ready = self.shared.queues.len() + self.shared.admission.len();
-        PoolLoad { slots, busy: self.slots().saturating_sub(self.starving_slots()) + running, ready }
+        let plain = self.shared.queues.len();
+        let ready = plain + self.shared.admission.len();
+        PoolLoad { slots, busy: self.slots().saturating_sub(self.starving_slots()) + running, ready, plain }
     }
 
     /// Number of idle slots, by one load of one word.

@@ -189,12 +189,16 @@ impl Core {
     pub(super) fn serve_extra<W: Workload>(mut self, workload: &W) {
         self.bind();
         let (shared, number) = (Arc::clone(&self.shared), (self.index - self.shared.slots) as u32);
-        // Before it rests, what it did must reach others.
+        // Before it pauses or rests, what it did must reach others.
         let step = |core: &mut Core| core.run_extra(workload) || (take(&mut core.ran) && core.ask(workload, false));
         shared.extra.serve(number, &mut self, step, |core: &mut Core| {
             if let Some(next) = core.next.take() {
                 core.shelve(next);
             }
+            if take(&mut core.ran) {
+                core.ask(workload, false);
+            }
+            workload.stands_still(core.index);
             core.publish();
         });
     }

@@ -19,6 +19,8 @@ struct Work {
     impossible: Mutex<Vec<(u32, Impossible)>>,
     held: Mutex<Vec<(HoldId, Vec<u32>)>>,
     panicked: Mutex<Vec<(Option<u32>, String)>>,
+    /// Slots that stood still, each with the number of calls of `starving` until then.
+    stood_still: Mutex<Vec<(usize, u64)>>,
 }
 
 impl Work {
@@ -30,6 +32,7 @@ impl Work {
             impossible: Mutex::default(),
             held: Mutex::default(),
             panicked: Mutex::default(),
+            stood_still: Mutex::default(),
         }
     }
 
@@ -74,6 +77,9 @@ impl Workload for Work {
     fn starving(&self, _: &mut Slot<'_>, _: bool) -> bool {
         self.starving.fetch_add(1, Ordering::Relaxed);
         false
+    }
+    fn stands_still(&self, slot: usize) {
+        self.stood_still.lock().unwrap().push((slot, self.starving.load(Ordering::Relaxed)));
     }
     fn impossible(&self, item: Item, why: Impossible) {
         self.impossible.lock().unwrap().push((item.task, why));
@@ -336,7 +342,7 @@ fn a_paused_pool_starts_nothing_and_gives_everything_up() {
     handle.push_many(&(0..40).map(urgency).collect::<Vec<_>>());
     handle.push_many(&[constrained(100), constrained(101)]);
     thread::sleep(Duration::from_millis(20));
-    assert_eq!(handle.load(), PoolLoad { slots: 1, busy: 0, ready: 42 });
+    assert_eq!(handle.load(), PoolLoad { slots: 1, busy: 0, ready: 42, plain: 40 });
     assert!(ran.lock().unwrap().is_empty());
     assert_eq!(handle.surrender(5).iter().map(|i| i.task).collect::<Vec<_>>(), [3, 7, 11, 15, 19]);
     assert_eq!(handle.surrender_constrained().iter().map(|i| i.task).collect::<Vec<_>>(), [100, 101]);
@@ -550,4 +556,30 @@ fn extra_slots_run_items_only_while_they_are_allowed_to() {
     assert!(slot < 2 && width == 2);
     eventually("all slots rest", || handle.load().busy == 0);
     pool.stop();
+}
+
+#[test]
+fn an_extra_slot_hands_out_what_it_did_and_stands_still_before_it_rests() {
+    let (gates, running) = (counters(2), Arc::new(AtomicU32::new(0)));
+    let work = Work::new({
+        let (gates, running) = (Arc::clone(&gates), Arc::clone(&running));
+        move |_: Item, slot: &mut Slot<'_>| {
+            running.fetch_add(1, Ordering::SeqCst);
+            eventually("its gate opens", || gates[slot.index()].load(Ordering::SeqCst) == 1);
+        }
+    });
+    let pool = work.start_with(places(&[0]), places(&[0]));
+    let (handle, work) = (pool.handle(), pool.workload());
+    eventually("the extra slot rests", || work.stood_still.lock().unwrap().len() == 1);
+    handle.allow_extra(1);
+    handle.push_many(&[plain(0), plain(1)]);
+    eventually("both run", || running.load(Ordering::SeqCst) == 2);
+    // The other slot runs on, so it does not starve.
+    let asked = work.starving.load(Ordering::Relaxed);
+    handle.allow_extra(0);
+    gates[1].store(1, Ordering::SeqCst);
+    eventually("it rests again", || work.stood_still.lock().unwrap().len() == 2);
+    let (slot, asked_then) = work.stood_still.lock().unwrap()[1];
+    gates[0].store(1, Ordering::SeqCst);
+    assert!(slot == 1 && asked_then > asked, "it rested before the workload took what it did");
 }

@@ -14,7 +14,8 @@
 //! An answer names a candidate of its question by index, never a number of its own. The candidates
 //! are those that the policy's rules allow at that moment, and what is chosen is limited by bounds,
 //! budget and money like any target. An answer that changes the decision stands for a minute: until
-//! then the same wish of the policy needs no further question.
+//! then the same wish of the policy, or a smaller change, needs no further question. A larger one
+//! ends it.
 //!
 //! A question consists of numbers and the name of the policy. Values and texts that tasks wrote are
 //! not part of it.
@@ -237,6 +238,8 @@ struct StandingAnswer {
     given: Time,
     /// Direction of the policy's wish.
     grows: bool,
+    /// Number of ranks that the policy wanted, before bounds.
+    wanted: u32,
     /// Number of ranks that was chosen.
     ranks: u32,
     text: String,
@@ -286,7 +289,13 @@ impl Advisor {
 
     /// Applies an earlier answer that still stands to what the policy wants now.
     pub(super) fn apply_standing(&mut self, now: Time, supply: u32, target: Target) -> Target {
-        let is_over = |stands: &mut StandingAnswer| now.since(stands.given) >= STANDS_FOR;
+        let is_over = |stands: &mut StandingAnswer| {
+            let is_larger = match stands.grows {
+                true => target.ranks > stands.wanted.max(supply),
+                false => target.ranks < stands.wanted.min(supply),
+            };
+            is_larger || now.since(stands.given) >= STANDS_FOR
+        };
         self.stands.take_if(is_over);
         let Some(stands) = &self.stands else { return target };
         if target.ranks == supply || (target.ranks > supply) != stands.grows {
@@ -408,8 +417,8 @@ impl Advisor {
         target.reason = format!("{}; {}", target.reason, advice.text());
         if advice.changed() {
             target.chosen = target.candidates.iter().position(|candidate| candidate.ranks == ranks);
-            let grows = advice.wanted > advice.from;
-            self.stands = Some(StandingAnswer { given: now, grows, ranks, text: advice.text() });
+            let (grows, wanted) = (advice.wanted > advice.from, target.ranks);
+            self.stands = Some(StandingAnswer { given: now, grows, wanted, ranks, text: advice.text() });
         }
         self.settled = Some(advice);
         Outcome::Settled(target, ranks)

@@ -55,7 +55,7 @@ pub struct SlotSample {
     pub cpu_stall: f64,
     /// Share of time in which all tasks of the node stalled for memory; 0 where it is not measured.
     pub memory_stall: f64,
-    /// Free share of the node's memory.
+    /// Free share of the node's memory, or of the rank's where that is less.
     pub free_memory: f64,
 }
 

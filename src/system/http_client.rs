@@ -6,6 +6,9 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+/// Variable with the key for the endpoint of `[advisor]`, which concerns rank 0 alone.
+pub(crate) const ADVISOR_KEY: &str = "PHALANX_ADVISOR_KEY";
+
 /// A client for one address, which gives up after `timeout`; HTTPS through the proxy of the
 /// environment, if there is one. A redirect is an answer like any other, so that the user corrects
 /// the address.

@@ -63,8 +63,8 @@ struct LiveGanttRows {
     names: Vec<String>,
     slots: Vec<f64>,
     by_slot: bool,
-    /// First row of each rank, by its position in the list of ranks.
-    first: Vec<(u32, usize)>,
+    /// Each rank with its first and last row, in the order of ranks.
+    of_rank: Vec<(u32, usize, usize)>,
 }
 
 impl LiveGanttRows {
@@ -73,29 +73,32 @@ impl LiveGanttRows {
         let slots: usize = ranks.iter().map(|rank| rank.slots as usize).sum();
         let by_slot = slots <= ROWS;
         let together = ranks.len().div_ceil(ROWS).max(1);
-        let mut rows = LiveGanttRows { names: Vec::new(), slots: Vec::new(), by_slot, first: Vec::new() };
+        let mut rows = LiveGanttRows { names: Vec::new(), slots: Vec::new(), by_slot, of_rank: Vec::new() };
         if by_slot {
             for rank in ranks {
-                rows.first.push((rank.rank, rows.names.len()));
+                let first = rows.names.len();
                 rows.names.extend((0..rank.slots).map(|slot| format!("{}.{slot}", rank.rank)));
+                rows.of_rank.push((rank.rank, first, rows.names.len() - 1));
             }
             rows.slots = vec![1.0; rows.names.len()];
         } else {
             for chunk in ranks.chunks(together) {
-                rows.first.extend(chunk.iter().map(|rank| (rank.rank, rows.names.len())));
+                let row = rows.names.len();
+                rows.of_rank.extend(chunk.iter().map(|rank| (rank.rank, row, row)));
                 let (first, last) = (chunk[0].rank, chunk[chunk.len() - 1].rank);
                 rows.names.push(if first == last { format!("rank {first}") } else { format!("{first}-{last}") });
                 rows.slots.push(chunk.iter().map(|rank| f64::from(rank.slots)).sum());
             }
         }
-        rows.first.sort_unstable();
+        rows.of_rank.sort_unstable();
         rows
     }
 
+    /// The row of an attempt. Slots beyond those that the rank began with share its last one.
     fn row(&self, attempt: &Attempt) -> Option<usize> {
-        let at = self.first.binary_search_by_key(&attempt.rank.0, |first| first.0).ok()?;
-        let row = self.first[at].1 + if self.by_slot { usize::from(attempt.slot) } else { 0 };
-        (row < self.names.len()).then_some(row)
+        let at = self.of_rank.binary_search_by_key(&attempt.rank.0, |rows| rows.0).ok()?;
+        let (_, first, last) = self.of_rank[at];
+        Some((first + usize::from(attempt.slot)).min(last))
     }
 }
 

@@ -110,6 +110,20 @@ fn timelines_are_bounded() {
 }
 
 #[test]
+fn attempts_of_extra_slots_stay_in_the_rows_of_their_rank() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::create(dir.path(), "a").unwrap();
+    let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
+    let on = |task, slot| Attempt { slot, ..attempt(task, Outcome::OK, true) };
+    journal.append(&began(1, Vec::new())).unwrap();
+    journal.append(&Record::Attempts(vec![on(0, 1), on(1, 0), on(2, 3), on(3, 3)])).unwrap();
+    let live = Live::open(&run, &subject_of).unwrap();
+    let answer = serde_json::to_value(gantt::timeline(&live, None, None, None)).unwrap();
+    let rows: Vec<_> = answer["bars"].as_array().unwrap().iter().map(|bar| bar["row"].as_u64().unwrap()).collect();
+    assert_eq!(rows, [1, 2, 1, 3]);
+}
+
+#[test]
 fn every_metric_that_an_alert_may_name_has_a_value() {
     use crate::job::alert::{METRICS, PREFIXES};
     let dir = tempfile::tempdir().unwrap();

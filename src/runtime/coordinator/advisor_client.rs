@@ -2,22 +2,28 @@
 //!
 //! Each question has a thread of its own, which nothing waits for: the driver looks for answers at
 //! its ticks, and what they mean is decided in `scale/advisor`. A question is text made of numbers.
-//! The key of an endpoint is sent to it and to nobody else.
+//! The key of an endpoint is sent to it and to nobody else. A command that runs at the end of the
+//! run is killed.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Value, json};
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
-use crate::exec::{ADVISOR_KEY, user_command};
+use crate::exec::user_command;
 use crate::job::AdvisorAddress;
 use crate::scale::advisor::{Answer, MAX_WAIT, Question};
-use crate::system::{bounded_command, http_client};
+use crate::system::bounded_command;
+use crate::system::http_client::{self, ADVISOR_KEY};
 
 /// Maximum size of an endpoint's answer in bytes.
 const MAX_ANSWER: u64 = 1 << 16;
@@ -36,25 +42,38 @@ type NumberedAnswer = (u32, Result<Answer, String>);
 pub(super) struct AdvisorClient {
     address: Arc<AdvisorAddress>,
     answers: (Sender<NumberedAnswer>, Receiver<NumberedAnswer>),
+    /// The run has ended.
+    is_over: Arc<AtomicBool>,
+    /// The threads that wait for a command.
+    commands: Vec<JoinHandle<()>>,
 }
 
 impl AdvisorClient {
     /// A client for this advisor.
     pub(super) fn new(address: &AdvisorAddress) -> AdvisorClient {
-        AdvisorClient { address: Arc::new(address.clone()), answers: channel() }
+        let address = Arc::new(address.clone());
+        AdvisorClient { address, answers: channel(), is_over: Arc::default(), commands: Vec::new() }
     }
 
     /// Sends a question; does not wait.
-    pub(super) fn ask(&self, question: Question) {
-        let (address, answers) = (Arc::clone(&self.address), self.answers.0.clone());
-        let number = question.question;
+    pub(super) fn ask(&mut self, question: Question) {
+        let (address, answers, is_over) =
+            (Arc::clone(&self.address), self.answers.0.clone(), Arc::clone(&self.is_over));
+        let (number, until) = (question.question, Instant::now() + MAX_WAIT);
         let thread = std::thread::Builder::new().name("advisor".to_owned());
         let asking = thread.spawn(move || {
+            let deadline = || if is_over.load(Relaxed) { Instant::now() } else { until };
             // If the run has ended, nobody takes the answer.
-            let _ = answers.send((number, answer(&address, &question, MAX_WAIT)));
+            let _ = answers.send((number, answer(&address, &question, &deadline)));
         });
-        if let Err(error) = asking {
-            let _ = self.answers.0.send((number, Err(format!("no thread could be started: {error}"))));
+        self.commands.retain(|thread| !thread.is_finished());
+        match asking {
+            Ok(thread) if matches!(*self.address, AdvisorAddress::Command(_)) => self.commands.push(thread),
+            // A request cannot be interrupted, and leaves nothing behind.
+            Ok(_) => {}
+            Err(error) => {
+                let _ = self.answers.0.send((number, Err(format!("no thread could be started: {error}"))));
+            }
         }
     }
 
@@ -64,13 +83,23 @@ impl AdvisorClient {
     }
 }
 
-/// Asks and waits for the answer until `limit` has passed.
-fn answer(address: &AdvisorAddress, question: &Question, limit: Duration) -> Result<Answer, String> {
-    let until = Instant::now() + limit;
+impl Drop for AdvisorClient {
+    fn drop(&mut self) {
+        self.is_over.store(true, Relaxed);
+        for thread in self.commands.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that asked the advisor has panicked");
+            }
+        }
+    }
+}
+
+/// Asks and waits for the answer until the deadline, which may come nearer meanwhile.
+fn answer(address: &AdvisorAddress, question: &Question, deadline: &dyn Fn() -> Instant) -> Result<Answer, String> {
     let question = serde_json::to_string(question).map_err(|error| error.to_string())?;
     let text = match address {
-        AdvisorAddress::Endpoint { url, model } => ask_endpoint(url, model, &question, until),
-        AdvisorAddress::Command(words) => ask_command(words, &question, until),
+        AdvisorAddress::Endpoint { url, model } => ask_endpoint(url, model, &question, deadline()),
+        AdvisorAddress::Command(words) => ask_command(words, &question, deadline),
     };
     Answer::parse(&text.map_err(|error| error.to_string())?)
 }
@@ -117,13 +146,13 @@ fn post(url: &str, model: &str, question: &str, format: &Value, until: Instant) 
 }
 
 /// Runs a command with the question on standard input and returns what it prints.
-fn ask_command(words: &[String], question: &str, until: Instant) -> io::Result<String> {
+fn ask_command(words: &[String], question: &str, deadline: &dyn Fn() -> Instant) -> io::Result<String> {
     let Some(mut command) = user_command(words) else { return Err(io::Error::other("`command` is empty")) };
-    // A question of a few kilobytes fits in the pipe, so writing does not block.
-    let (input, mut writer) = io::pipe()?;
-    writeln!(writer, "{question}")?;
-    drop(writer);
-    let output = bounded_command::run(command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::null()), &|| until)?;
+    // A file without a name: a pipe could be full before anybody reads it.
+    let mut input = File::from(memfd_create(c"phalanx-question", MemfdFlags::CLOEXEC)?);
+    writeln!(input, "{question}")?;
+    input.rewind()?;
+    let output = bounded_command::run(command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::null()), deadline)?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(io::Error::other(format!("the command ended with {}", output.status))),

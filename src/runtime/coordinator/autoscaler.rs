@@ -220,7 +220,7 @@ impl Autoscaler {
             true => self.controller.decide(now, &views, &requests, settled, can),
             false => ScalingStep::default(),
         };
-        if let Some((client, question)) = self.advisor.as_ref().zip(step.question.take()) {
+        if let Some((client, question)) = self.advisor.as_mut().zip(step.question.take()) {
             client.ask(question);
         }
         self.forecast = self.controller.forecast_end(now, &views, &requests, settled);

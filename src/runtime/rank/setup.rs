@@ -164,7 +164,7 @@ impl RankSetup {
         }
         // Starving slots drive the engine at once, but must not before tasks can be started.
         let mut engine = executor.engine.lock();
-        let cpus = resources.topology.grant.cpus.clone();
+        let granted = (resources.topology.grant.cpus.clone(), memory);
         let config =
             PoolConfig { places: resources.places, extra: resources.extra, memory, gpus: pool_gpus, pools, fair };
         match Pool::start(config, Arc::clone(&executor)) {
@@ -173,7 +173,7 @@ impl RankSetup {
                 shared.set_pool(pool.handle());
                 if extra > 0 {
                     let telemetry = Arc::clone(&shared.telemetry);
-                    let _ = shared.breather.set(SlotBreather::start(pool.handle(), extra, cpus, telemetry));
+                    let _ = shared.breather.set(SlotBreather::start(pool.handle(), extra, granted, telemetry));
                 }
                 drop(engine);
                 Ok((executor, Some(pool)))

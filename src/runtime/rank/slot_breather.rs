@@ -12,8 +12,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::telemetry::TelemetryBuffer;
+use crate::exec::family_use;
 use crate::model::SlotsNow;
-use crate::pool::Handle;
+use crate::pool::{Handle, PoolLoad};
 use crate::schedule::breathing::{BreathingSlots, INTERVAL, SlotSample};
 
 /// Adjusts the slots until it is dropped.
@@ -23,21 +24,23 @@ pub(super) struct SlotBreather {
 }
 
 impl SlotBreather {
-    /// Starts the thread, for the slots of this pool and `extra` more on these CPUs. If the system
-    /// refuses a thread, the slots stay as they are.
-    pub(super) fn start(pool: Handle, extra: usize, cpus: Vec<u32>, telemetry: Arc<TelemetryBuffer>) -> SlotBreather {
+    /// Starts the thread, for the slots of this pool and `extra` more on these CPUs and bytes of
+    /// memory. If the system refuses a thread, the slots stay as they are.
+    pub(super) fn start(
+        pool: Handle,
+        extra: usize,
+        (cpus, memory): (Vec<u32>, u64),
+        telemetry: Arc<TelemetryBuffer>,
+    ) -> SlotBreather {
         let (stop, stopped) = channel();
         let (least, most) = (pool.slots() as u32, (pool.slots() + extra) as u32);
         let mut slots = BreathingSlots::new(least, most);
-        let mut counters = Counters::new(cpus);
+        let mut counters = Counters::new(cpus, memory);
         let now = move |slots: &BreathingSlots| SlotsNow { active: slots.slots(), least, most, why: slots.why() };
         telemetry.set_slots(now(&slots));
         let breathe = move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(INTERVAL) {
-                let load = pool.load();
-                // Between two short tasks a slot looks idle.
-                let running = if load.ready > 0 { load.slots.max(load.busy) } else { load.busy };
-                let Some(sample) = counters.sample(running as u32) else { continue };
+                let Some(sample) = counters.sample(running(pool.load())) else { continue };
                 let active = slots.step(sample);
                 pool.allow_extra((active - least) as usize);
                 telemetry.set_slots(now(&slots));
@@ -58,6 +61,13 @@ impl Drop for SlotBreather {
     }
 }
 
+/// Slots that run tasks. Between two short tasks a slot looks idle, but while plain items wait none
+/// is.
+fn running(load: PoolLoad) -> u32 {
+    let running = if load.plain > 0 { load.slots.max(load.busy) } else { load.busy };
+    running as u32
+}
+
 /// Counters of the kernel at one moment.
 #[derive(Clone, Copy)]
 struct Reading {
@@ -71,13 +81,15 @@ struct Reading {
 /// Reads counters; a sample is the difference to the reading before.
 struct Counters {
     cpus: Vec<u32>,
+    /// Bytes that the rank may use.
+    memory: u64,
     memory_pressure: PathBuf,
     before: Option<Reading>,
 }
 
 impl Counters {
-    fn new(cpus: Vec<u32>) -> Counters {
-        let mut counters = Counters { cpus, memory_pressure: memory_pressure(), before: None };
+    fn new(cpus: Vec<u32>, memory: u64) -> Counters {
+        let mut counters = Counters { cpus, memory, memory_pressure: memory_pressure(), before: None };
         counters.before = counters.read();
         counters
     }
@@ -96,8 +108,15 @@ impl Counters {
             cpu_busy: (now.ticks.0.saturating_sub(before.ticks.0) as f64 / all).min(1.0),
             cpu_stall: stall(before.stalls.0, now.stalls.0),
             memory_stall: stall(before.stalls.1, now.stalls.1),
-            free_memory: read_to_string("/proc/meminfo").ok().and_then(|text| free_memory(&text)).unwrap_or(1.0),
+            free_memory: self.free_memory(),
         })
+    }
+
+    /// The free share of the node's memory, or of the rank's where that is less.
+    fn free_memory(&self) -> f64 {
+        let of_node = read_to_string("/proc/meminfo").ok().and_then(|text| free_memory(&text)).unwrap_or(1.0);
+        let of_rank = 1.0 - family_use().own as f64 / self.memory.max(1) as f64;
+        of_rank.clamp(0.0, of_node)
     }
 
     fn read(&self) -> Option<Reading> {
@@ -174,9 +193,17 @@ mod tests {
 
     #[test]
     fn a_sample_of_this_machine_has_shares() {
-        let mut counters = Counters::new((0..4096).collect());
+        let mut counters = Counters::new((0..4096).collect(), u64::MAX);
         let Some(sample) = counters.sample(3) else { return };
         let shares = [sample.cpu_busy, sample.cpu_stall, sample.memory_stall, sample.free_memory];
         assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)) && sample.running == 3, "{sample:?}");
+        // It may use much less than the node has.
+        assert_eq!(Counters { memory: 1 << 10, ..counters }.free_memory(), 0.0);
+    }
+
+    #[test]
+    fn only_items_that_any_slot_may_run_hide_idle_slots() {
+        let load = PoolLoad { slots: 4, busy: 2, ready: 7, plain: 0 };
+        assert_eq!((running(load), running(PoolLoad { plain: 1, ..load })), (2, 4));
     }
 }

@@ -178,6 +178,24 @@ fn a_scaler_waits_for_the_answer_and_follows_it_for_a_minute() {
     assert!(matches!(decide(&mut scaler, &world)[0].action, Action::Grow { .. }));
 }
 
+/// The numbers of ranks that the policy's wishes lead to, one after the other, after a veto against
+/// the first one.
+fn followed<const N: usize>(supply: u32, vetoed: u32, wishes: [u32; N]) -> [u32; N] {
+    let mut advisor = Advisor::default();
+    let question = ask(&mut advisor, 0.0, supply, &target(vetoed, true)).unwrap().question;
+    advisor.answered(time(1.0), question, choose(None));
+    assert!(matches!(advisor.settle(time(1.0), supply), Outcome::Settled(_, ranks) if ranks == supply));
+    wishes.map(|wish| advisor.apply_standing(time(2.0), supply, target(wish, true)).ranks)
+}
+
+#[test]
+fn an_answer_does_not_stand_against_a_larger_change() {
+    assert_eq!(followed(2, 4, [4, 3, 1, 5, 4]), [2, 2, 1, 5, 4]);
+    assert_eq!(followed(8, 4, [4, 5, 9, 3, 4]), [8, 8, 9, 3, 4]);
+    // A wish beyond the bounds is the same wish.
+    assert_eq!(followed(2, 30, [30, 10, 31]), [2, 2, 31]);
+}
+
 #[test]
 fn recorded_answers_are_given_again_after_the_time_that_they_took() {
     let (mut real, mut world) = (scaler("static-4"), world(2));

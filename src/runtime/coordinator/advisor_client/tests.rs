@@ -36,6 +36,15 @@ fn question() -> Question {
     }
 }
 
+fn answer_within(limit: Duration, address: &AdvisorAddress) -> Result<Answer, String> {
+    let until = Instant::now() + limit;
+    answer(address, &question(), &|| until)
+}
+
+fn shell(line: &str) -> AdvisorClient {
+    AdvisorClient::new(&AdvisorAddress::Command(["sh", "-c", line].map(str::to_owned).into()))
+}
+
 /// What an endpoint sends that wrote `text`.
 fn completion(text: &str) -> String {
     json!({ "choices": [{ "message": { "role": "assistant", "content": text } }] }).to_string()
@@ -51,7 +60,7 @@ fn asked(answers: Vec<(&'static str, String)>) -> (Result<Answer, String>, Vec<S
         answers.into_iter().map(serve).collect::<Vec<String>>()
     });
     let address = AdvisorAddress::Endpoint { url, model: "small".into() };
-    let answer = answer(&address, &question(), MAX_WAIT);
+    let answer = answer_within(MAX_WAIT, &address);
     (answer, serving.join().unwrap())
 }
 
@@ -85,13 +94,13 @@ fn what_an_endpoint_gets_wrong_is_said() {
     // Nobody listens any more.
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let address = AdvisorAddress::Endpoint { url: format!("http://{gone}/"), model: "small".into() };
-    assert!(answer(&address, &question(), MAX_WAIT).is_err());
+    assert!(answer_within(MAX_WAIT, &address).is_err());
 }
 
 #[test]
 fn a_command_reads_the_question_and_prints_the_answer() {
     let ask = |line: &str| {
-        let client = AdvisorClient::new(&AdvisorAddress::Command(["sh", "-c", line].map(str::to_owned).into()));
+        let mut client = shell(line);
         client.ask(question());
         client.answers.1.recv().unwrap()
     };
@@ -99,9 +108,35 @@ fn a_command_reads_the_question_and_prints_the_answer() {
     assert_eq!((number, answer), (7, Ok(Answer { candidate: Some(0), reason: "it is late".into() })));
     assert!(ask("echo; exit 3").1.is_err_and(|why| why.contains("exit status: 3")));
     assert!(ask("echo grow").1.is_err_and(|why| why.contains("no JSON object")));
-    let client = AdvisorClient::new(&AdvisorAddress::Command(vec!["/nonexistent".into()]));
+    let mut client = AdvisorClient::new(&AdvisorAddress::Command(vec!["/nonexistent".into()]));
     client.ask(question());
     assert!(client.answers.1.recv().unwrap().1.is_err_and(|why| why.contains("No such file")));
+}
+
+#[test]
+fn a_command_may_get_more_than_a_pipe_holds() {
+    let few = question();
+    let candidates: Vec<_> = few.candidates.iter().cycle().take(20_000).cloned().collect();
+    let mut client = shell(r#"test $(wc -c) -gt 1000000 && echo '{"candidate": null}'"#);
+    client.ask(Question { candidates, ..few });
+    assert_eq!(client.answers.1.recv().unwrap().1.map(|answer| answer.candidate), Ok(None));
+}
+
+#[test]
+fn a_command_does_not_outlive_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pid");
+    let mut client = shell(&format!("echo $$ > {}; exec sleep 3600", file.display()));
+    client.ask(question());
+    let pid = loop {
+        match std::fs::read_to_string(&file) {
+            Ok(text) if text.ends_with('\n') => break text,
+            _ => thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    drop(client);
+    let environ = std::fs::read(format!("/proc/{}/environ", pid.trim()));
+    assert!(!environ.is_ok_and(|text| !text.is_empty()), "it lives on");
 }
 
 #[test]
@@ -111,7 +146,7 @@ fn nobody_is_waited_for_longer_than_the_limit() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", silent.local_addr().unwrap());
     let endpoint = AdvisorAddress::Endpoint { url, model: "small".into() };
-    assert!(answer(&endpoint, &question(), limit).is_err());
+    assert!(answer_within(limit, &endpoint).is_err());
     let command = AdvisorAddress::Command(["sleep", "3600"].map(str::to_owned).into());
-    assert!(answer(&command, &question(), limit).is_err_and(|why| why.contains("was killed")));
+    assert!(answer_within(limit, &command).is_err_and(|why| why.contains("was killed")));
 }
