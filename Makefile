@@ -9,7 +9,7 @@ export RUST_TEST_THREADS ?= $(shell expr 1 + $$(nproc))
 # Those under Slurm wait for a cluster of their own nearly all the time.
 SLURM_TEST_THREADS ?= $(shell expr 4 \* $$(nproc))
 # What `make test` runs.
-SUITES = unit-tests process-tests slurm-tests
+SUITES = unit-tests process-tests
 # A suite is no part of this make: neither its compilers nor the makes that it starts share these jobs.
 SUITE = env -u MAKEFLAGS -u MAKELEVEL
 TESTS = $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
@@ -61,19 +61,17 @@ test: deps ## Install what is missing, run all tests, those under mpirun and a r
 	.ci/leftovers $(MAKE) --no-print-directory --keep-going --output-sync --jobs $(SUITES)
 	@if [ -s $(SKIPPED) ]; then echo "Not all tests ran:"; sort -u $(SKIPPED); fi
 
-# The suites run side by side, and each one's output is printed at its end. Most tests wait for processes that sleep; the unit tests
-# take what time of the processors they leave. Those of the fabric give up a rank from which nothing comes for 15 s, so they do not
-# stand behind others. What fails keeps nothing from running.
+# The suites run side by side, and each one's output is printed at its end. Most process tests wait for processes that sleep; the unit
+# tests take what time of the processors they leave. Unit tests of the fabric give up a rank from which nothing comes for 15 s, so
+# they do not stand behind others. What fails keeps nothing from running.
 unit-tests:
 	@$(SUITE) nice -n 19 $(CARGO) test --no-fail-fast --lib --bins -- --skip fabric:: </dev/null 2>&1; code=$$?; \
 	$(SUITE) nice -n 19 $(CARGO) test --doc </dev/null 2>&1 || code=$$?; exit $$code
 
 process-tests:
 	@$(SUITE) $(CARGO) test --lib -- fabric:: </dev/null 2>&1; code=$$?; \
-	$(SUITE) $(CARGO) test --no-fail-fast $(patsubst %,--test %,$(filter-out slurm,$(TESTS))) </dev/null 2>&1 || code=$$?; exit $$code
-
-slurm-tests:
-	@$(SUITE) RUST_TEST_THREADS=$(SLURM_TEST_THREADS) $(CARGO) test --test slurm </dev/null 2>&1
+	$(SUITE) $(CARGO) test --no-fail-fast $(patsubst %,--test %,$(filter-out slurm,$(TESTS))) </dev/null 2>&1 || code=$$?; \
+	$(SUITE) RUST_TEST_THREADS=$(SLURM_TEST_THREADS) $(CARGO) test --test slurm </dev/null 2>&1 || code=$$?; exit $$code
 
 lint: deps ## Check format, clippy and documentation; any warning is an error
 	$(CARGO) fmt --check
