@@ -26,7 +26,7 @@ use super::rank_dir::RankDir;
 use super::{Fault, used_files};
 use crate::job::Task;
 use crate::model::{Outcome, StageUse, State};
-use crate::store::{HeldFiles, Store, lexical, remove_tree};
+use crate::store::{HeldFiles, Store, check_links, lexical, remove_tree};
 
 /// Directories below the node's level: of ranks, and of failed attempts.
 const RUNNING: &str = "stage";
@@ -124,7 +124,7 @@ impl Stages {
         let remove = move || files.iter().for_each(|file| held.discard(file));
         let mut removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
         removing.retain(|thread| !thread.is_finished());
-        // Without a thread the files go when they are a week old.
+        // Without a thread the files go a week after the run.
         removing.extend(std::thread::Builder::new().name("discard".into()).spawn(remove).ok());
     }
 }
@@ -236,12 +236,23 @@ impl StagedAttempt {
             list.push((self.task.dir.join(file), self.home.join(file)));
         }
         let (store, files) = (Arc::clone(&self.store), self.held.clone());
+        let dir = self.task.dir.clone();
         let work = move |is_given_up: &AtomicBool| {
+            let names = [fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone()), dir];
+            for (from, to) in kept.iter().chain(&held).filter(|(from, _)| from.exists()) {
+                let checked = fs::canonicalize(from).and_then(|path| check_links(&path, &names));
+                checked.map_err(|error| (to.clone(), error))?;
+            }
             let written = store.stage_out(&kept, is_given_up)?;
             let mut bytes = 0;
-            for (from, to) in held.iter().filter(|(from, _)| from.symlink_metadata().is_ok()) {
-                bytes += store.bytes_of(from);
+            for (from, to) in &held {
                 let Some(files) = &files else { break };
+                if from.symlink_metadata().is_err() {
+                    // What an earlier attempt has left is not of this one.
+                    files.discard(to);
+                    continue;
+                }
+                bytes += store.bytes_of(from);
                 files.hold(from, to, is_given_up).map_err(|error| (to.clone(), error))?;
             }
             Ok((written, bytes))

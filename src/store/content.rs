@@ -249,12 +249,12 @@ pub(super) fn place_bytes(bytes: &[u8], mode: u32, path: &Path) -> io::Result<()
 }
 
 /// Another attempt may have written meanwhile what one that was given up would write.
-fn not_given_up(is_given_up: &AtomicBool) -> io::Result<()> {
+pub(super) fn not_given_up(is_given_up: &AtomicBool) -> io::Result<()> {
     if is_given_up.load(Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
 }
 
 /// Puts what `write` makes at a temporary name beside a path where the path is, in one step.
-fn place_with<T, E: From<io::Error>>(path: &Path, write: &dyn Fn(&Path) -> Result<T, E>) -> Result<T, E> {
+pub(super) fn place_with<T, E: From<io::Error>>(path: &Path, write: &dyn Fn(&Path) -> Result<T, E>) -> Result<T, E> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent)?;
     let temporary = parent.join(format!(".phalanx-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed)));
@@ -304,6 +304,23 @@ fn copy_below(from: &Path, to: &Path, is_given_up: &AtomicBool, depth: usize) ->
     }
     fs::set_permissions(to, mode)?;
     Ok(copied)
+}
+
+/// Fails for a directory with an absolute link that leads into a directory that will be gone, under
+/// each of the names that it has.
+pub(crate) fn check_links(path: &Path, names: &[PathBuf]) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    if meta.is_dir() {
+        return fs::read_dir(path)?.try_for_each(|entry| check_links(&entry?.path(), names));
+    }
+    let target = if meta.is_symlink() { lexical(&fs::read_link(path)?) } else { PathBuf::new() };
+    if names.iter().any(|dir| target.starts_with(dir)) {
+        let name = names.iter().find_map(|dir| path.strip_prefix(dir).ok()).unwrap_or(path).display();
+        return Err(io::Error::other(format!(
+            "the link {name} leads into the task's directory on the node's disk, which is removed; make it relative"
+        )));
+    }
+    Ok(())
 }
 
 /// Opens a new file for writing that only its owner may read.

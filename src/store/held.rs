@@ -2,58 +2,106 @@
 //! reader is done.
 //!
 //! They are no contents of the level: nobody hashes them, and only those who read them decide how
-//! long they stay. A file is moved there as the task left it, and readers get copies. Where a run
-//! has ranks on several nodes, a copy in the run directory serves the others. What a run that was
-//! killed has left is removed after a week.
+//! long they stay. A file is moved there as the task left it, and readers get copies.
+//!
+//! Each run has a directory there, and in it one for each file. Where ranks of several nodes take
+//! part, the copy in the run directory is the file, and its time is its version: a node's copy has
+//! the version for a name, so one that a later attempt has made stale is not taken, and none is
+//! replaced while others read it.
+//!
+//! Processes of a run share a lock on its directory. One that nobody locks goes a week after its
+//! run has ended.
 
-use std::fs;
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Digest;
-use super::content::{copy_tree, lexical, place_copy, remove_tree};
+use super::content::{copy_tree, lexical, not_given_up, place_copy, place_with, remove_tree};
 
 /// Directory of the files, below the node's level and below the run directory.
 const HELD: &str = "held";
-/// Files older than this were left by a run that was killed.
+/// Name of a file that no other node knows, in its directory.
+const MADE: &str = "made";
+/// What a run has left is removed after this time.
 const ABANDONED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Pause while another reader fetches the same file.
+const FETCH_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the temporary files of a run are.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HeldFiles {
+    /// Those of all runs on the node.
+    all: PathBuf,
+    /// Those of this run on the node, and in its own directory.
     node: PathBuf,
     run: PathBuf,
     /// Other nodes may read what this one makes.
     is_shared: bool,
+    /// The directory on the node, locked.
+    lock: Mutex<Option<File>>,
 }
 
 impl HeldFiles {
     /// Those of a run, below the directory of the node's level.
     pub fn new(node_dir: &Path, run_dir: &Path, is_shared: bool) -> HeldFiles {
-        HeldFiles { node: node_dir.join(HELD), run: run_dir.join(HELD), is_shared }
+        let (all, run) = (node_dir.join(HELD), run_dir.join(HELD));
+        let node = all.join(Digest::of(run.as_os_str().as_encoded_bytes()).to_string());
+        HeldFiles { all, node, run, is_shared, lock: Mutex::default() }
     }
 
-    /// The name of a file: runs do not share any, and a file has one however it is written.
-    fn name(&self, file: &Path) -> String {
-        let text = [self.run.as_os_str(), lexical(file).as_os_str()].map(|part| part.as_encoded_bytes().to_vec());
-        Digest::of(&text.join(&0)).to_string()
+    /// The name of a file: it has one however it is written.
+    fn name(file: &Path) -> String {
+        Digest::of(lexical(file).as_os_str().as_encoded_bytes()).to_string()
     }
 
-    /// Where a file is on the node.
+    /// Where a file is put on the node.
     pub fn place(&self, file: &Path) -> PathBuf {
-        self.node.join(self.name(file))
+        self.node.join(Self::name(file)).join(MADE)
     }
 
-    fn place_of_all(&self, file: &Path) -> PathBuf {
-        self.run.join(self.name(file))
+    /// The version of a file that other nodes know.
+    fn version(&self, name: &str) -> Option<u64> {
+        let modified = self.run.join(name).symlink_metadata().ok()?.mtime();
+        Some(u64::try_from(modified).unwrap_or(0))
     }
 
     /// Where a file is, if this node can read it.
     pub fn find(&self, file: &Path) -> Option<PathBuf> {
-        [self.place(file), self.place_of_all(file)].into_iter().find(|place| place.symlink_metadata().is_ok())
+        let name = Self::name(file);
+        match self.version(&name) {
+            Some(version) => {
+                let copy = self.node.join(&name).join(version.to_string());
+                Some(if is_there(&copy) { copy } else { self.run.join(&name) })
+            }
+            None => Some(self.place(file)).filter(|place| !self.is_shared && is_there(place)),
+        }
+    }
+
+    /// Makes the directory of the run on the node, and keeps it while this value lives.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn enter(&self) -> io::Result<()> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        while lock.is_none() {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.node)?;
+            let dir = match File::open(&self.node) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                dir => dir?,
+            };
+            // Without file locks nobody removes it. With them, somebody may have done so meanwhile.
+            let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
+            let is_locked = dir.lock_shared().is_ok();
+            if !is_locked || dir.metadata().ok().map(id) == fs::metadata(&self.node).ok().map(id) {
+                *lock = Some(dir);
+            }
+        }
+        Ok(())
     }
 
     /// Takes over what a task has left at `from`, on the disk of the node. Returns the number of
@@ -62,27 +110,65 @@ impl HeldFiles {
     /// # Errors
     /// Of the file systems.
     pub fn hold(&self, from: &Path, file: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.node)?;
-        let place = self.place(file);
+        self.enter()?;
+        let (name, place) = (Self::name(file), self.place(file));
+        remove_tree(&self.node.join(&name));
+        fs::create_dir_all(self.node.join(&name))?;
         if fs::symlink_metadata(from)?.is_symlink() {
             // What a link leads to is held.
             place_copy(&fs::canonicalize(from)?, &place, is_given_up)?;
         } else {
-            remove_tree(&place);
             fs::rename(from, &place)?;
         }
         self.publish(file, is_given_up)
     }
 
-    /// Copies a file of this node to the run directory if other nodes may read it.
+    /// Copies what stands at the place of a file to the run directory if other nodes may read it.
+    /// Else a copy that is there is of an earlier attempt, and goes.
     ///
     /// # Errors
     /// Of the file systems.
     pub fn publish(&self, file: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-        if !self.is_shared {
+        self.publish_named(&Self::name(file), is_given_up)
+    }
+
+    fn publish_named(&self, name: &str, is_given_up: &AtomicBool) -> io::Result<u64> {
+        let (dir, shared) = (self.node.join(name), self.run.join(name));
+        let place = dir.join(MADE);
+        if !self.is_shared || !is_there(&place) {
+            remove_tree(&shared);
             return Ok(0);
         }
-        place_copy(&self.place(file), &self.place_of_all(file), is_given_up)
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        // Whole seconds, as some file systems keep no more; two versions never have the same.
+        let version = now.max(self.version(name).map_or(0, |earlier| earlier + 1));
+        let bytes = place_with(&shared, &|temporary| {
+            let bytes = copy_tree(&place, temporary, is_given_up)?;
+            File::open(temporary)?.set_modified(UNIX_EPOCH + Duration::from_secs(version))?;
+            not_given_up(is_given_up)?;
+            Ok::<u64, io::Error>(bytes)
+        })?;
+        fs::rename(&place, dir.join(version.to_string()))?;
+        Ok(bytes)
+    }
+
+    /// Publishes what a session on this node alone has left.
+    ///
+    /// # Errors
+    /// Of the file systems.
+    pub fn publish_all(&self) -> io::Result<()> {
+        if !is_there(&self.node) {
+            return Ok(());
+        }
+        self.enter()?;
+        for entry in fs::read_dir(&self.node)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if is_there(&entry.path().join(MADE)) && !is_there(&self.run.join(&name)) {
+                self.publish_named(&name, &AtomicBool::new(false))?;
+            }
+        }
+        Ok(())
     }
 
     /// Copies a file to where a task reads it. Returns the number of bytes, and how many of them
@@ -91,34 +177,72 @@ impl HeldFiles {
     /// # Errors
     /// Of the file systems.
     pub fn stage_in(&self, file: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<Option<(u64, u64)>> {
-        let (place, place_of_all) = (self.place(file), self.place_of_all(file));
+        let Some(mut from) = self.find(file) else { return Ok(None) };
         let mut fetched = 0;
-        if place.symlink_metadata().is_err() {
-            if place_of_all.symlink_metadata().is_err() {
-                return Ok(None);
-            }
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.node)?;
-            fetched = place_copy(&place_of_all, &place, is_given_up)?;
+        if from.starts_with(&self.run) {
+            (from, fetched) = self.fetch(file, is_given_up)?;
         }
-        copy_tree(&place, to, is_given_up).map(|bytes| Some((bytes, fetched)))
+        copy_tree(&from, to, is_given_up).map(|bytes| Some((bytes, fetched)))
+    }
+
+    /// Copies a file from the run directory to the node, unless another reader does so first.
+    /// Returns where it is, and the number of bytes that were copied.
+    fn fetch(&self, file: &Path, is_given_up: &AtomicBool) -> io::Result<(PathBuf, u64)> {
+        self.enter()?;
+        let name = Self::name(file);
+        let dir = self.node.join(&name);
+        fs::create_dir_all(&dir)?;
+        let lock = File::open(&dir)?;
+        while matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+            not_given_up(is_given_up)?;
+            std::thread::sleep(FETCH_PAUSE);
+        }
+        let version = self.version(&name).ok_or(io::ErrorKind::NotFound)?;
+        let copy = dir.join(version.to_string());
+        let fetched = if is_there(&copy) { 0 } else { place_copy(&self.run.join(&name), &copy, is_given_up)? };
+        Ok((copy, fetched))
     }
 
     /// Removes a file that nobody reads any more.
     pub fn discard(&self, file: &Path) {
-        [self.place(file), self.place_of_all(file)].iter().for_each(|place| remove_tree(place));
+        let name = Self::name(file);
+        [&self.node, &self.run].iter().for_each(|dir| remove_tree(&dir.join(&name)));
     }
 
-    /// Removes what runs have left that were killed.
+    /// Removes what runs have left that ended a week ago.
     pub fn remove_abandoned(&self) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let is_old = |entry: &fs::DirEntry| {
-            // A file keeps the time at which the task wrote it; moving it changed this one.
-            let changed = entry.metadata().map_or(now, |meta| u64::try_from(meta.ctime()).unwrap_or(now));
-            now.saturating_sub(changed) > ABANDONED.as_secs()
+        // What an earlier session of this run has left stays.
+        if is_there(&self.node) && self.enter().is_err() {
+            return;
+        }
+        let is_old = |meta: io::Result<fs::Metadata>| {
+            let age = meta.and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+            age.is_some_and(|age| age > ABANDONED)
         };
-        let entries = fs::read_dir(&self.node).into_iter().flatten().flatten();
-        entries.filter(is_old).for_each(|entry| remove_tree(&entry.path()));
+        let entries = fs::read_dir(&self.all).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| is_old(entry.metadata())) {
+            let Ok(dir) = File::open(entry.path()) else { continue };
+            if dir.try_lock().is_ok() && is_old(dir.metadata()) {
+                remove_tree(&entry.path());
+            }
+        }
     }
+}
+
+impl Drop for HeldFiles {
+    fn drop(&mut self) {
+        let Some(dir) = self.lock.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        // The week begins now.
+        let _ = dir.set_modified(SystemTime::now());
+        if dir.try_lock().is_ok() {
+            // It stays if it holds anything.
+            let _ = fs::remove_dir(&self.node);
+        }
+    }
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 #[cfg(test)]
@@ -144,19 +268,78 @@ mod tests {
         fs::write(path("one/x"), "changed").unwrap();
         assert_eq!(fs::read_to_string(path("three/x")).unwrap(), "content");
         assert_eq!(here.stage_in(Path::new("/job/else"), &path("four"), &go).unwrap(), None);
-        // An attempt that comes later replaces it.
+        // An attempt that comes later replaces it, on all nodes.
         fs::write(path("made"), "again").unwrap();
         assert_eq!(here.hold(&path("made"), file, &go).unwrap(), 5);
         assert_eq!(fs::read_to_string(here.find(file).unwrap()).unwrap(), "again");
+        assert_eq!(there.stage_in(file, &path("five"), &go).unwrap(), Some((5, 5)));
+        assert_eq!(fs::read_to_string(path("five")).unwrap(), "again");
         here.discard(file);
         there.discard(file);
         assert_eq!((here.find(file), there.find(file)), (None, None));
         // One node alone touches no other disk.
         fs::write(path("made"), "x").unwrap();
-        assert_eq!(held("a", false).hold(&path("made"), file, &go).unwrap(), 0);
+        let alone = held("a", false);
+        assert_eq!(alone.hold(&path("made"), file, &go).unwrap(), 0);
         assert_eq!(fs::read_dir(path("run/held")).unwrap().count(), 0);
-        held("a", false).remove_abandoned();
-        assert!(here.find(file).is_some(), "it is young");
+        // Another node could not read it, until it is published.
+        assert_eq!((here.find(file), there.find(file)), (None, None));
+        here.publish_all().unwrap();
+        assert_eq!(there.stage_in(file, &path("six"), &go).unwrap(), Some((1, 1)));
+        fs::write(path("made"), "y").unwrap();
+        alone.hold(&path("made"), file, &go).unwrap();
+        assert_eq!(there.find(file), None, "what was published is of an earlier attempt");
         assert_eq!(HeldFiles::new(&path("a"), &path("run-2"), true).find(file), None, "runs do not share any");
+    }
+
+    #[test]
+    fn readers_of_one_node_fetch_a_file_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let go = AtomicBool::new(false);
+        let held = |node: &str| HeldFiles::new(&path(node), &path("run"), true);
+        fs::create_dir(path("made")).unwrap();
+        (0..50).for_each(|n| fs::write(path("made").join(n.to_string()), "x").unwrap());
+        let file = Path::new("/job/tmp");
+        held("a").hold(&path("made"), file, &go).unwrap();
+        let fetched = std::sync::atomic::AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let (there, to, go, fetched) = (held("b"), path(&format!("to-{n}")), &go, &fetched);
+                scope.spawn(move || {
+                    let (bytes, new) = there.stage_in(file, &to, go).unwrap().unwrap();
+                    assert_eq!((bytes, fs::read_dir(&to).unwrap().count()), (50, 50));
+                    fetched.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
+                });
+            }
+        });
+        assert_eq!(fetched.into_inner(), 50);
+    }
+
+    #[test]
+    fn what_runs_have_left_goes_after_a_week_unless_they_live() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let held = |run: &str| HeldFiles::new(&path("node"), &path(run), false);
+        let file = Path::new("/job/tmp");
+        let old = |held: &HeldFiles| {
+            let time = SystemTime::now() - 2 * ABANDONED;
+            File::open(&held.node).unwrap().set_modified(time).unwrap();
+        };
+        let (living, over) = (held("living"), held("over"));
+        for one in [&living, &over] {
+            fs::write(path("made"), "x").unwrap();
+            one.hold(&path("made"), file, &AtomicBool::new(false)).unwrap();
+        }
+        drop(over);
+        old(&living);
+        held("other").remove_abandoned();
+        assert!(living.find(file).is_some() && held("over").find(file).is_some());
+        old(&held("over"));
+        held("other").remove_abandoned();
+        assert!(living.find(file).is_some() && held("over").find(file).is_none());
+        living.discard(file);
+        drop(living);
+        assert_eq!(fs::read_dir(path("node/held")).unwrap().count(), 0);
     }
 }

@@ -46,7 +46,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use admin::{Dropped, LevelInfo, ListedResult, StoreDir, Verified};
 pub use content::Content;
-pub(crate) use content::{lexical, remove_tree};
+pub(crate) use content::{check_links, lexical, remove_tree};
 pub use digest::Digest;
 pub use evict::{Evicted, Limits};
 pub use held::HeldFiles;

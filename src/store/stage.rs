@@ -47,7 +47,8 @@ impl Store {
     }
 
     /// Puts what stands behind `from` where `to` is, through the node's level: what that has is not
-    /// read again. A link at `from` is followed. `is_given_up` asks to stop.
+    /// read again, and what it cannot take is copied straight. A link at `from` is followed.
+    /// `is_given_up` asks to stop.
     ///
     /// # Errors
     /// Of reading or writing.
@@ -61,24 +62,37 @@ impl Store {
         }
         let mut is_again = false;
         loop {
-            let read = AtomicU64::new(0);
-            let content = content::describe(&resolved, true, &self.memo, &Sink::Store { disk, read: &read })?;
-            match content::build(disk, &content, to, is_given_up) {
-                Ok(_) => {
+            let error = match self.stage_through(disk, &resolved, to, is_given_up) {
+                Ok(staged) => {
                     self.evict_if_due();
-                    let bytes = content.bytes();
-                    return Ok(Staged { bytes, read: read.into_inner().min(bytes) });
+                    return Ok(staged);
                 }
-                // A damaged content has been removed, and is read once more.
-                Err(FetchError::Missing | FetchError::Damaged) if !is_again => content::remove_tree(to),
-                Err(error) => return Err(error.into()),
+                Err(error) => error,
+            };
+            content::not_given_up(is_given_up)?;
+            content::remove_tree(to);
+            // A damaged content has been removed, and is read once more.
+            if is_again || !matches!(error, FetchError::Missing | FetchError::Damaged) {
+                tracing::debug!("{} is copied past the store: {error}", resolved.display());
+                let bytes = content::copy_tree(&resolved, to, is_given_up)?;
+                return Ok(Staged { bytes, read: bytes });
             }
             is_again = true;
         }
     }
 
-    /// Takes the outputs of a task from the node's disk into the node's level and to their places.
-    /// Each is a file on the disk with its place; those that are not there are left out. Returns
+    fn stage_through(&self, disk: &Disk, from: &Path, to: &Path, stop: &AtomicBool) -> Result<Staged, FetchError> {
+        let read = AtomicU64::new(0);
+        let content = content::describe(from, true, &self.memo, &Sink::Store { disk, read: &read });
+        let content = content.map_err(io::Error::from)?;
+        content::build(disk, &content, to, stop)?;
+        let bytes = content.bytes();
+        Ok(Staged { bytes, read: read.into_inner().min(bytes) })
+    }
+
+    /// Takes the outputs of a task from the node's disk into the node's level and to their places;
+    /// those that the level cannot take go straight there. A directory is merged into one that is
+    /// there. Each is a file on the disk with its place; those that are not there are left out. Returns
     /// the number of bytes.
     ///
     /// # Errors
@@ -90,24 +104,47 @@ impl Store {
     ) -> Result<u64, (PathBuf, io::Error)> {
         let mut bytes = 0;
         for (from, to) in outputs.iter().filter(|(from, _)| !super::is_absent(from)) {
-            let follow = !keeps_link(from, outputs.iter().map(|(from, _)| from.as_path()));
-            bytes += self.put_out(from, follow, to, is_given_up).map_err(|error| (to.clone(), error))?;
+            // An absolute link would lead to what is gone.
+            let is_relative = std::fs::read_link(from).is_ok_and(|target| target.is_relative());
+            let is_kept = is_relative && keeps_link(from, outputs.iter().map(|(from, _)| from.as_path()));
+            let resolved = if is_kept { Ok(from.clone()) } else { std::fs::canonicalize(from) };
+            let put = resolved.and_then(|from| self.put_out(&from, to, is_given_up));
+            bytes += put.map_err(|error| (to.clone(), error))?;
         }
         self.evict_if_due();
         Ok(bytes)
     }
 
-    fn put_out(&self, from: &Path, follow: bool, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-        let disk = self.node_disk()?;
-        let resolved = if follow { std::fs::canonicalize(from)? } else { from.to_owned() };
-        if !self.is_within(&resolved, 1) {
-            return content::place_copy(&resolved, to, is_given_up);
+    /// Puts a file, link or directory in place. What else is in a directory at its place stays
+    /// there: it belongs to others.
+    fn put_out(&self, from: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
+        let is_dir = std::fs::symlink_metadata(from)?.is_dir();
+        if is_dir && to.is_dir() {
+            let entries = std::fs::read_dir(from)?.map(|entry| {
+                let entry = entry?;
+                self.put_out(&entry.path(), &to.join(entry.file_name()), is_given_up)
+            });
+            return entries.sum();
         }
+        if to.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            return Err(io::Error::other(format!("{} is a directory", to.display())));
+        }
+        if self.is_within(from, 1) {
+            match self.put_through(from, to, is_given_up) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => tracing::debug!("{} is copied past the store: {error}", to.display()),
+            }
+        }
+        content::place_copy(from, to, is_given_up)
+    }
+
+    fn put_through(&self, from: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
+        let disk = self.node_disk()?;
         let sink = Sink::Store { disk, read: &AtomicU64::new(0) };
-        let content = content::describe(&resolved, false, &self.memo, &sink)?;
+        let content = content::describe(from, false, &self.memo, &sink)?;
         content::place(disk, &content, to, is_given_up)?;
-        // What was just written is known, however young it is.
-        content::note_placed(disk, &content, to, &self.memo)?;
+        // What was just written is known, however young it is. Without that it is read once more.
+        let _ = content::note_placed(disk, &content, to, &self.memo);
         Ok(content.bytes())
     }
 }

@@ -269,6 +269,62 @@ fn a_staged_file_is_read_once_and_is_a_copy() {
 }
 
 #[test]
+fn a_staged_directory_is_merged_into_the_one_at_its_place() {
+    let place = Place::new();
+    let store = place.store();
+    let go = AtomicBool::new(false);
+    let (out, home) = (place.path("made"), place.path("home/made"));
+    for (dir, name) in [(&out, "a"), (&home, "b"), (&home, "a")] {
+        fs::create_dir_all(dir.join("sub")).unwrap();
+        fs::write(dir.join("sub").join(name), dir.to_str().unwrap()).unwrap();
+    }
+    store.stage_out(&[(out.clone(), home.clone())], &go).unwrap();
+    assert_eq!(fs::read_to_string(home.join("sub/a")).unwrap(), out.to_str().unwrap());
+    assert_eq!(fs::read_to_string(home.join("sub/b")).unwrap(), home.to_str().unwrap());
+    // A file does not take the place of a directory.
+    let error = store.stage_out(&[(out.join("sub/a"), home.clone())], &go).unwrap_err().1;
+    assert!(error.to_string().contains("is a directory") && home.join("sub/b").exists(), "{error}");
+}
+
+#[test]
+fn a_staged_link_leads_to_what_stays() {
+    let place = Place::new();
+    let go = AtomicBool::new(false);
+    let names = ["real", "absolute", "relative"];
+    fs::create_dir(place.path("home")).unwrap();
+    fs::write(place.path("real"), "content").unwrap();
+    std::os::unix::fs::symlink(place.path("real"), place.path("absolute")).unwrap();
+    std::os::unix::fs::symlink("real", place.path("relative")).unwrap();
+    let outputs = names.map(|name| (place.path(name), place.path("home").join(name)));
+    place.store().stage_out(&outputs, &go).unwrap();
+    for name in names {
+        fs::remove_file(place.path(name)).unwrap();
+    }
+    for name in names {
+        assert_eq!(fs::read_to_string(place.path("home").join(name)).unwrap(), "content", "{name}");
+    }
+    assert!(fs::read_link(place.path("home/relative")).is_ok());
+}
+
+#[test]
+fn files_are_staged_past_a_store_that_takes_nothing() {
+    let place = Place::new();
+    let go = AtomicBool::new(false);
+    let node = place.dir.path().join("node");
+    fs::create_dir(&node).unwrap();
+    let store = place.store();
+    // A file stands where directories must be made.
+    fs::write(node.join("tmp"), "in the way").unwrap();
+    fs::create_dir(place.path("made")).unwrap();
+    fs::write(place.path("made/x"), "content").unwrap();
+    assert_eq!(store.stage_out(&[(place.path("made"), place.path("home/made"))], &go).unwrap(), 7);
+    assert_eq!(fs::read_to_string(place.path("home/made/x")).unwrap(), "content");
+    let staged = store.stage_in(&place.path("home/made"), &place.path("in"), &go).unwrap();
+    assert_eq!(staged, Staged { bytes: 7, read: 7 });
+    assert_eq!(fs::read_to_string(place.path("in/x")).unwrap(), "content");
+}
+
+#[test]
 fn contents_that_no_result_names_go_when_they_are_the_oldest() {
     let place = Place::new();
     let store = place.store();

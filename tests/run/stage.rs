@@ -1,7 +1,7 @@
 //! Tasks that run in a directory of their own on the node's disk.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::support::{Dir, mpirun, phalanx};
 
@@ -114,15 +114,52 @@ fn a_temporary_file_that_is_gone_is_made_again_for_those_who_still_read_it() {
     dir.job("w.toml", &with_temporaries("test -e d-0/go || exit 1; exit 2"));
     phalanx(&dir).args(["run", "w.toml"]).run().code(1);
     // Those that `last` reads are held for it: d-0 to d-3, and tmp/3.
-    let held = names(&dir, "node/held");
+    let run = format!("node/held/{}", names(&dir, "node/held")[0]);
+    let held = names(&dir, &run);
     assert_eq!(held.len(), 5);
-    let is_dir = |name: &&String| dir.path().join("node/held").join(name).is_dir();
-    fs::remove_dir_all(dir.path().join("node/held").join(held.iter().find(is_dir).unwrap())).unwrap();
+    let is_dir = |name: &&String| dir.path().join(&run).join(name).join("made").is_dir();
+    fs::remove_dir_all(dir.path().join(&run).join(held.iter().find(is_dir).unwrap())).unwrap();
     dir.job("w.toml", &with_temporaries(LAST));
     let ran = phalanx(&dir).args(["run", "w.toml", "--resume"]).run().ok();
     assert_eq!(dir.read("total"), "0\n1\n2\n3\n3\n");
     assert!(ran.stdout().contains("9 completed"), "{ran}");
     assert_eq!(names(&dir, "node/held"), [""; 0]);
+}
+
+#[test]
+fn what_one_node_held_alone_is_there_for_others_that_may_join_later() {
+    let dir = Dir::new("stage-join");
+    fs::create_dir(dir.path().join("tmp")).unwrap();
+    dir.job("w.toml", &with_temporaries("exit 2"));
+    phalanx(&dir).args(["run", "w.toml"]).run().code(1);
+    assert!(!dir.path().join("phalanx-runs/w-1/held").exists());
+    let kept = || fs::metadata(dir.path().join("kept-3")).unwrap().ino();
+    let before = kept();
+    dir.job("w.toml", &with_temporaries(LAST));
+    let ran = phalanx(&dir).args(["run", "w.toml", "--resume", "--join-on", "127.0.0.1"]).run().ok();
+    assert_eq!(dir.read("total"), "0\n1\n2\n3\n3\n");
+    assert_eq!(kept(), before, "{ran}");
+    assert!(dir.path().join("phalanx-runs/w-1/held").exists());
+    assert_eq!(names(&dir, "phalanx-runs/w-1/held"), [""; 0], "it was published, and is gone");
+    assert_eq!(names(&dir, "node/held"), [""; 0]);
+}
+
+#[test]
+fn an_output_directory_keeps_what_others_wrote_and_has_no_link_into_what_goes() {
+    let dir = Dir::new("stage-merge");
+    let job = |command: &str| {
+        let head = "[cache]\nnode_dir = \"node\"\n[[task]]\nname = \"t\"\nstage = \"node\"\noutputs = \"made\"\n";
+        dir.job("w.toml", &format!("{head}command = \"{command}\"\n"));
+    };
+    fs::create_dir(dir.path().join("made")).unwrap();
+    dir.file("made/mine", "");
+    job("mkdir made; echo x > made/x; ln -s x made/link");
+    phalanx(&dir).args(["run", "w.toml"]).run().ok();
+    assert_eq!(names(&dir, "made"), ["link", "mine", "x"]);
+    job("mkdir made; echo x > scratch; ln -s $PWD/scratch made/y");
+    let ran = phalanx(&dir).args(["run", "w.toml"]).run().code(1);
+    assert!(ran.stdout().contains("the link made/y leads into"), "{ran}");
+    assert_eq!(names(&dir, "made"), ["link", "mine", "x"]);
 }
 
 #[test]

@@ -154,13 +154,19 @@ impl CacheRequest {
         }
     }
 
+    /// Where a temporary output is that the task has written.
+    fn held_at(&self, name: &OutputName) -> Option<PathBuf> {
+        let OutputName::Declared(file) = name else { return None };
+        self.held.as_ref().filter(|_| self.task.temporary.contains(file))?.find(&self.task.dir.join(file))
+    }
+
     /// The files that the task writes, and where they are.
     fn outputs(&self) -> Vec<(OutputName, PathBuf)> {
         let declared = self.task.outputs.iter().map(|(file, _)| OutputName::Declared(file.clone()));
         let is_file = |at: usize| self.streams[at].as_deref().is_some_and(|path| path != Path::new("/dev/null"));
         let streams = [(0, OutputName::Stdout), (1, OutputName::Stderr)].into_iter().filter(|(at, _)| is_file(*at));
         let names = declared.chain(streams.map(|(_, name)| name));
-        names.map(|name| (name.clone(), self.place(&name))).collect()
+        names.map(|name| (name.clone(), self.held_at(&name).unwrap_or_else(|| self.place(&name)))).collect()
     }
 
     /// An output that is a directory around the task's own, which putting it back would replace.
@@ -255,6 +261,11 @@ impl TaskCache {
         }
         let components = self.components(request, visible, &contents);
         let key = components.key();
+        if let Some(held) = request.held.as_ref().filter(|_| !request.task.temporary.is_empty())
+            && let Err(error) = held.enter()
+        {
+            return no_key(format!("its temporary outputs could not be held: {error}"), visible);
+        }
         match store.take(&key, &request.group.class, &|name| request.place(name), is_given_up) {
             Ok(taken) => {
                 for file in &request.task.temporary {

@@ -17,7 +17,7 @@ use super::run_history::HistoryRecorder;
 use crate::capacity::slurm::NodeFeatures;
 use crate::capacity::{NodeTable, RankFacts};
 use crate::control::Server;
-use crate::exec::Kernels;
+use crate::exec::{Kernels, held_files};
 use crate::fabric::routed::RoutedFabric;
 use crate::fabric::{Alone, Fabric};
 use crate::graph::GAP;
@@ -127,6 +127,12 @@ fn prepare(
             return Err(error);
         }
     };
+    if resources.has_other_nodes(start.welcome.open, fabric.size()) {
+        let held = held_files(&start.prepared.job.cache, start.dir.path(), true);
+        if let Err(error) = held.publish_all() {
+            tracing::warn!("other nodes cannot read the temporary files of an earlier session: {error}");
+        }
+    }
     let members = placement::members(&hellos);
     let rules = start.prepared.placement_rules(&members);
     let divided = start.prepared.divide(&members, &rules);

@@ -76,6 +76,11 @@ impl RankResources {
         };
         RankResources { topology, places, extra, ranks_here: welcome.masks.len(), hello }
     }
+
+    /// True if ranks of other nodes take part in a run of so many, or if others may join it.
+    pub(in crate::runtime) fn has_other_nodes(&self, is_open: bool, ranks: u32) -> bool {
+        is_open || ranks as usize != self.ranks_here
+    }
 }
 
 /// Everything from which a rank is started.
@@ -111,7 +116,7 @@ impl RankSetup {
             RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), (slots + extra).max(1) as u16);
         let graphs = Some(dir.path().join("graphs"));
         let run_dir = Some(dir.path().to_owned());
-        let is_shared = welcome.open || fabric.size() as usize != resources.ranks_here;
+        let is_shared = resources.has_other_nodes(welcome.open, fabric.size());
         let user_variables = welcome.user_variables.clone();
         let memory = resources.topology.grant.memory;
         let site = RankContext {
