@@ -89,6 +89,8 @@ fn a_limit_is_raised_and_lowered_while_the_run_goes_on_and_a_resume_knows_it() {
     let (dir, run) = gated(module_path!());
     let in_use = |units: u64| move |status: &Value| status["pools"][0]["in_use"] == units;
     let status = status_once(&dir, "three tasks to run", in_use(3));
+    // A unit is in use before the shell has come so far.
+    wait_for("three tasks to begin", 120, || (began(&dir, "in.") >= 3).then_some(()));
     assert_eq!((&status["pools"][0]["capacity"], began(&dir, "in.")), (&3.into(), 3));
     ask(&dir, &["limit", "latest"]).ok().says("3 of 3 in use by rank");
     wait_for("a task to say what it waits for", 120, || {
