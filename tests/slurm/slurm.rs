@@ -213,11 +213,11 @@ fn submit_sends_the_script_and_says_where_the_run_will_be() {
 
 /// Two tasks, of which the first kills rank 0 at its first attempt and the second each time.
 fn deadly(kills: u32) -> String {
-    // Rank 0 is the parent of the command's shell.
+    // Rank 0 is the parent of the command's shell. It has long recorded the end of the task before.
     format!(
         "[job]\nname = \"deadly\"\n[[task]]\nname = \"before\"\ncommand = \"echo done >> before\"\n\
          [[task]]\nname = \"deadly\"\nneeds = [\"before\"]\n\
-         command = \"echo x >> tries; test $(wc -l < tries) -gt {kills} || kill -KILL $PPID; sleep 1\"\n"
+         command = \"echo x >> tries; test $(wc -l < tries) -gt {kills} || {{ sleep 2; kill -KILL $PPID; }}; sleep 1\"\n"
     )
 }
 
