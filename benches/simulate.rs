@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use phalanx::exec::Kernels;
 use phalanx::job::{Cost, Scaling};
-use phalanx::sim::{Before, Cluster, Forget, Setup, Simulation, Simulator};
+use phalanx::sim::{Cluster, Forget, Setup, Simulation, Simulator};
 use phalanx::workload::PreparedJob;
 
 const RANKS: u32 = 10_000;
@@ -73,21 +73,7 @@ fn under(policy: &str, text: &str) {
     cluster.nodes[0].limit = RANKS;
     let prepared = prepared(text);
     let (scaling, cost) = (Scaling { max_ranks: RANKS, ..Scaling::default() }, Cost::default());
-    let before = Before { done: &|_| false, spent: 0.0 };
-    let (prepared, cluster, scaling, cost) = (&prepared, &cluster, &scaling, &cost);
-    let simulation = Simulation {
-        prepared,
-        cluster,
-        policy,
-        scaling,
-        cost,
-        ranks: None,
-        homes: None,
-        seed: 1,
-        before,
-        advice: &[],
-        floor: None,
-    };
+    let simulation = Simulation::new(&prepared, &cluster, policy, (&scaling, &cost));
     let began = Instant::now();
     let outcome = simulation.run(&mut Forget).expect("it ends");
     let took = began.elapsed().as_secs_f64();

@@ -2,10 +2,10 @@
 //! measures: lines `NAME VALUE` or `NAME=VALUE` in the file that
 //! `$PHALANX_METRICS` names.
 //!
-//! The file lies in a directory of this rank on the node's local disk (`rank_dir`). The task creates
-//! it, and the rank reads and removes it when the attempt has ended. The content is not trusted: the file is opened without blocking, must be a regular file, and is read
-//! up to a bound. Invalid lines are skipped, and a message in the task's standard error reports
-//! them.
+//! The file lies in a directory of this rank on the node's local disk (`rank_dir`). The task
+//! creates it, and the rank reads and removes it when the attempt has ended. The content is not
+//! trusted: the file is opened without blocking, must be a regular file, and is read up to a bound.
+//! Invalid lines are skipped, and a message in the task's standard error reports them.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! The task graph: compact storage, topological order, critical path and partition.
+//! The task graph: compact storage, topological order, critical path, urgency and partition.
 //!
 //! A task is a dense number. An edge takes four bytes and is stored with its source; the reverse
 //! edges are computed on demand, and a run does not need them. The graph implements petgraph's
@@ -19,6 +19,7 @@ mod order;
 pub mod partition;
 pub mod pattern;
 mod petgraph_view;
+pub mod urgency;
 mod width;
 
 use std::ops::Range;

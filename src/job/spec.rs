@@ -206,8 +206,8 @@ section! {
         outputs: FilesSpec,
         /// Number of tasks that one shell runs one after the other, for very short command lines
         batch: Whole<1, 1_000_000> = "1: a shell for each",
-        /// Run the task in a directory of its own on the node's disk, where its declared inputs are;
-        /// its declared outputs are moved from there to their places
+        /// Run the task in a directory of its own on the node's disk, where its declared inputs
+        /// are; its declared outputs are moved from there to their places
         stage: OneOf<StageUse> = "in its directory",
         /// What happens to processes that the command leaves running
         background: OneOf<Background> = "\"end\"",

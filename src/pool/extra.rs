@@ -81,7 +81,8 @@ impl ExtraSlots {
     pub(super) fn serve<C>(&self, number: u32, core: &mut C, step: impl Fn(&mut C) -> bool, rest: impl Fn(&mut C)) {
         let mut pause = MIN_PAUSE;
         loop {
-            // One that has not handed out what it holds does not wait, but looks for an item once more.
+            // One that has not handed out what it holds does not wait, but looks for an item once
+            // more.
             let rests = number >= self.allowed();
             if rests {
                 rest(core);

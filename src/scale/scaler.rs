@@ -123,7 +123,8 @@ impl Scaler {
         self.advisor.as_mut().and_then(Advisor::question)
     }
 
-    /// Takes the advisor's answer to a question, or why there is none. The next decision follows it.
+    /// Takes the advisor's answer to a question, or why there is none. The next decision follows
+    /// it.
     pub fn advised(&mut self, now: Time, question: u32, answer: Result<Answer, String>) {
         self.advisor.iter_mut().for_each(|advisor| advisor.answered(now, question, answer.clone()));
     }

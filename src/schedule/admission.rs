@@ -26,10 +26,10 @@ use super::pools::shares::Reserved;
 use super::pools::table::PoolTable;
 use super::pools::{PoolClaim, PoolOrders, PoolReport};
 use super::resources::{Impossible, Needs, ResourceLedger};
-use crate::graph::partition;
+use crate::graph::urgency;
 
 /// Number of urgency levels. A task's urgency is clamped to the highest, `LEVELS - 1`.
-pub const LEVELS: usize = partition::LEVELS as usize;
+pub const LEVELS: usize = urgency::LEVELS as usize;
 
 /// The level of slots for gangs.
 const HOLD_LEVEL: usize = LEVELS;

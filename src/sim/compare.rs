@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::cluster::Cluster;
-use super::simulation::{Before, Simulation, SimulationError, SimulationOutcome};
+use super::simulation::{Simulation, SimulationError, SimulationOutcome};
 use super::simulator::{Forget, Simulator};
 use crate::job::{Cost, Placement, Scaling};
 use crate::workload::PreparedJob;
@@ -83,20 +83,7 @@ pub fn compare(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Row>, Si
 
 fn simulation<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Simulation<'a> {
     let Comparison { prepared, cluster, scaling, cost, .. } = *field;
-    let before = Before { done: &|_| false, spent: 0.0 };
-    Simulation {
-        prepared,
-        cluster,
-        policy,
-        scaling,
-        cost,
-        ranks: None,
-        homes: Some(homes),
-        seed,
-        before,
-        advice: &[],
-        floor: None,
-    }
+    Simulation { homes: Some(homes), seed, ..Simulation::new(prepared, cluster, policy, (scaling, cost)) }
 }
 
 /// The initial homes under each policy, chosen one after another: the partitioner must not be
@@ -230,10 +217,9 @@ fn placement_row(
     let homes = Simulator::homes(prepared, cluster, ranks).map_err(SimulationError::Refused)?;
     let seeds: Vec<u64> = (0..repeats.max(1)).map(|n| field.seed.wrapping_add(n)).collect();
     let run = |&seed: &u64| {
-        let before = Before { done: &|_| false, spent: 0.0 };
-        let (policy, ranks, homes) = ("fixed", Some(ranks), Some(homes.as_slice()));
-        Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, advice: &[], floor: None }
-            .run(&mut Forget)
+        let (ranks, homes) = (Some(ranks), Some(homes.as_slice()));
+        let first = Simulation::new(prepared, cluster, "fixed", (scaling, cost));
+        Simulation { ranks, homes, seed, ..first }.run(&mut Forget)
     };
     let outcomes: Vec<SimulationOutcome> = seeds.par_iter().map(run).collect::<Result<_, _>>()?;
     let mean = |of: &dyn Fn(&SimulationOutcome) -> f64| outcomes.iter().map(of).sum::<f64>() / outcomes.len() as f64;

@@ -124,7 +124,7 @@ pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> 
 
 fn simulation<'a>(request: &RecordRequest<'a>, before: Before<'a>) -> Simulation<'a> {
     let RecordRequest { prepared, cluster, policy, scaling, cost, ranks, seed, advice, .. } = *request;
-    Simulation { prepared, cluster, policy, scaling, cost, ranks, homes: None, seed, before, advice, floor: None }
+    Simulation { ranks, seed, before, advice, ..Simulation::new(prepared, cluster, policy, (scaling, cost)) }
 }
 
 fn run_dir(request: &RecordRequest<'_>) -> Result<RunDir, RunDirError> {

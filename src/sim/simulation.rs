@@ -156,6 +156,28 @@ impl SimulationOutcome {
 }
 
 impl<'a> Simulation<'a> {
+    /// A first session with seed 1, whose ranks and homes follow from the cluster and the job file.
+    pub fn new(
+        prepared: &'a PreparedJob,
+        cluster: &'a Cluster,
+        policy: &'a str,
+        (scaling, cost): (&'a Scaling, &'a Cost),
+    ) -> Simulation<'a> {
+        Simulation {
+            prepared,
+            cluster,
+            policy,
+            scaling,
+            cost,
+            ranks: None,
+            homes: None,
+            seed: 1,
+            before: Before { done: &|_| false, spent: 0.0 },
+            advice: &[],
+            floor: None,
+        }
+    }
+
     /// Number of ranks at the start.
     pub fn first_ranks(&self) -> u32 {
         let still = self.policy.strip_prefix("static-").and_then(|n| n.parse().ok());

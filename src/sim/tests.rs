@@ -31,8 +31,6 @@ fn cluster(text: &str) -> Cluster {
     Cluster::parse(text, "c.toml").unwrap_or_else(|e| panic!("{}\n{text}", e.render(false)))
 }
 
-const NO_EARLIER_SESSION: Before<'static> = Before { done: &|_| false, spent: 0.0 };
-
 /// A job of a few groups with every kind of dependency.
 fn random_job(rng: &mut Rng, plain: bool) -> String {
     let mut text = String::new();
@@ -111,8 +109,7 @@ fn simulation<'a>(
     ranks: Option<u32>,
     seed: u64,
 ) -> Simulation<'a> {
-    let before = NO_EARLIER_SESSION;
-    Simulation { prepared, cluster, policy, scaling, cost, ranks, homes: None, seed, before, advice: &[], floor: None }
+    Simulation { ranks, seed, ..Simulation::new(prepared, cluster, policy, (scaling, cost)) }
 }
 
 /// Runs it, with its journal; `None` if a task fits on no rank.

@@ -92,8 +92,8 @@ impl Store {
 
     /// Takes the outputs of a task from the node's disk into the node's level and to their places;
     /// those that the level cannot take go straight there. A directory is merged into one that is
-    /// there. Each is a file on the disk with its place; those that are not there are left out. Returns
-    /// the number of bytes.
+    /// there. Each is a file on the disk with its place; those that are not there are left out.
+    /// Returns the number of bytes.
     ///
     /// # Errors
     /// Of reading or writing, with the file.

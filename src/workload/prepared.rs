@@ -9,7 +9,7 @@ use super::selection::Selection;
 use super::{fair, pools, requirements};
 use crate::graph::link::{GroupId, Link};
 use crate::graph::partition::{self, Partition};
-use crate::graph::{Cycle, GraphError, Order, TaskGraph};
+use crate::graph::{Cycle, GraphError, Order, TaskGraph, urgency};
 use crate::job::{Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::{Offers, TaskId};
 use crate::schedule::coordinator::Member;
@@ -80,7 +80,7 @@ impl PreparedJob {
         let is_out = |task: TaskId| left_out.get(task.index()) == Some(&true);
         let order = graph.order(&|task| if is_out(task) { 0 } else { estimates.ns(job.group_of(task)) });
         let is_fair = fair::is_fair(&job);
-        let mut urgency = partition::urgency(&graph, &order, &|task| job.group(task).priority);
+        let mut urgency = urgency::urgency(&graph, &order, &|task| job.group(task).priority);
         for group in job.groups.iter().filter(|group| is_fair || requirements::is_special(group)) {
             let nodes = &mut urgency[group.first.index()..][..group.count as usize];
             nodes.iter_mut().for_each(|urgency| *urgency |= SPECIAL);

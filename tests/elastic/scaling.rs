@@ -124,8 +124,8 @@ fn a_value_that_a_task_wrote_makes_a_job_grow() {
     phalanx(&dir).args(["explain", "run", &number]).run().ok().says("custom     backlog 252");
 }
 
-/// Growth that the policy wants and the advisor is against does not happen, the record says why, and
-/// a simulation with the recorded answers decides alike.
+/// Growth that the policy wants and the advisor is against does not happen, the record says why,
+/// and a simulation with the recorded answers decides alike.
 #[test]
 fn an_advisor_can_stop_growth() {
     let dir = Dir::new("advisor");

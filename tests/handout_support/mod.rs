@@ -16,6 +16,7 @@ use phalanx::fabric::wire;
 use phalanx::graph::TaskGraph;
 use phalanx::graph::link::{Condition, Link, LinkShape};
 use phalanx::graph::partition::{self, Method, PartitionProblem};
+use phalanx::graph::urgency;
 use phalanx::model::{TaskId, Time};
 use phalanx::schedule::coordinator::{Advice, Coordinator, Member, Tasks};
 use phalanx::schedule::dependency_counts::{CompletionEffects, DependencyCounts, Part};
@@ -205,7 +206,7 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     clock.lap("graph");
     let order = graph.order(&duration);
     clock.lap("order");
-    let urgency = partition::urgency(&graph, &order, &|_| 0);
+    let urgency = urgency::urgency(&graph, &order, &|_| 0);
     clock.lap("urgency");
     let problem =
         PartitionProblem { graph: &graph, order: &order, duration: &duration, slots: &slots, fits: &|_, _| true };

@@ -6,7 +6,7 @@ use std::path::Path;
 use phalanx::exec::Kernels;
 use phalanx::job::{self, AUTO_MEMORY_FACTOR};
 use phalanx::scale::estimate::{UsedAmount, fit, outcome};
-use phalanx::sim::{Before, Cluster, Forget, MemoryUse, Simulation};
+use phalanx::sim::{Cluster, Forget, MemoryUse, Simulation};
 use phalanx::workload::PreparedJob;
 use serde_json::Value;
 
@@ -165,20 +165,7 @@ fn simulated(text: &str, memory: &str, cluster: &Cluster, learnt: &[(String, u64
     loaded.job.set_auto_memory(learnt.into());
     let prepared = PreparedJob::of(loaded).expect("a good job");
     let (scaling, cost) = (prepared.job.scaling.clone().unwrap_or_default(), prepared.job.cost.clone());
-    let simulation = Simulation {
-        prepared: &prepared,
-        cluster,
-        policy: "static-2",
-        scaling: &scaling,
-        cost: &cost,
-        ranks: None,
-        homes: None,
-        seed: 1,
-        before: Before { done: &|_| false, spent: 0.0 },
-        advice: &[],
-        floor: None,
-    };
-    let outcome = simulation.run(&mut Forget).expect("it runs");
+    let outcome = Simulation::new(&prepared, cluster, "static-2", (&scaling, &cost)).run(&mut Forget).expect("it runs");
     assert!(outcome.is_complete());
     outcome.ended.memory
 }

@@ -254,7 +254,8 @@ impl CoordinatorDriver {
         messages
     }
 
-    /// These tasks have completed: lets ranks remove the temporary files that no task reads any more.
+    /// These tasks have completed: lets ranks remove the temporary files that no task reads any
+    /// more.
     fn discard(&mut self, completed: impl Iterator<Item = TaskId>) -> Messages {
         if self.temporaries.is_empty() {
             return Messages::new();

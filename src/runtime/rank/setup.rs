@@ -44,8 +44,8 @@ pub(in crate::runtime) struct RankResources {
 
 impl RankResources {
     /// Divides what the launcher granted among the processes of this node, and the rest into slots.
-    /// `labels`: those of the command line, beside those of the environment; `range`: the slots that
-    /// the job file asks for.
+    /// `labels`: those of the command line, beside those of the environment; `range`: the slots
+    /// that the job file asks for.
     pub(in crate::runtime) fn new(
         mut topology: Topology,
         welcome: &Welcome,

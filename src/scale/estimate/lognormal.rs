@@ -87,8 +87,8 @@ impl LogNormal {
         LogNormal::prior(median, 2.0, 0.12)
     }
 
-    /// What a job file says of a task. Tasks of a class keep its proportions (a deviation of 0.22 in
-    /// logarithms), while all of them together may well take half as long again, or less.
+    /// What a job file says of a task. Tasks of a class keep its proportions (a deviation of 0.22
+    /// in logarithms), while all of them together may well take half as long again, or less.
     pub fn estimated(median: f64) -> LogNormal {
         LogNormal::prior(median, 0.7, 0.05)
     }

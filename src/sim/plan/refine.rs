@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{Bound, MIN_RATIO_LIMITED, PlanCandidate, PlanQuestion, candidate, keeps};
 use crate::job::{Cost, Scaling};
-use crate::sim::simulation::{Before, Floor, Simulation, SimulationError, SimulationOutcome};
+use crate::sim::simulation::{Floor, Simulation, SimulationError, SimulationOutcome};
 use crate::sim::simulator::{Forget, Simulator};
 use crate::workload::PreparedJob;
 
@@ -130,11 +130,10 @@ impl<'a> Simulations<'a> {
         n: usize,
     ) -> Result<SimulationOutcome, SimulationError> {
         let PlanQuestion { cluster, seed, .. } = *self.question;
-        let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
         let (ranks, homes, seed) = (Some(ranks), Some(homes), seed.wrapping_add(n as u64));
-        let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
-        Simulation { prepared, cluster, policy, scaling, cost, ranks, homes, seed, before, advice: &[], floor }
-            .run(&mut Forget)
+        let floor = Some(self.floors[n]);
+        let first = Simulation::new(prepared, cluster, "fixed", (&self.scaling, &self.cost));
+        Simulation { ranks, homes, seed, floor, ..first }.run(&mut Forget)
     }
 
     /// True if the middle candidate agrees with the interpolation of the others.

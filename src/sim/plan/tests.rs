@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::exec::Kernels;
 use crate::job::Scaling;
-use crate::sim::{Before, Forget, Simulation};
+use crate::sim::{Forget, Simulation};
 
 fn prepared(text: &str) -> PreparedJob {
     crate::job::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
@@ -89,22 +89,8 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
     };
     let run = |cluster: &Cluster, ranks: Option<u32>| {
         let (scaling, cost) = (Scaling::default(), Cost::default());
-        let before = Before { done: &|_| false, spent: 0.0 };
-        let (prepared, scaling, cost) = (&prepared, &scaling, &cost);
-        let simulation = Simulation {
-            prepared,
-            cluster,
-            policy: "fixed",
-            scaling,
-            cost,
-            ranks,
-            homes: None,
-            seed: 1,
-            before,
-            advice: &[],
-            floor: None,
-        };
-        simulation.run(&mut Forget).unwrap()
+        let first = Simulation::new(&prepared, cluster, "fixed", (&scaling, &cost));
+        Simulation { ranks, ..first }.run(&mut Forget).unwrap()
     };
     // Sixty-four tasks of a minute: four rounds of half a minute on two fast nodes, eight rounds of
     // a minute on two slow ones.
