@@ -9,7 +9,7 @@ export RUST_TEST_THREADS ?= $(shell expr 1 + $$(nproc))
 # Those under Slurm wait for a cluster of their own nearly all the time.
 SLURM_TEST_THREADS ?= $(shell expr 4 \* $$(nproc))
 # What `make test` runs.
-SUITES = unit-tests process-tests
+SUITES = unit-tests process-tests elastic-tests
 # A suite is no part of this make: neither its compilers nor the makes that it starts share these jobs.
 SUITE = env -u MAKEFLAGS -u MAKELEVEL
 TESTS = $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
@@ -20,7 +20,7 @@ DIST = phalanx-$(VERSION)-$(shell uname -m)-linux
 # What `phalanx --version` names.
 COMMIT = $(shell git describe --always --dirty 2>/dev/null)
 
-.PHONY: help deps build install dist deb demo test lint bench peers clean rust $(SUITES)
+.PHONY: help deps build install dist deb demo test lint bench peers clean rust unit-tests process-tests elastic-tests mpich-tests
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -70,13 +70,21 @@ unit-tests:
 
 process-tests:
 	@$(SUITE) $(CARGO) test --lib -- fabric:: </dev/null 2>&1; code=$$?; \
-	$(SUITE) $(CARGO) test --no-fail-fast $(patsubst %,--test %,$(filter-out slurm,$(TESTS))) </dev/null 2>&1 || code=$$?; \
+	$(SUITE) $(CARGO) test --no-fail-fast $(patsubst %,--test %,$(filter-out elastic slurm,$(TESTS))) </dev/null 2>&1 || code=$$?; \
 	$(SUITE) RUST_TEST_THREADS=$(SLURM_TEST_THREADS) $(CARGO) test --test slurm </dev/null 2>&1 || code=$$?; exit $$code
 
+elastic-tests:
+	@$(SUITE) $(CARGO) test --test elastic </dev/null 2>&1
+
+# Not by default, since it builds once more. After the unit tests, so that no more than one suite takes all the time that it gets.
+mpich-tests: $(filter unit-tests,$(SUITES))
+	@$(SUITE) .ci/mpich </dev/null 2>&1
+
+# In a folder of its own, so that it can run beside the tests, and behind them.
 lint: deps ## Check format, clippy and documentation; any warning is an error
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+	CARGO_TARGET_DIR=target/lint nice -n 19 $(CARGO) clippy --all-targets -- -D warnings
+	CARGO_TARGET_DIR=target/lint RUSTDOCFLAGS="-D warnings" nice -n 19 $(CARGO) doc --no-deps
 
 bench: deps ## Run the benchmarks
 	$(CARGO) bench
