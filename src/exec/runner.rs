@@ -89,7 +89,6 @@ enum GroupPlan {
 }
 
 /// One attempt in progress.
-#[derive(Clone, Copy)]
 struct AttemptRun<'a> {
     id: TaskId,
     tables: &'a TaskTables,
@@ -249,7 +248,7 @@ impl Runner {
         let group = source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
         let limits = group.limits(seat.short, self.site.memory);
-        let turn = AttemptRun { id, tables, source, group, limits, number: g as GroupId, seat, control };
+        let turn = &AttemptRun { id, tables, source, group, limits, number: g as GroupId, seat, control };
         if group.count == 1 {
             return self.each(turn, output);
         }
@@ -280,7 +279,7 @@ impl Runner {
         }
     }
 
-    fn each(&self, turn: AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
+    fn each(&self, turn: &AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
         let task = turn.source.task(turn.id).map_err(Fault::new)?;
         match &task.cache {
             Some(rules) => self.with_cache(turn, &task, rules, output),
@@ -291,12 +290,12 @@ impl Runner {
     /// Takes the result of an equal task from the cache, or runs the task and stores its result.
     fn with_cache(
         &self,
-        turn: AttemptRun,
+        turn: &AttemptRun,
         task: &Task,
         rules: &Arc<CacheRules>,
         output: &mut Output,
     ) -> Result<Outcome, Fault> {
-        let AttemptRun { id, source, group, limits, number, seat, control, .. } = turn;
+        let AttemptRun { id, source, group, limits, number, seat, control, .. } = *turn;
         let is_alike = source.constant(number);
         let request = Arc::new(CacheRequest::new(
             (task, &source.task_name(id)),
@@ -338,8 +337,8 @@ impl Runner {
     }
 
     /// Runs a command or a kernel.
-    fn work(&self, turn: AttemptRun, task: &Task, visible: Visible, output: &mut Output) -> Result<Outcome, Fault> {
-        let AttemptRun { source, group, limits, number, seat, control, .. } = turn;
+    fn work(&self, turn: &AttemptRun, task: &Task, visible: Visible, output: &mut Output) -> Result<Outcome, Fault> {
+        let AttemptRun { source, group, limits, number, seat, control, .. } = *turn;
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(task, name, args)?;
             let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
@@ -388,7 +387,7 @@ impl Runner {
     }
 
     /// Fails an attempt whose declared inputs are not there, before its command starts.
-    fn check_inputs(&self, turn: AttemptRun, attempt: &CommandAttempt) -> Result<(), Fault> {
+    fn check_inputs(&self, turn: &AttemptRun, attempt: &CommandAttempt) -> Result<(), Fault> {
         let task = attempt.task;
         if task.required.is_empty() {
             return Ok(());
@@ -443,12 +442,12 @@ impl Runner {
 
     fn kernel(
         &self,
-        turn: AttemptRun,
+        turn: &AttemptRun,
         kernel: &ReadyKernel,
         output: &mut Output,
         index: &(dyn Fn() -> Option<u64> + Sync),
     ) -> Result<Outcome, Fault> {
-        let AttemptRun { id, limits, seat, control, .. } = turn;
+        let AttemptRun { id, limits, seat, control, .. } = *turn;
         if kernel.files.iter().any(Option::is_some) {
             output.redirect(self.kernel_files(kernel, index(), &AttemptDeadline::begin(control, limits.time))?);
         }
