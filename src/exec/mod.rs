@@ -13,7 +13,8 @@
 //! |---|---|
 //! | `runner` | from a task's number to its outcome |
 //! | `control` | how other threads stop a running task |
-//! | `command` | from a task's words to a running process |
+//! | `command` | from a task's words to its outcome |
+//! | `program` | where a program is searched, and why it could not be started |
 //! | `script` | shell, prologue and line as the words of a process |
 //! | `files` | the files that a task names |
 //! | `aside` | operations that may block, in a thread beside the slot |
@@ -62,6 +63,7 @@ mod oom;
 mod orphan_killer;
 mod output;
 mod process;
+mod program;
 mod rank_dir;
 mod runner;
 mod scarcity;
