@@ -152,7 +152,7 @@ fn text(run: &str, status: &Value) -> String {
     if number(tasks, "held") > 0 {
         let _ = write!(
             text,
-            "; {} of the ready ones are held by a pool, a limit, a retry or a pause",
+            "; {} of the ready ones wait for more than a slot: further slots, memory, a pool, a limit, a retry or a pause",
             number(tasks, "held")
         );
     }
