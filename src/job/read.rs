@@ -215,9 +215,14 @@ fn elsewhere(name: &str, names: &[&str], findings: &Findings) -> Option<String> 
 
 /// Records that a value has the wrong type.
 pub(crate) fn mismatch<T: Read>(key: &str, node: &TomlNode<'_>, findings: &mut Findings) {
-    let message = format!("`{key}` must be {}, not {}", T::expected(), found(node.get_ref()));
+    // Not generic, since it would be compiled once for each of a hundred types.
+    wrong_type((&T::expected(), T::schema), key, node, findings);
+}
+
+fn wrong_type((expected, schema): (&str, fn() -> Value), key: &str, node: &TomlNode<'_>, findings: &mut Findings) {
+    let message = format!("`{key}` must be {expected}, not {}", found(node.get_ref()));
     let error = Diagnostic::error(message).at(&node.span());
-    let help = node.get_ref().as_str().and_then(|text| unquoted::<T>(key, text));
+    let help = node.get_ref().as_str().and_then(|text| unquoted(schema(), key, text));
     findings.push(match help.or_else(|| synonyms::example(key).map(|example| format!("write {example}"))) {
         Some(help) => error.help(help),
         None => error,
@@ -225,8 +230,8 @@ pub(crate) fn mismatch<T: Read>(key: &str, node: &TomlNode<'_>, findings: &mut F
 }
 
 /// Advice for a number or a boolean in quotes.
-fn unquoted<T: Read>(key: &str, text: &str) -> Option<String> {
-    let fits = match T::schema()["type"].as_str()? {
+fn unquoted(schema: Value, key: &str, text: &str) -> Option<String> {
+    let fits = match schema["type"].as_str()? {
         "integer" => text.parse::<i64>().is_ok(),
         "number" => text.parse::<f64>().is_ok_and(f64::is_finite),
         "boolean" => text.parse::<bool>().is_ok(),
