@@ -17,7 +17,7 @@ use crate::job::{self, Job};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
 use crate::observe::analyze::line_of;
 use crate::observe::{Paint, expected_text, moment_text};
-use crate::runtime::{auto_memory, kind_of, recall};
+use crate::runtime::{auto_memory, divide_graphs, kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
 use crate::sim::ClassSpread;
@@ -83,6 +83,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     let prepared = job::load_all(&args.jobs, &Kernels::builtin()).and_then(|mut loaded| {
         job_text = Arc::clone(&loaded.text);
         auto_memory(Path::new(RUNS), &mut loaded.job);
+        divide_graphs(&mut loaded.job);
         past = PlanHistory::of(args.history.as_deref(), &mut loaded.job);
         PreparedJob::selected(loaded, &args.selection.selection())
     });

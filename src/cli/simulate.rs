@@ -13,7 +13,7 @@ use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Cost, Scaling, Trigger};
 use crate::journal::RUNS;
-use crate::runtime::auto_memory;
+use crate::runtime::{auto_memory, divide_graphs};
 use crate::scale::policy::policy_names;
 use crate::sim::compare::{Comparison, LEGEND, compare, compare_placement, placement_table, table};
 use crate::sim::{Cluster, RecordRequest, Rehearsed, rehearse};
@@ -92,6 +92,7 @@ pub(super) struct Args {
 pub(super) fn main(args: Args) -> ExitCode {
     let found = job::load_all(&args.jobs, &Kernels::builtin()).and_then(|mut loaded| {
         auto_memory(Path::new(RUNS), &mut loaded.job);
+        divide_graphs(&mut loaded.job);
         let (text, file) = (Arc::clone(&loaded.text), PathBuf::from(loaded.file()));
         let prepared = PreparedJob::selected(loaded, &args.selection.selection())?;
         let cluster = cluster_of(&prepared, args.cluster.as_deref(), args.slots)?;

@@ -55,6 +55,12 @@ impl GeneratedKind {
 }
 
 impl Generator {
+    /// Number of edges, before duplicates and loops are removed.
+    pub fn edges(&self) -> u64 {
+        let degree = if self.kind == GeneratedKind::Grid { 2 } else { u64::from(self.degree) };
+        degree << self.scale.min(48)
+    }
+
     /// Generates the graph, a part of the edges on each rank, and distributes it. `weigh` computes
     /// the weight of an edge.
     ///

@@ -8,26 +8,33 @@
 //! it runs an operation, and a resumed run reads the source and then the batches. Edges are a set,
 //! so applying a batch twice is harmless.
 //!
-//! Each rank that runs operations on a graph holds the whole graph.
+//! A graph is either held whole by each rank that executes operations on it, or *divided*: each
+//! active rank holds a range of its vertices, and all of them execute an operation together. When
+//! other ranks execute the next one, it is divided anew among them, from the source and the
+//! batches. The rank that leads (place 0) takes the locks for all, so operations that run side by
+//! side never wait for each other in a circle.
 //!
 //! The result of an operation is cached for [`RESULT_LIFETIME`]. An equal operation on the same
 //! version takes it from the cache, and waits for one in progress instead of computing the same
-//! again.
+//! again. Of a divided graph each rank caches the values of its own vertices.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Peers;
 use super::kernel::Context;
-use crate::data::DataGraphError;
-use crate::data::exchange::{Exchange, SingleRank, Stopped};
+use crate::data::exchange::{Exchange, SingleRank, Stopped, gather, largest, pack, smallest, sum, unpack};
 use crate::data::operations::{self, Edges, Operation, OperationAnswer, VertexValues};
 use crate::data::part::GraphPart;
 use crate::data::rows::EdgeList;
+use crate::data::{DataGraphError, agree};
 use crate::job::DataGraph;
+use crate::model::Rank;
 
 /// How long results are cached.
 const RESULT_LIFETIME: Duration = Duration::from_secs(300);
@@ -48,21 +55,44 @@ struct Resident {
     graph: DataGraph,
     /// Directory of the batches; `None` if they are not kept.
     batches: Option<PathBuf>,
-    /// Held while it is loaded or changed.
+    /// What operations use that this rank executes alone: all of the graph.
+    alone: Held,
+    /// What operations use that it executes with others: its part.
+    together: Held,
+    /// A kernel has asked for all of it, so a rank may hold both.
+    is_wanted_whole: AtomicBool,
+}
+
+/// What a rank holds of a graph.
+#[derive(Default)]
+struct Held {
+    /// Taken by the rank that leads, while the graph is loaded or changed.
     loading: Mutex<()>,
-    part: Mutex<Option<GraphPart>>,
+    division: Mutex<Option<Division>>,
     results: Mutex<Vec<CachedResult>>,
+}
+
+/// A graph as it was divided among some ranks.
+#[derive(Clone)]
+struct Division {
+    ranks: Vec<Rank>,
+    /// The number of the attempt that divided it: equal on two ranks if their parts belong together.
+    number: u64,
+    part: GraphPart,
 }
 
 /// A cached result, or the place of one in progress.
 struct CachedResult {
+    division: u64,
     version: u64,
     operation: Operation,
     /// True if it includes the values of single vertices, for operations where these are optional.
     each: bool,
     since: Instant,
-    found: Arc<Mutex<Option<Arc<OperationResult>>>>,
+    found: ResultPlace,
 }
+
+type ResultPlace = Arc<Mutex<Option<Arc<OperationResult>>>>;
 
 /// The result of an operation, and the version of the graph.
 pub struct OperationResult {
@@ -93,15 +123,52 @@ fn lock_or_stop<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<MutexGu
     }
 }
 
+/// The exchange of a task: with the ranks that execute it together, or of this rank alone.
+pub struct ContextExchange<'a, 'b> {
+    context: &'a Context<'b>,
+}
+
+impl<'a, 'b> ContextExchange<'a, 'b> {
+    /// The exchange of the task that this context belongs to.
+    pub fn new(context: &'a Context<'b>) -> ContextExchange<'a, 'b> {
+        ContextExchange { context }
+    }
+}
+
+impl Exchange for ContextExchange<'_, '_> {
+    fn place(&self) -> usize {
+        self.context.peers().map_or(0, Peers::place)
+    }
+
+    fn ranks(&self) -> usize {
+        self.context.peers().map_or(1, |peers| peers.ranks().len())
+    }
+
+    fn swap(&mut self, outgoing: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Stopped> {
+        self.check()?;
+        match self.context.peers() {
+            Some(peers) => peers.swap(outgoing, &|| self.context.cancelled()),
+            None => Ok(outgoing),
+        }
+    }
+
+    fn check(&mut self) -> Result<(), Stopped> {
+        if self.context.cancelled() {
+            return Err(Stopped::Cancelled);
+        }
+        self.context.peers().map_or(Ok(()), Peers::check)
+    }
+}
+
 impl Graphs {
     /// Declares the graphs of a job; batches of changes are written to `dir`.
     pub fn new(graphs: &[DataGraph], dir: Option<&Path>) -> Graphs {
         let resident = |graph: &DataGraph| Resident {
             graph: graph.clone(),
             batches: dir.map(|dir| dir.join(&graph.name)),
-            loading: Mutex::default(),
-            part: Mutex::default(),
-            results: Mutex::default(),
+            alone: Held::default(),
+            together: Held::default(),
+            is_wanted_whole: AtomicBool::new(false),
         };
         Graphs { all: graphs.iter().map(|graph| (graph.name.clone(), resident(graph))).collect() }
     }
@@ -110,33 +177,26 @@ impl Graphs {
         self.all.get(name).ok_or_else(|| DataGraphError::refused(format!("the job has no graph called `{name}`")))
     }
 
-    /// Returns the present version of a graph and loads it if necessary.
+    /// Returns the present version of a graph, all of it, and loads it if necessary.
     ///
     /// # Errors
-    /// If there is no graph of that name, it cannot be loaded, or the task must stop.
+    /// If there is no graph of that name, the job asks that it be divided, it cannot be loaded, or
+    /// the task must stop.
     pub fn part(&self, name: &str, context: &Context) -> Result<GraphPart, DataGraphError> {
         let resident = self.resident(name)?;
-        let present = || lock(&resident.part).clone();
-        if let Some(part) = present().filter(|part| !resident.is_behind(part)) {
-            return Ok(part);
+        if resident.graph.divide == Some(true) {
+            return Err(DataGraphError::refused(format!(
+                "the graph `{name}` is divided among the ranks (`divide = true`), and a kernel needs all of it: set \
+                 `divide = false`"
+            )));
         }
-        let _loading = lock_or_stop(&resident.loading, context)?;
-        let is_cancelled = || context.cancelled();
-        let mut exchange = SingleRank::new(&is_cancelled);
-        let part = context.rayon().install(|| {
-            let part = match present() {
-                Some(part) => part,
-                None => resident.graph.source.load(&mut exchange)?,
-            };
-            resident.caught_up(&mut exchange, part)
-        })?;
-        *lock(&resident.part) = Some(part.clone());
-        Ok(part)
+        resident.is_wanted_whole.store(true, Relaxed);
+        resident.present_alone(context).map(|division| division.part)
     }
 
     /// Runs an operation on the present version, or takes the cached result of an equal one.
     /// `each`: values of single vertices are wanted. The flag returned is true if the result came
-    /// from the cache.
+    /// from the cache. Ranks that execute it together all call this.
     ///
     /// # Errors
     /// If it is stopped, or its arguments do not fit the graph.
@@ -147,44 +207,144 @@ impl Graphs {
         context: &Context,
         each: bool,
     ) -> Result<(Arc<OperationResult>, bool), DataGraphError> {
-        let part = self.part(name, context)?;
         let resident = self.resident(name)?;
-        match operation {
-            Operation::Change { insert, edges } => {
-                resident.change(*insert, edges, context).map(|found| (Arc::new(found), false))
-            }
-            Operation::Save { .. } => compute(part, operation, context, each).map(|found| (Arc::new(found), false)),
-            _ => {
-                // Only for counting triangles it is cheaper to leave out the values.
-                let each = each || *operation != Operation::Triangles;
-                let place = resident.place_for(part.version(), operation, each);
-                let mut found = lock_or_stop(&place, context)?;
-                if let Some(found) = &*found {
-                    return Ok((Arc::clone(found), true));
+        let mut exchange = ContextExchange::new(context);
+        let held = resident.held(context);
+        let is_leader = exchange.place() == 0;
+        let Operation::Change { insert, edges } = operation else {
+            let division = match context.peers() {
+                None => resident.present_alone(context)?,
+                Some(_) => {
+                    let _loading = is_leader.then(|| lock_or_stop(&held.loading, context)).transpose()?;
+                    context.rayon().install(|| resident.present(held, &mut exchange, context))?
                 }
-                let new = Arc::new(compute(part, operation, context, each)?);
-                *found = Some(Arc::clone(&new));
-                Ok((new, false))
-            }
-        }
+            };
+            return held.answer(&mut exchange, division, operation, context, each);
+        };
+        let _loading = is_leader.then(|| lock_or_stop(&held.loading, context)).transpose()?;
+        let change = || resident.change(held, &mut exchange, (*insert, edges), context);
+        context.rayon().install(change).map(|found| (Arc::new(found), false))
     }
 }
 
-fn compute(
-    part: GraphPart,
-    operation: &Operation,
-    context: &Context,
-    each: bool,
-) -> Result<OperationResult, DataGraphError> {
-    let begin = Instant::now();
-    let is_cancelled = || context.cancelled();
-    let mut exchange = SingleRank::new(&is_cancelled);
-    let run = || operations::run(&mut exchange, &part, operation, context.dir(), each);
-    let answer = context.rayon().install(run)?;
-    Ok(OperationResult { part, answer, seconds: begin.elapsed().as_secs_f64() })
+impl Held {
+    /// The result of an operation that reads: a cached one if all ranks have it, or a new one.
+    fn answer(
+        &self,
+        exchange: &mut ContextExchange,
+        division: Division,
+        operation: &Operation,
+        context: &Context,
+        each: bool,
+    ) -> Result<(Arc<OperationResult>, bool), DataGraphError> {
+        let compute = |exchange: &mut ContextExchange, part: GraphPart| {
+            let begin = Instant::now();
+            let run = || operations::run(exchange, &part, operation, context.dir(), each);
+            let answer = context.rayon().install(run)?;
+            Ok::<_, DataGraphError>(OperationResult { part, answer, seconds: begin.elapsed().as_secs_f64() })
+        };
+        if matches!(operation, Operation::Save { .. }) {
+            return compute(exchange, division.part).map(|found| (Arc::new(found), false));
+        }
+        // Only for counting triangles it is cheaper to leave out the values.
+        let each = each || *operation != Operation::Triangles;
+        let place = self.place_for(&division, operation, each);
+        // The leader keeps its place locked until all have a result; nobody else keeps one locked.
+        let mut own = if exchange.place() == 0 { Some(lock_or_stop(&place, context)?) } else { None };
+        let found = own.as_deref().map_or_else(|| lock(&place).clone(), Option::clone);
+        let [all_have] = smallest(exchange, [u64::from(found.is_some())])?;
+        if let Some(found) = found.filter(|_| all_have == 1) {
+            return Ok((found, true));
+        }
+        let new = Arc::new(compute(exchange, division.part)?);
+        if own.is_none() {
+            *lock(&place) = Some(Arc::clone(&new));
+        }
+        sum(exchange, [0])?;
+        if let Some(own) = &mut own {
+            **own = Some(Arc::clone(&new));
+        }
+        Ok((new, false))
+    }
+
+    /// The cache entry for an operation on a version.
+    fn place_for(&self, division: &Division, operation: &Operation, each: bool) -> ResultPlace {
+        let (number, version) = (division.number, division.part.version());
+        let mut results = lock(&self.results);
+        results.retain(|kept| kept.since.elapsed() < RESULT_LIFETIME);
+        let answers = |kept: &&CachedResult| {
+            (kept.division, kept.version) == (number, version) && kept.operation == *operation && kept.each >= each
+        };
+        if let Some(kept) = results.iter().find(answers) {
+            return Arc::clone(&kept.found);
+        }
+        if results.len() >= MAX_CACHED_RESULTS {
+            results.remove(0);
+        }
+        let found = ResultPlace::default();
+        results.push(CachedResult {
+            division: number,
+            version,
+            operation: operation.clone(),
+            each,
+            since: Instant::now(),
+            found: Arc::clone(&found),
+        });
+        found
+    }
+
+    /// Forgets everything.
+    fn clear(&self) {
+        *lock(&self.division) = None;
+        lock(&self.results).clear();
+    }
 }
 
 impl Resident {
+    /// What operations use that are executed by as many ranks as this one.
+    fn held(&self, context: &Context) -> &Held {
+        if context.peers().is_some() { &self.together } else { &self.alone }
+    }
+
+    /// The present version on this rank alone.
+    fn present_alone(&self, context: &Context) -> Result<Division, DataGraphError> {
+        let present = lock(&self.alone.division).clone();
+        if let Some(present) = present.filter(|present| !self.is_behind(&present.part)) {
+            return Ok(present);
+        }
+        let _loading = lock_or_stop(&self.alone.loading, context)?;
+        let mut exchange = ContextExchange::new(context);
+        context.rayon().install(|| self.present(&self.alone, &mut exchange, context))
+    }
+
+    /// The present version on the ranks that execute the task. It is loaded if they do not all hold
+    /// parts that belong together, and the batches written since are applied.
+    fn present(
+        &self,
+        held: &Held,
+        exchange: &mut ContextExchange,
+        context: &Context,
+    ) -> Result<Division, DataGraphError> {
+        let ranks = context.peers().map_or_else(|| vec![context.rank()], |peers| peers.ranks().to_vec());
+        let own = lock(&held.division).clone().filter(|division| division.ranks == ranks);
+        let [number, version] = own.as_ref().map_or([0; 2], |own| [own.number, own.part.version()]);
+        let [least, most, oldest, newest] = smallest(exchange, [number, !number, version, !version])?;
+        if let Some(own) = own.filter(|_| least != 0 && least == !most && oldest == !newest) {
+            return self.caught_up(held, exchange, own);
+        }
+        held.clear();
+        if self.graph.is_divided && !self.is_wanted_whole.load(Relaxed) {
+            let other = if context.peers().is_some() { &self.alone } else { &self.together };
+            other.clear();
+        }
+        let part = self.graph.source.load(exchange)?;
+        let number = context.peers().map_or(1, |peers| u64::from(peers.number()));
+        tracing::debug!(graph = self.graph.name, ranks = ranks.len(), bytes = part.bytes(), "a data graph is loaded");
+        let division = Division { ranks, number, part };
+        *lock(&held.division) = Some(division.clone());
+        self.caught_up(held, exchange, division)
+    }
+
     /// The file of the batch that makes `version`.
     fn batch(&self, version: u64) -> Option<PathBuf> {
         Some(self.batches.as_ref()?.join(format!("{version:09}.el")))
@@ -195,52 +355,65 @@ impl Resident {
         self.batch(part.version() + 1).is_some_and(|file| file.exists())
     }
 
-    /// Applies the batches written since that version, by this rank or another.
-    fn caught_up(&self, exchange: &mut dyn Exchange, mut part: GraphPart) -> Result<GraphPart, DataGraphError> {
-        while let Some(file) = self.batch(part.version() + 1).filter(|file| file.exists()) {
-            let cannot =
-                |error: std::io::Error| DataGraphError::refused(format!("{}: cannot read it: {error}", file.display()));
-            let mut first = String::new();
-            let text = std::fs::File::open(&file).map_err(cannot)?;
-            std::io::BufReader::new(text).read_line(&mut first).map_err(cannot)?;
-            let insert = match first.trim() {
-                "# insert" => true,
-                "# delete" => false,
-                _ => {
-                    return Err(DataGraphError::refused(format!(
-                        "{}:1: expected `# insert` or `# delete`",
-                        file.display()
-                    )));
-                }
-            };
-            let edges = Edges::File(file.clone());
-            let batch = operations::read_changes(exchange, &part, &edges, Path::new(""))?;
-            (part, _) = part.changed(exchange, batch, insert)?;
+    /// Applies the batches written since that version, by these ranks or others. The leader reads
+    /// them. When it returns on one rank, all hold the version that it returns.
+    fn caught_up(
+        &self,
+        held: &Held,
+        exchange: &mut ContextExchange,
+        mut division: Division,
+    ) -> Result<Division, DataGraphError> {
+        loop {
+            let is_leader = exchange.place() == 0;
+            let [is_behind] = largest(exchange, [u64::from(is_leader && self.is_behind(&division.part))])?;
+            if is_behind == 0 {
+                return Ok(division);
+            }
+            let file = self.batch(division.part.version() + 1).filter(|_| is_leader);
+            let read =
+                file.map_or_else(|| Ok((false, no_edges(&division.part))), |file| read_batch(&file, &division.part));
+            let (insert, batch) = agree(exchange, read)?;
+            let [insert] = largest(exchange, [u64::from(insert)])?;
+            division.part = division.part.changed(exchange, batch, insert == 1)?.0;
+            *lock(&held.division) = Some(division.clone());
         }
-        Ok(part)
     }
 
     /// Inserts or deletes edges and makes the next version.
-    fn change(&self, insert: bool, edges: &Edges, context: &Context) -> Result<OperationResult, DataGraphError> {
-        let _loading = lock_or_stop(&self.loading, context)?;
+    fn change(
+        &self,
+        held: &Held,
+        exchange: &mut ContextExchange,
+        (insert, edges): (bool, &Edges),
+        context: &Context,
+    ) -> Result<OperationResult, DataGraphError> {
         let begin = Instant::now();
-        let is_cancelled = || context.cancelled();
-        let mut exchange = SingleRank::new(&is_cancelled);
-        let mut part = lock(&self.part).clone().ok_or_else(|| DataGraphError::refused("the graph is not loaded"))?;
-        let (part, count) = context.rayon().install(|| {
-            loop {
-                part = self.caught_up(&mut exchange, part)?;
-                let batch = operations::read_changes(&mut exchange, &part, edges, context.dir())?;
-                let (next, count) = part.changed(&mut exchange, batch.clone(), insert)?;
-                if self.keep(&part, &batch, next.version(), insert)? {
-                    return Ok::<_, DataGraphError>((next, count));
-                }
+        let mut division = self.present(held, exchange, context)?;
+        loop {
+            let part = &division.part;
+            let is_leader = exchange.place() == 0;
+            // The leader reads all edges, as it writes the batch.
+            let read = match is_leader {
+                true => operations::read_changes(&mut SingleRank::unstoppable(), part, edges, context.dir()),
+                false => Ok(no_edges(part)),
+            };
+            let batch = agree(exchange, read)?;
+            let (next, count) = part.changed(exchange, batch.clone(), insert)?;
+            let kept = if is_leader { self.keep(part, &batch, next.version(), insert) } else { Ok(true) };
+            let kept = agree(exchange, kept)?;
+            let [kept] = smallest(exchange, [u64::from(kept)])?;
+            if kept == 0 {
+                division = self.caught_up(held, exchange, division)?;
+                continue;
             }
-        })?;
-        *lock(&self.part) = Some(part.clone());
-        lock(&self.results).retain(|kept| kept.version + 1 >= part.version());
-        let answer = operations::changed(count, insert);
-        Ok(OperationResult { part, answer, seconds: begin.elapsed().as_secs_f64() })
+            division.part = next;
+            *lock(&held.division) = Some(division.clone());
+            lock(&held.results).retain(|kept| kept.version + 1 >= division.part.version());
+            // The leader frees its lock when all hold the new version.
+            sum(exchange, [0])?;
+            let answer = operations::changed(count, insert);
+            return Ok(OperationResult { part: division.part, answer, seconds: begin.elapsed().as_secs_f64() });
+        }
     }
 
     /// Writes a batch to the run directory as the one that makes `version`. Returns false if
@@ -270,29 +443,31 @@ impl Resident {
         };
         write().map_err(|error| DataGraphError::refused(format!("{}: cannot write it: {error}", file.display())))
     }
+}
 
-    /// The cache entry for an operation on a version.
-    fn place_for(&self, version: u64, operation: &Operation, each: bool) -> Arc<Mutex<Option<Arc<OperationResult>>>> {
-        let mut results = lock(&self.results);
-        results.retain(|kept| kept.since.elapsed() < RESULT_LIFETIME);
-        let answers =
-            |kept: &&CachedResult| kept.version == version && kept.operation == *operation && kept.each >= each;
-        if let Some(kept) = results.iter().find(answers) {
-            return Arc::clone(&kept.found);
+/// An empty batch for a rank that has read none.
+fn no_edges(part: &GraphPart) -> EdgeList {
+    EdgeList { ends: Vec::new(), weights: part.is_weighted().then(Vec::new) }
+}
+
+/// Reads a batch: whether it inserts its edges, and these.
+fn read_batch(file: &Path, part: &GraphPart) -> Result<(bool, EdgeList), DataGraphError> {
+    let cannot =
+        |error: std::io::Error| DataGraphError::refused(format!("{}: cannot read it: {error}", file.display()));
+    let mut first = String::new();
+    let text = std::fs::File::open(file).map_err(cannot)?;
+    std::io::BufReader::new(text).read_line(&mut first).map_err(cannot)?;
+    let insert = match first.trim() {
+        "# insert" => true,
+        "# delete" => false,
+        _ => {
+            let text = format!("{}:1: expected `# insert` or `# delete`", file.display());
+            return Err(DataGraphError::refused(text));
         }
-        if results.len() >= MAX_CACHED_RESULTS {
-            results.remove(0);
-        }
-        let found = Arc::default();
-        results.push(CachedResult {
-            version,
-            operation: operation.clone(),
-            each,
-            since: Instant::now(),
-            found: Arc::clone(&found),
-        });
-        found
-    }
+    };
+    let edges = Edges::File(file.to_owned());
+    let batch = operations::read_changes(&mut SingleRank::unstoppable(), part, &edges, Path::new(""))?;
+    Ok((insert, batch))
 }
 
 /// Prints the result of an operation: a line of JSON, then the largest values.
@@ -326,6 +501,12 @@ pub fn report(
             },
         );
     }
+    let mut bytes: Vec<u64> = Vec::new();
+    for of_rank in gather(exchange, pack([part.bytes()]))? {
+        bytes.extend(unpack::<u64>(&of_rank)?);
+    }
+    put("ranks", bytes.len().into());
+    put("part_bytes", bytes.into());
     put("cached", cached.into());
     let mut text = format!("{{{}}}\n", line.join(","));
     if top > 0 && !matches!(answer.values, VertexValues::None) {

@@ -16,7 +16,7 @@ use super::args::{ArgError, unknown};
 use super::control::Control;
 use super::graphs::Graphs;
 use super::output::Output;
-use super::{ExecContext, RankContext, kernels};
+use super::{ExecContext, Peers, RankContext, kernels};
 use crate::data::DataGraphError;
 use crate::data::part::GraphPart;
 use crate::model::Stream;
@@ -236,13 +236,19 @@ impl<'a> Context<'a> {
         self.call.dir
     }
 
-    /// The present version of this rank's part of a data graph, loaded if necessary. It holds the
-    /// rows for petgraph's `visit` traits and for [`crate::data::operations`].
+    /// The present version of a data graph, loaded on this rank if necessary. It holds all rows, for
+    /// petgraph's `visit` traits and for [`crate::data::operations`].
     ///
     /// # Errors
-    /// If the job declares no graph of that name, it cannot be loaded, or the task must stop.
+    /// If the job declares no graph of that name or has `divide = true` for it, it cannot be loaded,
+    /// or the task must stop.
     pub fn graph(&self, name: &str) -> Result<GraphPart, DataGraphError> {
         self.call.graphs.part(name, self)
+    }
+
+    /// The ranks that execute the operation together, if there are several.
+    pub(super) fn peers(&self) -> Option<&'a dyn Peers> {
+        self.call.seat.peers
     }
 
     /// The data graphs of the run.

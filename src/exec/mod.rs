@@ -94,6 +94,7 @@ pub(crate) use spawn::is_ignored_from_start;
 pub(crate) use used_files::change_of;
 pub use user_env::user_variables;
 
+use crate::data::exchange::Stopped;
 use crate::graph::link::GroupId;
 use crate::job::{CacheSettings, DataGraph, FileNames, Group, Task, WrittenFiles};
 use crate::model::{Rank, Shortfalls, State, TaskId};
@@ -234,6 +235,33 @@ pub struct ExecContext<'a> {
     pub hosts: &'a [(String, u32)],
     /// The thread pool for kernels of several CPUs.
     pub rayon: &'a (dyn Fn() -> Arc<rayon::ThreadPool> + Sync),
+    /// The ranks that execute an operation together on a graph that is divided among them; `None`
+    /// if this rank executes the task alone.
+    pub peers: Option<&'a dyn Peers>,
+}
+
+/// The ranks that execute an operation together, as one of them sees them.
+pub trait Peers: Sync {
+    /// Index of this rank among them; the one at 0 leads: it runs the attempt.
+    fn place(&self) -> usize;
+
+    /// All of them.
+    fn ranks(&self) -> &[Rank];
+
+    /// A number that only this attempt has in the run, the same on all of them.
+    fn number(&self) -> u32;
+
+    /// As [`Exchange::swap`](crate::data::exchange::Exchange::swap); gives up once `is_cancelled`.
+    ///
+    /// # Errors
+    /// If the operation must stop, or a rank has failed or is lost.
+    fn swap(&self, outgoing: Vec<Vec<u8>>, is_cancelled: &dyn Fn() -> bool) -> Result<Vec<Vec<u8>>, Stopped>;
+
+    /// Fails if the operation must stop.
+    ///
+    /// # Errors
+    /// If a rank is lost, or the leader has ended the attempt.
+    fn check(&self) -> Result<(), Stopped>;
 }
 
 /// Why a [`Runner`] could not be made.

@@ -158,6 +158,7 @@ mod tests {
 
     fn hydra(ranks: u32, cpus: &[u32], hosts: &[(String, u32)]) -> (String, bool) {
         let seat = ExecContext {
+            peers: None,
             slot: 0,
             attempt: 1,
             short: Default::default(),

@@ -168,6 +168,26 @@ impl Runner {
         if output.used() { self.settle(task, &output, outcome) } else { outcome }
     }
 
+    /// Runs this rank's share of an operation on a divided graph that another rank leads. The leader
+    /// reports the attempt and has its output; what the share prints is dropped.
+    ///
+    /// # Errors
+    /// Why the share has failed.
+    pub fn share(&self, task: TaskId, seat: &ExecContext) -> Result<(), String> {
+        let added = if task.0 < self.start_end { None } else { self.added_tables(task) };
+        let source = &*added.as_deref().unwrap_or(&self.start).source;
+        let Task { work, name, dir, index, .. } = source.task(task)?;
+        let Work::Kernel { name: kernel, args } = work else { return Err("it is a command".to_owned()) };
+        let kernel = self.kernels.prepare(&kernel, &args).map_err(|error| error.to_string())?;
+        let control = Control::new().map_err(|error| format!("the system refuses an event: {error}"))?;
+        let recorder = Recorder::new(&*self.sink);
+        let output = Output::new(&recorder, task, seat.attempt);
+        let index = || index;
+        let (graphs, site) = (&self.graphs, &self.site);
+        let call = KernelCall { task, name: &name, dir: &dir, seat, site, graphs, index: &index };
+        kernel(&Context::new(call, &control, None, &output))
+    }
+
     /// Cancels tasks. Running ones are stopped: TERM, then KILL after the grace period; kernels are
     /// asked to return. Later starts of these tasks end at once. All end as CANCELLED. Returns how
     /// many were running.

@@ -5,6 +5,9 @@
 //! and one word for each end. It is read in place, without building a message, and carries no
 //! version, as the handshake has compared the versions.
 //!
+//! What ranks exchange for an operation on a divided graph has a mark of its own, too: a header and
+//! plain bytes, in *pieces* of bounded size, so that no other frame waits long behind them.
+//!
 //! Input is not trusted. A frame of another version, cut short, too long, or with bytes after its
 //! message causes an error and never a panic, and no length in it is believed before the bytes are
 //! there (postcard reads elements one by one).
@@ -19,6 +22,15 @@ const MARK: u8 = 0xA7;
 
 /// First byte of a frame of counts.
 const COUNTS: u8 = 0xA8;
+
+/// First byte of a frame with a piece.
+const PIECE: u8 = 0xAA;
+
+/// Bytes of such a frame before the content.
+const PIECE_HEADER_BYTES: usize = 10;
+
+/// Upper limit on the content of a piece, in bytes.
+pub const MAX_PIECE_BYTES: usize = 1 << 18;
 
 /// Set in the word of an unsuccessful end ...
 const NOT_OK: u32 = 1 << 31;
@@ -100,6 +112,51 @@ pub fn counts(frame: &[u8]) -> Option<(u32, impl Iterator<Item = (u32, End)>)> {
     Some((u32::from_le_bytes(epoch), words.iter().map(read)))
 }
 
+/// What a piece is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceKind {
+    /// Bytes of a round that more pieces follow.
+    More,
+    /// The last bytes of a round.
+    Last,
+    /// The sender's share has failed; the content is the reason.
+    Failed,
+}
+
+/// A piece of what a rank sends another one for an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// The gang that executes the operation; each attempt has another one.
+    pub gang: u32,
+    /// The round, counted from 0.
+    pub round: u32,
+    /// What it is.
+    pub kind: PieceKind,
+    /// The content, at most [`MAX_PIECE_BYTES`].
+    pub bytes: &'a [u8],
+}
+
+/// Encodes a piece as a frame.
+pub fn encode_piece(piece: Piece) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(PIECE_HEADER_BYTES + piece.bytes.len());
+    frame.push(PIECE);
+    frame.extend_from_slice(&piece.gang.to_le_bytes());
+    frame.extend_from_slice(&piece.round.to_le_bytes());
+    frame.push(piece.kind as u8);
+    frame.extend_from_slice(piece.bytes);
+    frame
+}
+
+/// Decodes a frame with a piece. `None` for any other frame.
+pub fn piece(frame: &[u8]) -> Option<Piece<'_>> {
+    let (header, bytes) = frame.split_first_chunk::<PIECE_HEADER_BYTES>()?;
+    let [PIECE, g0, g1, g2, g3, r0, r1, r2, r3, kind] = *header else { return None };
+    let kind = [PieceKind::More, PieceKind::Last, PieceKind::Failed].into_iter().find(|of| *of as u8 == kind)?;
+    let piece =
+        Piece { gang: u32::from_le_bytes([g0, g1, g2, g3]), round: u32::from_le_bytes([r0, r1, r2, r3]), kind, bytes };
+    (bytes.len() <= MAX_PIECE_BYTES).then_some(piece)
+}
+
 /// Decodes a frame.
 ///
 /// # Errors
@@ -178,6 +235,25 @@ mod tests {
     }
 
     #[test]
+    fn pieces_survive_the_wire_and_nothing_else_is_one() {
+        let largest = vec![7; MAX_PIECE_BYTES];
+        for (kind, bytes) in
+            [(PieceKind::More, &largest[..]), (PieceKind::Last, &[]), (PieceKind::Failed, b"disk full")]
+        {
+            let sent = Piece { gang: 70_000, round: 3, kind, bytes };
+            let mut frame = encode_piece(sent);
+            assert_eq!(piece(&frame), Some(sent));
+            assert_eq!(decode(&frame), Err(WireError::Foreign), "it is no message");
+            frame[9] = 3;
+            assert_eq!(piece(&frame), None, "an unknown kind");
+        }
+        let oversize =
+            encode_piece(Piece { gang: 1, round: 0, kind: PieceKind::More, bytes: &[largest, vec![0]].concat() });
+        assert_eq!(piece(&oversize), None);
+        assert!(samples().iter().all(|message| piece(&encode(message)).is_none()));
+    }
+
+    #[test]
     fn other_versions_and_strangers_are_refused() {
         let mut frame = encode(&Message::Finish);
         frame[1] = frame[1].wrapping_add(1);
@@ -197,8 +273,11 @@ mod tests {
             if let Some(byte) = frame.get_mut(at % len) {
                 *byte ^= bits;
             }
-            frame.extend(tail);
+            frame.extend(&tail);
             let _ = decode(&frame);
+            let _ = piece(&frame);
+            let any = [&[PIECE][..], &tail].concat();
+            prop_assert!(piece(&any).is_none_or(|piece| encode_piece(piece) == any));
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::cache::CacheRules;
 use super::container::{Container, ContainerRuntime};
+use super::resolve::graphs::OPERATION_KERNEL;
 use super::space::Space;
 use super::template::{Element, Placeholder, Template};
 use super::{Task, Work};
@@ -143,6 +144,16 @@ impl WorkTemplate {
 }
 
 impl Body {
+    /// The graph that the group's tasks are operations on, if they are.
+    pub(crate) fn graph(&self) -> Option<&str> {
+        let WorkTemplate::Kernel { name, args } = &self.work else { return None };
+        let graph = args.iter().find(|(key, _)| **name == *OPERATION_KERNEL && key == "graph")?;
+        match &graph.1 {
+            Arg::Fixed(toml::Value::String(graph)) => Some(graph),
+            _ => None,
+        }
+    }
+
     /// The elements of the group.
     pub(crate) fn space(&self) -> &Space {
         self.family.as_deref().unwrap_or(&Space::One)

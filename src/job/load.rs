@@ -263,6 +263,7 @@ pub(super) fn parse_addition(
     let context = ResolveContext { text: &text, stem: "", base_dir, kernels, values, sh: None, to: Some(to) };
     let mut loaded = outcome_of(&context, &text, file_name, false)?;
     loaded.job.set_auto_memory(Arc::clone(&to.job.auto_memory));
+    loaded.job.divide_graphs(&to.job.divided_graphs());
     Ok(loaded)
 }
 

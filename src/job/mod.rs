@@ -151,6 +151,10 @@ pub struct DataGraph {
     pub name: String,
     /// Its source: a file or a generator.
     pub source: crate::data::source::GraphSource,
+    /// `divide`: whether it is divided among the active ranks; `None`: as its size suggests.
+    pub divide: Option<bool>,
+    /// What was decided about that (see [`Job::divide_graphs`]).
+    pub is_divided: bool,
 }
 
 /// A resource that all ranks share.
@@ -257,6 +261,9 @@ pub struct Group {
     pub class: Arc<str>,
     /// `mpi`: starts the command on several MPI ranks.
     pub mpi: Option<MpiShape>,
+    /// Its tasks are operations that all active ranks execute together, on a graph that is divided
+    /// among them.
+    pub is_divided: bool,
 }
 
 impl Job {
@@ -274,6 +281,26 @@ impl Job {
             }
         }
         self.auto_memory = classes;
+    }
+
+    /// Names of the graphs that are divided among the active ranks.
+    pub fn divided_graphs(&self) -> Vec<String> {
+        self.graphs.iter().filter(|graph| graph.is_divided).map(|graph| graph.name.clone()).collect()
+    }
+
+    /// The tables of operations on a graph.
+    pub fn operations_on<'a>(&'a self, graph: &'a str) -> impl Iterator<Item = &'a Group> {
+        let groups = self.groups.iter().zip(&self.bodies);
+        groups.filter(move |(_, body)| body.graph() == Some(graph)).map(|(group, _)| group)
+    }
+
+    /// Divides the graphs of these names among the active ranks, and no others: all ranks then
+    /// execute operations on them together. Rank 0 decides it for a run.
+    pub fn divide_graphs(&mut self, names: &[String]) {
+        self.graphs.iter_mut().for_each(|graph| graph.is_divided = names.contains(&graph.name));
+        for (group, body) in self.groups.iter_mut().zip(&self.bodies) {
+            group.is_divided = body.graph().is_some_and(|graph| names.iter().any(|name| name == graph));
+        }
     }
 
     /// Everything but tasks and what joins them.
@@ -305,6 +332,12 @@ impl Job {
 }
 
 impl Group {
+    /// True if one task needs slots on several ranks: a rank with `slots` slots cannot hold it, or
+    /// all active `ranks` execute it together.
+    pub fn needs_gang(&self, slots: u32, ranks: u32) -> bool {
+        self.is_divided && ranks > 1 || self.spans_ranks(slots)
+    }
+
     /// True if one task needs more than one rank of `slots` slots.
     pub fn spans_ranks(&self, slots: u32) -> bool {
         let spans = |mpi: MpiShape| {

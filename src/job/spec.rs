@@ -232,6 +232,9 @@ section! {
         /// Weights of the edges: "none", "file", or { uniform = [1, 255], seed = 1 } for random
         /// integers
         weights: GraphWeights = "\"file\" where the format has weights, else \"none\"",
+        /// Divide the graph among the active ranks, which then execute each operation together;
+        /// `false`: each rank that executes operations holds all of it
+        divide: bool = "true if the graph has about a million edges or more",
     }
 }
 

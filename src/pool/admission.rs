@@ -230,6 +230,11 @@ impl Admission {
         self.change(|inner| inner.release(id))
     }
 
+    /// The slots of a hold that are set aside; empty if they are not.
+    pub(super) fn slots_of(&self, id: HoldId) -> Vec<usize> {
+        self.change(|inner| inner.held.get(&id).map_or_else(Vec::new, |grant| grant.slots.clone()))
+    }
+
     /// Visit by slot `slot`. `level` is that of its own most urgent item; `idle` means that it
     /// would otherwise sleep.
     pub(super) fn visit(&self, slot: usize, level: Option<u32>, idle: bool) -> Visit {

@@ -359,6 +359,16 @@ impl Handle {
         Ok(id)
     }
 
+    /// A rayon pool with one thread per slot of a hold, bound as those slots are; see
+    /// [`Team::rayon`].
+    ///
+    /// # Errors
+    /// If its threads cannot be started.
+    pub fn team_of(&self, id: HoldId) -> Result<Arc<rayon::ThreadPool>, PoolError> {
+        let slots = self.shared.admission.slots_of(id);
+        self.shared.team(if slots.is_empty() { &[0] } else { &slots })
+    }
+
     /// Carries out an order of rank 0 about leases of pools.
     pub fn carry_out_pool_orders(&self, orders: &PoolOrders) {
         self.shared.admission.carry_out_pool_orders(orders);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::job::{self, Addition, GrowingJob, KernelCheck, Loaded};
 use crate::journal::{Began, Session, TaskAddition};
 use crate::observe::SessionJob;
+use crate::runtime::divide_graphs;
 use crate::workload::graph_of;
 
 /// The job and graph of a session, with the tasks that were added to it.
@@ -14,6 +15,7 @@ use crate::workload::graph_of;
 pub fn subject_of(session: &Session) -> Result<SessionJob, String> {
     let (mut loaded, _) = grown_job(&session.began, &session.additions, &AnyKernel)?;
     loaded.job.set_auto_memory(session.requests.auto.clone().into());
+    divide_graphs(&mut loaded.job);
     let graph = graph_of(&loaded).map_err(|e| e.render(false))?;
     Ok(SessionJob { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
 }

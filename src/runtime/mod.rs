@@ -34,8 +34,8 @@ use rank::worker_main;
 
 pub use clock::unix_ns;
 pub use coordinator::{
-    BLOCKS, PlannedTask, RunPreview, UnfinishedRun, auto_memory, earlier_runs, find_unfinished_run, kind_of, preview,
-    recall, resume,
+    BLOCKS, PlannedTask, RunPreview, UnfinishedRun, auto_memory, divide_graphs, earlier_runs, find_unfinished_run,
+    kind_of, preview, recall, resume,
 };
 pub use error::RunError;
 pub(crate) use event_wait::detach_from_terminal;

@@ -100,8 +100,28 @@ pub enum WorkerAction {
         hosts: Vec<(String, u32)>,
         /// The CPUs set aside on this node.
         cpus: Vec<u32>,
+        /// For an operation: the ranks that execute it together, the leader first; otherwise empty.
+        ranks: Vec<Rank>,
     },
-    /// Free the slots that are set aside for a gang.
+    /// Run this rank's share of an operation that another rank leads, on the slots that are set
+    /// aside. Answered by one [`WorkerEvent::ShareEnded`](super::worker::WorkerEvent::ShareEnded)
+    /// when it has ended, which `Release` makes it do.
+    Share {
+        /// The gang.
+        gang: u32,
+        /// The task.
+        lease: Lease,
+        /// The ranks that execute it together, the leader first.
+        ranks: Vec<Rank>,
+    },
+    /// End the attempt that this rank leads as NODE_FAIL: a rank that executes it too is gone.
+    MemberLost {
+        /// The gang.
+        gang: u32,
+        /// The rank.
+        rank: Rank,
+    },
+    /// Free the slots that are set aside for a gang, as soon as a share of it has ended.
     Release {
         /// The gang.
         gang: u32,

@@ -1,14 +1,15 @@
-//! Gangs: MPI tasks that need slots on several ranks at once.
+//! Gangs: tasks that need slots on several ranks at once. These are MPI tasks that no single rank
+//! holds, and operations on a graph that is divided among the active ranks.
 //!
-//! A home that cannot hold such a task alone sends it to the coordinator. The coordinator assembles
-//! gangs one at a time, in the order in which they became ready, so two gangs never wait for each
-//! other's slots:
+//! A home sends such a task to the coordinator. The coordinator assembles gangs one at a time, in
+//! the order in which they became ready, so two gangs never wait for each other's slots:
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
 //! | waiting | no other is gathering | gathering | `Lead` to the leader, `Hold` to the others |
-//! | gathering | every rank has `Held` | running | `Launch` to the leader |
+//! | gathering | every rank has `Held` | running | `Launch` to the leader; of an operation, `Share` to the others |
 //! | running | `GangEnded`, or the leader leaves or is lost | gone | `Release` to the others |
+//! | running | another rank of an operation is lost | running | `MemberLost` to the leader, which ends the attempt |
 //! | waiting, gathering | cancelled, the run stops, or homes change | gone | `Release` to all |
 //!
 //! After a change of homes, each home requests its gangs again that had not started.
@@ -20,42 +21,74 @@ use super::membership::Member;
 use super::protocol::{Lease, Message};
 use crate::model::{Rank, TaskId};
 
-/// The shape that an MPI task requests.
+/// The shape that a task requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// MPI ranks.
-    pub ranks: u32,
-    /// CPUs of each.
-    pub cpus: u32,
-    /// Upper limit on MPI ranks per node.
-    pub per_node: Option<u32>,
+pub enum Shape {
+    /// An MPI task.
+    Mpi {
+        /// MPI ranks.
+        ranks: u32,
+        /// CPUs of each.
+        cpus: u32,
+        /// Upper limit on MPI ranks per node.
+        per_node: Option<u32>,
+    },
+    /// An operation that all active ranks execute together.
+    Everywhere {
+        /// CPUs on each rank; a rank with fewer slots gives all of them.
+        cpus: u32,
+    },
 }
 
 /// Looks up a task's shape.
 pub type ShapeOf = Box<dyn Fn(TaskId) -> Shape + Send>;
 
-/// The placement of a gang: each Phalanx rank with the number of MPI ranks that it hosts.
-pub type Hosts = Vec<(Rank, u32)>;
+/// A rank of a gang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The rank.
+    pub rank: Rank,
+    /// Number of MPI ranks that it hosts; 1 for an operation.
+    pub ranks: u32,
+    /// Number of its slots that are set aside.
+    pub slots: u32,
+}
 
-/// Places a shape on ranks: as few as possible, those with the most room first, no node above its
-/// limit. `None` if they cannot hold it.
-pub fn place(shape: Shape, members: &[Member]) -> Option<Hosts> {
-    let mut order: Vec<usize> = (0..members.len()).filter(|&r| members[r].slots >= shape.cpus.max(1)).collect();
+/// Places a shape on ranks; the first one leads. An MPI task gets as few ranks as possible, those
+/// with the most room first, no node above its limit; an operation gets all of them, in ascending
+/// order, so that operations on the same ranks have the same leader. `None` if they cannot hold it.
+pub fn place(shape: Shape, members: &[Member]) -> Option<Vec<Host>> {
+    match shape {
+        Shape::Mpi { ranks, cpus, per_node } => place_mpi((ranks, cpus.max(1), per_node), members),
+        Shape::Everywhere { cpus } => {
+            let works = (0..).zip(members).filter(|(_, member)| member.slots > 0);
+            let host = |(rank, member): (u32, &Member)| Host {
+                rank: Rank(rank),
+                ranks: 1,
+                slots: member.slots.min(cpus.max(1)),
+            };
+            Some(works.map(host).collect::<Vec<Host>>()).filter(|hosts| !hosts.is_empty())
+        }
+    }
+}
+
+fn place_mpi((ranks, cpus, per_node): (u32, u32, Option<u32>), members: &[Member]) -> Option<Vec<Host>> {
+    let mut order: Vec<usize> = (0..members.len()).filter(|&r| members[r].slots >= cpus).collect();
     order.sort_by(|&a, &b| {
         let key = |r: usize| (std::cmp::Reverse(members[r].slots), &members[r].node, r);
         key(a).cmp(&key(b))
     });
     let mut on_node = std::collections::BTreeMap::<&str, u32>::new();
-    let mut missing = shape.ranks;
+    let mut missing = ranks;
     let mut hosts = Vec::new();
     for rank in order {
         let node = on_node.entry(&members[rank].node).or_default();
-        let room = shape.per_node.map_or(u32::MAX, |most| most.saturating_sub(*node));
-        let here = (members[rank].slots / shape.cpus.max(1)).min(room).min(missing);
+        let room = per_node.map_or(u32::MAX, |most| most.saturating_sub(*node));
+        let here = (members[rank].slots / cpus).min(room).min(missing);
         if here > 0 {
             *node += here;
             missing -= here;
-            hosts.push((Rank(rank as u32), here));
+            hosts.push(Host { rank: Rank(rank as u32), ranks: here, slots: here * cpus });
         }
     }
     (missing == 0).then_some(hosts)
@@ -64,11 +97,25 @@ pub fn place(shape: Shape, members: &[Member]) -> Option<Hosts> {
 struct Gang {
     number: u32,
     lease: Lease,
-    hosts: Hosts,
+    hosts: Vec<Host>,
+    /// All ranks execute the task together.
+    is_shared: bool,
+    /// The leader has been notified that one of them is lost.
+    is_broken: bool,
     /// Ranks whose slots are not set aside yet.
     missing: Vec<Rank>,
     /// CPUs set aside on the leader's node.
     cpus: Vec<u32>,
+}
+
+impl Gang {
+    fn leader(&self) -> Rank {
+        self.hosts[0].rank
+    }
+
+    fn ranks(&self) -> Vec<Rank> {
+        self.hosts.iter().map(|host| host.rank).collect()
+    }
 }
 
 /// All gangs of a run.
@@ -121,7 +168,7 @@ impl Gangs {
     pub(super) fn held(&mut self, from: Rank, gang: u32, cpus: &[u32], actions: &mut Vec<CoordinatorAction>) {
         let Some(gathering) = self.gathering.as_mut().filter(|g| g.number == gang) else { return };
         gathering.missing.retain(|&r| r != from);
-        if self.members[from.index()].node == self.members[gathering.hosts[0].0.index()].node {
+        if self.members[from.index()].node == self.members[gathering.leader().index()].node {
             gathering.cpus.extend(cpus);
         }
         if !gathering.missing.is_empty() {
@@ -130,9 +177,17 @@ impl Gangs {
         if let Some(mut gang) = self.gathering.take() {
             gang.cpus.sort_unstable();
             gang.cpus.dedup();
-            let (hosts, cpus) = (self.by_node(&gang.hosts), std::mem::take(&mut gang.cpus));
-            let launch = Message::Launch { gang: gang.number, hosts, cpus };
-            actions.push(CoordinatorAction::Send { to: gang.hosts[0].0, message: launch });
+            let (number, cpus) = (gang.number, std::mem::take(&mut gang.cpus));
+            let (hosts, ranks) = match gang.is_shared {
+                true => (Vec::new(), gang.ranks()),
+                false => (self.by_node(&gang.hosts), Vec::new()),
+            };
+            for &to in ranks.iter().skip(1) {
+                let message = Message::Share { gang: number, lease: gang.lease, ranks: ranks.clone() };
+                actions.push(CoordinatorAction::Send { to, message });
+            }
+            let launch = Message::Launch { gang: number, hosts, cpus, ranks };
+            actions.push(CoordinatorAction::Send { to: gang.leader(), message: launch });
             self.running.push(gang);
         }
         self.gather(actions);
@@ -142,8 +197,8 @@ impl Gangs {
     pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<CoordinatorAction>) -> Option<Lease> {
         let at = self.running.iter().position(|g| g.number == gang)?;
         let gang = self.running.swap_remove(at);
-        for &(rank, _) in &gang.hosts[1..] {
-            actions.push(CoordinatorAction::Send { to: rank, message: Message::Release { gang: gang.number } });
+        for host in &gang.hosts[1..] {
+            actions.push(CoordinatorAction::Send { to: host.rank, message: Message::Release { gang: gang.number } });
         }
         Some(gang.lease)
     }
@@ -184,9 +239,8 @@ impl Gangs {
     /// Frees the slots of the gathering gang.
     fn scatter(&mut self, actions: &mut Vec<CoordinatorAction>) -> Option<Lease> {
         let gang = self.gathering.take()?;
-        let release =
-            |&(to, _): &(Rank, u32)| CoordinatorAction::Send { to, message: Message::Release { gang: gang.number } };
-        actions.extend(gang.hosts.iter().map(release));
+        let release = |to| CoordinatorAction::Send { to, message: Message::Release { gang: gang.number } };
+        actions.extend(gang.ranks().into_iter().map(release));
         Some(gang.lease)
     }
 
@@ -197,13 +251,20 @@ impl Gangs {
         self.unplaced = 0;
     }
 
-    /// Frees the slots of gangs whose leader is gone. Returns their leases.
+    /// Frees the slots of gangs whose leader is gone, and returns their leases. Notifies the leader
+    /// of an operation of which another rank is gone.
     pub(super) fn release_leaderless(
         &mut self,
         is_here: &dyn Fn(Rank) -> bool,
         actions: &mut Vec<CoordinatorAction>,
     ) -> Vec<Lease> {
-        let leaderless = self.running.iter().filter(|gang| !is_here(gang.hosts[0].0)).map(|gang| gang.number);
+        for gang in self.running.iter_mut().filter(|gang| gang.is_shared && !gang.is_broken) {
+            let Some(lost) = gang.hosts.iter().map(|host| host.rank).find(|&rank| !is_here(rank)) else { continue };
+            gang.is_broken = true;
+            let message = Message::MemberLost { gang: gang.number, rank: lost };
+            actions.push(CoordinatorAction::Send { to: gang.leader(), message });
+        }
+        let leaderless = self.running.iter().filter(|gang| !is_here(gang.leader())).map(|gang| gang.number);
         let leaderless: Vec<u32> = leaderless.collect();
         leaderless.into_iter().filter_map(|gang| self.ended(gang, actions)).collect()
     }
@@ -214,13 +275,13 @@ impl Gangs {
     }
 
     /// The host list: ranks of one node share a line.
-    fn by_node(&self, hosts: &Hosts) -> Vec<(String, u32)> {
+    fn by_node(&self, hosts: &[Host]) -> Vec<(String, u32)> {
         let mut nodes: Vec<(String, u32)> = Vec::new();
-        for &(rank, count) in hosts {
-            let node = &self.members[rank.index()].node;
+        for host in hosts {
+            let node = &self.members[host.rank.index()].node;
             match nodes.iter_mut().find(|n| n.0 == *node) {
-                Some(known) => known.1 += count,
-                None => nodes.push((node.clone(), count)),
+                Some(known) => known.1 += host.ranks,
+                None => nodes.push((node.clone(), host.ranks)),
             }
         }
         nodes
@@ -242,15 +303,17 @@ impl Gangs {
         };
         let number = self.next;
         self.next += 1;
-        for (i, &(to, ranks)) in hosts.iter().enumerate() {
-            let slots = ranks * shape.cpus.max(1);
+        for (i, &Host { rank: to, slots, .. }) in hosts.iter().enumerate() {
             let message = match i {
                 0 => Message::Lead { gang: number, slots, lease },
                 _ => Message::Hold { gang: number, slots },
             };
             actions.push(CoordinatorAction::Send { to, message });
         }
-        let missing = hosts.iter().map(|h| h.0).collect();
-        self.gathering = Some(Gang { number, lease, hosts, missing, cpus: Vec::new() });
+        let is_shared = matches!(shape, Shape::Everywhere { .. });
+        let mut gang =
+            Gang { number, lease, hosts, is_shared, is_broken: false, missing: Vec::new(), cpus: Vec::new() };
+        gang.missing = gang.ranks();
+        self.gathering = Some(gang);
     }
 }

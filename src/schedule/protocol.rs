@@ -22,7 +22,7 @@ use crate::model::{Attempt, Measure, Outcome, Rank, Reason, Shortfalls, State, T
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 17;
+pub const VERSION: u16 = 18;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,7 +129,7 @@ pub enum Message {
         /// Families, each with its time.
         elsewhere: Vec<(FamilyId, u64)>,
     },
-    /// Home to coordinator: this MPI task is ready and needs more than this rank has.
+    /// Home to coordinator: this task is ready and needs slots on several ranks.
     GangReady {
         /// The task.
         lease: Lease,
@@ -165,6 +165,26 @@ pub enum Message {
         hosts: Vec<(String, u32)>,
         /// The CPUs that all ranks of the leader's node have set aside.
         cpus: Vec<u32>,
+        /// For an operation: the ranks that execute it together, the leader first; otherwise empty.
+        ranks: Vec<Rank>,
+    },
+    /// Coordinator to another rank of an operation: all slots are set aside; run its share until
+    /// `Release`.
+    Share {
+        /// The gang.
+        gang: u32,
+        /// The task, which the leader reports.
+        lease: Lease,
+        /// The ranks that execute it together, the leader first.
+        ranks: Vec<Rank>,
+    },
+    /// Coordinator to the leader of an operation: a rank that executes it is gone, so end the
+    /// attempt.
+    MemberLost {
+        /// The gang.
+        gang: u32,
+        /// The rank.
+        rank: Rank,
     },
     /// Leader to coordinator: the gang's task ended.
     GangEnded {
@@ -438,6 +458,8 @@ pub struct Welcome {
     pub max_failures: Option<u32>,
     /// What first attempts at tasks with `memory = "auto"` ask for, in bytes by class.
     pub auto_memory: Vec<(String, u64)>,
+    /// Names of the data graphs that are divided among the active ranks.
+    pub divided_graphs: Vec<String>,
     /// Tasks of which attempts of earlier sessions fell short of what they needed.
     pub short: Vec<(TaskId, Shortfalls)>,
     /// Environment variables that the user set for MPI programs: each rank passes these on to its

@@ -53,12 +53,25 @@ use super::ranks::Ranks;
 use super::stealing::WorkStealer;
 use crate::model::{Attempt, Rank, TaskId, Time};
 
+/// This rank's part in a gang.
+#[derive(Default)]
+struct GangRole {
+    /// The task that this rank leads and has not started.
+    lead: Option<Lease>,
+    /// Its share of an operation runs.
+    shares: bool,
+    /// The gang has been released: only the share keeps its slots.
+    is_released: bool,
+}
+
 /// The state machine of one rank.
 pub struct Worker {
     me: Rank,
     facts: Arc<dyn Facts>,
     pace: Pace,
     slots: u32,
+    /// Number of active ranks.
+    active: u32,
     ledger: Option<Arc<DependencyCounts>>,
     /// Epoch of the membership that this rank belongs to, or has prepared for.
     epoch: u32,
@@ -84,8 +97,8 @@ pub struct Worker {
     lent: FxHashSet<TaskId>,
     /// Tasks at home here with unsuccessful attempts.
     tried: FxHashMap<TaskId, Tried>,
-    /// Gangs that hold slots here, with the task that this rank leads and has not started.
-    gangs: FxHashMap<u32, Option<Lease>>,
+    /// Gangs that hold slots here.
+    gangs: FxHashMap<u32, GangRole>,
     report: Vec<Attempt>,
     started: Vec<Started>,
     report_due: Option<Time>,
@@ -125,6 +138,7 @@ impl Worker {
             facts,
             pace,
             slots,
+            active: 1,
             ledger: None,
             epoch: 0,
             phase: change::ChangePhase::default(),
@@ -232,6 +246,14 @@ impl Worker {
                 send(actions, Rank::ZERO, Message::GangEnded { gang });
                 self.ended(now, attempt, actions);
             }
+            WorkerEvent::ShareEnded { gang } => {
+                if self.gangs.get_mut(&gang).is_some_and(|role| {
+                    role.shares = false;
+                    role.is_released
+                }) {
+                    self.gangs.remove(&gang);
+                }
+            }
             WorkerEvent::Started(started) => {
                 self.started.extend(started);
                 self.note_report(now);
@@ -314,9 +336,24 @@ impl Worker {
             }
             Message::Hold { gang, slots } => self.hold(gang, slots, None, actions),
             Message::Lead { gang, slots, lease } => self.hold(gang, slots, Some(lease), actions),
-            Message::Launch { gang, hosts, cpus } => self.launch(gang, hosts, cpus, actions),
+            Message::Launch { gang, hosts, cpus, ranks } => {
+                if let Some(lease) = self.gangs.get_mut(&gang).and_then(|role| role.lead.take()) {
+                    self.task_arrived(&lease);
+                }
+                actions.push(WorkerAction::Launch { gang, hosts, cpus, ranks });
+            }
+            Message::Share { gang, lease, ranks } => {
+                if let Some(role) = self.gangs.get_mut(&gang) {
+                    role.shares = true;
+                    actions.push(WorkerAction::Share { gang, lease, ranks });
+                }
+            }
+            Message::MemberLost { gang, rank } => actions.push(WorkerAction::MemberLost { gang, rank }),
             Message::Release { gang } => {
-                self.gangs.remove(&gang);
+                match self.gangs.get_mut(&gang).filter(|role| role.shares) {
+                    Some(role) => role.is_released = true,
+                    None => drop(self.gangs.remove(&gang)),
+                }
                 actions.push(WorkerAction::Release { gang });
             }
             Message::Stop { how } => {
@@ -369,15 +406,8 @@ impl Worker {
     }
 
     fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>, actions: &mut Vec<WorkerAction>) {
-        self.gangs.insert(gang, lead);
+        self.gangs.insert(gang, GangRole { lead, ..GangRole::default() });
         actions.push(WorkerAction::Hold { gang, slots, lead });
-    }
-
-    fn launch(&mut self, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>, actions: &mut Vec<WorkerAction>) {
-        if let Some(lease) = self.gangs.get_mut(&gang).and_then(Option::take) {
-            self.task_arrived(&lease);
-        }
-        actions.push(WorkerAction::Launch { gang, hosts, cpus });
     }
 
     /// Counts a task that ran here and failed for good.

@@ -112,6 +112,8 @@ pub(super) struct Held {
     lead: Option<Lease>,
     /// True while that task runs.
     led: bool,
+    /// True while the share of an operation runs that another rank leads.
+    shares: bool,
 }
 
 /// The pool of one rank.
@@ -169,13 +171,20 @@ impl SimulatedPool {
         self.queue.push_hold(Hold { gang, lead }, Needs { cpus: slots, ..Needs::SLOT });
     }
 
-    /// Frees the slots of a gang.
-    pub(super) fn release(&mut self, gang: u32) {
+    /// The share of an operation begins on the slots of its gang.
+    pub(super) fn share(&mut self, gang: u32) {
+        self.held.iter_mut().filter(|held| held.gang == gang).for_each(|held| held.shares = true);
+    }
+
+    /// Frees the slots of a gang. True if a share of an operation ends with that.
+    pub(super) fn release(&mut self, gang: u32) -> bool {
         self.queue.cancel_hold(|hold| hold.gang == gang);
         if let Some(at) = self.held.iter().position(|held| held.gang == gang) {
             let held = self.held.remove(at);
             self.finish(held.grant, Duration::ZERO);
+            return held.shares;
         }
+        false
     }
 
     /// The task of a gang that is led from here, once; its slots stay set aside.
@@ -197,11 +206,11 @@ impl SimulatedPool {
         self.queue.resume();
     }
 
-    /// True if nothing runs and nothing more starts. Slots that wait for a gang to start, or to end
-    /// elsewhere, count as idle.
+    /// True if nothing runs and nothing more starts. Slots that wait for a gang to start, or for an
+    /// MPI task to end elsewhere, count as idle.
     pub(super) fn is_quiet(&self) -> bool {
-        let led = self.held.iter().any(|held| held.led);
-        self.paused && !led && self.free.len() + self.set_aside() == self.slots as usize
+        let runs = self.held.iter().any(|held| held.led || held.shares);
+        self.paused && !runs && self.free.len() + self.set_aside() == self.slots as usize
     }
 
     fn set_aside(&self) -> usize {
@@ -259,7 +268,7 @@ impl SimulatedPool {
             AdmissionEntry::Task(lease) => Begin::Task(lease, grant),
             AdmissionEntry::Hold(Hold { gang, lead }) => {
                 let slots = grant.slots.clone();
-                self.held.push(Held { gang, grant, lead, led: false });
+                self.held.push(Held { gang, grant, lead, led: false, shares: false });
                 Begin::Held { gang, slots }
             }
         })

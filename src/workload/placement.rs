@@ -88,6 +88,12 @@ fn has_labels(group: &Group, member: &Member) -> bool {
 }
 
 fn misfit(group: &Group, members: &[Member], offers: &Offers) -> Option<String> {
+    if let Some(what) = requirements::unsuited_to_gangs(group).filter(|_| group.is_divided) {
+        return Some(format!(
+            "task `{}` is an operation on a divided graph and asks for {what}, which is not built yet for such tasks: leave that out, or set `divide = false` for the graph",
+            group.name
+        ));
+    }
     if members.iter().any(|member| fits(group, member)) {
         return None;
     }
@@ -109,8 +115,7 @@ fn misfit(group: &Group, members: &[Member], offers: &Offers) -> Option<String> 
             counted(members.len() as u64, "rank")
         ));
     }
-    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0), ("labels", !group.labels.is_empty())];
-    let (what, _) = asked.iter().find(|asked| asked.1)?;
+    let what = requirements::unsuited_to_gangs(group)?;
     Some(format!(
         "task `{name}` needs several ranks and asks for {what}, which is not built yet for such tasks: leave that out, or start ranks with enough slots to hold it alone"
     ))

@@ -17,8 +17,8 @@ impl Facts for Job {
         !is_special(self.group(task)) && !super::fair::is_fair(self)
     }
 
-    fn needs_gang(&self, task: TaskId, slots: u32) -> bool {
-        self.group(task).spans_ranks(slots)
+    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool {
+        self.group(task).needs_gang(slots, ranks)
     }
 }
 
@@ -26,7 +26,13 @@ impl Facts for Job {
 pub(crate) fn is_special(group: &Group) -> bool {
     let asks = group.memory.is_some() || group.gpus > 0 || !group.labels.is_empty();
     let pooled = group.limit.is_some() || !group.pools.is_empty();
-    group.cpus > 1 || asks || pooled || group.mpi.is_some()
+    group.cpus > 1 || asks || pooled || group.mpi.is_some() || group.is_divided
+}
+
+/// What the group's tasks ask for that no gang provides, if anything.
+pub(crate) fn unsuited_to_gangs(group: &Group) -> Option<&'static str> {
+    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0), ("labels", !group.labels.is_empty())];
+    asked.into_iter().find(|asked| asked.1).map(|asked| asked.0)
 }
 
 /// Number of slots of a task of the group, over all its MPI ranks; at least 1.
@@ -34,10 +40,13 @@ pub(crate) fn slots(group: &Group) -> u32 {
     group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)).max(1)
 }
 
-/// The shape that an MPI task requests.
+/// The shape that a task on several ranks requests.
 pub(crate) fn shape(group: &Group) -> Shape {
+    if group.is_divided {
+        return Shape::Everywhere { cpus: group.cpus };
+    }
     let (ranks, per_node) = group.mpi.map_or((1, None), |mpi| (mpi.ranks, mpi.per_node));
-    Shape { ranks, cpus: group.cpus, per_node }
+    Shape::Mpi { ranks, cpus: group.cpus, per_node }
 }
 
 /// The needs of a task after these shortfalls, on a rank with `most` bytes of memory, if it needs

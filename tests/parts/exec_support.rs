@@ -41,6 +41,7 @@ impl Spec {
             estimate: None,
             class: "t".into(),
             mpi: None,
+            is_divided: false,
         };
         let task = Task {
             id: TaskId(0),
@@ -227,6 +228,7 @@ pub fn pool() -> Arc<rayon::ThreadPool> {
 
 pub fn seat(slot: u16) -> ExecContext<'static> {
     ExecContext {
+        peers: None,
         slot,
         attempt: 1,
         short: Shortfalls::NONE,

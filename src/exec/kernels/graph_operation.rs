@@ -10,11 +10,10 @@ use std::sync::Arc;
 
 use toml::Value;
 
-use crate::data::exchange::SingleRank;
 use crate::data::format::GraphFormat;
 use crate::data::operations::{Direction, Edges, Operation, pagerank, write_values};
 use crate::exec::args::{ArgError, Args, FromArg, unknown};
-use crate::exec::graphs::report;
+use crate::exec::graphs::{ContextExchange, report};
 use crate::exec::kernel::{Context, Prepared};
 
 pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
@@ -44,8 +43,7 @@ fn run(
     let done = || {
         let each = output.is_some() || top > 0;
         let (found, cached) = context.graphs().run(graph, operation, context, each)?;
-        let is_cancelled = || context.cancelled();
-        let mut exchange = SingleRank::new(&is_cancelled);
+        let mut exchange = ContextExchange::new(context);
         if let Some(output) = output {
             let path = context.path(output);
             context.rayon().install(|| write_values(&mut exchange, &found.part, &found.answer.values, &path))?;

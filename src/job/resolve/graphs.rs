@@ -38,7 +38,8 @@ pub(super) fn resolve_graphs(specs: &[At<GraphSpec>], dir: &Path, findings: &mut
         let empty = Generator { kind: GeneratedKind::Grid, scale: 0, degree: 1, seed: 1 };
         let nothing = GraphSource { origin: Origin::Generated(empty), directed: None, weights: None };
         let source = source(spec, dir, findings).unwrap_or(nothing);
-        graphs.push(DataGraph { name: name.value.clone(), source });
+        let divide = spec.value.divide.as_ref().map(|divide| divide.value);
+        graphs.push(DataGraph { name: name.value.clone(), source, divide, is_divided: false });
     }
     graphs
 }

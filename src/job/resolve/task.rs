@@ -175,6 +175,7 @@ impl<'a> TaskResolver<'a> {
             estimate,
             class: common.get(|c| &c.class).map_or_else(|| Arc::clone(&self.name), |at| self.shared.text(&at.value)),
             mpi: self.mpi(),
+            is_divided: false,
             name: Arc::clone(&self.name),
         }
     }

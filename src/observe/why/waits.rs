@@ -216,16 +216,17 @@ impl Explainer<'_> {
             return reasons.push(TaskReason::NoRank { wanted: wanted(group), nodes_coming });
         }
         if let Some(rank) = task.home.and_then(|home| live.rank(home)) {
-            self.rank_reasons(rank, group, task.task, reasons);
+            self.rank_reasons((rank, active), group, task.task, reasons);
         }
         if task.able < active {
             reasons.push(TaskReason::Placement { able: task.able, ranks: active, wanted: wanted(group) });
         }
     }
 
-    fn rank_reasons(&self, at: &LiveRank, group: &Group, task: TaskId, reasons: &mut Vec<TaskReason>) {
+    /// `active`: number of ranks that take part.
+    fn rank_reasons(&self, (at, active): (&LiveRank, u32), group: &Group, task: TaskId, reasons: &mut Vec<TaskReason>) {
         let (rank, node) = (at.rank.0, at.node.clone());
-        if group.spans_ranks(at.slots) {
+        if group.needs_gang(at.slots, active) {
             return reasons.push(TaskReason::Gang { wanted: wanted(group) });
         }
         let wanted = self.run.subject().job.slots(task);

@@ -252,6 +252,7 @@ mod tests {
             open: true,
             max_failures: None,
             auto_memory: Vec::new(),
+            divided_graphs: Vec::new(),
             short: Vec::new(),
             user_variables: Vec::new(),
         };

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::auto_memory::auto_memory;
+use super::divided_graphs::divide_graphs;
 use super::join_address::JoinAddress;
 use super::part_of_job::{check_needs, left_out};
 use super::preview::{UnfinishedRun, unfinished_run};
@@ -132,6 +133,7 @@ impl PreparedRun {
         }
         let past = LoadedHistory::load(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
         auto_memory(dir.path().parent().unwrap_or(Path::new(RUNS)), &mut job);
+        divide_graphs(&mut job);
         let prepared = PreparedJob::of_part(job, Arc::new(graph), left_out);
         let base = std::env::current_dir()
             .map_err(|source| RunError::System { what: "find the current directory", source })?;
@@ -149,6 +151,7 @@ impl PreparedRun {
             masks: Vec::new(),
             open: listen.is_some(),
             auto_memory: prepared.job.auto_memory.to_vec(),
+            divided_graphs: prepared.job.divided_graphs(),
             short,
             user_variables: user_variables(),
         };

@@ -30,6 +30,10 @@ use crate::schedule::worker::{Worker, WorkerAction, WorkerEvent};
 /// Frames taken in one poll or exchange at most, so that outboxes are drained in between.
 const MAX_FRAMES_PER_POLL: usize = 64;
 
+/// Pieces of operations on divided graphs that are sent at once; further ones wait until these have
+/// left, so other frames never wait behind more than these.
+const MAX_PIECES_PER_POLL: usize = 4;
+
 /// How late a timer may be while slots are awake: they poll by themselves, and waking the main
 /// thread costs more than being late.
 const MAX_TIMER_DELAY: Duration = Duration::from_millis(10);
@@ -187,6 +191,11 @@ impl Engine {
         self.has_more
     }
 
+    /// True while pieces wait that leave only when this rank polls.
+    pub(super) fn has_pieces(&self) -> bool {
+        self.shared.gangs.pieces.is_waiting()
+    }
+
     pub(super) fn fabric(&mut self) -> &mut dyn Fabric {
         self.fabric.as_mut()
     }
@@ -304,6 +313,7 @@ impl Engine {
         }
         let quiet = self.worker.is_stopping() && self.shared.is_quiet();
         let mut moved = self.poll_load();
+        moved |= self.send_pieces();
         moved |= self.receive_frames();
         if quiet {
             self.step(WorkerEvent::Quiet);
@@ -398,6 +408,9 @@ impl Engine {
         }
         for (gang, cpus) in outbox.held.drain(..) {
             self.step(WorkerEvent::Held { gang, cpus });
+        }
+        for gang in outbox.shares_ended.drain(..) {
+            self.step(WorkerEvent::ShareEnded { gang });
         }
         for (gang, attempt) in outbox.gang_ended.drain(..) {
             self.step(WorkerEvent::GangEnded { gang, attempt });

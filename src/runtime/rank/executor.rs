@@ -61,6 +61,7 @@ impl Executor {
             gpus: slot.gpus(),
             hosts: &[],
             rayon: &rayon,
+            peers: None,
         };
         self.shared.runner.run(lease.task, &seat)
     }
@@ -144,7 +145,7 @@ impl Executor {
 }
 
 /// The panic of a kernel becomes the failure of its task, with this text.
-fn panic_without_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
+pub(super) fn panic_without_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
     panic!("{error}")
 }
 

@@ -1,18 +1,24 @@
-//! Slots that this rank sets aside for MPI tasks over several ranks, and the tasks that it leads.
+//! Slots that this rank sets aside for tasks on several ranks, and the tasks that it leads or
+//! executes a share of.
 //!
 //! The coordinator requests slots. The pool sets them aside when they are free and reports them.
-//! The rank that leads then runs the task's `mpirun` in a thread of its own, while the slots that
-//! it holds sleep. However the task ends, its slots are freed once.
+//! The rank that leads then runs the task in a thread of its own: the `mpirun` of an MPI task, or
+//! its share of an operation on a divided graph, of which the other ranks execute theirs in the
+//! same way. Meanwhile the slots sleep, and an operation uses a rayon pool on their CPUs. However
+//! the task ends, its slots are freed once.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
+use super::executor::panic_without_team;
+use super::gang_link::{GangLink, GangRun, PieceQueue};
 use super::shared::{FAILED, Shared, lock};
 use crate::exec::ExecContext;
-use crate::model::{Outcome, Reason, Time};
-use crate::pool::HoldId;
+use crate::fabric::wire::Piece;
+use crate::model::{Outcome, Rank, Reason, State, Time};
+use crate::pool::{HoldId, PoolError};
 use crate::schedule::protocol::Lease;
 use crate::schedule::resources::Needs;
 use crate::topology::bind_to_lent;
@@ -22,8 +28,18 @@ use crate::topology::bind_to_lent;
 pub(super) struct HeldGangs {
     by_hold: Mutex<HashMap<HoldId, u32>>,
     by_gang: Mutex<HashMap<u32, GangHold>>,
-    /// Number of gang tasks that this rank runs.
+    /// Number of gang tasks that this rank leads.
     pub(super) running: AtomicU32,
+    /// Number of shares of operations that other ranks lead.
+    shares: AtomicU32,
+    pub(super) pieces: PieceQueue,
+}
+
+impl HeldGangs {
+    /// True if this rank runs a task of a gang, or a share of one.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.load(SeqCst) + self.shares.load(SeqCst) > 0
+    }
 }
 
 /// The slots of one gang on this rank.
@@ -33,6 +49,28 @@ struct GangHold {
     lead: Option<Lease>,
     /// One of its slots; the attempt is recorded as having run there.
     slot: u16,
+    /// The CPUs of its slots.
+    cpus: Vec<u32>,
+    /// What the ranks of an operation exchange.
+    link: Arc<GangLink>,
+    /// A share of an operation that another rank leads runs here.
+    shares: bool,
+    /// The gang has been released: only the share keeps the slots.
+    is_released: bool,
+}
+
+/// What a thread needs to know of the slots that it uses.
+struct HeldSlots {
+    hold: HoldId,
+    slot: u16,
+    cpus: Vec<u32>,
+    link: Arc<GangLink>,
+}
+
+impl GangHold {
+    fn slots(&self) -> HeldSlots {
+        HeldSlots { hold: self.hold, slot: self.slot, cpus: self.cpus.clone(), link: Arc::clone(&self.link) }
+    }
 }
 
 impl Shared {
@@ -42,45 +80,60 @@ impl Shared {
         // The pool may call `held` before `hold` returns: that finds the gang once this lock is
         // free.
         let mut by_hold = lock(&self.gangs.by_hold);
-        let hold = pool.hold(Needs { cpus: slots, ..Needs::SLOT }).map_err(|error| format!("an MPI task {error}"))?;
+        let hold = pool.hold(Needs { cpus: slots, ..Needs::SLOT });
+        let hold = hold.map_err(|error| format!("a task on several ranks {error}"))?;
         by_hold.insert(hold, gang);
-        lock(&self.gangs.by_gang).insert(gang, GangHold { hold, lead, slot: 0 });
+        let link = Arc::default();
+        let held = GangHold { hold, lead, slot: 0, cpus: Vec::new(), link, shares: false, is_released: false };
+        lock(&self.gangs.by_gang).insert(gang, held);
         Ok(())
     }
 
-    /// Frees the slots of a gang.
+    /// Frees the slots of a gang. A share of an operation ends first.
     pub(super) fn release_gang(&self, gang: u32) {
-        let held = lock(&self.gangs.by_gang).remove(&gang);
+        let mut by_gang = lock(&self.gangs.by_gang);
+        if let Some(held) = by_gang.get_mut(&gang).filter(|held| held.shares) {
+            held.is_released = true;
+            return held.link.close();
+        }
+        let held = by_gang.remove(&gang);
+        drop(by_gang);
+        self.gangs.pieces.withdraw(gang);
         if let (Some(held), Some(pool)) = (held, self.pool.get()) {
             lock(&self.gangs.by_hold).remove(&held.hold);
             pool.release(held.hold);
         }
     }
 
-    /// Starts the task of a gang that this rank leads, in a thread of its own.
-    pub(super) fn launch(self: &Arc<Self>, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>) {
-        let led = lock(&self.gangs.by_gang).get_mut(&gang).and_then(|held| Some((held.lead.take()?, held.slot)));
+    /// Starts the task of a gang that this rank leads, in a thread of its own. `ranks`: those that
+    /// execute an operation together; empty for an MPI task.
+    pub(super) fn launch(self: &Arc<Self>, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>, ranks: Vec<Rank>) {
+        let mut by_gang = lock(&self.gangs.by_gang);
+        let led = by_gang.get_mut(&gang).and_then(|held| Some((held.lead.take()?, held.slots())));
+        drop(by_gang);
         // Without one it was released meanwhile: the run is being stopped.
-        let Some((lease, slot)) = led else { return };
+        let Some((lease, slots)) = led else { return };
+        let slot = slots.slot;
         self.gangs.running.fetch_add(1, SeqCst);
         let shared = Arc::clone(self);
-        let run = move || shared.run_gang(gang, lease, slot, &cpus, &hosts);
+        let run = move || match ranks.is_empty() {
+            true => shared.run_mpi_task(gang, lease, slot, (&cpus, &hosts)),
+            false => shared.run_operation(gang, lease, &slots, &ranks),
+        };
         if let Err(error) = std::thread::Builder::new().name(format!("gang-{gang}")).spawn(run) {
-            tracing::error!(gang, %error, "cannot start the thread of an MPI task");
-            let text = format!("the system refuses a thread for the MPI task: {error}");
+            tracing::error!(gang, %error, "cannot start the thread of a task on several ranks");
+            let text = format!("the system refuses a thread for the task: {error}");
             self.telemetry.add_reason(Reason::new(lease.task, lease.attempt, &text));
             let now = self.clock.now();
             self.end_gang(gang, lease, FAILED, slot, now);
         }
     }
 
-    fn run_gang(&self, gang: u32, lease: Lease, slot: u16, cpus: &[u32], hosts: &[(String, u32)]) {
+    fn run_mpi_task(&self, gang: u32, lease: Lease, slot: u16, (cpus, hosts): (&[u32], &[(String, u32)])) {
         let start = self.clock.now();
         // The thread inherits the CPU of the slot that launched it; mpirun must get the gang's
         // CPUs.
-        if let Err(error) = bind_to_lent(cpus) {
-            tracing::warn!(gang, %error, "the MPI task is not bound to the CPUs set aside for it");
-        }
+        bind(gang, cpus);
         let rayon = || panic!("an MPI task is a command and has no rayon pool");
         let seat = ExecContext {
             slot,
@@ -91,10 +144,85 @@ impl Shared {
             gpus: &[],
             hosts,
             rayon: &rayon,
+            peers: None,
         };
         let run = || self.runner.run(lease.task, &seat);
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(FAILED);
         self.end_gang(gang, lease, outcome, slot, start);
+    }
+
+    /// Runs an operation that this rank leads: its attempt, and this rank's share.
+    fn run_operation(&self, gang: u32, lease: Lease, slots: &HeldSlots, ranks: &[Rank]) {
+        let start = self.clock.now();
+        let outcome = self.with_peers(gang, lease, slots, ranks, |seat, _| self.runner.run(lease.task, seat));
+        let outcome = match outcome.unwrap_or(FAILED) {
+            // Not a failure of the task: it runs again, and that costs no retry.
+            failed if failed.state == State::Failed && slots.link.has_lost_rank() => {
+                Outcome { state: State::NodeFail, exit: 0, cached: false }
+            }
+            outcome => outcome,
+        };
+        self.end_gang(gang, lease, outcome, slots.slot, start);
+    }
+
+    /// Starts this rank's share of an operation that another rank leads, in a thread of its own.
+    pub(super) fn share(self: &Arc<Self>, gang: u32, lease: Lease, ranks: Vec<Rank>) {
+        self.gangs.shares.fetch_add(1, SeqCst);
+        let mut by_gang = lock(&self.gangs.by_gang);
+        let slots = by_gang.get_mut(&gang).map(|held| {
+            held.shares = true;
+            held.slots()
+        });
+        drop(by_gang);
+        let Some(slots) = slots else { return self.end_share(gang) };
+        let shared = Arc::clone(self);
+        let link = Arc::clone(&slots.link);
+        let its_ranks = ranks.clone();
+        let run = move || {
+            let share = |seat: &ExecContext, run: &GangRun| {
+                if let Err(reason) = shared.runner.share(lease.task, seat) {
+                    run.fail(&reason);
+                }
+            };
+            if shared.with_peers(gang, lease, &slots, &ranks, share).is_none() {
+                GangRun { shared: &shared, link: &slots.link, gang, ranks: &ranks }.fail("Phalanx itself failed");
+            }
+            shared.end_share(gang);
+        };
+        if let Err(error) = std::thread::Builder::new().name(format!("share-{gang}")).spawn(run) {
+            tracing::error!(gang, %error, "cannot start the thread of an operation that another rank leads");
+            let reason = format!("the system refuses a thread: {error}");
+            GangRun { shared: self, link: &link, gang, ranks: &its_ranks }.fail(&reason);
+            self.end_share(gang);
+        }
+    }
+
+    /// Calls `run` in this thread with the slots of a gang and its other ranks. `None` if it
+    /// panicked.
+    fn with_peers<T>(
+        &self,
+        gang: u32,
+        lease: Lease,
+        slots: &HeldSlots,
+        ranks: &[Rank],
+        run: impl FnOnce(&ExecContext, &GangRun) -> T,
+    ) -> Option<T> {
+        bind(gang, &slots.cpus);
+        let team = || self.pool.get().map_or(Err(PoolError::NoSlots), |pool| pool.team_of(slots.hold));
+        let rayon = || team().unwrap_or_else(|error| panic_without_team(&error));
+        let peers = GangRun { shared: self, link: &slots.link, gang, ranks };
+        let seat = ExecContext {
+            slot: slots.slot,
+            attempt: lease.attempt,
+            short: self.job.shortfalls(lease.task, lease.short),
+            cpus: &slots.cpus,
+            numa: None,
+            gpus: &[],
+            hosts: &[],
+            rayon: &rayon,
+            peers: Some(&peers),
+        };
+        catch_unwind(AssertUnwindSafe(|| run(&seat, &peers))).ok()
     }
 
     fn end_gang(&self, gang: u32, lease: Lease, outcome: Outcome, slot: u16, start: Time) {
@@ -105,13 +233,49 @@ impl Shared {
         self.event_wait.notify();
     }
 
+    fn end_share(&self, gang: u32) {
+        let mut by_gang = lock(&self.gangs.by_gang);
+        let is_released = by_gang.get_mut(&gang).is_some_and(|held| {
+            held.shares = false;
+            held.is_released
+        });
+        drop(by_gang);
+        if is_released {
+            self.release_gang(gang);
+        }
+        self.common_outbox().shares_ended.push(gang);
+        self.gangs.shares.fetch_sub(1, SeqCst);
+        self.event_wait.notify();
+    }
+
+    /// A rank is lost that executes an operation which this rank leads.
+    pub(super) fn member_lost(&self, gang: u32, rank: Rank) {
+        if let Some(held) = lock(&self.gangs.by_gang).get(&gang) {
+            held.link.lose(rank);
+        }
+    }
+
+    /// Takes a piece of an operation in; drops that of a gang that has ended.
+    pub(super) fn receive_piece(&self, from: Rank, piece: Piece) {
+        let link = lock(&self.gangs.by_gang).get(&piece.gang).map(|held| Arc::clone(&held.link));
+        if let Some(link) = link {
+            link.receive(from, piece);
+        }
+    }
+
     /// The pool has set the slots of a hold aside.
     pub(super) fn gang_holds(&self, id: HoldId, slot: usize, cpus: &[u32]) {
         let Some(gang) = lock(&self.gangs.by_hold).get(&id).copied() else { return };
         if let Some(held) = lock(&self.gangs.by_gang).get_mut(&gang) {
-            held.slot = slot as u16;
+            (held.slot, held.cpus) = (slot as u16, cpus.to_vec());
         }
         self.common_outbox().held.push((gang, cpus.to_vec()));
         self.event_wait.notify();
+    }
+}
+
+fn bind(gang: u32, cpus: &[u32]) {
+    if let Err(error) = bind_to_lent(cpus) {
+        tracing::warn!(gang, %error, "a task on several ranks is not bound to the CPUs set aside for it");
     }
 }

@@ -130,8 +130,8 @@ impl Facts for LiveJob {
         self.with(task, |found| !found.is_fair && !requirements::is_special(found.job.group(task)))
     }
 
-    fn needs_gang(&self, task: TaskId, slots: u32) -> bool {
-        self.with(task, |found| found.job.group(task).spans_ranks(slots))
+    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool {
+        self.with(task, |found| found.job.group(task).needs_gang(slots, ranks))
     }
 }
 

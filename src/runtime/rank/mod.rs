@@ -11,7 +11,8 @@
 //! | `shared` | what slots and engine share |
 //! | `leases` | items of the pool, and the leases that they represent |
 //! | `intra_node` | completions between ranks of one node, without the engine |
-//! | `gangs` | slots set aside for MPI tasks over several ranks |
+//! | `gangs` | slots set aside for tasks on several ranks, and those tasks |
+//! | `gang_link` | what the ranks of an operation on a divided graph exchange |
 //! | `outbox` | the state of one slot, and what it leaves for the engine |
 //! | `paused_tasks` | tasks that the user has paused |
 //! | `live_job` | the job of the start, and tasks that were added since |
@@ -27,6 +28,7 @@
 mod driving;
 mod engine;
 pub(super) mod executor;
+mod gang_link;
 mod gangs;
 mod intra_node;
 mod leases;

@@ -48,6 +48,8 @@ pub(super) struct Outbox {
     pub(super) held: Vec<(u32, Vec<u32>)>,
     /// Gangs led from here whose task has ended, and its attempt.
     pub(super) gang_ended: Vec<(u32, Attempt)>,
+    /// Gangs of whose operation the share here has ended.
+    pub(super) shares_ended: Vec<u32>,
     /// What the slot has sent by itself since the engine last drained this outbox.
     pub(super) sent: Traffic,
     /// Buffer of the frame that the slot sends or receives.
@@ -82,6 +84,7 @@ impl Outbox {
 
     /// True if it holds nothing but completed attempts and what followed from them.
     pub(super) fn is_plain(&self) -> bool {
-        self.special.is_empty() && self.ended.is_empty() && self.held.is_empty() && self.gang_ended.is_empty()
+        let gangs = self.held.is_empty() && self.gang_ended.is_empty() && self.shares_ended.is_empty();
+        self.special.is_empty() && self.ended.is_empty() && gangs
     }
 }

@@ -151,7 +151,7 @@ impl Shared {
 
     /// True if nothing can run here until the pool is resumed. Read it before the outboxes.
     pub(super) fn is_quiet(&self) -> bool {
-        self.gangs.running.load(SeqCst) == 0 && self.pool.get().is_none_or(Handle::is_quiet)
+        !self.gangs.is_running() && self.pool.get().is_none_or(Handle::is_quiet)
     }
 
     /// Swaps an outbox with `into`, which must be empty. False if the outbox is empty.

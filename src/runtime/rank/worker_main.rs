@@ -63,6 +63,7 @@ fn work(
     let base = PathBuf::from(&welcome.base_dir);
     let mut job = job::parse(welcome.job_text.clone(), &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
     job.set_auto_memory(welcome.auto_memory.clone().into());
+    job.divide_graphs(&welcome.divided_graphs);
     // Rank 0 hands out the edges that this rank needs.
     job.links = Vec::new();
     let resources = RankResources::new(topology, &welcome, labels, job.slots);

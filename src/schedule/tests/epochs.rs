@@ -34,7 +34,7 @@ fn pairs(count: u32) -> Coordinator {
     let home = (0..2 * count).map(|task| task % count * RANKS / count).collect();
     let (urgency, advice) = (vec![0; tasks], Box::new(Terms(Arc::new(job))));
     let tasks = Tasks { graph, home, urgency, advice, pools: Arc::default(), fair: Vec::new() };
-    let alone = Shape { ranks: 1, cpus: 1, per_node: None };
+    let alone = Shape::Mpi { ranks: 1, cpus: 1, per_node: None };
     Coordinator::new(tasks, &|_| false, vec![slots(); RANKS as usize], None, Box::new(move |_| alone))
 }
 

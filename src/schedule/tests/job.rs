@@ -44,8 +44,11 @@ impl Facts for Job {
         self.movable[task.index()]
     }
 
-    fn needs_gang(&self, task: TaskId, slots: u32) -> bool {
-        self.gangs.get(&task.0).is_some_and(|shape| shape.ranks * shape.cpus > slots)
+    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool {
+        self.gangs.get(&task.0).is_some_and(|shape| match *shape {
+            Shape::Mpi { ranks: asked, cpus, .. } => asked * cpus > slots,
+            Shape::Everywhere { .. } => ranks > 1,
+        })
     }
 }
 
@@ -98,7 +101,10 @@ impl Job {
         let n = graph.task_count();
         let failing = rng.f64() * 0.4;
         let total: u32 = slots.iter().sum();
-        let gang = |rng: &mut Rng| Shape { ranks: rng.u32(1..=total), cpus: 1, per_node: None };
+        let gang = |rng: &mut Rng| match rng.bool() {
+            true => Shape::Mpi { ranks: rng.u32(1..=total), cpus: 1, per_node: None },
+            false => Shape::Everywhere { cpus: rng.u32(1..3) },
+        };
         let gang_share = [0.0, 0.05, 0.05, 0.4][rng.usize(0..4)];
         let gangs: BTreeMap<u32, Shape> = (0..n as u32)
             .filter(|_| rng.f64() < gang_share)

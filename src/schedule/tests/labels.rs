@@ -63,7 +63,7 @@ fn coordinator(needs: &[u32], slots: &[u32]) -> Coordinator {
         pools: Arc::default(),
         fair: Vec::new(),
     };
-    let alone = Shape { ranks: 1, cpus: 1, per_node: None };
+    let alone = Shape::Mpi { ranks: 1, cpus: 1, per_node: None };
     Coordinator::new(tasks, &|_| false, slots.iter().map(member).collect(), None, Box::new(move |_| alone))
 }
 

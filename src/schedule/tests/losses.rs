@@ -62,7 +62,8 @@ fn lose(coordinator: &mut Coordinator, kept: &[u32]) -> Vec<CoordinatorAction> {
     says(coordinator, 0, Message::Ack { epoch: 1, kept, lent: Vec::new(), counted: Vec::new() })
 }
 
-const ALONE: Shape = Shape { ranks: 1, cpus: 1, per_node: None };
+const ALONE: Shape = Shape::Mpi { ranks: 1, cpus: 1, per_node: None };
+const FOUR: Shape = Shape::Mpi { ranks: 4, cpus: 1, per_node: None };
 
 #[test]
 fn whether_a_task_failed_or_was_skipped_follows_from_what_it_needs() {
@@ -94,7 +95,7 @@ fn a_task_that_has_begun_does_not_wait_for_what_runs_again() {
 fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
     let lease =
         Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0), short: Shortfalls::NONE };
-    let mut coordinator = two_ranks(&[], &[0], Shape { ranks: 4, ..ALONE });
+    let mut coordinator = two_ranks(&[], &[0], FOUR);
     let leader = Member { slots: 3, ..Member::default() };
     step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(leader) });
     for rank in [0, 1] {
@@ -142,7 +143,7 @@ fn an_end_that_only_its_home_knows_is_told_while_the_run_ends() {
 fn slots_of_a_gang_whose_leader_has_left_are_free() {
     let lease =
         Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0), short: Shortfalls::NONE };
-    let mut coordinator = two_ranks(&[], &[0], Shape { ranks: 4, ..ALONE });
+    let mut coordinator = two_ranks(&[], &[0], FOUR);
     let leader = Member { slots: 3, ..Member::default() };
     step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(leader) });
     let ack = |epoch| Message::Ack { epoch, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() };

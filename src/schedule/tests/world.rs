@@ -102,6 +102,10 @@ pub(super) struct World {
     pub(super) units: Vec<Units>,
     /// Units that MPI tasks on several ranks use, by task, with the rank that leads it.
     pub(super) gang_units: BTreeMap<u32, (usize, Vec<(u32, u32)>)>,
+    /// Shares of operations that run, as gang and rank.
+    shares: BTreeSet<(u32, usize)>,
+    /// Number of shares that have begun, and of operations that ended because a rank was lost.
+    pub(super) shared: [u32; 2],
     /// Until when tasks of a rank may run.
     ghosts_until: Vec<u64>,
     pub(super) dead_thieves: u32,
@@ -180,6 +184,8 @@ impl World {
             thief_dies: None,
             units: Units::of(&job.pools),
             gang_units: BTreeMap::new(),
+            shares: BTreeSet::new(),
+            shared: [0; 2],
             ghosts_until: Vec::new(),
             dead_thieves: 0,
             growing: None,

@@ -208,6 +208,7 @@ impl Worker {
             actions.push(WorkerAction::PoolOrders(units));
         }
         (self.leaving, self.emptied) = (leave, false);
+        self.active = active.len();
         self.stealer.meet(epoch, active);
         self.lent = out.into_iter().collect();
         match amends {

@@ -46,7 +46,7 @@ impl Worker {
         // Tasks that this rank cannot run wait here for a rank that can.
         let locals = locals.into_iter().filter(|&local| !self.lent.contains(&ledger.task(local)));
         let (gangs, here): (Vec<u32>, Vec<u32>) =
-            locals.partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
+            locals.partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots, self.active));
         if !here.is_empty() {
             self.load.ready += here.len() as u32;
             actions.push(WorkerAction::Start(here));

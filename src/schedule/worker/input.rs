@@ -14,8 +14,9 @@ pub trait Facts: Send + Sync {
     fn retry(&self, task: TaskId) -> Retry;
     /// True if any rank with slots can run the task, that is, if it needs one CPU and nothing else.
     fn movable(&self, task: TaskId) -> bool;
-    /// True for an MPI task that this many slots cannot hold: it needs several ranks.
-    fn needs_gang(&self, task: TaskId, slots: u32) -> bool;
+    /// True for a task that a rank with this many slots cannot run alone while this many ranks are
+    /// active: an MPI task that is too large, or an operation that all of them execute.
+    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool;
 }
 
 /// An input of the worker.
@@ -49,6 +50,11 @@ pub enum WorkerEvent {
         gang: u32,
         /// The attempt.
         attempt: Attempt,
+    },
+    /// The share of a gang's operation ended here; its slots are free once the gang is released.
+    ShareEnded {
+        /// The gang.
+        gang: u32,
     },
     /// These tasks have been running for a while.
     Started(Vec<Started>),

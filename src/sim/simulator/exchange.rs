@@ -130,7 +130,13 @@ impl Simulator<'_> {
                     self.begin(rank, lease, On::Gang { gang, slot });
                 }
             }
-            worker::WorkerAction::Release { gang } => self.ranks[rank as usize].pool.release(gang),
+            worker::WorkerAction::Share { gang, .. } => self.ranks[rank as usize].pool.share(gang),
+            worker::WorkerAction::MemberLost { gang, .. } => self.end_broken(rank, gang),
+            worker::WorkerAction::Release { gang } => {
+                if self.ranks[rank as usize].pool.release(gang) {
+                    queue.push_back(worker::WorkerEvent::ShareEnded { gang });
+                }
+            }
             worker::WorkerAction::Halt | worker::WorkerAction::Suspend => self.ranks[rank as usize].pool.pause(),
             worker::WorkerAction::Resume => self.ranks[rank as usize].pool.resume(),
             worker::WorkerAction::Stop(how) => {

@@ -172,12 +172,22 @@ impl Simulator<'_> {
 
     /// Ends everything that runs on a rank, without its drawn outcome.
     pub(super) fn interrupt(&mut self, rank: u32) {
-        for number in self.running_on(rank) {
-            let ends = self.events_due.schedule(self.now, SimulatedEvent::Ends(number as u32));
-            if let Some(running) = self.running.get_mut(number) {
-                running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM, cached: false };
-                running.ends = ends;
-            }
+        let outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM, cached: false };
+        self.running_on(rank).into_iter().for_each(|number| self.end_now(number, outcome));
+    }
+
+    /// Ends the operation of a gang that is led from this rank, as another rank of it is gone.
+    pub(super) fn end_broken(&mut self, rank: u32, gang: u32) {
+        let is_it = |&number: &usize| matches!(self.running[number].on, On::Gang { gang: of, .. } if of == gang);
+        if let Some(number) = self.running_on(rank).into_iter().find(is_it) {
+            self.end_now(number, Outcome { state: State::NodeFail, exit: 0, cached: false });
+        }
+    }
+
+    fn end_now(&mut self, number: usize, outcome: Outcome) {
+        let ends = self.events_due.schedule(self.now, SimulatedEvent::Ends(number as u32));
+        if let Some(running) = self.running.get_mut(number) {
+            (running.outcome, running.ends) = (outcome, ends);
         }
     }
 

@@ -90,7 +90,9 @@ impl Engine {
                     self.fail(reason);
                 }
             }
-            WorkerAction::Launch { gang, hosts, cpus } => self.shared.launch(gang, hosts, cpus),
+            WorkerAction::Launch { gang, hosts, cpus, ranks } => self.shared.launch(gang, hosts, cpus, ranks),
+            WorkerAction::Share { gang, lease, ranks } => self.shared.share(gang, lease, ranks),
+            WorkerAction::MemberLost { gang, rank } => self.shared.member_lost(gang, rank),
             WorkerAction::Release { gang } => self.shared.release_gang(gang),
             WorkerAction::Suspend | WorkerAction::Halt => self.shared.pause(),
             WorkerAction::Resume => self.shared.resume(),

@@ -1,6 +1,6 @@
 //! Frames and messages: received, delivered to the state machines, and sent.
 
-use super::{Engine, MAX_FRAMES_PER_POLL};
+use super::{Engine, MAX_FRAMES_PER_POLL, MAX_PIECES_PER_POLL};
 use crate::fabric::{FabricError, wire};
 use crate::model::Rank;
 use crate::schedule::protocol::Message;
@@ -34,6 +34,9 @@ impl Engine {
 
     /// Delivers the received frame.
     pub(super) fn process_frame(&mut self, from: Rank) {
+        if let Some(piece) = wire::piece(&self.received) {
+            return self.shared.receive_piece(from, piece);
+        }
         match wire::decode(&self.received) {
             Ok(message) => {
                 if let Message::StealReply { leases, .. } = &message {
@@ -104,6 +107,24 @@ impl Engine {
         if let Err(error) = wire::encode(&message, &mut self.outgoing) {
             return self.fail(format!("{to} cannot be sent what concerns it: {error}"));
         }
+        self.send_frame(to);
+    }
+
+    /// Sends pieces of operations once those before have left. True if some were sent.
+    pub(super) fn send_pieces(&mut self) -> bool {
+        if !self.shared.gangs.pieces.is_waiting() || !self.fabric.drained() {
+            return false;
+        }
+        let pieces = self.shared.gangs.pieces.take(MAX_PIECES_PER_POLL);
+        let moved = !pieces.is_empty();
+        for (to, frame) in pieces {
+            self.outgoing = frame;
+            self.send_frame(to);
+        }
+        moved
+    }
+
+    fn send_frame(&mut self, to: Rank) {
         self.traffic.messages += 1;
         self.traffic.bytes += self.outgoing.len() as u64;
         if let Err(error) = self.fabric.send(to, &mut self.outgoing) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Execution, LINK_TIMEOUT_NS, Life, World};
 use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
+use crate::schedule::gang::Shape;
 use crate::schedule::pools::shares::{PoolShares, Reserved};
 use crate::schedule::pools::{PoolClaim, PoolReport, SetId};
 use crate::schedule::protocol::{Lease, Load, Started, Stop, is_among};
@@ -20,6 +21,9 @@ pub(super) type Item = (u32, u32, u16, u64, Shortfalls);
 
 /// How long a task takes to fail on a rank that fails all of them.
 const FAILS_WITHIN_NS: u64 = 5_000;
+
+/// The start of an attempt that ends because a rank that executes it too is gone.
+const BROKEN: u64 = u64::MAX - 1;
 
 /// A rank's pool: a queue in order of urgency, slots, and slots held for gangs.
 #[derive(Default)]
@@ -88,8 +92,21 @@ impl World {
                 events.push_back(worker::WorkerEvent::Frozen { waiting });
             }
             worker::WorkerAction::Hold { gang, slots, lead } => self.pools[rank].holds.push_back((gang, slots, lead)),
-            worker::WorkerAction::Launch { gang, hosts, .. } => self.launch(rank, gang, &hosts, events),
+            worker::WorkerAction::Launch { gang, hosts, ranks, .. } => {
+                self.launch(rank, gang, (&hosts, &ranks), events)
+            }
+            worker::WorkerAction::Share { gang, lease, ranks } => {
+                assert!(ranks.contains(&me) && ranks[0] != me, "{gang}: {ranks:?}");
+                assert!(self.pools[rank].held.contains_key(&gang), "a share without slots");
+                assert!(matches!(self.job.gangs[&lease.task.0], Shape::Everywhere { .. }));
+                self.shares.insert((gang, rank));
+                self.shared[0] += 1;
+            }
+            worker::WorkerAction::MemberLost { gang, .. } => self.end_broken(rank, gang),
             worker::WorkerAction::Release { gang } => {
+                if self.shares.remove(&(gang, rank)) {
+                    self.pools[rank].outbox.push(worker::WorkerEvent::ShareEnded { gang });
+                }
                 let pool = &mut self.pools[rank];
                 pool.holds.retain(|h| h.0 != gang);
                 pool.idle += pool.held.remove(&gang).map_or(0, |h| h.0);
@@ -123,7 +140,9 @@ impl World {
     pub(super) fn exit(&mut self, rank: usize) {
         if self.life[rank] == Life::Alive && self.finished.is_none() {
             let pool = &self.pools[rank];
-            let empty = pool.running == 0 && pool.ready.is_empty() && pool.held.is_empty() && pool.outbox.is_empty();
+            let shares = self.shares.iter().any(|share| share.1 == rank);
+            let empty =
+                !shares && pool.running == 0 && pool.ready.is_empty() && pool.held.is_empty() && pool.outbox.is_empty();
             assert!(empty, "rank {rank} is ordered to leave with something left");
         }
         self.life[rank] = Life::Left;
@@ -167,18 +186,42 @@ impl World {
         }
     }
 
+    /// An operation ends that this rank leads, as another rank of it is gone: an attempt that has
+    /// the duration of the end of time marks that.
+    fn end_broken(&mut self, rank: usize, gang: u32) {
+        let Some(Some(lease)) = self.pools[rank].held.get(&gang).map(|held| held.1) else { return };
+        let all: Vec<_> = self.ends.drain().collect();
+        for Reverse((at, r, item, started)) in all {
+            let is_it = r as usize == rank && item.0 == lease.task.0 && started != u64::MAX;
+            let (at, started) = if is_it { (self.now, BROKEN) } else { (at, started) };
+            self.ends.push(Reverse((at, r, item, started)));
+        }
+    }
+
+    /// Slots of a rank for an operation.
+    fn share_of(&self, gang: u32, rank: usize) -> u32 {
+        let lease = self.pools.iter().filter_map(|pool| pool.held.get(&gang)?.1).next();
+        let shape = lease.map(|lease| self.job.gangs[&lease.task.0]);
+        let Some(Shape::Everywhere { cpus }) = shape else { panic!("{gang} is no operation: {shape:?}") };
+        self.pools[rank].slots.min(cpus)
+    }
+
     pub(super) fn launch(
         &mut self,
         rank: usize,
         gang: u32,
-        hosts: &[(String, u32)],
+        (hosts, ranks): (&[(String, u32)], &[Rank]),
         events: &mut VecDeque<worker::WorkerEvent>,
     ) {
         let held: u32 = self.pools.iter().filter_map(|p| p.held.get(&gang)).map(|h| h.0).sum();
         // A rank that has been given up may still receive what was sent before, when the others
         // have been released already.
         if self.life[rank] != Life::DeclaredLost {
-            assert_eq!(held, hosts.iter().map(|h| h.1).sum::<u32>(), "all slots are held");
+            let asked = match ranks {
+                [] => hosts.iter().map(|h| h.1).sum::<u32>(),
+                ranks => ranks.iter().map(|r| self.share_of(gang, r.index())).sum(),
+            };
+            assert_eq!(held, asked, "all slots are held");
         }
         let lease = self.pools[rank].held[&gang].1.expect("the leader has the task");
         let item = (lease.task.0, lease.home.0, lease.attempt, lease.ready.0, lease.short);
@@ -323,13 +366,14 @@ impl World {
         let Some(Reverse((_, rank, (task, home, attempt, ready, short), started))) = self.ends.pop() else { return };
         let (task, home, rank) = (TaskId(task), Rank(home), rank as usize);
         self.known.remove(&(Rank(rank as u32), task, attempt));
-        let interrupted = started == u64::MAX;
+        let interrupted = started >= BROKEN;
         let lost = |a: &&Attempt| a.task == task && a.outcome.state == State::NodeFail && a.attempt < attempt;
         let signalled = self.signalled.iter().filter(|end| end.0 == task && end.1 < attempt).count();
         let before =
             self.journal.iter().filter(lost).filter(|a| !self.signalled.contains(&(a.task, a.attempt))).count();
         let before = (signalled + before) as u16;
         let outcome = match interrupted || self.pools[rank].cancelled.contains(&task.0) {
+            true if started == BROKEN => Outcome { state: State::NodeFail, exit: 0, cached: false },
             true => Outcome { state: State::Cancelled, exit: -15, cached: false },
             false if self.signals && self.rng.u32(0..50) == 0 => {
                 Outcome { state: State::NodeFail, exit: -15, cached: false }
@@ -350,8 +394,13 @@ impl World {
         }
         // The report may be lost: then the next attempt has the same number.
         match outcome.state {
-            State::NodeFail => drop(self.signalled.insert((task, attempt))),
-            _ => drop(self.signalled.remove(&(task, attempt))),
+            State::NodeFail => {
+                self.shared[1] += u32::from(started == BROKEN);
+                self.signalled.insert((task, attempt));
+            }
+            _ => {
+                self.signalled.remove(&(task, attempt));
+            }
         }
         let start = if interrupted { self.now } else { started };
         if !interrupted {
