@@ -14,7 +14,7 @@ use crate::exec::Kernels;
 use crate::job::{self, Job, PolicyKind, ProviderKind};
 use crate::observe::progress::Mode;
 use crate::runtime::{
-    self, Finished, Options, PlannedTask, RunError, RunPreview, UnfinishedRun, detach_from_terminal,
+    self, Finished, Options, PlannedTask, RunError, RunPreview, UnfinishedRun, detach_from_terminal, divide_graphs,
     find_unfinished_run, preview,
 };
 use crate::system::launch;
@@ -197,13 +197,14 @@ fn ask(earlier: &UnfinishedRun) -> Answer {
 /// `one` world for a job that keeps its nodes to the end, or that has tasks spanning several nodes.
 /// A job file with mistakes gets `one` as well; the run itself reports them.
 fn worlds(args: &Args) -> &'static str {
-    let Ok(job::Loaded { job, .. }) = job::load_all(&args.jobs, &Kernels::builtin()) else { return "one" };
+    let Ok(job::Loaded { mut job, .. }) = job::load_all(&args.jobs, &Kernels::builtin()) else { return "one" };
+    divide_graphs(&mut job);
     let here = || std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
     let slots = args.slots.unwrap_or_else(here);
     let shrinks = job.scaling.as_ref().is_some_and(|scaling| scaling.policy != PolicyKind::Fixed);
     let in_slurm = matches!(job.capacity.provider, ProviderKind::None | ProviderKind::Slurm);
     let apart = shrinks && in_slurm && !args.coordinator_only;
-    if apart && !job.groups.iter().any(|group| group.spans_ranks(slots)) { "each" } else { "one" }
+    if apart && !job.groups.iter().any(|group| group.needs_gang(slots, u32::MAX)) { "each" } else { "one" }
 }
 
 /// Exit code of the process.

@@ -181,6 +181,51 @@ fn a_killed_rank_costs_only_what_it_ran() {
     }
 }
 
+/// What an operation on a graph has printed.
+fn line_of(dir: &Dir, task: &str) -> serde_json::Value {
+    let said = phalanx(dir).args(["report", "run", "--task", task]).run().ok();
+    let line = said.stdout().lines().find(|line| line.starts_with("{\"operation\"")).expect("it prints a line");
+    serde_json::from_str(line).expect("it is JSON")
+}
+
+#[test]
+fn a_divided_graph_follows_the_ranks_that_join_and_die() {
+    let dir = Dir::new("divided");
+    let operation = |name: &str, operation: &str, args: &str, needs: &str| {
+        format!(
+            "[[task]]\nname = \"{name}\"\ngraph = \"web\"\noperation = \"{operation}\"\n\
+             args = {{ {args} }}\nneeds = {{ task = \"{needs}\", when = \"afterany\" }}\n"
+        )
+    };
+    let job = String::from("[[graph]]\nname = \"web\"\ngenerate = { kind = \"kron\", scale = 9 }\ndivide = true\n")
+        + &meeting(1)
+        + &operation("alone", "components", "", "meet")
+        + &operation("change", "insert_edges", "edges = [[1, 2], [3, 400]]", "alone")
+        + &held(1, "needs = \"change\"")
+        + &operation("both", "components", "", "held")
+        + &operation("endless", "pagerank", "tolerance = 0, iterations = 1000000000", "both")
+        + &operation("again", "components", "", "endless");
+    let run = open_run(&dir, phalanx(&dir), &job);
+    wait_for("the first operations", 120, || Trace::of(&dir, "run").completed().contains("change").then_some(()));
+    let mut joined = join(phalanx(&dir));
+    wait_for("two ranks", 120, || (count(&status(&dir), "active") == 2).then_some(()));
+    release(&dir);
+    let runs = || phalanx(&dir).args(["status", "run"]).run().stdout().contains("endless");
+    wait_for("the long operation", 120, || runs().then_some(()));
+    joined.kill_all();
+    let is_lost = || Trace::of(&dir, "run").attempts("endless").iter().any(|row| row.state == "NODE_FAIL");
+    wait_for("the end of the attempt that lost a rank", 120, || is_lost().then_some(()));
+    phalanx(&dir).args(["cancel", "run", "endless"]).run().ok();
+    run.wait().code(1);
+    let lines = ["alone", "both", "again"].map(|task| line_of(&dir, task));
+    assert_eq!([0, 1, 2].map(|at| lines[at]["ranks"].as_u64()), [1, 2, 1].map(Some), "{lines:?}");
+    assert_eq!([0, 1, 2].map(|at| lines[at]["version"].as_u64()), [1, 2, 2].map(Some), "{lines:?}");
+    assert_eq!(lines[1]["components"], lines[2]["components"]);
+    let parts = |at: usize| lines[at]["part_bytes"].as_array().expect("a list").iter().filter_map(|part| part.as_u64());
+    assert!(parts(1).all(|part| part < parts(2).sum()), "a part is less than the whole: {lines:?}");
+    assert_eq!(Trace::of(&dir, "run").state("endless"), "CANCELLED");
+}
+
 #[test]
 fn a_rank_whose_coordinator_is_gone_leaves() {
     let dir = Dir::new("orphan");

@@ -1,6 +1,7 @@
 //! Data graphs in jobs, and the tools for them: as a user runs them, alone and under `mpirun`.
 
-use crate::support::{Dir, mpirun, phalanx, shell};
+use crate::support::checker::Trace;
+use crate::support::{Dir, mpirun, phalanx, shell, skip_loudly, wait_for};
 
 /// A path of five vertices, and one beside it.
 const PATH: &str = "10 20\n20 30\n30 40\n40 50\n60 60\n";
@@ -107,6 +108,159 @@ fn a_resumed_run_puts_in_what_was_written() {
     let said = phalanx(&dir).args(["report", "latest", "--task", "after"]).run().ok();
     assert!(said.stdout().contains("\"version\":3") && said.stdout().contains("\n30 2\n20 1\n"), "{said}");
     assert!(dir.read("out/after.txt").contains("60 1\n"));
+}
+
+/// The same with the graph divided among the ranks.
+fn divided(job: &str) -> String {
+    job.replace("[[graph]]\n", "[[graph]]\ndivide = true\n")
+}
+
+#[test]
+fn a_divided_graph_has_versions_and_is_resumed_on_other_ranks() {
+    let dir = prepared("graphs-divided");
+    dir.job("job.toml", &divided(JOB));
+    mpirun(&dir, 3).args(["run", "job.toml", "--slots", "1"]).run().code(0);
+    check_answers(&dir);
+    let said = phalanx(&dir).args(["report", "latest", "--task", "again[2]"]).run().ok();
+    assert!(said.stdout().contains("\"cached\":true") && said.stdout().contains("\"ranks\":3"), "{said}");
+    // Only what comes after the batches runs again.
+    dir.job("job.toml", &divided(JOB).replace("top = 2", "top = 3"));
+    mpirun(&dir, 2).args(["run", "job.toml", "--slots", "1", "--resume"]).run().code(0);
+    let said = phalanx(&dir).args(["report", "latest", "--task", "after"]).run().ok();
+    for text in ["\"version\":3", "\"ranks\":2", "\n30 2\n20 1\n"] {
+        assert!(said.stdout().contains(text), "{text} is missing\n{said}");
+    }
+    check_answers(&dir);
+}
+
+/// Operations on a generated graph, before and after a batch of changes; `divide` is a line of the
+/// graph's table.
+fn many(divide: &str) -> String {
+    let operations = ["degrees", "components", "triangles", "clustering", "communities", "pagerank", "sssp"];
+    let each = operations.map(|operation| {
+        let args = if operation == "sssp" { "args = { source = 1 }\n" } else { "" };
+        format!(
+            "[[task]]\nname = '{operation}'\ngraph = 'web'\noperation = '{operation}'\noutput = 'out/{operation}.txt'\n{args}"
+        )
+    });
+    format!(
+        "[[graph]]\nname = 'web'\ngenerate = {{ kind = 'kron', scale = 9 }}\n\
+         weights = {{ uniform = [1, 9], seed = 3 }}\n{divide}\n{}\
+         [[task]]\nname = 'join'\ngraph = 'web'\noperation = 'insert_edges'\n\
+         args = {{ edges = [[1, 2], [3, 4], [5, 400]] }}\nneeds = {operations:?}\n\
+         [[task]]\nname = 'rank'\ngraph = 'web'\noperation = 'pagerank'\n\
+         args = {{ tolerance = 0, iterations = 20 }}\noutput = 'out/rank.txt'\nneeds = 'join'\n\
+         [[task]]\nname = 'write'\ngraph = 'web'\noperation = 'save'\n\
+         args = {{ file = 'out/web.wel' }}\nneeds = 'join'\n",
+        each.concat()
+    )
+}
+
+/// The line that an operation has printed.
+fn line_of(dir: &Dir, task: &str) -> serde_json::Value {
+    let said = phalanx(dir).args(["report", "latest", "--task", task]).run().ok();
+    let line = said.stdout().lines().find(|line| line.starts_with("{\"operation\"")).expect("it prints a line");
+    serde_json::from_str(line).expect("it is JSON")
+}
+
+#[test]
+fn a_divided_graph_gives_the_same_files_on_any_number_of_ranks() {
+    let files = |ranks: u32| -> Vec<(String, String)> {
+        let dir = Dir::new("graphs-same");
+        dir.file("out/readme", "");
+        dir.job("job.toml", &many(if ranks == 1 { "" } else { "divide = true" }));
+        let command = if ranks == 1 { phalanx(&dir) } else { mpirun(&dir, ranks) };
+        command.args(["run", "job.toml", "--slots", "1"]).run().code(0);
+        let line = line_of(&dir, "rank");
+        let parts: Vec<u64> = line["part_bytes"].as_array().unwrap().iter().filter_map(|part| part.as_u64()).collect();
+        assert_eq!((line["ranks"].as_u64(), parts.len()), (Some(ranks.into()), ranks as usize), "{line}");
+        let (whole, most) = (parts.iter().sum::<u64>(), parts.iter().max().copied().unwrap_or(0));
+        assert!(most * u64::from(ranks) < whole * 3 / 2, "each rank holds a part of about the same size: {line}");
+        dir.list("out").into_iter().map(|name| (name.clone(), dir.read(&format!("out/{name}")))).collect()
+    };
+    let alone = files(1);
+    assert_eq!(alone.len(), 10, "{:?}", alone.iter().map(|file| &file.0).collect::<Vec<_>>());
+    for ranks in [2, 3, 4] {
+        for (other, own) in files(ranks).iter().zip(&alone) {
+            assert!(other == own, "{} differs on {ranks} ranks", own.0);
+        }
+    }
+}
+
+#[test]
+fn divided_graphs_have_the_values_that_others_found() {
+    let recorded = crate::support::repository().join("../shared/data/graphs");
+    let Ok(values) = std::fs::read_to_string(recorded.join("values.json")) else {
+        return skip_loudly(&format!("{} is absent", recorded.display()));
+    };
+    let values: serde_json::Value = serde_json::from_str(&values).unwrap();
+    for (name, ranks) in [("kron14.sg", 2), ("urand14.sg", 4)] {
+        let (dir, want) = (Dir::new("graphs-recorded"), &values[name]);
+        let task = |operation: &str, args: &str| {
+            format!(
+                "[[task]]\nname = '{operation}'\ngraph = 'g'\noperation = '{operation}'\nargs = {{ {args} }}\noutput = '{operation}.txt'\n"
+            )
+        };
+        let file = recorded.join(name);
+        let mut job = format!("[[graph]]\nname = 'g'\nfile = '{}'\ndivide = true\n", file.display());
+        job += &(task("bfs", "source = 0") + &task("components", "") + &task("triangles", ""));
+        job += &task("pagerank", "tolerance = 1e-14, iterations = 300");
+        dir.job("job.toml", &job);
+        mpirun(&dir, ranks).args(["run", "job.toml", "--slots", "1"]).run().code(0);
+        let bfs = line_of(&dir, "bfs");
+        assert_eq!((&bfs["reached"], &bfs["depth"]), (&want["bfs"]["reached"], &want["bfs"]["depth"]), "{name}");
+        let components = line_of(&dir, "components");
+        assert_eq!(components["components"], want["components"], "{name}");
+        assert_eq!(components["largest"], want["largest_component"], "{name}");
+        assert_eq!(line_of(&dir, "triangles")["triangles"], want["triangles"], "{name}");
+        let ranks = dir.read("pagerank.txt");
+        let ranks: Vec<f64> = ranks.lines().map(|line| line.split_once(' ').unwrap().1.parse().unwrap()).collect();
+        for pair in want["pagerank_sinks_spread"]["top"].as_array().expect("recorded") {
+            let (id, value) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());
+            assert!((ranks[id] - value).abs() <= 1e-9 * value, "{name}: vertex {id}: {}, not {value}", ranks[id]);
+        }
+    }
+}
+
+#[test]
+fn an_operation_on_a_divided_graph_is_cancelled_limited_and_refused() {
+    let dir = Dir::new("graphs-ended");
+    let endless = "graph = 'web'\noperation = 'pagerank'\nargs = { tolerance = 0, iterations = 1000000000 }\n";
+    let after = |task: &str| format!("needs = {{ task = '{task}', when = 'afterany' }}\n");
+    dir.job(
+        "job.toml",
+        &format!(
+            "[[graph]]\nname = 'web'\ngenerate = {{ kind = 'kron', scale = 8 }}\ndivide = true\n\
+             [[task]]\nname = 'endless'\n{endless}\
+             [[task]]\nname = 'limited'\ntime = '1s'\n{endless}{}\
+             [[task]]\nname = 'wrong'\ngraph = 'web'\noperation = 'bfs'\nargs = {{ source = 4000000 }}\n{}\
+             [[task]]\nname = 'good'\ngraph = 'web'\noperation = 'components'\n{}",
+            after("endless"),
+            after("limited"),
+            after("wrong"),
+        ),
+    );
+    let args = ["run", "job.toml", "--slots", "1", "--run-dir", "run", "--keep-going"];
+    let run = mpirun(&dir, 3).args(args).start();
+    let runs = || phalanx(&dir).args(["status", "run"]).run().stdout().contains("endless");
+    wait_for("the operation to run", 120, || (dir.has("run") && runs()).then_some(()));
+    phalanx(&dir).args(["cancel", "run", "endless"]).run().ok();
+    let said = run.wait().code(1);
+    let trace = Trace::of(&dir, "run");
+    let states = ["endless", "limited", "wrong", "good"].map(|task| trace.state(task));
+    assert_eq!(states, ["CANCELLED", "TIMEOUT", "FAILED", "COMPLETED"]);
+    assert!(said.stdout().contains("no vertex 4000000"), "{said}");
+}
+
+#[test]
+fn a_divided_graph_refuses_what_no_gang_provides() {
+    let dir = Dir::new("graphs-asked");
+    dir.job(
+        "job.toml",
+        "[[graph]]\nname = 'web'\ngenerate = { kind = 'kron', scale = 8 }\ndivide = true\n\
+         [[task]]\nname = 'a'\ngraph = 'web'\noperation = 'components'\nmemory = '1G'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml"]).run().code(2).says("asks for memory").says("`divide = false`");
 }
 
 #[test]

@@ -131,7 +131,8 @@ impl Shared {
         Load {
             idle: (load.slots - load.busy) as u32,
             ready: load.ready.saturating_sub(waiting) as u32,
-            running: load.busy as u32 + gangs,
+            // The slots of a gang are busy until shortly before its end is in the outbox.
+            running: gangs.max(load.busy as u32),
             held: (waiting + self.paused.len()) as u32,
         }
     }

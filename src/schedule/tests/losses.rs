@@ -165,6 +165,45 @@ fn slots_of_a_gang_whose_leader_has_left_are_free() {
     assert!(freed.contains(&release), "{freed:?}");
 }
 
+#[test]
+fn the_leader_of_an_operation_learns_once_that_a_rank_of_it_is_lost() {
+    let short = Shortfalls::NONE;
+    let lease = Lease { task: TaskId(0), home: Rank(1), attempt: 1, urgency: 0, ready: Time(0), short };
+    let mut coordinator = two_ranks(&[], &[1], Shape::Everywhere { cpus: 3 });
+    let third = Member { slots: 3, ..Member::default() };
+    step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(third) });
+    let ack = |epoch| Message::Ack { epoch, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() };
+    (0..2).for_each(|rank| drop(says(&mut coordinator, rank, ack(1))));
+    let asked = says(&mut coordinator, 1, Message::GangReady { lease });
+    let slots = |(to, message): (Rank, &Message)| match message {
+        Message::Lead { slots, .. } | Message::Hold { slots, .. } => Some((to.0, *slots)),
+        _ => None,
+    };
+    assert_eq!(messages(&asked).filter_map(slots).collect::<Vec<_>>(), [(0, 2), (1, 2), (2, 3)]);
+    let mut begun = Vec::new();
+    (0..3).for_each(|rank| begun = says(&mut coordinator, rank, Message::Held { gang: 1, cpus: Vec::new() }));
+    let shares = messages(&begun).filter(|(_, message)| matches!(message, Message::Share { .. }));
+    assert_eq!(shares.map(|(to, _)| to).collect::<Vec<_>>(), [Rank(1), Rank(2)]);
+    let all = [Rank(0), Rank(1), Rank(2)];
+    let launches = |(to, message): (Rank, &Message)| {
+        matches!(message, Message::Launch { ranks, .. } if *ranks == all).then_some(to)
+    };
+    assert_eq!(messages(&begun).find_map(launches), Some(Rank(0)));
+    let lost = |actions: &[CoordinatorAction]| -> Vec<(Rank, Rank)> {
+        let lost = |(to, message): (Rank, &Message)| match message {
+            Message::MemberLost { gang: 1, rank } => Some((to, *rank)),
+            _ => None,
+        };
+        messages(actions).filter_map(lost).collect()
+    };
+    let told = step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Lose });
+    assert_eq!(lost(&told), [(Rank(0), Rank(2))]);
+    assert_eq!(lost(&step(&mut coordinator, CoordinatorEvent::Tick)), []);
+    let freed = says(&mut coordinator, 0, Message::GangEnded { gang: 1 });
+    let releases = messages(&freed).filter(|(_, message)| matches!(message, Message::Release { gang: 1 }));
+    assert_eq!(releases.map(|(to, _)| to).collect::<Vec<_>>(), [Rank(1)], "rank 2 is gone");
+}
+
 /// The rank on which a task failed is an hour before rank 0, and the one that tries it again two
 /// behind.
 #[test]

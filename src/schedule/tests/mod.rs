@@ -288,7 +288,7 @@ fn a_run_that_loses_ranks_while_it_ends_is_resumed() {
 
 #[test]
 fn ranks_come_go_and_die_and_nothing_is_lost() {
-    let (mut complete, mut changed, mut lost_attempts) = (0, 0, 0);
+    let (mut complete, mut changed, mut lost_attempts, mut shared) = (0, 0, 0, [0; 2]);
     for seed in seeds(700) {
         let _named = Named(seed, "schedule::tests::ranks_come_go_and_die");
         let mut rng = Rng::with_seed(seed);
@@ -320,10 +320,12 @@ fn ranks_come_go_and_die_and_nothing_is_lost() {
         }
         complete += usize::from(world.finished == Some(StopReason::Complete));
         changed += world.epochs();
+        shared = [0, 1].map(|at: usize| shared[at] + world.shared[at]);
         lost_attempts += world.journal.iter().filter(|a| a.outcome.state == State::NodeFail).count();
     }
     if std::env::var_os("PHALANX_SEED").is_none() {
-        assert!(complete > 0 && changed > 0 && lost_attempts > 0);
+        assert!(complete > 0 && changed > 0 && lost_attempts > 0 && shared.iter().all(|&count| count > 0));
         eprintln!("{complete} runs complete, {changed} epochs, {lost_attempts} attempts lost with their rank");
+        eprintln!("{} shares of operations, {} operations that lost a rank", shared[0], shared[1]);
     }
 }
