@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use super::cache::CacheRules;
 use super::container::{Container, ContainerRuntime};
-use super::resolve::graphs::OPERATION_KERNEL;
 use super::space::Space;
 use super::template::{Element, Placeholder, Template};
 use super::{Task, Work};
 use crate::model::TaskId;
+
+/// Name of the kernel that runs operations on graphs.
+pub(crate) const OPERATION_KERNEL: &str = "graph_operation";
 
 /// The strings of one `[[task]]` table with compiled placeholders.
 #[derive(Clone, Debug)]

@@ -142,7 +142,7 @@ const SYNONYMS: &[Synonyms] = &[
     same("alerts alarm alarms notify notification notifications", &["alert"]),
     same("advice adviser llm ai assistant", &["advisor"]),
     same("graphs dataset data", &["graph"]),
-    same("divided partition partitioned distribute distributed shard sharded", &["divide"]),
+    same("divided distribute distributed shard sharded", &["divide"]),
     // Scaling, cost, capacity, alerts.
     same("min min_nodes min_workers minimum_ranks min_size minsize nodes_min least", &["min_ranks"]),
     same("max max_nodes max_workers maximum_ranks max_size maxsize nodes_max most workers", &["max_ranks"]),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::job::{self, Addition, GrowingJob, KernelCheck, Loaded};
 use crate::journal::{Began, Session, TaskAddition};
 use crate::observe::SessionJob;
-use crate::runtime::divide_graphs;
+use crate::runtime::divided_graphs::divide_graphs;
 use crate::workload::graph_of;
 
 /// The job and graph of a session, with the tasks that were added to it.

@@ -7,12 +7,14 @@
 //! | `world` | ranks meet, are dismissed and leave together; several runs on one world; joining |
 //! | `clock`, `event_wait` | the run's time; where the main thread waits, and signals |
 //! | `job_adapters`, `job_from_session` | adapters from the job to the traits of other parts |
+//! | `divided_graphs` | which data graphs are divided among the active ranks |
 //! | `options`, `error` | what a user asks of a run; why a run cannot start or continue |
 //!
 //! [`run`] runs one job; [`World`] runs several on the same ranks.
 
 mod clock;
 mod coordinator;
+mod divided_graphs;
 mod error;
 mod event_wait;
 mod job_adapters;
@@ -34,9 +36,10 @@ use rank::worker_main;
 
 pub use clock::unix_ns;
 pub use coordinator::{
-    BLOCKS, PlannedTask, RunPreview, UnfinishedRun, auto_memory, divide_graphs, earlier_runs, find_unfinished_run,
-    kind_of, preview, recall, resume,
+    BLOCKS, PlannedTask, RunPreview, UnfinishedRun, auto_memory, earlier_runs, find_unfinished_run, kind_of, preview,
+    recall, resume,
 };
+pub use divided_graphs::divide_graphs;
 pub use error::RunError;
 pub(crate) use event_wait::detach_from_terminal;
 pub use job_from_session::{job_of, subject_of};

@@ -1,6 +1,6 @@
 //! Resolves the `[[graph]]` tables, and tasks that are operations on a graph.
 //!
-//! An operation becomes a call of the kernel [`OPERATION_KERNEL`]. Its arguments contain everything
+//! An operation becomes a call of the kernel [`OPERATION_KERNEL`](crate::job::OPERATION_KERNEL). Its arguments contain everything
 //! that affects the result, including the source of the graph, so that a resumed run detects any
 //! change.
 
@@ -14,9 +14,6 @@ use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
 use crate::job::spec::{GenerateSpec, GraphSpec};
 use crate::job::units::shorten;
-
-/// Name of the kernel that runs operations on graphs.
-pub(crate) const OPERATION_KERNEL: &str = "graph_operation";
 
 /// The declared graphs. A source with a mistake is replaced by a placeholder that is never used.
 pub(super) fn resolve_graphs(specs: &[At<GraphSpec>], dir: &Path, findings: &mut Findings) -> Vec<DataGraph> {

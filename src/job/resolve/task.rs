@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use super::axes::resolve_axes;
 use super::drafts::{Notes, SharedTables, SourcePlace as Spot, TypedNeed};
-use super::graphs::OPERATION_KERNEL;
 use super::names::{check_dir, check_name, check_path, make_name, resolve_labels};
 use super::{ResolveContext, pattern};
 use crate::exec::script::is_standard;
-use crate::job::body::{Body, Extras, FileTemplate, WorkTemplate};
+use crate::job::body::{Body, Extras, FileTemplate, OPERATION_KERNEL, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::file_names::{check_patterns, tells_elements_apart};
 use crate::job::read::{At, Span};

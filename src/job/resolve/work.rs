@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::graphs::OPERATION_KERNEL;
 use super::task::TaskResolver;
 use super::warn_of_dialect;
 use crate::data::source::{GraphSource, Origin};
-use crate::job::body::{Arg, Body, FileTemplate, WorkTemplate};
+use crate::job::body::{Arg, Body, FileTemplate, OPERATION_KERNEL, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, suggest};
 use crate::job::read::{At, Span};
 use crate::job::template::{StringKind, Template};

@@ -4,7 +4,6 @@
 //! |---|---|---|
 //! | prepare | `prepare`, `resume`, `run_history` | reads the job, opens the run directory, finds complete tasks, completes estimates |
 //! | | `auto_memory` | what tasks with `memory = "auto"` ask for at first |
-//! | | `divided_graphs` | which data graphs are divided among the active ranks |
 //! | | `part_of_job`, `run_files` | what a selection leaves out, which files a resume compares |
 //! | | `preview` | what a run would do, for `--dry-run` |
 //! | launch | `launch`, `pricing` | handshake, hand-out, records the beginning, builds the driver |
@@ -27,7 +26,6 @@ mod auto_memory;
 mod autoscaler;
 mod changed_needs;
 mod commands;
-mod divided_graphs;
 pub(super) mod driver;
 mod explain;
 mod join_address;
@@ -51,7 +49,6 @@ mod status;
 mod walltime;
 
 pub use auto_memory::{auto_memory, earlier_runs};
-pub use divided_graphs::divide_graphs;
 pub use preview::{PlannedTask, RunPreview, UnfinishedRun, find_unfinished_run, preview};
 pub use provisioner::BLOCKS;
 pub use run_history::{kind_of, recall};

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::auto_memory::auto_memory;
-use super::divided_graphs::divide_graphs;
 use super::join_address::JoinAddress;
 use super::part_of_job::{check_needs, left_out};
 use super::preview::{UnfinishedRun, unfinished_run};
@@ -23,6 +22,7 @@ use crate::journal::{
 use crate::model::{Shortfalls, TaskId};
 use crate::observe::tell;
 use crate::runtime::clock::unix_ns;
+use crate::runtime::divided_graphs::divide_graphs;
 use crate::runtime::{Options, RunError};
 use crate::scale::price::{Prices, STOP_MARGIN};
 use crate::schedule::protocol::Welcome;

@@ -191,9 +191,11 @@ impl Engine {
         self.has_more
     }
 
-    /// True while pieces wait that leave only when this rank polls.
-    pub(super) fn has_pieces(&self) -> bool {
-        self.shared.gangs.pieces.is_waiting()
+    /// True while pieces of operations wait that leave, or are awaited that may arrive, only when
+    /// this rank polls.
+    pub(super) fn is_exchanging(&self) -> bool {
+        let pieces = &self.shared.gangs.pieces;
+        pieces.is_waiting() || pieces.is_awaiting() && !self.fabric.bell_is_enough()
     }
 
     pub(super) fn fabric(&mut self) -> &mut dyn Fabric {

@@ -17,10 +17,10 @@ use super::engine::{Engine, OutboxScope, SlotPhase};
 use super::leases::{LEASE_TAG, report_lost_ledger};
 use super::ledger_epochs::CurrentLedger;
 use super::outbox::Outbox;
-use super::shared::{Shared, lock};
+use super::shared::{Shared, lock, panic_without_team};
 use crate::exec::ExecContext;
 use crate::model::{Outcome, Time};
-use crate::pool::{HoldId, Item, PoolError, Slot, Workload};
+use crate::pool::{HoldId, Item, Slot, Workload};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::Lease;
 use crate::schedule::resources::{Impossible, Needs};
@@ -142,11 +142,6 @@ impl Executor {
             engine.exchange(slot, drain, SlotPhase::Busy);
         });
     }
-}
-
-/// The panic of a kernel becomes the failure of its task, with this text.
-pub(super) fn panic_without_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
-    panic!("{error}")
 }
 
 impl Workload for Executor {

@@ -14,14 +14,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::shared::{Shared, lock};
 use crate::data::exchange::Stopped;
 use crate::exec::Peers;
 use crate::fabric::wire::{MAX_PIECE_BYTES, Piece, PieceKind, encode_piece};
 use crate::model::Rank;
+use crate::runtime::event_wait::EventWait;
 
 /// Longest time until a thread that waits for others notices that it is cancelled.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -29,12 +29,18 @@ const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Complete rounds that an inbox holds at most.
 const MAX_ROUNDS: usize = 2;
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Pieces that the engine is to send.
 #[derive(Default)]
 pub(super) struct PieceQueue {
     pieces: Mutex<VecDeque<QueuedPiece>>,
     /// Their number, to be read without the lock.
     waiting: AtomicUsize,
+    /// Number of threads that wait for pieces of other ranks.
+    awaiting: AtomicUsize,
 }
 
 struct QueuedPiece {
@@ -46,6 +52,11 @@ struct QueuedPiece {
 impl PieceQueue {
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.load(SeqCst) > 0
+    }
+
+    /// True while a thread waits for pieces of other ranks.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.awaiting.load(SeqCst) > 0
     }
 
     /// Removes the first pieces, at most `most`, each with its receiver.
@@ -170,7 +181,9 @@ impl LinkState {
 
 /// A rank's side of an operation while it executes its share.
 pub(super) struct GangRun<'a> {
-    pub(super) shared: &'a Shared,
+    pub(super) me: Rank,
+    /// Where this rank's pieces go, and how the engine is notified of them.
+    pub(super) queue: (&'a PieceQueue, &'a EventWait),
     pub(super) link: &'a GangLink,
     pub(super) gang: u32,
     /// All ranks that execute it, the leader first.
@@ -200,14 +213,31 @@ impl GangRun<'_> {
             let piece = Piece { gang: self.gang, round, kind, bytes: &bytes[number * MAX_PIECE_BYTES..end] };
             QueuedPiece { gang: self.gang, to: self.ranks[place], frame: encode_piece(piece) }
         });
-        self.shared.gangs.pieces.add(queued);
-        self.shared.event_wait.notify();
+        let (pieces, event_wait) = self.queue;
+        pieces.add(queued);
+        event_wait.notify();
+    }
+}
+
+/// Counts a thread that waits until it is dropped.
+struct Awaiting<'a>(&'a AtomicUsize);
+
+impl<'a> Awaiting<'a> {
+    fn of(count: &'a AtomicUsize) -> Awaiting<'a> {
+        count.fetch_add(1, SeqCst);
+        Awaiting(count)
+    }
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 
 impl Peers for GangRun<'_> {
     fn place(&self) -> usize {
-        self.ranks.iter().position(|&rank| rank == self.shared.me).unwrap_or(0)
+        self.ranks.iter().position(|&rank| rank == self.me).unwrap_or(0)
     }
 
     fn ranks(&self) -> &[Rank] {
@@ -219,7 +249,8 @@ impl Peers for GangRun<'_> {
     }
 
     fn swap(&self, mut outgoing: Vec<Vec<u8>>, is_cancelled: &dyn Fn() -> bool) -> Result<Vec<Vec<u8>>, Stopped> {
-        let (me, place) = (self.shared.me, self.place());
+        let place = self.place();
+        let _awaiting = Awaiting::of(&self.queue.0.awaiting);
         let own = outgoing.get_mut(place).map(std::mem::take).unwrap_or_default();
         let mut state = lock(&self.link.state);
         let round = state.round;
@@ -229,7 +260,7 @@ impl Peers for GangRun<'_> {
         drop(outgoing);
         let mut state = lock(&self.link.state);
         loop {
-            if let Some(mut incoming) = state.take(me, self.ranks)? {
+            if let Some(mut incoming) = state.take(self.me, self.ranks)? {
                 incoming[place] = own;
                 return Ok(incoming);
             }

@@ -12,9 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use super::executor::panic_without_team;
 use super::gang_link::{GangLink, GangRun, PieceQueue};
-use super::shared::{FAILED, Shared, lock};
+use super::shared::{FAILED, Shared, lock, panic_without_team};
 use crate::exec::ExecContext;
 use crate::fabric::wire::Piece;
 use crate::model::{Outcome, Rank, Reason, State, Time};
@@ -185,14 +184,14 @@ impl Shared {
                 }
             };
             if shared.with_peers(gang, lease, &slots, &ranks, share).is_none() {
-                GangRun { shared: &shared, link: &slots.link, gang, ranks: &ranks }.fail("Phalanx itself failed");
+                shared.gang_run(gang, &slots.link, &ranks).fail("Phalanx itself failed");
             }
             shared.end_share(gang);
         };
         if let Err(error) = std::thread::Builder::new().name(format!("share-{gang}")).spawn(run) {
             tracing::error!(gang, %error, "cannot start the thread of an operation that another rank leads");
             let reason = format!("the system refuses a thread: {error}");
-            GangRun { shared: self, link: &link, gang, ranks: &its_ranks }.fail(&reason);
+            self.gang_run(gang, &link, &its_ranks).fail(&reason);
             self.end_share(gang);
         }
     }
@@ -210,7 +209,7 @@ impl Shared {
         bind(gang, &slots.cpus);
         let team = || self.pool.get().map_or(Err(PoolError::NoSlots), |pool| pool.team_of(slots.hold));
         let rayon = || team().unwrap_or_else(|error| panic_without_team(&error));
-        let peers = GangRun { shared: self, link: &slots.link, gang, ranks };
+        let peers = self.gang_run(gang, &slots.link, ranks);
         let seat = ExecContext {
             slot: slots.slot,
             attempt: lease.attempt,
@@ -223,6 +222,10 @@ impl Shared {
             peers: Some(&peers),
         };
         catch_unwind(AssertUnwindSafe(|| run(&seat, &peers))).ok()
+    }
+
+    fn gang_run<'a>(&'a self, gang: u32, link: &'a GangLink, ranks: &'a [Rank]) -> GangRun<'a> {
+        GangRun { me: self.me, queue: (&self.gangs.pieces, &self.event_wait), link, gang, ranks }
     }
 
     fn end_gang(&self, gang: u32, lease: Lease, outcome: Outcome, slot: u16, start: Time) {

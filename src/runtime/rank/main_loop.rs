@@ -41,7 +41,7 @@ pub(in crate::runtime) fn main_loop(executor: &Executor) {
             return;
         }
         interval = match () {
-            () if engine.has_pieces() || engine.fabric().is_moving() => MIN_POLL_INTERVAL,
+            () if engine.is_exchanging() || engine.fabric().is_moving() => MIN_POLL_INTERVAL,
             () if slots_poll => SLOT_POLL_GRACE,
             () if engine.fabric().bell_is_enough() => MAX_POLL_INTERVAL,
             () if moved => MIN_POLL_INTERVAL,

@@ -23,7 +23,7 @@ use crate::exec::{Kernels, Runner, TaskSource};
 use crate::fabric::near::NearLane;
 use crate::job::read_added;
 use crate::model::{Outcome, Rank, Reason, State};
-use crate::pool::Handle;
+use crate::pool::{Handle, PoolError};
 use crate::runtime::clock::Clock;
 use crate::runtime::event_wait::EventWait;
 use crate::schedule::dependency_counts::DependencyCounts;
@@ -74,6 +74,11 @@ pub(in crate::runtime) struct Shared {
 /// values, so none is left half done.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The panic of a kernel becomes the failure of its task, with this text.
+pub(super) fn panic_without_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
+    panic!("{error}")
 }
 
 impl Shared {
