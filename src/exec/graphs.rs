@@ -514,3 +514,60 @@ pub fn report(
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::data::generate::{GeneratedKind, Generator};
+    use crate::data::source::{GraphSource, Origin};
+    use crate::exec::control::Control;
+    use crate::exec::kernel::KernelCall;
+    use crate::exec::output::Output;
+    use crate::exec::{ExecContext, OutputSink, RankContext};
+    use crate::model::{Outcome, Shortfalls, Stream, TaskId};
+
+    struct Nowhere;
+
+    impl OutputSink for Nowhere {
+        fn append(&self, _: TaskId, _: u16, _: Stream, _: &[u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn finish(&self, _: TaskId, _: u16, _: Outcome) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_kernel_gets_all_of_a_graph_unless_the_job_divides_it() {
+        let generator = Generator { kind: GeneratedKind::Grid, scale: 4, degree: 1, seed: 1 };
+        let source = GraphSource { origin: Origin::Generated(generator), directed: None, weights: None };
+        let graph =
+            |name: &str, divide| DataGraph { name: name.into(), source: source.clone(), divide, is_divided: true };
+        let graphs = Graphs::new(&[graph("large", None), graph("chosen", Some(true))], None);
+        let team = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
+        let rayon = || Arc::clone(&team);
+        let seat = ExecContext {
+            slot: 0,
+            attempt: 1,
+            short: Shortfalls::NONE,
+            cpus: &[],
+            numa: None,
+            gpus: &[],
+            hosts: &[],
+            rayon: &rayon,
+            peers: None,
+        };
+        let site = RankContext::new("r-1", Rank(0), "n", 1);
+        let (control, output) = (Control::new().unwrap(), Output::new(&Nowhere, TaskId(0), 1));
+        let (dir, index) = (Path::new("."), || None);
+        let call =
+            KernelCall { task: TaskId(0), name: "t", dir, seat: &seat, site: &site, graphs: &graphs, index: &index };
+        let context = Context::new(call, &control, None, &output);
+        assert_eq!(context.graph("large").unwrap().own().len(), 16);
+        let refusal = context.graph("chosen").unwrap_err().to_string();
+        assert!(refusal.contains("`chosen` is divided") && refusal.contains("`divide = false`"), "{refusal}");
+    }
+}

@@ -33,3 +33,38 @@ pub fn divide_graphs(job: &mut Job) {
     let names: Vec<String> = job.graphs.iter().filter(is_divided).map(|graph| graph.name.clone()).collect();
     job.divide_graphs(&names);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Kernels;
+    use crate::job::parse;
+
+    #[test]
+    fn large_graphs_are_divided_unless_the_job_says_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = std::fs::File::create(dir.path().join("large.el")).unwrap();
+        large.set_len(MIN_EDGES * BYTES_PER_EDGE).unwrap();
+        let mut text = String::new();
+        for (name, origin, more, asks) in [
+            ("large_kron", "generate = { kind = 'kron', scale = 16 }", "", ""),
+            ("small_kron", "generate = { kind = 'kron', scale = 15 }", "", ""),
+            ("grid", "generate = { kind = 'grid', scale = 20, degree = 1 }", "", ""),
+            ("whole", "generate = { kind = 'kron', scale = 16 }", "divide = false", ""),
+            ("chosen", "generate = { kind = 'kron', scale = 4 }", "divide = true", ""),
+            ("asking", "generate = { kind = 'kron', scale = 16 }", "", "memory = '1G'"),
+            ("large_file", "file = 'large.el'", "", ""),
+            ("no_file", "file = 'later.el'", "", ""),
+        ] {
+            text += &format!("[[graph]]\nname = '{name}'\n{origin}\n{more}\n");
+            text += &format!("[[task]]\nname = '{name}'\ngraph = '{name}'\noperation = 'components'\n{asks}\n");
+        }
+        let mut job = parse(text, "j.toml", dir.path(), &Kernels::builtin()).unwrap().job;
+        divide_graphs(&mut job);
+        let divided = ["large_kron", "grid", "chosen", "large_file"];
+        assert_eq!(job.divided_graphs(), divided);
+        let groups = job.groups.iter().filter(|group| group.is_divided).map(|group| &*group.name);
+        assert_eq!(groups.collect::<Vec<_>>(), divided, "so are their operations");
+        assert!(job.groups[0].needs_gang(4, 2) && !job.groups[0].needs_gang(4, 1), "one rank needs no gang");
+    }
+}
