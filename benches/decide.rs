@@ -154,6 +154,7 @@ fn see<R>(work: &RemainingWork, ranks: &[RankView], look: impl FnOnce(&Observati
         samples: Samples::default(),
         custom: &Customs::new(),
         settled: 0.0,
+        sites: &[],
     })
 }
 

@@ -3,17 +3,17 @@
 //! | state | event | next | does |
 //! |---|---|---|---|
 //! | requested | accepted by the provider | pending | |
-//! | requested | refused | failed | ten in a row pause the provider |
+//! | requested | refused | failed | ten in a row at every site pause the requests |
 //! | requested, pending, granted | is drained | releasing | the provider withdraws it |
 //! | pending | granted | granted | the bill begins |
 //! | granted | its world joins | active | |
-//! | granted | does not join in time | releasing | the provider withdraws it; three in a row pause it |
+//! | granted | does not join in time | releasing | the provider withdraws it; three in a row pause the requests |
 //! | active | is drained | draining | the coordinator drains its ranks |
 //! | active | its time is nearly up | active | reported once, so that its ranks drain |
 //! | granted, active, draining | its ranks are gone | releasing | the provider releases it, and withdraws it after a timeout |
 //! | releasing | cannot be released | held | the bill continues; no other node of its job is released |
 //! | releasing, held | ends | released | the bill ends |
-//! | requested, pending, granted | ends | failed | three in a row pause the provider |
+//! | requested, pending, granted | ends | failed | three in a row pause the requests |
 //! | active, draining | ends | released | |
 //!
 //! A block is billed from its grant to its end; both times are the provider's if it reports them.
@@ -21,6 +21,10 @@
 //! Blocks of one name are nodes of one job. If one of them cannot be released, none can. The node
 //! of the batch script (the *anchor*) is released with the last of the others. Ranks of such blocks
 //! can only be parked ([`Blocks::is_bound`]).
+//!
+//! A node may be requested from several sites (`sites`).
+
+mod sites;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,6 +33,8 @@ use crate::model::{Labels, Time};
 use crate::workload::walltime::margin_within;
 
 pub use crate::model::BlockState as State;
+use sites::SiteHealth;
+pub use sites::{OverdueNeed, SiteId};
 
 /// After this number of refused requests in a row no further node is requested.
 const MAX_REFUSALS: u32 = 10;
@@ -91,11 +97,26 @@ pub struct NodeGrant {
     pub anchor: bool,
 }
 
+/// The period for which a node is billed, until now if it has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bill {
+    /// The site that the node was requested from; `None`: none.
+    pub site: Option<SiteId>,
+    /// Its beginning.
+    pub from: Time,
+    /// Its end.
+    pub to: Option<Time>,
+}
+
 /// One block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     /// Its number.
     pub id: BlockId,
+    /// The site that it was requested from.
+    pub site: SiteId,
+    /// The first block that was requested for the same node.
+    pub need: BlockId,
     /// Its state.
     pub state: State,
     /// The provider's name for its job or process; empty until it is accepted.
@@ -129,6 +150,8 @@ impl Block {
     fn new(id: BlockId, asked: Time, own: bool, labels: Labels) -> Block {
         Block {
             id,
+            site: SiteId::default(),
+            need: id,
             state: State::Requested,
             name: String::new(),
             node: String::new(),
@@ -148,6 +171,12 @@ impl Block {
 
     fn is_coming(&self) -> bool {
         matches!(self.state, State::Requested | State::Pending | State::Granted)
+    }
+
+    /// The bill of its node; `None` until it is granted. A node that the run has from the start is
+    /// no site's.
+    pub fn bill(&self) -> Option<Bill> {
+        Some(Bill { site: (!self.own).then_some(self.site), from: self.granted?, to: self.ended })
     }
 
     /// When its ranks must begin to leave, because it will be taken away. Tasks take up to `task`.
@@ -181,8 +210,10 @@ pub enum BlockNote {
 pub struct Blocks {
     table: BTreeMap<BlockId, Block>,
     next: u64,
-    refusals: u32,
-    failed_starts: u32,
+    /// By place in the job.
+    sites: Vec<SiteHealth>,
+    /// Needs that are not met, by their first block, with the labels that their nodes must have.
+    open: BTreeMap<BlockId, Labels>,
     paused: Option<String>,
     notes: Vec<BlockNote>,
     orders: Vec<ProviderOrder>,
@@ -191,20 +222,16 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Adds a requested block with these labels; `None` if requests are paused.
-    pub fn request(&mut self, now: Time, labels: &Labels) -> Option<BlockId> {
-        self.paused.is_none().then(|| self.add(now, false, Labels::clone(labels)))
+    /// Adds a node that the run has from the start; `site` releases it.
+    pub fn own(&mut self, now: Time, site: SiteId) -> BlockId {
+        self.add(now, true, Labels::default(), site, None)
     }
 
-    /// Adds a node that the run has from the start.
-    pub fn own(&mut self, now: Time) -> BlockId {
-        self.add(now, true, Labels::default())
-    }
-
-    fn add(&mut self, now: Time, own: bool, labels: Labels) -> BlockId {
+    fn add(&mut self, now: Time, own: bool, labels: Labels, site: SiteId, need: Option<BlockId>) -> BlockId {
         self.next += 1;
         let id = BlockId(self.next);
-        self.table.insert(id, Block::new(id, now, own, labels));
+        let block = Block { site, need: need.unwrap_or(id), ..Block::new(id, now, own, labels) };
+        self.table.insert(id, block);
         self.changed.insert(id);
         id
     }
@@ -241,30 +268,21 @@ impl Blocks {
             _ => {}
         }
         self.changed.insert(id);
-        self.tell(id, before, &event);
+        self.tell(now, id, before, &event);
+        self.follow_need(now, id, &event);
     }
 
-    fn failed_to_start(&mut self) {
-        self.failed_starts += 1;
-        if self.failed_starts >= MAX_FAILED_STARTS {
-            self.pause(format!("{MAX_FAILED_STARTS} blocks in a row failed to start"));
-        }
-    }
-
-    fn tell(&mut self, id: BlockId, before: State, event: &BlockEvent) {
+    fn tell(&mut self, now: Time, id: BlockId, before: State, event: &BlockEvent) {
         let Some(block) = self.table.get(&id) else { return };
-        let (state, name, node) = (block.state, block.name.clone(), block.node.clone());
+        let (state, name, node, site) = (block.state, block.name.clone(), block.node.clone(), block.site);
         match event {
             BlockEvent::Refused(why) => {
-                self.refusals += 1;
                 self.warn(format!("{id} was refused: {why}"));
-                if self.refusals >= MAX_REFUSALS {
-                    self.pause(format!("{MAX_REFUSALS} requests in a row were refused"));
-                }
+                self.site_failed(now, site, true);
             }
             BlockEvent::Ended { why, .. } if state == State::Failed => {
                 self.warn(format!("{id} ({name}) ended before it took part: {why}"));
-                self.failed_to_start();
+                self.site_failed(now, site, false);
             }
             BlockEvent::Ended { why, .. } if before == State::Active => {
                 self.warn(format!("{id} ({name}) on {node} ended by itself: {why}"));
@@ -274,14 +292,14 @@ impl Blocks {
                 self.warn(format!("{node} of {name} cannot be given back and is billed on: {why}"))
             }
             BlockEvent::Joined => {
-                (self.refusals, self.failed_starts) = (0, 0);
+                self.site_works(site);
                 self.info(format!("{id} ({name}) takes part"));
             }
             BlockEvent::Accepted(name) => self.info(format!("{id} is requested as {name}")),
             BlockEvent::Granted(_) => self.info(format!("{id} ({name}) has node {node}")),
             BlockEvent::Drain if state == State::Releasing => self.info(format!("{id} ({name}) is withdrawn")),
             BlockEvent::Drain => self.info(format!("{id} ({name}) drains")),
-            BlockEvent::Left if before == State::Granted => self.failed_to_start(),
+            BlockEvent::Left if before == State::Granted => self.site_failed(now, site, false),
             BlockEvent::Left => {}
         }
     }
@@ -324,12 +342,12 @@ impl Blocks {
             self.changed.insert(block.id);
             self.orders.push(ProviderOrder::Withdraw(block.id));
         }
-        slow.into_iter().for_each(|id| self.is_slow(id));
-    }
-
-    fn is_slow(&mut self, id: BlockId) {
-        self.warn(format!("{id} did not join within {} s", START_TIMEOUT.as_secs()));
-        self.failed_to_start();
+        for id in slow {
+            self.warn(format!("{id} did not join within {} s", START_TIMEOUT.as_secs()));
+            if let Some(site) = self.get(id).map(|block| block.site) {
+                self.site_failed(now, site, false);
+            }
+        }
     }
 
     /// True if a block's node cannot be released now because of the other nodes of its job.
@@ -344,9 +362,11 @@ impl Blocks {
         self.table.values()
     }
 
-    /// Blocks that were requested and have not joined, oldest first.
+    /// Blocks that were requested and have not joined, oldest first: one for each node that is
+    /// waited for.
     pub fn coming(&self) -> impl Iterator<Item = &Block> {
-        self.iter().filter(|block| block.is_coming())
+        let mut needs = BTreeSet::new();
+        self.iter().filter(move |block| block.is_coming() && needs.insert(block.need))
     }
 
     /// True if a block was requested and has not joined.
@@ -358,8 +378,9 @@ impl Blocks {
     /// their number.
     pub fn withdraw_waiting(&mut self, now: Time, most: usize) -> usize {
         let waits = |block: &&Block| matches!(block.state, State::Requested | State::Pending);
-        let waiting: Vec<BlockId> = self.iter().rev().filter(waits).take(most).map(|block| block.id).collect();
-        waiting.iter().for_each(|&id| self.step(now, id, BlockEvent::Drain));
+        let mut waiting: Vec<BlockId> = self.coming().filter(waits).map(|block| block.id).collect();
+        waiting.drain(..waiting.len().saturating_sub(most));
+        waiting.iter().rev().for_each(|&id| self.step(now, id, BlockEvent::Drain));
         waiting.len()
     }
 

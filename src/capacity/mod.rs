@@ -5,7 +5,7 @@
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `blocks` | the life of each block, without I/O |
+//! | `blocks` | the life of each block, and which sites are asked for it, without I/O |
 //! | `nodes` | the node table: blocks joined with the ranks on them, without I/O |
 //! | `provider` | the interface of what gives nodes |
 //! | `local` | further processes on this machine, or on the hosts of a hostfile |
@@ -22,6 +22,58 @@ pub mod nodes;
 pub mod provider;
 pub mod slurm;
 
-pub use blocks::{Block, BlockEvent, BlockId, BlockNote, Blocks, NodeGrant, ProviderOrder, State};
+pub use blocks::{
+    Bill, Block, BlockEvent, BlockId, BlockNote, Blocks, NodeGrant, OverdueNeed, ProviderOrder, SiteId, State,
+};
+use std::path::{Path, PathBuf};
+
+use crate::journal::EndedSessions;
+
 pub use nodes::{Arrival, JoinedWorld, NodeRank, NodeTable, RankFacts};
 pub use provider::{Launch, Provider};
+
+/// Precedes the name of a site in the name of its folder.
+const SITE_FOLDER: &str = "site-";
+
+/// The folder of a site in that of all blocks: the output of its blocks, and the file of the jobs
+/// that it may have in a queue. `None`: the site of `[capacity]`.
+pub fn folder_of(blocks: &Path, site: Option<&str>) -> PathBuf {
+    site.map_or_else(|| blocks.to_owned(), |site| blocks.join(format!("{SITE_FOLDER}{site}")))
+}
+
+/// Cancels jobs of all sites that sessions which are over may have left, according to the files in
+/// the folder of the run's blocks. Returns their names.
+///
+/// # Errors
+/// If a batch system refuses, or a session may still run. The other sites' jobs are cancelled.
+pub fn withdraw_all(blocks: &Path, ended: &EndedSessions) -> Result<Vec<String>, String> {
+    let (mut gone, mut refused) = (Vec::new(), Vec::new());
+    for folder in std::iter::once(blocks.to_owned()).chain(site_folders(blocks)) {
+        for result in [commands::withdraw_left(&folder, ended), slurm::withdraw_abandoned(&folder, ended)] {
+            match result {
+                Ok(jobs) => gone.extend(jobs),
+                Err(why) => refused.push(why),
+            }
+        }
+    }
+    if refused.is_empty() { Ok(gone) } else { Err(refused.join("; ")) }
+}
+
+/// Cancels jobs that earlier sessions may have left at sites that the job has no more; returns why
+/// others may still be there.
+pub fn withdraw_others(blocks: &Path, sites: &[Option<&str>], ended: &EndedSessions) -> Vec<String> {
+    let kept: Vec<PathBuf> = sites.iter().map(|site| folder_of(blocks, *site)).collect();
+    let folders = std::iter::once(blocks.to_owned()).chain(site_folders(blocks));
+    let others = folders.filter(|folder| !kept.contains(folder) && folder.exists());
+    let withdraw =
+        |folder: PathBuf| [commands::withdraw_left(&folder, ended), slurm::withdraw_abandoned(&folder, ended)];
+    others.flat_map(withdraw).filter_map(Result::err).collect()
+}
+
+fn site_folders(blocks: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(blocks).into_iter().flatten().flatten();
+    let is_site = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(SITE_FOLDER);
+    let mut folders: Vec<PathBuf> = entries.filter(is_site).map(|entry| entry.path()).collect();
+    folders.sort();
+    folders
+}

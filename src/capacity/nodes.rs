@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::blocks::{BlockEvent, BlockId, Blocks, State};
+use super::blocks::{Bill, Block, BlockEvent, BlockId, Blocks, SiteId, State};
 use crate::model::{Rank, RankState, Time};
 
 /// All nodes of a run, with the ranks on them.
@@ -103,8 +103,9 @@ impl JoinedWorld {
 /// A rank began to take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// How long its node took to arrive, if the run requested it and this is its first rank.
-    pub delay: Option<Duration>,
+    /// The site of its node and how long that took to arrive, if the run requested it and this is
+    /// its first rank.
+    pub delay: Option<(SiteId, Duration)>,
 }
 
 impl NodeTable {
@@ -230,7 +231,7 @@ impl NodeTable {
         self.blocks.step(now, id, BlockEvent::Joined);
         // The delay of nodes that the run had from the start says nothing about requested ones.
         let requested = self.blocks.get(id).filter(|block| !block.own);
-        Some(Arrival { delay: requested.map(|block| now.since(block.asked)) })
+        Some(Arrival { delay: requested.map(|block| (block.site, now.since(block.asked))) })
     }
 
     /// The link of a rank ended. Returns the ranks that are gone by this: itself, and those of its
@@ -309,19 +310,18 @@ impl NodeTable {
         self.world_of(rank).is_none_or(|world| self.billed(world).1.is_none())
     }
 
-    /// The bills that have ended, each from its beginning to its end.
-    pub fn closed_bills(&self) -> impl Iterator<Item = (Time, Time)> {
-        let by_hand = self.worlds.iter().filter(|world| world.block.is_none());
-        let by_hand = by_hand.filter_map(|world| Some((world.since, world.gone?)));
-        by_hand.chain(self.blocks.iter().filter_map(|block| Some((block.granted?, block.ended?))))
+    /// The site that the node of a rank was requested from; `None` if it was not requested.
+    pub fn site_of(&self, rank: Rank) -> Option<SiteId> {
+        self.world_of(rank)?.block.and_then(|id| self.blocks.get(id)?.bill()).and_then(|bill| bill.site)
     }
 
-    /// The beginnings of the bills that have not ended.
-    pub fn open_bills(&self) -> impl Iterator<Item = Time> {
-        let base = self.ranks.iter().filter(|rank| rank.world.is_none() && rank.pays).map(|_| Time::ZERO);
-        let by_hand = self.worlds.iter().filter(|world| world.block.is_none() && world.gone.is_none());
-        let granted = self.blocks.iter().filter(|block| block.ended.is_none()).filter_map(|block| block.granted);
-        base.chain(by_hand.map(|world| world.since)).chain(granted)
+    /// The bills of all nodes that are or were held.
+    pub fn bills(&self) -> impl Iterator<Item = Bill> {
+        let base = self.ranks.iter().filter(|rank| rank.world.is_none() && rank.pays);
+        let base = base.map(|_| Bill { site: None, from: Time::ZERO, to: None });
+        let by_hand = self.worlds.iter().filter(|world| world.block.is_none());
+        let by_hand = by_hand.map(|world| Bill { site: None, from: world.since, to: world.gone });
+        base.chain(by_hand).chain(self.blocks.iter().filter_map(Block::bill))
     }
 
     /// Of these ranks, those whose state is another than at the last call.
@@ -357,6 +357,11 @@ mod tests {
         RankFacts { node: node.into(), slots: 4, pid: 7 }
     }
 
+    /// The bills that have ended.
+    fn closed(table: &NodeTable) -> Vec<(Time, Time)> {
+        table.bills().filter_map(|bill| Some((bill.from, bill.to?))).collect()
+    }
+
     fn second(s: u64) -> Time {
         Time(s * 1_000_000_000)
     }
@@ -364,7 +369,7 @@ mod tests {
     /// A base world of two ranks on one node, and a block that is granted.
     fn table() -> (NodeTable, BlockId) {
         let mut table = NodeTable::new([facts("n0"), facts("n0")]);
-        let id = table.blocks.request(second(1), &Labels::default()).unwrap();
+        let id = table.blocks.request(second(1), SiteId(0), &Labels::default(), &[]).unwrap();
         table.blocks.step(second(2), id, BlockEvent::Accepted("job 7".into()));
         let grant = NodeGrant { node: "n1".into(), since: Some(second(3)), ..NodeGrant::default() };
         table.blocks.step(second(4), id, BlockEvent::Granted(grant));
@@ -381,7 +386,10 @@ mod tests {
         );
         assert_eq!(table.world_of_block(id).map(|world| world.first), Some(Rank(2)));
         assert!(table.link(Rank(2)) && !table.link(Rank(2)) && !table.link(Rank(9)));
-        assert_eq!(table.arrive(second(7), Rank(2), 8, 1), Some(Arrival { delay: Some(Duration::from_secs(6)) }));
+        assert_eq!(
+            table.arrive(second(7), Rank(2), 8, 1),
+            Some(Arrival { delay: Some((SiteId(0), Duration::from_secs(6))) })
+        );
         assert_eq!(table.blocks.get(id).unwrap().state, State::Active);
         assert_eq!(table.arrive(second(8), Rank(3), 8, 2), Some(Arrival { delay: None }), "the node had come");
         assert_eq!(table.arrive(second(8), Rank(3), 8, 2), None);
@@ -400,9 +408,9 @@ mod tests {
         assert!(table.lose(second(8), Rank(2)).is_empty() && !table.link(Rank(4)));
         assert_eq!(table.lose(second(9), Rank(3)), [Rank(3)]);
         assert_eq!(table.blocks.get(id).unwrap().state, State::Releasing);
-        assert!(table.closed_bills().count() == 0 && table.holds_node(Rank(3)), "billed until the provider ends it");
+        assert!(closed(&table).is_empty() && table.holds_node(Rank(3)), "billed until the provider ends it");
         table.blocks.step(second(11), id, BlockEvent::Ended { why: String::new(), at: None });
-        assert_eq!(table.closed_bills().collect::<Vec<_>>(), [(second(3), second(11))]);
+        assert_eq!(closed(&table), [(second(3), second(11))]);
         assert!(!table.holds_node(Rank(2)) && !table.holds_node(Rank(3)) && table.holds_node(Rank(1)));
     }
 
@@ -416,16 +424,16 @@ mod tests {
         assert!(table.give_up(second(15), limit).is_empty());
         assert_eq!(table.give_up(second(16), limit), [Rank(3)]);
         assert!(table.give_up(second(17), limit).is_empty() && table.arrive(second(17), Rank(3), 8, 1).is_none());
-        assert_eq!(table.closed_bills().count(), 0);
+        assert!(closed(&table).is_empty());
         table.lose(second(20), Rank(2));
-        assert_eq!(table.closed_bills().collect::<Vec<_>>(), [(second(5), second(20))]);
+        assert_eq!(closed(&table), [(second(5), second(20))]);
     }
 
     #[test]
     fn a_job_that_is_bound_is_released_once_all_of_it_is_idle() {
         let mut table = NodeTable::new([facts("n0")]);
         let ids = [0, 1].map(|at| {
-            let id = table.blocks.request(second(1), &Labels::default()).unwrap();
+            let id = table.blocks.request(second(1), SiteId(0), &Labels::default(), &[]).unwrap();
             table.blocks.step(second(2), id, BlockEvent::Accepted("job 7".into()));
             // The batch script runs on the first node, which is released last.
             let grant = NodeGrant { node: format!("n{at}"), anchor: at == 0, ..NodeGrant::default() };

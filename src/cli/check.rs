@@ -14,7 +14,7 @@ use crate::exec::Kernels;
 use crate::exec::container::{missing_programs, program_here};
 use crate::graph::TaskGraph;
 use crate::job::units::format_duration;
-use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded};
+use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded, Site};
 use crate::model::TaskId;
 use crate::observe::{LISTED, Paint, and_more};
 use crate::text::counted;
@@ -114,10 +114,12 @@ fn block_time(loaded: &Loaded, graph: &TaskGraph) -> Diagnostics {
     let job = &loaded.job;
     // A block need not last for the whole chain, but for one task.
     let leaves_none = |time: &Duration| time_to_run(*time, longest_task(job)) < longest_task(job).unwrap_or_default();
-    let named = |time: Duration| format!("`time = \"{}\"` in [capacity]", format_duration(time));
-    let found = job.capacity.time.filter(leaves_none);
-    let warning = found.and_then(|time| time_warning(job, graph, time, &named(time)));
-    loaded.report(warning.into_iter().collect())
+    let warning = |site: &Site| {
+        let time = site.capacity.time.filter(leaves_none)?;
+        let place = site.name().map_or_else(|| "[capacity]".to_owned(), |name| format!("the [[site]] `{name}`"));
+        time_warning(job, graph, time, &format!("`time = \"{}\"` in {place}", format_duration(time)))
+    };
+    loaded.report(job.sites.iter().filter_map(warning).collect())
 }
 
 /// A warning for each image that no program here runs, unless a prologue may load one.

@@ -196,7 +196,7 @@ impl PlanHistory {
             moment: Some(moment),
             wall: next.as_ref().and_then(|next| history.expect_wall(next)),
             work: next.as_ref().and_then(|next| history.expect_work(next)),
-            delay: history.delay(kind_of(job), moment).map(|delay| delay.quantiles()),
+            delay: history.delay(&kind_of(job.sites.first()), moment).map(|delay| delay.quantiles()),
         }
     }
 

@@ -11,7 +11,7 @@ use super::dry_run::{entry, list};
 use super::selection_args::{SelectionArgs, label};
 use super::{complain, launched_rank, refuse, report};
 use crate::exec::Kernels;
-use crate::job::{self, Job, PolicyKind, ProviderKind};
+use crate::job::{self, Job, PolicyKind, ProviderKind, Site};
 use crate::observe::progress::Mode;
 use crate::runtime::{
     self, Finished, Options, PlannedTask, RunError, RunPreview, UnfinishedRun, detach_from_terminal, divide_graphs,
@@ -202,7 +202,8 @@ fn worlds(args: &Args) -> &'static str {
     let here = || std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
     let slots = args.slots.unwrap_or_else(here);
     let shrinks = job.scaling.as_ref().is_some_and(|scaling| scaling.policy != PolicyKind::Fixed);
-    let in_slurm = matches!(job.capacity.provider, ProviderKind::None | ProviderKind::Slurm);
+    let is_slurm = |site: &Site| site.capacity.provider == ProviderKind::Slurm;
+    let in_slurm = job.sites.is_empty() || job.sites.iter().any(is_slurm);
     let apart = shrinks && in_slurm && !args.coordinator_only;
     if apart && !job.groups.iter().any(|group| group.needs_gang(slots, u32::MAX)) { "each" } else { "one" }
 }

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{complain, page_hint, print, refuse};
-use crate::capacity::commands::withdraw_left;
-use crate::capacity::slurm::withdraw_abandoned;
+use crate::capacity::withdraw_all;
 use crate::control::{Question, Scale, ask};
 use crate::job::bounded_read::read_bounded;
 use crate::journal::{Liveness, RUNS, RunDir};
@@ -118,8 +117,7 @@ pub(super) fn cancel(args: CancelArgs) -> ExitCode {
 /// Cancels the queued jobs of a run that was killed and can no longer cancel them itself.
 fn withdraw(dir: &RunDir) -> ExitCode {
     let (logs, ended) = (dir.path().join(BLOCKS), dir.ended_sessions());
-    let both = withdraw_left(&logs, &ended).and_then(|left| Ok([left, withdraw_abandoned(&logs, &ended)?].concat()));
-    match both {
+    match withdraw_all(&logs, &ended) {
         Ok(jobs) if !jobs.is_empty() => {
             let jobs = jobs.join(", ");
             print(&format!("{}: the run is over; its jobs in the queue ({jobs}) are cancelled\n", dir.name()))

@@ -1,17 +1,61 @@
-//! `[capacity]` of the job file: where further nodes come from.
+//! `[capacity]` and `[[site]]` of the job file: where further nodes come from.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The `[capacity]` table.
+/// A source of nodes: a `[[site]]` table, or the `[capacity]` table of a job without one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    /// How its nodes are requested.
+    pub capacity: Capacity,
+    /// Name, price and limits of a `[[site]]`; `None`: nodes of `[capacity]`, at the price of
+    /// `[cost]`.
+    pub terms: Option<SiteTerms>,
+}
+
+impl Site {
+    /// Its name; `None` for that of `[capacity]`.
+    pub fn name(&self) -> Option<&str> {
+        self.terms.as_ref().map(|terms| terms.name.as_str())
+    }
+}
+
+/// What only a `[[site]]` has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteTerms {
+    /// `name`.
+    pub name: String,
+    /// `node_hour`: price of one of its nodes for one hour.
+    pub node_hour: f64,
+    /// `minimum`: minimum charged time per node.
+    pub minimum: Duration,
+    /// `granularity`: charged time is rounded up to a multiple of this.
+    pub granularity: Duration,
+    /// `slots`: slots of a rank there; `None`: as many as those of the first ranks.
+    pub slots: Option<u32>,
+    /// `limit`: maximum number of its nodes at a time.
+    pub limit: Option<u32>,
+    /// `patience`: a node that has not been granted for this long is requested from the next site,
+    /// too.
+    pub patience: Duration,
+    /// `bandwidth`: bytes per second between its nodes and rank 0.
+    pub bandwidth: Option<u64>,
+}
+
+/// How nodes are requested: the fields that `[capacity]` and `[[site]]` share.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capacity {
     /// `provider`.
     pub provider: ProviderKind,
     /// `partition`: the Slurm partition.
     pub partition: Option<String>,
+    /// `account`: the account that Slurm charges.
+    pub account: Option<String>,
+    /// `cluster`: a cluster of Slurm's database (`-M`), or the path of its configuration
+    /// (`SLURM_CONF`); `None`: that of this machine.
+    pub cluster: Option<String>,
     /// `nodes_per_block`: maximum number of nodes per Slurm job; a larger request becomes several
     /// jobs.
     pub nodes_per_block: u32,
@@ -24,9 +68,7 @@ pub struct Capacity {
     pub labels: Vec<String>,
     /// `extra`: further options of `sbatch`.
     pub extra: Vec<String>,
-    /// `listen`: address on rank 0's node that blocks connect to.
-    pub listen: Option<String>,
-    /// `[capacity.commands]`: the lines of the provider `commands`.
+    /// `[capacity.commands]` or `[site.commands]`: the lines of the provider `commands`.
     pub commands: Option<CommandCapacity>,
 }
 
@@ -76,6 +118,18 @@ pub enum ProviderKind {
     Commands,
 }
 
+impl ProviderKind {
+    /// Its name in the job file.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProviderKind::None => "none",
+            ProviderKind::Local => "local",
+            ProviderKind::Slurm => "slurm",
+            ProviderKind::Commands => "commands",
+        }
+    }
+}
+
 /// Long options of `sbatch`, with their letters, that a block cannot have: it would no longer be
 /// one job with a known number, name and size.
 const UNUSABLE: [(&str, Option<char>); 10] = [
@@ -114,8 +168,19 @@ pub(crate) fn unusable_option(word: &str) -> Option<&'static str> {
 }
 
 /// Placeholders of `submit`.
-pub(crate) const SUBMIT_PLACEHOLDERS: [&str; 9] =
-    ["script", "name", "log", "partition", LABELS_PLACEHOLDER, "time", "minutes", "seconds", "extra"];
+pub(crate) const SUBMIT_PLACEHOLDERS: [&str; 11] = [
+    "script",
+    "name",
+    "log",
+    "partition",
+    "account",
+    "cluster",
+    LABELS_PLACEHOLDER,
+    "time",
+    "minutes",
+    "seconds",
+    "extra",
+];
 
 /// The one of them for the labels that the node of a block must have.
 pub(crate) const LABELS_PLACEHOLDER: &str = "labels";

@@ -59,7 +59,7 @@ pub use advisor::AdvisorAddress;
 pub use alert::Alert;
 pub(crate) use body::OPERATION_KERNEL;
 pub use cache::{CacheRules, CacheSettings};
-pub use capacity::{Capacity, CommandCapacity, ProviderKind};
+pub use capacity::{Capacity, CommandCapacity, ProviderKind, Site, SiteTerms};
 pub use container::{Container, ContainerRuntime};
 pub(crate) use diagnostic::suggest;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
@@ -116,8 +116,10 @@ pub struct Job {
     pub scaling: Option<Scaling>,
     /// `[cost]`: prices, budget and deadline.
     pub cost: Cost,
-    /// `[capacity]`: where further nodes come from.
-    pub capacity: Capacity,
+    /// `[[site]]`, or `[capacity]` with a provider: where further nodes come from.
+    pub sites: Vec<Site>,
+    /// `listen` of `[capacity]`: address on rank 0's node that blocks connect to.
+    pub listen: Option<String>,
     /// `[cache]`: where results of tasks are kept.
     pub cache: CacheSettings,
     /// `[advisor]`: who is asked about changes of the number of ranks.
@@ -323,7 +325,8 @@ impl Job {
             parts: Vec::new(),
             scaling: None,
             cost: Cost::default(),
-            capacity: Capacity::default(),
+            sites: Vec::new(),
+            listen: None,
             advisor: None,
             alerts: Vec::new(),
             ..*self

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a task | its name is `JOB/TASK`; defaults, directory, variables, prologue, shell and the words `{name}` and `%x` are as in a run of its own file |
 //! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
-//! | the run | `[scaling]`, `[advisor]`, `[cost]`, `[capacity]`, `[cache]`, `slots` and `placement` stand in one file, or alike in several |
+//! | the run | `[scaling]`, `[advisor]`, `[cost]`, `[capacity]`, `[[site]]`, `[cache]`, `slots` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
 //! | | data graphs and pools are shared by name; alerts of all files count; it is open if one of them is |
 //! | slot time | jobs with a `share` get it in proportion |
@@ -23,7 +23,7 @@ use super::body::Body;
 use super::load::{KernelCheck, Loaded, parse_one};
 use super::spec::Common;
 use super::template::Template;
-use super::{CacheSettings, Capacity, Cost, Diagnostic, Diagnostics, Flush, Job, KeepOutput};
+use super::{CacheSettings, Cost, Diagnostic, Diagnostics, Flush, Job, KeepOutput, Site};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 
@@ -209,9 +209,10 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
     if job.cost == Cost::default() {
         job.cost = std::mem::take(&mut own.cost);
     }
-    if job.capacity == Capacity::default() {
-        job.capacity = std::mem::take(&mut own.capacity);
+    if job.sites.is_empty() {
+        job.sites = std::mem::take(&mut own.sites);
     }
+    job.listen = job.listen.take().or(own.listen.take());
     if job.cache == CacheSettings::default() {
         job.cache = std::mem::take(&mut own.cache);
     }
@@ -318,8 +319,9 @@ fn conflicts(all: &[Loaded]) -> Vec<(String, String)> {
         differs("[advisor]", &|a, b| a.advisor.is_some() && b.advisor.is_some() && a.advisor != b.advisor);
         let both = |a: &Cost, b: &Cost| *a != Cost::default() && *b != Cost::default() && a != b;
         differs("[cost]", &|a, b| both(&a.cost, &b.cost));
-        let both = |a: &Capacity, b: &Capacity| *a != Capacity::default() && *b != Capacity::default() && a != b;
-        differs("[capacity]", &|a, b| both(&a.capacity, &b.capacity));
+        differs("[capacity]", &|a, b| a.listen.is_some() && b.listen.is_some() && a.listen != b.listen);
+        let both = |a: &[Site], b: &[Site]| !a.is_empty() && !b.is_empty() && a != b;
+        differs("[capacity] or [[site]]", &|a, b| both(&a.sites, &b.sites));
         let both = |a: &CacheSettings, b: &CacheSettings| {
             *a != CacheSettings::default() && *b != CacheSettings::default() && a != b
         };

@@ -46,6 +46,8 @@ section! {
         cost: CostSpec,
         /// Where further nodes come from while the job runs
         capacity: CapacitySpec,
+        /// Several places where further nodes come from, one table each
+        site: Tables<SiteSpec>,
         /// Where results of tasks are kept, so that equal tasks are not run again
         cache: CacheSpec,
         /// Who is asked about each change of the number of ranks before it is carried out
@@ -424,13 +426,100 @@ section! {
     }
 }
 
+/// A `[capacity]` table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CapacitySpec {
+    pub own: CapacityFields,
+    pub nodes: NodesSpec,
+}
+
+/// A `[[site]]` table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SiteSpec {
+    pub own: SiteFields,
+    pub nodes: NodesSpec,
+}
+
+impl Read for CapacitySpec {
+    fn expected() -> String {
+        "a table".into()
+    }
+
+    fn schema() -> Value {
+        let about = "Where further nodes come from while the job runs";
+        table_schema(about, &[NodesSpec::FIELDS, CapacityFields::FIELDS])
+    }
+
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
+        let fields = table::<Self>(key, node, findings)?;
+        check_keys(key, fields, &[NodesSpec::FIELDS, CapacityFields::FIELDS], findings);
+        let own = CapacityFields::read_fields(fields, findings);
+        Some(CapacitySpec { own, nodes: NodesSpec::read_fields(fields, findings) })
+    }
+}
+
+impl Read for SiteSpec {
+    fn expected() -> String {
+        "a table".into()
+    }
+
+    fn schema() -> Value {
+        table_schema("One of several places where further nodes come from", &[SiteFields::FIELDS, NodesSpec::FIELDS])
+    }
+
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
+        let fields = table::<Self>(key, node, findings)?;
+        check_keys(key, fields, &[SiteFields::FIELDS, NodesSpec::FIELDS], findings);
+        check_required(key, node, SiteFields::FIELDS, findings);
+        let own = SiteFields::read_fields(fields, findings);
+        Some(SiteSpec { own, nodes: NodesSpec::read_fields(fields, findings) })
+    }
+}
+
 section! {
-    /// Where further nodes come from while the job runs
-    CapacitySpec {
+    /// What only `[capacity]` has
+    CapacityFields {
+        /// Address on rank 0's node that blocks connect to, as HOST or HOST:PORT
+        listen: String = "127.0.0.1 for \"local\" without `hostfile`, else all that other nodes can reach",
+    }
+}
+
+section! {
+    /// What only a `[[site]]` has
+    SiteFields {
+        /// Name of the site
+        name: String = required,
+        /// Price of one of its nodes for one hour; required with a budget
+        node_hour: Amount = "as in [cost]",
+        /// Minimum charged time
+        minimum: DurationSpec = "as in [cost]",
+        /// Charged time is rounded up to a multiple of this
+        granularity: DurationSpec = "as in [cost]",
+        /// Slots of a rank there: sites are compared by price per slot
+        slots: Whole<1, 65536> = "as many as the first ranks have",
+        /// Maximum number of its nodes at a time
+        limit: Whole<1, 1_000_000> = "no limit",
+        /// A node that has not been granted for this long is requested from the next site, too, and
+        /// the request that loses is withdrawn
+        patience: DurationSpec = "\"5m\"",
+        /// Bandwidth between its nodes and rank 0, per second, as 100M or 1G: of sites with the same
+        /// price and wait the one with the most is asked first
+        bandwidth: SizeSpec = "unknown",
+    }
+}
+
+section! {
+    /// How nodes are requested
+    NodesSpec {
         /// Provider of nodes
         provider: OneOf<ProviderKind> = "\"none\"",
         /// Slurm partition of the blocks
         partition: String = "Slurm's default",
+        /// Account that Slurm charges for the blocks
+        account: String = "Slurm's default",
+        /// Cluster of Slurm: its name in Slurm's database (as with `sbatch -M`), or the path of its
+        /// configuration (as in `SLURM_CONF`)
+        cluster: String = "that of this machine",
         /// Maximum number of nodes per Slurm job; a larger request becomes several jobs. Each node
         /// is still released by itself, the first node of a job last
         nodes_per_block: Whole<1, 1024> = "1",
@@ -442,8 +531,6 @@ section! {
         labels: Strings,
         /// Further options of sbatch, such as an account
         extra: Strings,
-        /// Address on rank 0's node that blocks connect to, as HOST or HOST:PORT
-        listen: String = "127.0.0.1 for \"local\" without `hostfile`, else all that other nodes can reach",
         /// Lines of the provider `commands`
         commands: CommandsSpec,
     }
@@ -453,7 +540,8 @@ section! {
     /// How the provider `commands` speaks to a batch system
     CommandsSpec {
         /// Shell line that submits the script of a block, with `{script}`, `{name}`, `{log}`,
-        /// `{partition}`, `{labels}`, `{extra}` and `{time}` (HH:MM:SS), `{minutes}` or `{seconds}`
+        /// `{partition}`, `{account}`, `{cluster}`, `{labels}`, `{extra}` and `{time}` (HH:MM:SS),
+        /// `{minutes}` or `{seconds}`
         submit: String = required,
         /// Regular expression that finds the job's id in what `submit` prints: its first group,
         /// else all of the match
@@ -556,7 +644,8 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[scaling]", has(ScalingSpec::FIELDS)),
         ("[[scaling.rule]]", has(RuleSpec::FIELDS)),
         ("[cost]", has(CostSpec::FIELDS)),
-        ("[capacity]", has(CapacitySpec::FIELDS)),
+        ("[capacity]", has(CapacityFields::FIELDS) || has(NodesSpec::FIELDS)),
+        ("[[site]]", has(SiteFields::FIELDS) || has(NodesSpec::FIELDS)),
         ("[capacity.commands]", has(CommandsSpec::FIELDS)),
         ("[cache]", has(CacheSpec::FIELDS)),
         ("[advisor]", has(AdvisorSpec::FIELDS)),
@@ -578,6 +667,11 @@ impl FileSpec {
     /// The `[[alert]]` tables.
     pub(crate) fn alerts(&self) -> &[At<AlertSpec>] {
         self.alert.as_ref().map_or(&[], |alerts| &alerts.value.0)
+    }
+
+    /// The `[[site]]` tables.
+    pub(crate) fn sites(&self) -> &[At<SiteSpec>] {
+        self.site.as_ref().map_or(&[], |sites| &sites.value.0)
     }
 
     /// The `[[graph]]` tables.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::record::BlockChange;
+use super::record::{BlockChange, SiteRequest};
 use super::replay::{Replay, Session};
 use crate::model::{RankState, Time, total};
 use crate::scale::{NodeTypeId, Prices};
@@ -109,7 +109,12 @@ impl Session {
     /// Returns the periods of all nodes up to `end`, ordered by time.
     pub fn nodes(&self, end: Time) -> Vec<NodeHolding> {
         let blocks: BTreeMap<u64, &BlockChange> = self.blocks.iter().map(|change| (change.block, change)).collect();
-        let mut nodes: Vec<NodeHolding> = blocks.values().filter_map(|block| NodeHolding::of(block, end)).collect();
+        let node_type = |block: u64| {
+            let request = self.site_requests.iter().find(|request| request.blocks.contains(&block));
+            request.and_then(SiteRequest::asked).map_or(NodeTypeId(0), |site| site.node_type)
+        };
+        let held = blocks.values().filter_map(|block| NodeHolding::of(block, node_type(block.block), end));
+        let mut nodes: Vec<NodeHolding> = held.collect();
         for rank in self.holdings(end) {
             let block = blocks.values().find(|block| block.ranks.contains(&rank.rank)).map(|block| block.block);
             match nodes.iter_mut().find(|node| node.holds(&rank, block)) {
@@ -138,10 +143,10 @@ impl Session {
 
 impl NodeHolding {
     /// Returns the node of a block, if it ever had one.
-    fn of(block: &BlockChange, end: Time) -> Option<NodeHolding> {
+    fn of(block: &BlockChange, node_type: NodeTypeId, end: Time) -> Option<NodeHolding> {
         let from = block.granted?;
         let to = block.ended.unwrap_or(end).max(from);
-        let (node, node_type) = (block.node.clone(), NodeTypeId(0));
+        let node = block.node.clone();
         let (active, ranks) = (Duration::ZERO, Vec::new());
         Some(NodeHolding { node, block: Some(block.block), node_type, from, to, active, ranks })
     }

@@ -32,7 +32,7 @@ pub use output::{
 };
 pub use record::{
     Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, LeftOut, Level, LimitChange, Note, Offerer, PastRuns,
-    PoolTotals, RankChange, RankInfo, Record, Requests, RunAgain, Simulated, TaskAddition, Terms,
+    PoolTotals, RankChange, RankInfo, Record, Requests, RunAgain, Simulated, SiteRequest, TaskAddition, Terms,
 };
 pub use replay::{JournalReader, Replay, Session, replay};
 pub use rundir::{RUNS, RunDir, SIMULATED};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Attempt, BlockState, RankState, Reason, Shortfalls, TaskId, Time};
 use crate::scale::estimate::{Anomaly, Expected, Learnt};
-use crate::scale::{Advice, Decision, Effect, NodeTypeId, Prices};
+use crate::scale::{Advice, Decision, Effect, NodeTypeId, Prices, SiteView};
 use crate::schedule::coordinator::{StopReason, TaskTally};
 
 /// One event of a run.
@@ -69,6 +69,8 @@ pub enum Record {
     Requests(Requests),
     /// A question to the advisor with its answer, before the decision that follows it.
     Advice(Box<Advice>),
+    /// A site was asked for nodes, in a run of a job that has several.
+    Site(Box<SiteRequest>),
 }
 
 /// The tasks that a session leaves out, as its user has asked for a part of the job.
@@ -263,6 +265,28 @@ pub struct BlockChange {
     pub granted: Option<Time>,
     /// When it released its node, according to the provider.
     pub ended: Option<Time>,
+}
+
+/// A request for nodes to one of several sites.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteRequest {
+    /// When.
+    pub time: Time,
+    /// The place in the job of the site that was asked.
+    pub site: u32,
+    /// The blocks that were requested, one node each.
+    pub blocks: Vec<u64>,
+    /// Why, in words.
+    pub reason: String,
+    /// The sites, in the order in which they are asked.
+    pub candidates: Vec<SiteView>,
+}
+
+impl SiteRequest {
+    /// The site that was asked.
+    pub fn asked(&self) -> Option<&SiteView> {
+        self.candidates.iter().find(|candidate| candidate.site == self.site)
+    }
 }
 
 /// How a session began.

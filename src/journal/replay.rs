@@ -15,7 +15,7 @@ use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
 use super::record::{
     Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, LimitChange, Note, PastRuns, PoolTotals, RankChange,
-    Record, Requests, RunAgain, TaskAddition, Terms,
+    Record, Requests, RunAgain, SiteRequest, TaskAddition, Terms,
 };
 use crate::model::{Attempt, Shortfalls, State, TaskId, Time};
 use crate::scale::estimate::Anomaly;
@@ -56,6 +56,8 @@ pub struct Session {
     pub decisions: Vec<Decision>,
     /// Questions to the advisor with their answers, ordered by number.
     pub advice: Vec<Advice>,
+    /// Requests to sites, ordered by time.
+    pub site_requests: Vec<SiteRequest>,
     /// What it knew from earlier runs, if there were any.
     pub past: Option<PastRuns>,
     /// Anomalies of the run, compared with earlier runs.
@@ -244,6 +246,7 @@ impl Replay {
             Record::Closed(_) => session.is_closed = true,
             Record::Requests(requests) => session.requests = requests,
             Record::Advice(advice) => session.advice.push(*advice),
+            Record::Site(request) => session.site_requests.push(*request),
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
                 decided.ok_or("it holds the effect of an unknown decision")?.effect = Some(effect);
@@ -279,6 +282,7 @@ impl Session {
             blocks: Vec::new(),
             decisions: Vec::new(),
             advice: Vec::new(),
+            site_requests: Vec::new(),
             past: None,
             unusual: Vec::new(),
             left_out: None,

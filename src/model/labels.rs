@@ -39,6 +39,16 @@ impl Offers {
         Offers::Nodes(sets.into())
     }
 
+    /// These nodes and others.
+    #[must_use]
+    pub fn or(self, other: Offers) -> Offers {
+        match (self, other) {
+            (Offers::Nothing, offers) | (offers, Offers::Nothing) => offers,
+            (Offers::Nodes(some), Offers::Nodes(more)) => Offers::of(some.iter().chain(more.iter()).cloned()),
+            _ => Offers::Unknown,
+        }
+    }
+
     /// True if a node with all of these labels can be requested, or that is not known.
     pub fn may_have(&self, wanted: &[String]) -> bool {
         match self {

@@ -16,8 +16,8 @@ use super::estimate::{History, Learnt, Moment};
 use super::forecast::Forecaster;
 use super::remaining::FactsOf;
 use super::{
-    Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Estimates, Forecast, NodeTypeId, Observation, Prices,
-    RankView, RemainingWork, RequestView, Samples, Scaler, TaskCounts, TaskFacts,
+    Account, Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Estimates, Forecast, NodeTypeId, Observation,
+    Prices, RankView, RemainingWork, RequestView, Samples, Scaler, SiteView, TaskCounts, TaskFacts,
 };
 use crate::graph::link::GroupId;
 use crate::job::Job;
@@ -144,10 +144,28 @@ impl ScalingController {
     }
 
     /// Replaces guesses with what earlier runs observed: for the classes in `learnt`, and for the
-    /// delay of nodes, which are all of one kind.
-    pub(crate) fn recall(&mut self, history: &History, moment: Moment, learnt: &[Learnt], kind: &str) {
+    /// delays of nodes, whose types are called `kinds` in the history.
+    pub(crate) fn recall(&mut self, history: &History, moment: Moment, learnt: &[Learnt], kinds: &[&str]) {
         let classes: Vec<&str> = learnt.iter().map(|learnt| learnt.class.as_str()).collect();
-        self.estimates.recall(history, moment, &classes, &[kind]);
+        self.estimates.recall(history, moment, &classes, kinds);
+    }
+
+    /// Median time in seconds until a requested node of a type arrives.
+    pub(crate) fn delay_s(&self, node_type: NodeTypeId) -> f64 {
+        self.estimates.delay(node_type).q50
+    }
+
+    /// True if a further node of a type can be paid for until `end`, with all that these ranks and
+    /// requests cost.
+    pub(crate) fn affords(
+        &self,
+        (now, end): (Time, Time),
+        ranks: &[RankView],
+        requests: &[RequestView],
+        settled: f64,
+        node_type: NodeTypeId,
+    ) -> bool {
+        Account::new(now, ranks, requests, settled, &self.prices).affordable(node_type, end) > 0
     }
 
     /// Records that a task completed in an earlier session.
@@ -273,13 +291,14 @@ impl ScalingController {
     }
 
     /// Makes the decisions for this moment, and returns what follows from them. `settled` is the
-    /// bill of nodes that have ended, `can` tells whether the nodes of the run can change.
+    /// bill of nodes that have ended, `sites` where nodes can be requested, `can` tells whether the nodes of the run can change.
     pub(crate) fn decide(
         &mut self,
         now: Time,
         ranks: &[RankView],
         requests: &[RequestView],
         settled: f64,
+        sites: &[SiteView],
         can: NodeChanges,
     ) -> ScalingStep {
         let (memory, gpu) = self.usage_of(ranks);
@@ -287,7 +306,7 @@ impl ScalingController {
         let counts = self.counts();
         self.demand.push((now, (counts.ready + counts.running) as f64));
         let (remaining, custom) = (&self.work, &self.custom);
-        let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
+        let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled, sites };
         let decisions = self.scaler.decide(&seen, &self.estimates, &self.prices);
         self.forecasts.extend(decisions.last().and_then(|decision| decision.forecast).map(|forecast| (now, forecast)));
         let (advice, question) = (self.scaler.advice(), self.scaler.question());
@@ -319,6 +338,7 @@ impl ScalingController {
         ranks: &[RankView],
         requests: &[RequestView],
         settled: f64,
+        sites: &[SiteView],
     ) -> Option<Forecast> {
         if self.is_mostly_unknown() {
             return None;
@@ -328,7 +348,7 @@ impl ScalingController {
         }
         let (counts, samples) = (self.counts(), Samples::default());
         let (remaining, custom) = (&self.work, &self.custom);
-        let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
+        let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled, sites };
         self.forecaster.forecast_end(&seen, &self.estimates, &self.prices)
     }
 

@@ -22,6 +22,7 @@ pub mod price;
 pub mod reference_policies;
 pub mod remaining;
 mod scaler;
+pub mod sites;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -33,3 +34,4 @@ pub use policy::{Policy, Target, policy_by_name, policy_names, policy_of};
 pub use price::{Account, NodeType, NodeTypeId, Prices};
 pub use remaining::{RemainingTask, RemainingWork, Stage, TaskFacts};
 pub use scaler::Scaler;
+pub use sites::SiteView;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::price::NodeTypeId;
 use super::remaining::RemainingWork;
+use super::sites::SiteView;
 use crate::model::{Rank, RankState, Time};
 
 /// Values that tasks wrote about themselves, by name.
@@ -35,6 +36,9 @@ pub struct Observation<'a> {
     pub custom: &'a Customs,
     /// Bill of all nodes already given back, in the currency of the prices.
     pub settled: f64,
+    /// The sites of a job that has `[[site]]` tables, in the order in which they are asked; empty:
+    /// the run grows by nodes of type 0.
+    pub sites: &'a [SiteView],
 }
 
 /// What a decision knows of a rank.
@@ -98,6 +102,9 @@ pub struct RequestView {
     pub nodes: u32,
     /// Node type requested.
     pub node_type: NodeTypeId,
+    /// Types of the nodes that other sites were asked for instead: each may be granted at any
+    /// moment, and is then given back or kept in place of this one.
+    pub rivals: Vec<NodeTypeId>,
     /// When it was made.
     pub asked: Time,
     /// True if tasks wait for it that no rank can run: it may not be withdrawn.
@@ -143,6 +150,21 @@ impl Observation<'_> {
     /// Number of ranks in a state.
     pub fn ranks_in(&self, state: RankState) -> u32 {
         self.ranks.iter().filter(|r| r.state == state).count() as u32
+    }
+
+    /// The nodes that can be requested, the first to be asked for first: their type, how many at
+    /// most, and their site.
+    pub fn growth(&self) -> Vec<(NodeTypeId, u32, Option<&str>)> {
+        if self.sites.is_empty() {
+            return vec![(NodeTypeId(0), u32::MAX, None)];
+        }
+        let open = self.sites.iter().filter(|site| site.can_be_asked());
+        open.map(|site| (site.node_type, site.room.unwrap_or(u32::MAX), Some(&*site.name))).collect()
+    }
+
+    /// The type of the next node that is requested.
+    pub fn growth_type(&self) -> NodeTypeId {
+        self.sites.first().map_or(NodeTypeId(0), |site| site.node_type)
     }
 
     /// Ranks once everything under way has arrived: active, joining and requested.

@@ -21,7 +21,7 @@ use super::decision::{Action, BudgetAlert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
 use super::observation::{Observation, RankView, RequestId};
 use super::policy::{Policy, Target, policy_of, utilisation};
-use super::price::{Account, Alarm, NodeTypeId, Prices, STOP_MARGIN, paid_until};
+use super::price::{Account, Alarm, Prices, STOP_MARGIN, paid_until};
 use crate::job::{Scaling, Trigger};
 use crate::model::{Rank, RankState, Time};
 use crate::text::{counted, counted_are, seconds};
@@ -292,7 +292,7 @@ impl Scaler {
             return wish;
         }
         let useful = usable_ranks(seen).min(supply);
-        let delay = Duration::try_from_secs_f64(estimates.delay(NodeTypeId(0)).q90).unwrap_or(Duration::MAX);
+        let delay = Duration::try_from_secs_f64(estimates.delay(seen.growth_type()).q90).unwrap_or(Duration::MAX);
         let idle = self.idle.idle_for(seen.now, delay.max(self.scaling.interval * 2));
         let kept = useful.min(supply.saturating_sub(idle));
         if wish.ranks >= kept {
@@ -404,12 +404,17 @@ impl Scaler {
             let reason = format!("{} woken", counted_are(awake, "parked rank"));
             plans.push(ScalingPlan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
         }
-        let node_type = NodeTypeId(0);
         let until = seen.now.after(needed).after(self.scaling.interval).after(STOP_MARGIN);
-        let nodes = (more - awake).min(account.affordable(node_type, until));
-        if nodes > 0 {
-            let reason = format!("{} requested", counted_are(nodes, "more node"));
-            plans.push(ScalingPlan { action: Action::Grow { nodes, node_type }, to: supply + awake + nodes, reason });
+        let (mut account, mut left) = (account.clone(), more - awake);
+        for (node_type, room, site) in seen.growth() {
+            let nodes = left.min(room).min(account.affordable(node_type, until));
+            if nodes > 0 {
+                left -= nodes;
+                account = account.with_request(node_type, nodes);
+                let from = site.map_or_else(String::new, |site| format!(" from `{site}`"));
+                let reason = format!("{} requested{from}", counted_are(nodes, "more node"));
+                plans.push(ScalingPlan { action: Action::Grow { nodes, node_type }, to: supply + more - left, reason });
+            }
         }
         plans
     }
@@ -542,7 +547,7 @@ fn inputs(seen: &Observation<'_>, account: &Account<'_>, estimates: &Estimates, 
         utilisation: utilisation(seen),
         spent: account.spent(),
         committed: account.committed(drain),
-        provisioning_s: estimates.delay(NodeTypeId(0)).q50,
+        provisioning_s: estimates.delay(seen.growth_type()).q50,
         custom: seen.custom.clone(),
     }
 }

@@ -110,7 +110,14 @@ impl World {
 
     pub fn request(&mut self, id: u64, nodes: u32) {
         let asked = time(self.now);
-        self.requests.push(RequestView { id: RequestId(id), nodes, node_type: NodeTypeId(0), asked, needed: false });
+        self.requests.push(RequestView {
+            id: RequestId(id),
+            nodes,
+            node_type: NodeTypeId(0),
+            rivals: Vec::new(),
+            asked,
+            needed: false,
+        });
     }
 
     /// Estimates that know the durations and, from many observations, that nodes take `delay`
@@ -170,6 +177,7 @@ impl World {
             samples: self.samples,
             custom: &self.custom,
             settled: self.settled,
+            sites: &[],
         })
     }
 }

@@ -84,7 +84,8 @@ impl<'a> SimulatedProvider<'a> {
         }
         self.made += 1;
         let id = RequestId(self.made);
-        self.requests.push(RequestView { id, nodes, node_type: kind, asked: now, needed: false });
+        let (node_type, rivals) = (kind, Vec::new());
+        self.requests.push(RequestView { id, nodes, node_type, rivals, asked: now, needed: false });
         let draw = |_| {
             self.answered += 1;
             let mut rng = generator(self.seed, Subject::Request, self.answered);

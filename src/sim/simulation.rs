@@ -12,7 +12,7 @@ use super::cluster::Cluster;
 use super::fates::Fates;
 use super::random::stretch;
 use super::simulator::{Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
-use crate::job::{Cost, ProviderKind, Scaling, TaskLimits};
+use crate::job::{Cost, Scaling, TaskLimits};
 use crate::model::{TaskId, Time};
 use crate::scale::elasticity::{Elasticity, LevelStep, elasticity};
 use crate::scale::policy::{policy_by_name, policy_names};
@@ -232,7 +232,7 @@ impl<'a> Simulation<'a> {
     fn waits_for_labels(&self) -> bool {
         let members = Simulator::first_members(self.cluster, self.first_ranks());
         let job = &self.prepared.job;
-        job.capacity.provider != ProviderKind::None && placement::lacks_labels(job, &members)
+        !job.sites.is_empty() && placement::lacks_labels(job, &members)
     }
 
     /// The bounds, limited to the capacity of the cluster and extended to include the ranks at the

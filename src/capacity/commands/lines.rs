@@ -59,6 +59,8 @@ impl StateLine {
 pub(super) struct CommandLines {
     lines: CommandCapacity,
     partition: Option<String>,
+    account: Option<String>,
+    cluster: Option<String>,
     /// Labels of all blocks.
     labels: Labels,
     extra: Vec<String>,
@@ -101,6 +103,8 @@ impl CommandLines {
             ended: lines.ended.as_deref().map(regex).transpose()?,
             node: lines.node.as_deref().map(regex).transpose()?,
             partition: capacity.partition.clone(),
+            account: capacity.account.clone(),
+            cluster: capacity.cluster.clone(),
             labels: labels_of(capacity.labels.iter().cloned()),
             extra: capacity.extra.clone(),
             time: capacity.time,
@@ -124,6 +128,8 @@ impl CommandLines {
             "name" => shell_word(block.name),
             "log" => shell_word(&block.log.display().to_string()),
             "partition" => shell_word(self.partition.as_deref().unwrap_or_default()),
+            "account" => shell_word(self.account.as_deref().unwrap_or_default()),
+            "cluster" => shell_word(self.cluster.as_deref().unwrap_or_default()),
             "time" => format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
             "minutes" => seconds.div_ceil(60).to_string(),
             "seconds" => seconds.to_string(),

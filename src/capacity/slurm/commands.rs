@@ -37,7 +37,7 @@ const SUBMISSION: [&str; 11] = [
     "SBATCH_WCKEY",
 ];
 
-/// A job, with its cluster if that is not this one.
+/// A job, with its cluster if that is not the usual one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JobId {
     number: String,
@@ -45,7 +45,7 @@ pub(super) struct JobId {
 }
 
 impl JobId {
-    /// A job of this cluster.
+    /// A job of the usual cluster.
     pub(super) fn here(number: String) -> JobId {
         JobId { number, cluster: None }
     }
@@ -111,6 +111,9 @@ impl Queued {
 /// Calls Slurm's commands.
 #[derive(Clone, Default)]
 pub(super) struct SlurmCommands {
+    /// The cluster that is meant where none is named: its name, or the path of its configuration;
+    /// `None`: that of this machine.
+    cluster: Option<String>,
     /// The deadline of all commands at the end of the run.
     closes: Arc<OnceLock<Instant>>,
 }
@@ -128,6 +131,19 @@ impl Queued {
 }
 
 impl SlurmCommands {
+    /// Commands for a cluster.
+    pub(super) fn of(cluster: Option<&str>) -> SlurmCommands {
+        SlurmCommands { cluster: cluster.map(str::to_owned), ..SlurmCommands::default() }
+    }
+
+    /// One of Slurm's commands, for another cluster than the usual one if named.
+    fn command(&self, program: &str, cluster: Option<&str>) -> Command {
+        let mut command = Command::new(program);
+        alone(&mut command).env("SLURM_TIME_FORMAT", "%s");
+        name_cluster(&mut command, cluster.or(self.cluster.as_deref()));
+        command
+    }
+
     /// Limits all commands to `end`, including one that runs already.
     pub(super) fn close_by(&self, end: Instant) {
         // The first end counts.
@@ -136,14 +152,14 @@ impl SlurmCommands {
 
     /// The jobs of a name on one cluster, including those that ended recently.
     pub(super) fn jobs_named(&self, name: &str, cluster: Option<&str>) -> Result<Vec<Queued>, String> {
-        let said = self.output(command("squeue", cluster).args(LIST).args(["--name", name, COLUMNS]))?;
+        let said = self.output(self.command("squeue", cluster).args(LIST).args(["--name", name, COLUMNS]))?;
         Ok(said.lines().filter_map(Queued::parse).collect())
     }
 
     /// One job; `None` if Slurm has no such job (any more).
     pub(super) fn job(&self, job: &JobId) -> Result<Option<Queued>, String> {
         let list = ["--jobs", &job.number, COLUMNS];
-        match self.output(command("squeue", job.cluster.as_deref()).args(LIST).args(list)) {
+        match self.output(self.command("squeue", job.cluster.as_deref()).args(LIST).args(list)) {
             Ok(said) => Ok(said.lines().filter_map(Queued::parse).find(|queued| queued.is(job))),
             Err(why) if why.contains(UNKNOWN) => Ok(None),
             Err(why) => Err(why),
@@ -153,7 +169,7 @@ impl SlurmCommands {
     /// The nodes on which steps of a job run, without the batch step.
     pub(super) fn nodes_with_steps(&self, job: &JobId) -> Result<Vec<String>, String> {
         let list = ["--noheader", "--all", "--steps", "--jobs", &job.number, "--format=%i|%N"];
-        let said = self.output(command("squeue", job.cluster.as_deref()).args(list))?;
+        let said = self.output(self.command("squeue", job.cluster.as_deref()).args(list))?;
         let steps = said.lines().filter_map(|line| line.trim().split_once('|'));
         let ours = steps.filter(|(step, _)| step.rsplit('.').next().is_some_and(|n| n.parse::<u32>().is_ok()));
         Ok(ours.flat_map(|(_, nodes)| expand_hosts(nodes.trim()).unwrap_or_default()).collect())
@@ -166,13 +182,14 @@ impl SlurmCommands {
         if capacity.provider != ProviderKind::Slurm || capacity.extra.iter().any(goes_elsewhere) {
             return None;
         }
-        let said = self.output(command("sinfo", None).args(["--noheader", "--all", "--format=%P|%D|%f"])).ok()?;
+        let said = self.output(self.command("sinfo", None).args(["--noheader", "--all", "--format=%P|%D|%f"])).ok()?;
         PartitionNodes::parse(&said, capacity.partition.as_deref())
     }
 
     /// The active features of all nodes, by their names.
     pub(super) fn features(&self) -> Result<NodeFeatures, String> {
-        let said = self.output(command("sinfo", None).args(["--noheader", "--all", "--Node", "--format=%N|%b"]))?;
+        let said =
+            self.output(self.command("sinfo", None).args(["--noheader", "--all", "--Node", "--format=%N|%b"]))?;
         let lines = said.lines().filter_map(|line| line.trim().split_once('|'));
         Ok(NodeFeatures(lines.map(|(node, features)| (node.to_owned(), parse_features(features))).collect()))
     }
@@ -180,8 +197,14 @@ impl SlurmCommands {
     /// Submits a job.
     pub(super) fn submit(&self, job: &SbatchArgs<'_>) -> Result<JobId, String> {
         let mut command = Command::new("sbatch");
-        let said = self.output(alone_but(job.add_to(&mut command), &SUBMISSION))?;
-        JobId::parse(&said).ok_or_else(|| format!("sbatch took it but named no job (it printed {:?})", said.trim()))
+        alone_but(job.add_to(&mut command), &SUBMISSION);
+        name_cluster(&mut command, self.cluster.as_deref());
+        command.args(["--wrap", job.script]);
+        let said = self.output(&mut command)?;
+        let mut job = JobId::parse(&said)
+            .ok_or_else(|| format!("sbatch took it but named no job (it printed {:?})", said.trim()))?;
+        job.cluster = job.cluster.filter(|cluster| Some(cluster) != self.cluster.as_ref());
+        Ok(job)
     }
 
     /// Lets a job wait in the queue for this time from now.
@@ -206,7 +229,7 @@ impl SlurmCommands {
     }
 
     fn update(&self, job: &JobId, what: &str, dir: Option<&Path>) -> Result<(), String> {
-        let mut command = command("scontrol", job.cluster.as_deref());
+        let mut command = self.command("scontrol", job.cluster.as_deref());
         if let Some(dir) = dir {
             command.current_dir(dir);
         }
@@ -219,7 +242,7 @@ impl SlurmCommands {
         for job in jobs {
             by_cluster.entry(job.cluster.as_deref()).or_default().push(&job.number);
         }
-        let cancel = |(cluster, numbers)| self.output(command("scancel", cluster).args::<Vec<_>, _>(numbers));
+        let cancel = |(cluster, numbers)| self.output(self.command("scancel", cluster).args::<Vec<_>, _>(numbers));
         let failed: Vec<String> = by_cluster.into_iter().filter_map(|jobs| cancel(jobs).err()).collect();
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
@@ -227,7 +250,7 @@ impl SlurmCommands {
     /// Cancels all jobs of a name on one cluster, or only those that wait.
     pub(super) fn cancel_named(&self, name: &str, cluster: Option<&str>, only_waiting: bool) -> Result<(), String> {
         let state: &[&str] = if only_waiting { &["--state=PENDING"] } else { &[] };
-        self.output(command("scancel", cluster).args(state).args(["--name", name])).map(drop)
+        self.output(self.command("scancel", cluster).args(state).args(["--name", name])).map(drop)
     }
 
     /// The output of a command, or why it failed.
@@ -305,12 +328,15 @@ const LIST: [&str; 3] = ["--noheader", "--all", "--states=all"];
 /// Slurm's error for an unknown job.
 const UNKNOWN: &str = "Invalid job id";
 
-/// One of Slurm's commands, for another cluster than this one if named.
-fn command(program: &str, cluster: Option<&str>) -> Command {
-    let mut command = Command::new(program);
-    alone(&mut command).env("SLURM_TIME_FORMAT", "%s");
-    command.args(cluster.map(|cluster| format!("--clusters={cluster}")));
-    command
+/// Names the cluster of a command.
+fn name_cluster(command: &mut Command, cluster: Option<&str>) {
+    match cluster {
+        Some(path) if path.starts_with('/') => {
+            command.env("SLURM_CONF", path).env_remove("SLURM_CLUSTERS").env_remove("SBATCH_CLUSTERS");
+        }
+        Some(name) => _ = command.arg(format!("--clusters={name}")),
+        None => {}
+    }
 }
 
 /// A job to be submitted.
@@ -318,6 +344,7 @@ pub(super) struct SbatchArgs<'a> {
     pub(super) name: &'a str,
     pub(super) nodes: usize,
     pub(super) partition: Option<&'a str>,
+    pub(super) account: Option<&'a str>,
     /// Features that its nodes must have.
     pub(super) features: &'a [String],
     /// Its time limit.
@@ -338,6 +365,9 @@ impl SbatchArgs<'_> {
         if let Some(partition) = self.partition {
             command.args(["--partition", partition]);
         }
+        if let Some(account) = self.account {
+            command.args(["--account", account]);
+        }
         if let Some(limit) = self.limit {
             command.args(["--time", &minutes(limit).to_string(), "--deadline", &deadline(limit, self.lease)]);
         }
@@ -346,7 +376,7 @@ impl SbatchArgs<'_> {
             // The last one counts.
             command.args(["--constraint", &constraint]);
         }
-        command.args(["--wrap", self.script]).env_remove(LABELS)
+        command.env_remove(LABELS)
     }
 }
 

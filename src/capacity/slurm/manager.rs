@@ -216,6 +216,7 @@ impl SlurmManager {
             name: self.name(),
             nodes: ids.len(),
             partition: self.capacity.partition.as_deref(),
+            account: self.capacity.account.as_deref(),
             features: &features,
             limit,
             lease: QUEUE_LEASE,

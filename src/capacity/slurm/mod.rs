@@ -66,12 +66,19 @@ pub struct Slurm {
 pub struct NodeFeatures(HashMap<String, Labels>);
 
 impl NodeFeatures {
-    /// Asks Slurm; without an answer no node has features.
-    pub fn ask() -> NodeFeatures {
-        let asked = SlurmCommands::default().features();
+    /// Asks Slurm of a cluster (`None`: this machine's); without an answer no node has features.
+    pub fn ask(cluster: Option<&str>) -> NodeFeatures {
+        let asked = SlurmCommands::of(cluster).features();
         asked
             .inspect_err(|why| tracing::warn!("the features of Slurm's nodes are not known: {why}"))
             .unwrap_or_default()
+    }
+
+    /// These features and those of nodes of other clusters with other names.
+    #[must_use]
+    pub fn or(mut self, other: NodeFeatures) -> NodeFeatures {
+        other.0.into_iter().for_each(|(node, features)| _ = self.0.entry(node).or_insert(features));
+        self
     }
 
     /// The features of a node.
@@ -82,7 +89,7 @@ impl NodeFeatures {
 
 /// What blocks of these settings can have, as Slurm says now.
 pub fn offers(capacity: &Capacity) -> Offers {
-    offered(SlurmCommands::default().partition(capacity).as_ref(), &capacity.labels)
+    offered(SlurmCommands::of(capacity.cluster.as_deref()).partition(capacity).as_ref(), &capacity.labels)
 }
 
 /// What blocks with these labels on these nodes can have.
@@ -102,11 +109,11 @@ impl Slurm {
         allocation: Option<Allocation>,
         ended: &EndedSessions,
     ) -> std::io::Result<Slurm> {
-        let commands = SlurmCommands::default();
+        let commands = SlurmCommands::of(capacity.cluster.as_deref());
         let mut names = NamesFile::read(launch.logs.join(NAME_FILE))?;
-        let (_, left) = names.withdraw(&commands, ended);
+        let (_, left) = names.withdraw(&SlurmCommands::default(), ended);
         left.iter().for_each(|why| tracing::warn!("{why}"));
-        names.sessions.push(SessionJobs::new(&launch.run, launch.began_unix_ns));
+        names.sessions.push(SessionJobs::new(&launch.run, launch.began_unix_ns, capacity.cluster.clone()));
         names.write()?;
         let ((requests, receiver), (sender, events)) = (channel(), channel());
         let nodes = Arc::new(OnceLock::new());

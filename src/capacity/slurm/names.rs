@@ -1,5 +1,6 @@
 //! The names under which a run may have jobs in the queue: a file in the run directory with one
-//! line per session that may have left jobs, and the other clusters that it sent jobs to.
+//! line per session that may have left jobs: their name, the cluster of their site, and the other
+//! clusters that it sent jobs to.
 //!
 //! A line is written before the first submission, and removed when no job of that name is left.
 
@@ -13,21 +14,34 @@ use crate::journal::EndedSessions;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SessionJobs {
     pub(super) name: String,
+    /// The cluster of its site; `None`: that of this machine.
+    pub(super) home: Option<String>,
+    /// Other clusters that it sent jobs to.
     pub(super) clusters: Vec<String>,
 }
 
+/// Precedes the cluster of a site in the file.
+const HOME_MARK: char = '@';
+
 impl SessionJobs {
-    pub(super) fn new(run: &str, began_unix_ns: u64) -> SessionJobs {
-        SessionJobs::named(&format!("phalanx-{run}-{:x}", began_unix_ns / 1_000_000))
+    pub(super) fn new(run: &str, began_unix_ns: u64, home: Option<String>) -> SessionJobs {
+        SessionJobs { home, ..SessionJobs::named(&format!("phalanx-{run}-{:x}", began_unix_ns / 1_000_000)) }
     }
 
     pub(super) fn named(name: &str) -> SessionJobs {
-        SessionJobs { name: name.to_owned(), clusters: Vec::new() }
+        SessionJobs { name: name.to_owned(), home: None, clusters: Vec::new() }
     }
 
     fn parse(line: &str) -> Option<SessionJobs> {
-        let mut words = line.split_whitespace().map(str::to_owned);
-        Some(SessionJobs { name: words.next()?, clusters: words.collect() })
+        let (mut words, mut jobs) = (line.split_whitespace(), SessionJobs::named(""));
+        words.next()?.clone_into(&mut jobs.name);
+        for word in words {
+            match word.strip_prefix(HOME_MARK) {
+                Some(home) => jobs.home = Some(home.to_owned()),
+                None => jobs.clusters.push(word.to_owned()),
+            }
+        }
+        Some(jobs)
     }
 
     /// When the session began, in milliseconds since 1970: its name ends with that.
@@ -42,7 +56,8 @@ impl SessionJobs {
 
     /// Cancels all of them, or only those that wait.
     pub(super) fn cancel(&self, slurm: &SlurmCommands, only_waiting: bool) -> Result<(), String> {
-        let clusters = std::iter::once(None).chain(self.clusters.iter().map(|name| Some(name.as_str())));
+        let clusters =
+            std::iter::once(self.home.as_deref()).chain(self.clusters.iter().map(|name| Some(name.as_str())));
         clusters.into_iter().try_for_each(|cluster| slurm.cancel_named(&self.name, cluster, only_waiting))
     }
 }
@@ -93,7 +108,11 @@ impl NamesFile {
                 _ => Ok(()),
             };
         }
-        let line = |jobs: &SessionJobs| format!("{} {}\n", jobs.name, jobs.clusters.join(" "));
+        let line = |jobs: &SessionJobs| {
+            let home = jobs.home.iter().map(|home| format!("{HOME_MARK}{home}"));
+            let words = std::iter::once(jobs.name.clone()).chain(home).chain(jobs.clusters.iter().cloned());
+            words.collect::<Vec<_>>().join(" ") + "\n"
+        };
         let new = self.path.with_extension("new");
         std::fs::write(&new, self.sessions.iter().map(line).collect::<String>())?;
         std::fs::rename(new, &self.path)
@@ -109,7 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("slurm");
         let mut file = NamesFile::read(path.clone()).unwrap();
-        let mut jobs = SessionJobs::new("a-b-1", 5_000_000_000);
+        let mut jobs = SessionJobs::new("a-b-1", 5_000_000_000, Some("/etc/big/slurm.conf".into()));
         assert_eq!((jobs.name.as_str(), jobs.began_unix_ms()), ("phalanx-a-b-1-1388", Some(5000)));
         jobs.clusters.push("big".into());
         file.sessions.push(jobs);

@@ -18,13 +18,14 @@ use crate::job::{Group, Job};
 
 /// Refuses sections that only a job file may have.
 pub(super) fn check_sections(spec: &FileSpec, findings: &mut Findings) {
-    let sections: [(&str, Option<&Span>); 9] = [
+    let sections: [(&str, Option<&Span>); 10] = [
         ("[job]", spec.job.as_ref().map(|at| &at.span)),
         ("[[graph]]", spec.graph.as_ref().map(|at| &at.span)),
         ("[pools]", spec.pools.as_ref().map(|at| &at.span)),
         ("[scaling]", spec.scaling.as_ref().map(|at| &at.span)),
         ("[cost]", spec.cost.as_ref().map(|at| &at.span)),
         ("[capacity]", spec.capacity.as_ref().map(|at| &at.span)),
+        ("[[site]]", spec.site.as_ref().map(|at| &at.span)),
         ("[cache]", spec.cache.as_ref().map(|at| &at.span)),
         ("[advisor]", spec.advisor.as_ref().map(|at| &at.span)),
         ("[[alert]]", spec.alert.as_ref().map(|at| &at.span)),

@@ -24,6 +24,7 @@ mod offsets;
 mod pattern;
 mod pools;
 mod scaling;
+mod sites;
 mod stage;
 mod task;
 mod work;
@@ -130,8 +131,7 @@ impl<'a> Resolution<'a> {
         let external = link(&mut job, &drafts, drafts.len(), context, findings);
         job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
         job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
-        job.capacity =
-            spec.capacity.as_ref().map(|at| scaling::resolve_capacity(&at.value, findings)).unwrap_or_default();
+        (job.sites, job.listen) = sites::resolve_sites(spec, &job.cost, findings);
         let scales = job.scaling.is_some();
         job.advisor = spec.advisor.as_ref().and_then(|at| advisor::resolve_advisor(at, scales, findings));
         job.alerts = alerts::resolve_alerts(spec.alerts(), &job.dir, findings);

@@ -1,20 +1,13 @@
-//! Resolves `[scaling]`, `[cost]` and `[capacity]`: defaults, and contradictions.
+//! Resolves `[scaling]` and `[cost]`: defaults, and contradictions.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use regex::Regex;
-
-use super::names::resolve_labels;
-use crate::job::capacity::{ID_PLACEHOLDERS, SUBMIT_PLACEHOLDERS, TIME_PLACEHOLDERS, placeholders, unusable_option};
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
-use crate::job::spec::{CapacitySpec, CommandsSpec, CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
+use crate::job::spec::{CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
 use crate::job::units::shorten;
 use crate::job::values::{Amount, DurationSpec, Signed};
-use crate::job::{
-    Above, Capacity, CommandCapacity, Cost, NodePrice, ProviderKind, Rule, Scaling, ScoreWeights, Trigger,
-};
+use crate::job::{Above, Cost, NodePrice, Rule, Scaling, ScoreWeights, Trigger};
 
 /// Resolves `[scaling]`.
 pub(super) fn resolve_scaling(spec: &ScalingSpec, findings: &mut Findings) -> Scaling {
@@ -147,99 +140,6 @@ pub(super) fn resolve_cost(spec: &CostSpec, findings: &mut Findings) -> Cost {
     }
 }
 
-/// Resolves `[capacity]`.
-pub(super) fn resolve_capacity(spec: &CapacitySpec, findings: &mut Findings) -> Capacity {
-    not_zero("time", spec.time.as_ref(), findings);
-    let provider = spec.provider.as_ref().map(|at| at.value.0).unwrap_or_default();
-    if let Some(file) = spec.hostfile.as_ref().filter(|_| provider != ProviderKind::Local) {
-        let error = Diagnostic::error("`hostfile` is for the provider \"local\": a batch system knows its nodes")
-            .at(&file.span);
-        findings.push(error.help("write `provider = \"local\"` or remove it"));
-    }
-    let sbatch_options = spec.extra.iter().filter(|_| provider != ProviderKind::Commands);
-    for word in sbatch_options.flat_map(|lines| &lines.value.0) {
-        if let Some(option) = unusable_option(&word.value) {
-            let error = Diagnostic::error(format!("a block cannot be submitted with --{option}"));
-            let help =
-                "remove it from `extra`: Phalanx submits each block as one job of a size, name and log of its own";
-            findings.push(error.at(&word.span).help(help));
-        }
-    }
-    let text = |typed: &Option<At<String>>| typed.as_ref().map(|at| at.value.clone());
-    Capacity {
-        provider,
-        partition: text(&spec.partition),
-        nodes_per_block: whole(spec.nodes_per_block.as_ref().map(|at| at.value.0)).unwrap_or(1),
-        hostfile: text(&spec.hostfile).map(PathBuf::from),
-        time: spec.time.as_ref().map(|at| at.value.0),
-        labels: spec.labels.iter().flat_map(|at| resolve_labels(&at.value, findings).to_vec()).collect(),
-        extra: spec.extra.iter().flat_map(|lines| &lines.value.0).map(|line| line.value.clone()).collect(),
-        listen: text(&spec.listen),
-        commands: commands(spec, provider, findings),
-    }
-}
-
-/// Resolves `[capacity.commands]`, which the provider `commands` needs and no other has.
-fn commands(spec: &CapacitySpec, provider: ProviderKind, findings: &mut Findings) -> Option<CommandCapacity> {
-    let Some(at) = &spec.commands else {
-        if let Some(provider) = spec.provider.as_ref().filter(|at| at.value.0 == ProviderKind::Commands) {
-            let error = Diagnostic::error("the provider \"commands\" needs the lines that it calls").at(&provider.span);
-            findings.push(error.help("add `[capacity.commands]`; docs/providers.md has it for PBS, LSF and Flux"));
-        }
-        return None;
-    };
-    if provider != ProviderKind::Commands {
-        let error = Diagnostic::error("`[capacity.commands]` is for the provider \"commands\"").at(&at.span);
-        findings.push(error.help("write `provider = \"commands\"` in [capacity], or remove it"));
-    }
-    let CommandsSpec { submit, job_id, state, waiting, running, ended, node, cancel, release, .. } = &at.value;
-    for regex in [job_id, waiting, running, ended, node].into_iter().flatten() {
-        if let Err(error) = Regex::new(&regex.value) {
-            let reason = error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            findings.push(Diagnostic::error(format!("not a regular expression: {reason}")).at(&regex.span));
-        }
-    }
-    let lines = [
-        (submit, &SUBMIT_PLACEHOLDERS[..]),
-        (state, &ID_PLACEHOLDERS),
-        (cancel, &ID_PLACEHOLDERS),
-        (release, &ID_PLACEHOLDERS),
-    ];
-    for (line, known) in lines {
-        let Some(line) = line else { continue };
-        for name in placeholders(&line.value).filter(|name| !known.contains(name)) {
-            let error = Diagnostic::error(format!("this line has no placeholder {{{name}}}")).at(&line.span);
-            findings.push(error.help(format!("it may have {{{}}}", known.join("}, {"))));
-        }
-        let needed = if known == SUBMIT_PLACEHOLDERS { "script" } else { "id" };
-        if !placeholders(&line.value).any(|name| name == needed) {
-            let error = Diagnostic::error(format!("this line lacks {{{needed}}}")).at(&line.span);
-            findings.push(error.help(match needed {
-                "script" => "it submits the script of a block, which starts a rank there",
-                _ => "it must say which job it means",
-            }));
-        }
-    }
-    let has_time = |line: &At<String>| placeholders(&line.value).any(|name| TIME_PLACEHOLDERS.contains(&name));
-    if let Some(line) = submit.as_ref().filter(|line| spec.time.is_none() && has_time(line)) {
-        let error = Diagnostic::error("this line has a time, and [capacity] has none").at(&line.span);
-        findings.push(error.help("add `time = \"2h\"` to [capacity]: how long a block may last"));
-    }
-    let text = |typed: &Option<At<String>>| typed.as_ref().map(|at| at.value.clone());
-    let given = |typed: &Option<At<String>>| text(typed).unwrap_or_default();
-    Some(CommandCapacity {
-        submit: given(submit),
-        job_id: text(job_id).unwrap_or_else(|| r"\S+".to_owned()),
-        state: given(state),
-        waiting: given(waiting),
-        running: given(running),
-        ended: text(ended),
-        node: text(node),
-        cancel: given(cancel),
-        release: text(release),
-    })
-}
-
 fn node_prices(spec: &CostSpec, minimum: Duration, granularity: Duration, findings: &mut Findings) -> Vec<NodePrice> {
     let mut prices: Vec<NodePrice> = Vec::new();
     for at in spec.node.iter().flat_map(|nodes| &nodes.value.0) {
@@ -259,16 +159,16 @@ fn node_prices(spec: &CostSpec, minimum: Duration, granularity: Duration, findin
     prices
 }
 
-fn time(typed: Option<&At<DurationSpec>>, usual: Duration) -> Duration {
+pub(super) fn time(typed: Option<&At<DurationSpec>>, usual: Duration) -> Duration {
     typed.map_or(usual, |at| at.value.0)
 }
 
 /// Converts a number whose reader has bounded it to 32 bits.
-fn whole(typed: Option<i64>) -> Option<u32> {
+pub(super) fn whole(typed: Option<i64>) -> Option<u32> {
     typed.and_then(|value| u32::try_from(value).ok())
 }
 
-fn not_zero(key: &str, typed: Option<&At<DurationSpec>>, findings: &mut Findings) {
+pub(super) fn not_zero(key: &str, typed: Option<&At<DurationSpec>>, findings: &mut Findings) {
     if let Some(at) = typed.filter(|at| at.value.0.is_zero()) {
         let error = Diagnostic::error(format!("`{key}` must be longer than nothing")).at(&at.span);
         findings.push(error.help("write for example \"30s\" or \"10m\""));

@@ -14,17 +14,20 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::advisor_client::AdvisorClient;
-use super::pricing::prices;
+use super::pricing::{prices, type_of};
 use super::provisioner::default_delay;
 use super::run_history::{LoadedHistory, kind_of};
-use crate::capacity::{Block, NodeTable};
+use crate::capacity::{Bill, Block, NodeTable};
 use crate::graph::TaskGraph;
-use crate::job::{Group, Job, PolicyKind, ProviderKind, Scaling};
+use crate::job::{Group, Job, PolicyKind, Scaling, Site};
 use crate::journal::RankInfo;
 use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals, total};
 use crate::scale::commands::{NodeChanges, ScalingStep};
 use crate::scale::controller::ScalingController;
-use crate::scale::{Advisor, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
+use crate::scale::price::STOP_MARGIN;
+use crate::scale::{
+    Advisor, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler, SiteView,
+};
 use crate::schedule::coordinator::Coordinator;
 use crate::workload::PreparedJob;
 
@@ -42,6 +45,7 @@ const MAX_SHOWN_DECISIONS: usize = 5;
 
 /// Feeds the scaling controller of a real run.
 pub(super) struct Autoscaler {
+    job: Arc<Job>,
     controller: ScalingController,
     graph: Arc<TaskGraph>,
     /// For each node of the graph the number of its dependencies that have not ended.
@@ -89,19 +93,19 @@ impl Autoscaler {
         }
         let mut prices = prices(job, ranks);
         prices.budget = prices.budget.map(|budget| (budget - spent).max(0.0));
-        let delay = match job.capacity.provider {
-            ProviderKind::None => UNPARK_DELAY,
-            kind => default_delay(kind),
-        };
+        let delays = delays(job);
         let mut scaler = Scaler::of(&scaling);
         scaler.spent_earlier(spent);
         let advisor = job.advisor.as_ref().map(AdvisorClient::new);
         if advisor.is_some() {
             scaler = scaler.with_advisor(Advisor::default());
         }
-        let mut controller = ScalingController::new(prepared, scaler, prices.clone(), scaling.interval, &[delay]);
-        controller.recall(&past.history, past.moment, &past.learnt, kind_of(job));
+        let mut controller = ScalingController::new(prepared, scaler, prices.clone(), scaling.interval, &delays);
+        let kinds = kinds(job);
+        let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        controller.recall(&past.history, past.moment, &past.learnt, &kinds);
         let mut autoscaler = Autoscaler {
+            job: Arc::clone(job),
             controller,
             graph: Arc::clone(graph),
             waits: Vec::new(),
@@ -124,7 +128,7 @@ impl Autoscaler {
         if !self.decides && !can_forecast(&prepared.job) {
             return None;
         }
-        self.graph = Arc::clone(&prepared.graph);
+        (self.job, self.graph) = (Arc::clone(&prepared.job), Arc::clone(&prepared.graph));
         self.controller.grow(prepared);
         self.count_dependencies();
         Some(self)
@@ -167,9 +171,43 @@ impl Autoscaler {
         self.controller.update_measures(measures);
     }
 
-    /// A requested node took this long to join.
-    pub(super) fn node_arrived(&mut self, delay: Duration) {
-        self.controller.rank_arrived(NodeTypeId(0), delay);
+    /// A requested node of this type took this long to join.
+    pub(super) fn node_arrived(&mut self, node_type: NodeTypeId, delay: Duration) {
+        self.controller.rank_arrived(node_type, delay);
+    }
+
+    /// Median time in seconds until a requested node of a type joins.
+    pub(super) fn delay_s(&self, node_type: NodeTypeId) -> f64 {
+        self.controller.delay_s(node_type)
+    }
+
+    /// True if one more node of a type can be paid for until the run probably ends, or the next
+    /// decisions.
+    pub(super) fn affords(
+        &self,
+        now: Time,
+        coordinator: &Coordinator,
+        nodes: &NodeTable,
+        node_type: NodeTypeId,
+    ) -> bool {
+        let Held { views, requests, settled } = self.held(now, coordinator, nodes);
+        let soon = now.after(self.controller.interval * 2).after(STOP_MARGIN);
+        let end = self.forecast.and_then(|it| Duration::try_from_secs_f64(it.finish_q50_s).ok());
+        let end = end.map_or(soon, |end| soon.max(Time::ZERO.after(end)));
+        self.controller.affords((now, end), &views, &requests, settled, node_type)
+    }
+
+    /// The ranks, requests and ended bills as a decision sees them.
+    fn held(&self, now: Time, coordinator: &Coordinator, nodes: &NodeTable) -> Held {
+        let needed = coordinator.needed_ranks();
+        let view = |rank| self.view(nodes, rank, coordinator, needed.contains(&rank));
+        let closed = nodes.bills().filter(|bill| bill.to.is_some());
+        let bill = |bill: Bill| self.prices.bill(type_of(&self.job, bill.site), bill.from, bill.to.unwrap_or(now));
+        Held {
+            views: nodes.ranks().filter_map(|(rank, _)| view(rank)).collect(),
+            requests: nodes.blocks.coming().map(|block| self.request_view(block, nodes, coordinator)).collect(),
+            settled: total(closed.map(bill)),
+        }
     }
 
     /// A node of the graph has ended: counts down its successors.
@@ -207,29 +245,58 @@ impl Autoscaler {
         now: Time,
         coordinator: &Coordinator,
         nodes: &NodeTable,
+        sites: &[SiteView],
         can: NodeChanges,
     ) -> ScalingStep {
         let running = coordinator.running().map(|(_, started)| (started.task, started.start));
         self.controller.update_running(coordinator.tally().running.into(), running);
-        let needed = coordinator.needed_ranks();
-        let view = |rank| view(nodes, rank, coordinator, needed.contains(&rank));
-        let views: Vec<RankView> = nodes.ranks().filter_map(|(rank, _)| view(rank)).collect();
-        let requests: Vec<RequestView> = nodes.blocks.coming().map(|block| request_view(block, coordinator)).collect();
-        let settled = total(nodes.closed_bills().map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)));
+        let Held { views, requests, settled } = self.held(now, coordinator, nodes);
         let mut step = match self.decides {
-            true => self.controller.decide(now, &views, &requests, settled, can),
+            true => self.controller.decide(now, &views, &requests, settled, sites, can),
             false => ScalingStep::default(),
         };
         if let Some((client, question)) = self.advisor.as_mut().zip(step.question.take()) {
             client.ask(question);
         }
-        self.forecast = self.controller.forecast_end(now, &views, &requests, settled);
+        self.forecast = self.controller.forecast_end(now, &views, &requests, settled, sites);
         self.due = now.after(self.controller.pause(now));
         for decision in &step.decisions {
             self.latest.truncate(MAX_SHOWN_DECISIONS - 1);
             self.latest.push_front(decision.clone());
         }
         step
+    }
+
+    /// A rank as a decision sees it; `None` if it is gone with its node.
+    fn view(&self, nodes: &NodeTable, rank: Rank, coordinator: &Coordinator, needed: bool) -> Option<RankView> {
+        let (entry, world) = (nodes.rank(rank)?, nodes.world_of(rank));
+        let block = world.and_then(|world| world.block).and_then(|id| nodes.blocks.get(id));
+        let view = RankView {
+            rank,
+            state: coordinator.standing(rank)?,
+            node_type: type_of(&self.job, nodes.site_of(rank)),
+            slots: entry.facts.slots,
+            billed_since: nodes.bill_of(rank),
+            busy_slots: coordinator.load(rank).running,
+            busy: entry.busy,
+            failures: entry.failures,
+            releasable: !needed && world.is_some() && block.is_none_or(|block| !nodes.blocks.is_bound(block.id)),
+            needed,
+            ends: block.and_then(|block| block.ends),
+        };
+        view.of(nodes.holds_node(rank))
+    }
+
+    /// A block that was requested as a decision sees it.
+    fn request_view(&self, block: &Block, nodes: &NodeTable, coordinator: &Coordinator) -> RequestView {
+        RequestView {
+            id: RequestId(block.id.0),
+            nodes: 1,
+            node_type: type_of(&self.job, Some(block.site)),
+            rivals: nodes.blocks.rivals(block.id).map(|site| type_of(&self.job, Some(site))).collect(),
+            asked: block.asked,
+            needed: coordinator.is_waited_for(&block.labels),
+        }
     }
 
     /// The user wants this number of ranks; `None` lets the policy decide. False if there is no
@@ -264,30 +331,28 @@ impl Autoscaler {
     }
 }
 
-/// A rank as a decision sees it; `None` if it is gone with its node.
-fn view(nodes: &NodeTable, rank: Rank, coordinator: &Coordinator, needed: bool) -> Option<RankView> {
-    let (entry, world) = (nodes.rank(rank)?, nodes.world_of(rank));
-    let block = world.and_then(|world| world.block).and_then(|id| nodes.blocks.get(id));
-    let view = RankView {
-        rank,
-        state: coordinator.standing(rank)?,
-        node_type: NodeTypeId(0),
-        slots: entry.facts.slots,
-        billed_since: nodes.bill_of(rank),
-        busy_slots: coordinator.load(rank).running,
-        busy: entry.busy,
-        failures: entry.failures,
-        releasable: !needed && world.is_some() && block.is_none_or(|block| !nodes.blocks.is_bound(block.id)),
-        needed,
-        ends: block.and_then(|block| block.ends),
-    };
-    view.of(nodes.holds_node(rank))
+/// The ranks, requests and ended bills of a run.
+struct Held {
+    views: Vec<RankView>,
+    requests: Vec<RequestView>,
+    settled: f64,
 }
 
-/// A block that was requested as a decision sees it.
-fn request_view(block: &Block, coordinator: &Coordinator) -> RequestView {
-    let needed = coordinator.is_waited_for(&block.labels);
-    RequestView { id: RequestId(block.id.0), nodes: 1, node_type: NodeTypeId(0), asked: block.asked, needed }
+/// How long nodes take to join, by type, before one has been observed.
+fn delays(job: &Job) -> Vec<Duration> {
+    of_types(job, &|site| site.map_or(UNPARK_DELAY, |site| default_delay(site.capacity.provider)))
+}
+
+/// What the history calls the nodes, by type.
+fn kinds(job: &Job) -> Vec<String> {
+    of_types(job, &kind_of)
+}
+
+/// Something of each node type, from its site if it has one.
+fn of_types<T: Clone>(job: &Job, of: &dyn Fn(Option<&Site>) -> T) -> Vec<T> {
+    let first = of(job.sites.first().filter(|site| site.terms.is_none()));
+    let named = job.sites.iter().filter(|site| site.terms.is_some());
+    std::iter::repeat_n(first, 1 + job.cost.nodes.len()).chain(named.map(|site| of(Some(site)))).collect()
 }
 
 /// For each node of a graph the number of its dependencies.

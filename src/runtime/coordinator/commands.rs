@@ -107,7 +107,7 @@ impl CoordinatorDriver {
             return (Answer::refused(format!("{why}; {possible} can be had now")), Messages::new());
         }
         let messages = self.change(now, &woken, &Change::Recall);
-        let asked = self.request_nodes(now, missing, None);
+        let asked = self.request_nodes(now, missing, None, None);
         let woken_text = counted_are(woken.len() as u64, "parked rank");
         (Answer::done(format!("{woken_text} woken, {} requested", counted_are(asked, "node"))), messages)
     }

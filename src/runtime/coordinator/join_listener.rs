@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use super::join_address::{JoinAddress, Listen};
 use crate::capacity::slurm::NodeFeatures;
-use crate::capacity::{BlockId, NodeTable};
+use crate::capacity::{BlockId, NodeTable, SiteId};
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::{Contact, FILE, Secret};
 use crate::fabric::bridge::hub::{Hub, LinkEvent, LinkId, Outer};
@@ -68,8 +68,8 @@ pub(super) struct JoinEffects {
     pub(super) messages: Vec<(Rank, Message)>,
     /// For the user and the journal.
     pub(super) notes: Vec<(Level, String)>,
-    /// Times that requested nodes took to join.
-    pub(super) delays: Vec<Duration>,
+    /// Times that requested nodes took to join, with their sites.
+    pub(super) delays: Vec<(SiteId, Duration)>,
 }
 
 impl JoinEffects {

@@ -1,5 +1,6 @@
 //! Rank 0, from the job file to the end of the run.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -190,7 +191,7 @@ fn prepare(
     let mut joining = None;
     if let Some(listen) = listen_on(options, &job) {
         let (listener, outer) = JoinListener::open(&listen, welcome.clone(), features, Arc::clone(&wake))?;
-        joining = Some((listener, Provisioner::new(&job.capacity, &welcome, &ended, &mut nodes.blocks)?));
+        joining = Some((listener, Provisioner::new(&job, &welcome, &ended, &mut nodes.blocks)?));
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(RoutedFabric::new(world, Rank::ZERO, Some(Box::new(outer))));
     }
@@ -226,14 +227,17 @@ fn prepare(
 /// The features of Slurm's nodes, which are labels of the ranks there, if the job asks for labels.
 fn node_features(job: &Job) -> NodeFeatures {
     let asks = job.groups.iter().any(|group| !group.labels.is_empty());
-    let is_under_slurm = job.capacity.provider == ProviderKind::Slurm || std::env::var_os("SLURM_JOB_ID").is_some();
-    if asks && is_under_slurm { NodeFeatures::ask() } else { NodeFeatures::default() }
+    let slurm = job.sites.iter().filter(|site| site.capacity.provider == ProviderKind::Slurm);
+    let here = std::env::var_os("SLURM_JOB_ID").map(|_| None);
+    let clusters: BTreeSet<Option<&str>> =
+        slurm.map(|site| site.capacity.cluster.as_deref()).chain(here).filter(|_| asks).collect();
+    clusters.into_iter().map(NodeFeatures::ask).fold(NodeFeatures::default(), NodeFeatures::or)
 }
 
 /// Refuses a job that can run neither here nor on nodes that it can request.
 fn check(prepared: &PreparedJob, hellos: &[Hello]) -> Result<(), RunError> {
     let (job, members) = (&prepared.job, placement::members(hellos));
-    if hellos.iter().all(|hello| hello.slots == 0) && job.capacity.provider == ProviderKind::None {
+    if hellos.iter().all(|hello| hello.slots == 0) && job.sites.is_empty() {
         return Err(RunError::Refused(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, name a [capacity] to ask for nodes, or leave it \
              out"
@@ -241,7 +245,7 @@ fn check(prepared: &PreparedJob, hellos: &[Hello]) -> Result<(), RunError> {
         ));
     }
     let offers =
-        if placement::lacks_labels(job, &members) { provisioner::offers(&job.capacity)? } else { Offers::Nothing };
+        if placement::lacks_labels(job, &members) { provisioner::offers(&job.sites)? } else { Offers::Nothing };
     prepared.check(&members, &offers).map_err(RunError::Refused)
 }
 

@@ -6,10 +6,10 @@
 
 use super::driver::{CoordinatorDriver, Messages};
 use super::join_listener::JoinEffects;
+use super::pricing::type_of;
 use crate::capacity::{BlockEvent, BlockId, JoinedWorld};
 use crate::journal::{BlockChange, Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, Time};
-use crate::scale::NodeTypeId;
 use crate::schedule::coordinator::{Change, CoordinatorEvent};
 
 impl CoordinatorDriver {
@@ -24,6 +24,7 @@ impl CoordinatorDriver {
             let notes = provisioner.poll(now, &mut self.nodes.blocks, task);
             notes.into_iter().for_each(|(level, text)| self.recording.note(now, level, &text));
         }
+        self.ask_further_sites(now);
         messages.extend(self.drain_expiring(now));
         self.record_blocks(now);
         let joined = self.nodes.joined();
@@ -38,9 +39,10 @@ impl CoordinatorDriver {
         for (level, text) in &effects.notes {
             self.recording.note(now, *level, text);
         }
-        for delay in effects.delays {
-            self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.node_arrived(delay));
-            self.recording.node_arrived(delay);
+        for (site, delay) in effects.delays {
+            let node_type = type_of(&self.job, Some(site));
+            self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.node_arrived(node_type, delay));
+            self.recording.node_arrived(site, delay);
         }
         let mut messages = effects.messages;
         messages.extend(self.step(now, effects.events));
@@ -141,7 +143,8 @@ impl CoordinatorDriver {
         let record = |(rank, state): (Rank, RankState)| {
             let facts = &self.nodes.rank(rank)?.facts;
             let info = RankInfo { rank: rank.0, node: facts.node.clone(), slots: facts.slots, pid: facts.pid };
-            let (node_type, billed_since) = (NodeTypeId(0), self.nodes.billed_since(rank));
+            let node_type = type_of(&self.job, self.nodes.site_of(rank));
+            let billed_since = self.nodes.billed_since(rank);
             Some(Record::Rank(RankChange { time: now, info, node_type, state, billed_since }))
         };
         changes.into_iter().filter_map(record).collect()

@@ -84,7 +84,7 @@ impl PreparedRun {
         }
         let job_path = loaded.file().to_owned();
         let mut selected = options.selection.of(&loaded.job, &graph).map_err(RunError::Refused)?;
-        provisioner::check(&loaded.job.capacity)?;
+        provisioner::check(&loaded.job.sites)?;
         let listen = listen_on(options, &loaded.job);
         if let Some(listen) = &listen {
             JoinAddress::choose(listen)?;

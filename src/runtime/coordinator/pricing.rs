@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::job::{Cost, Job, PolicyKind, ProviderKind};
+use crate::capacity::{Bill, SiteId};
+use crate::job::{Cost, Job, PolicyKind};
 use crate::journal::{RankInfo, Terms};
 use crate::model::{Time, total};
 use crate::scale::{NodeTypeId, Prices};
@@ -18,11 +19,16 @@ fn is_billed(job: &Job) -> bool {
     job.scaling.is_some() || job.cost != Cost::default()
 }
 
-/// The bill of a session whose nodes have been held so far, each from a time to another; `None` if
-/// the job names neither a policy nor a price.
-pub(super) fn bill(job: &Job, held: impl Iterator<Item = (Time, Time)>) -> Option<f64> {
-    let prices = is_billed(job).then(|| Prices::of_job(&job.cost, 1))?;
-    Some(total(held.map(|(from, to)| prices.bill(NodeTypeId(0), from, to))))
+/// The bill of a session for its nodes up to `now`; `None` if the job names neither a policy nor a
+/// price.
+pub(super) fn bill(job: &Job, bills: impl Iterator<Item = Bill>, now: Time) -> Option<f64> {
+    let prices = is_billed(job).then(|| Prices::of_job(&job.cost, 1).with_sites(&job.sites))?;
+    Some(total(bills.map(|bill| prices.bill(type_of(job, bill.site), bill.from, bill.to.unwrap_or(now)))))
+}
+
+/// The type of the nodes of a site; without one, of those that the run began with.
+pub(super) fn type_of(job: &Job, site: Option<SiteId>) -> NodeTypeId {
+    site.map_or(NodeTypeId(0), |site| Prices::type_of_site(job, site.index()))
 }
 
 /// The price list. Without a provider the run has only the nodes of these ranks.
@@ -30,7 +36,7 @@ pub(super) fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     let nodes: BTreeSet<&str> = ranks.iter().map(|info| info.node.as_str()).collect();
     let slots = ranks.iter().map(|info| info.slots).max().filter(|slots| *slots > 0).unwrap_or(1);
     let mut prices = Prices::of_job(&job.cost, slots);
-    let more = job.scaling.as_ref().filter(|_| job.capacity.provider != ProviderKind::None).map_or(0, |s| s.max_ranks);
+    let more = job.scaling.as_ref().filter(|_| !job.sites.is_empty()).map_or(0, |s| s.max_ranks);
     prices.nodes.iter_mut().for_each(|node| node.limit = Some(nodes.len() as u32 + more));
-    prices
+    prices.with_sites(&job.sites)
 }

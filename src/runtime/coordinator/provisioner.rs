@@ -1,60 +1,81 @@
-//! Requests nodes for a run and gives them back, through a provider.
+//! Requests nodes for a run and gives them back, through the providers of its sites.
 //!
 //! A run may own nodes without a world from the start (the allocation that it was started in), and
-//! request more if its job names a provider. The blocks themselves are in the node table.
+//! request more if its job names a provider. The blocks themselves are in the node table. Which of
+//! several sites is asked is decided in `scale/sites`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::join_address::Listen;
+use super::pricing::type_of;
 use crate::capacity::commands::{self, CommandProvider};
 use crate::capacity::local::{self, Local, hosts};
 use crate::capacity::slurm::{self, Allocation, Slurm};
-use crate::capacity::{BlockId, BlockNote, Blocks, Launch, Provider, ProviderOrder, State};
+use crate::capacity::{
+    BlockId, BlockNote, Blocks, Launch, OverdueNeed, Provider, ProviderOrder, SiteId, State, folder_of, withdraw_others,
+};
 use crate::fabric::bridge::contact::FILE;
-use crate::job::{Capacity, Job, ProviderKind};
+use crate::job::{Capacity, Job, ProviderKind, Site, SiteTerms};
 use crate::journal::{EndedSessions, Level};
 use crate::model::{Labels, Offers, Time, labels_of};
 use crate::runtime::{Options, RunError};
+use crate::scale::sites::rank_sites;
+use crate::scale::{NodeTypeId, SiteView};
 use crate::schedule::protocol::Welcome;
+use crate::text::seconds;
 
 /// Folder in the run directory with the output of blocks and the name of their jobs.
 pub const BLOCKS: &str = "blocks";
 
-/// Puts requests and orders to a provider.
+/// Puts requests and orders to the providers of the sites.
 pub(super) struct Provisioner {
+    /// By place in the job; the allocation of the run is the last where it is none of them.
+    sites: Vec<ProvidedSite>,
+}
+
+/// A site with its provider.
+struct ProvidedSite {
     provider: Box<dyn Provider>,
     kind: ProviderKind,
-    /// Labels of all blocks.
+    /// Labels of all its blocks.
     labels: Labels,
+    node_type: NodeTypeId,
+    /// Of a `[[site]]`.
+    terms: Option<SiteTerms>,
 }
 
 /// Where rank 0 listens for ranks that join; `None` if none can join.
 pub(super) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
-    let capacity = &job.capacity;
-    if let Some(named) = options.join_on.as_ref().or(capacity.listen.as_ref()) {
+    if let Some(named) = options.join_on.as_ref().or(job.listen.as_ref()) {
         return Some(Listen::On(named.clone()));
     }
-    match capacity.provider {
-        ProviderKind::None => Allocation::from_environment().map(|_| Listen::Reachable),
-        ProviderKind::Local if capacity.hostfile.is_none() => Some(Listen::On("127.0.0.1".into())),
-        ProviderKind::Local | ProviderKind::Slurm | ProviderKind::Commands => Some(Listen::Reachable),
+    let is_here = |site: &Site| site.capacity.provider == ProviderKind::Local && site.capacity.hostfile.is_none();
+    match &job.sites[..] {
+        [] => Allocation::from_environment().map(|_| Listen::Reachable),
+        sites if sites.iter().all(is_here) => Some(Listen::On("127.0.0.1".into())),
+        _ => Some(Listen::Reachable),
     }
 }
 
-/// Refuses a provider that cannot work, before anything has begun.
+/// Refuses providers that cannot work, before anything has begun.
 ///
 /// # Errors
-/// If the hostfile cannot be used.
-pub(super) fn check(capacity: &Capacity) -> Result<(), RunError> {
-    capacity.hostfile.as_ref().map_or(Ok(()), |file| hosts(file).map(drop).map_err(RunError::Refused))
+/// If a hostfile cannot be used.
+pub(super) fn check(sites: &[Site]) -> Result<(), RunError> {
+    let files = sites.iter().filter_map(|site| site.capacity.hostfile.as_ref());
+    files.into_iter().try_for_each(|file| hosts(file).map(drop).map_err(RunError::Refused))
 }
 
-/// The nodes that these settings can give, by their labels, before there is a provisioner.
+/// The nodes that these sites can give, by their labels, before there is a provisioner.
 ///
 /// # Errors
-/// If the hostfile cannot be used.
-pub(super) fn offers(capacity: &Capacity) -> Result<Offers, RunError> {
+/// If a hostfile cannot be used.
+pub(super) fn offers(sites: &[Site]) -> Result<Offers, RunError> {
+    sites.iter().try_fold(Offers::Nothing, |offers, site| Ok(offers.or(offers_of(&site.capacity)?)))
+}
+
+fn offers_of(capacity: &Capacity) -> Result<Offers, RunError> {
     Ok(match (capacity.provider, &capacity.hostfile) {
         (ProviderKind::None, _) => Offers::Nothing,
         (ProviderKind::Slurm, _) => slurm::offers(capacity),
@@ -74,103 +95,225 @@ pub(super) fn default_delay(kind: ProviderKind) -> Duration {
     }
 }
 
-impl Provisioner {
-    /// The provisioner of a run that ranks can join; `None` if it has neither nodes without a world
-    /// nor a provider. Nodes of its own become blocks at once.
-    ///
-    /// # Errors
-    /// If the provider cannot be used.
-    pub(super) fn new(
-        capacity: &Capacity,
-        welcome: &Welcome,
+impl ProvidedSite {
+    /// A site whose nodes join the run of `launch`. Nodes of the allocation become blocks at once.
+    fn new(
+        (site, place, node_type): (&Site, SiteId, NodeTypeId),
+        launch: Launch,
+        allocation: Option<Allocation>,
         ended: &EndedSessions,
         blocks: &mut Blocks,
-    ) -> Result<Option<Provisioner>, RunError> {
+    ) -> Result<ProvidedSite, RunError> {
         let system = |what| move |source| RunError::System { what, source };
-        let kind = capacity.provider;
-        let may_be_slurm = matches!(kind, ProviderKind::None | ProviderKind::Slurm);
-        let allocation = Allocation::from_environment().filter(|_| may_be_slurm);
-        if kind == ProviderKind::None && allocation.is_none() {
-            return Ok(None);
-        }
-        let dir = Path::new(&welcome.run_dir);
-        let logs = dir.join(BLOCKS);
-        std::fs::create_dir_all(&logs).map_err(system("make the folder of the blocks' logs"))?;
-        let program = std::env::current_exe().map_err(system("find this program"))?;
-        let (run, began_unix_ns) = (welcome.run_name.clone(), welcome.began_unix_ns);
-        let launch = Launch { program, contact: dir.join(FILE), logs, run, began_unix_ns };
+        std::fs::create_dir_all(&launch.logs).map_err(system("make the folder of the blocks' logs"))?;
+        let (capacity, terms) = (&site.capacity, site.terms.clone());
         let labels = labels_of(capacity.labels.iter().cloned());
-        let provider: Box<dyn Provider> = match &capacity.hostfile {
-            _ if kind == ProviderKind::Commands => {
+        let provider: Box<dyn Provider> = match (capacity.provider, &capacity.hostfile) {
+            (ProviderKind::Commands, _) => {
                 let commands = CommandProvider::new(launch, capacity, ended);
-                Box::new(commands.map_err(system("use [capacity.commands]"))?)
+                Box::new(commands.map_err(system("use the lines of the provider `commands`"))?)
             }
-            _ if kind != ProviderKind::Local => {
+            (ProviderKind::Local, file) => {
+                let hosts = file.as_ref().map(|file| hosts(file).map_err(RunError::Refused)).transpose()?;
+                Box::new(Local::new(launch, hosts, Labels::clone(&labels)))
+            }
+            (ProviderKind::None | ProviderKind::Slurm, _) => {
                 let nodes = allocation.iter().flat_map(|allocation| allocation.others.clone());
-                let own: Vec<(BlockId, String)> = nodes.map(|node| (blocks.own(Time::ZERO), node)).collect();
+                let own: Vec<(BlockId, String)> = nodes.map(|node| (blocks.own(Time::ZERO, place), node)).collect();
                 let slurm = Slurm::new(launch, capacity.clone(), allocation, ended);
                 let mut slurm = slurm.map_err(system("speak to Slurm"))?;
                 own.into_iter().for_each(|(id, node)| slurm.adopt(id, node));
                 Box::new(slurm)
             }
-            Some(file) => {
-                Box::new(Local::new(launch, Some(hosts(file).map_err(RunError::Refused)?), Labels::clone(&labels)))
-            }
-            None => Box::new(Local::new(launch, None, Labels::clone(&labels))),
         };
-        Ok(Some(Provisioner { provider, kind, labels }))
+        Ok(ProvidedSite { provider, kind: capacity.provider, labels, node_type, terms })
     }
 
-    /// Requests nodes with these labels, which are needed for at most `limit`; returns the number
-    /// of requests.
+    /// Number of further nodes that it can hold; `None` if it is not known.
+    fn room(&self, site: SiteId, blocks: &Blocks) -> Option<u32> {
+        if self.kind == ProviderKind::None {
+            return Some(held(blocks) as u32);
+        }
+        let limit = self.terms.as_ref().and_then(|terms| terms.limit);
+        let most = self.provider.most_blocks().into_iter().chain(limit).min()?;
+        let taken = blocks.iter().filter(|block| block.site == site && !block.state.is_over()).count() as u32;
+        Some(most.saturating_sub(taken))
+    }
+}
+
+impl Provisioner {
+    /// The provisioner of a run that ranks can join; `None` if it has neither nodes without a world
+    /// nor a provider. Nodes of its own become blocks at once.
+    ///
+    /// # Errors
+    /// If a provider cannot be used.
+    pub(super) fn new(
+        job: &Job,
+        welcome: &Welcome,
+        ended: &EndedSessions,
+        blocks: &mut Blocks,
+    ) -> Result<Option<Provisioner>, RunError> {
+        let dir = Path::new(&welcome.run_dir);
+        let logs = dir.join(BLOCKS);
+        let names: Vec<Option<&str>> = job.sites.iter().map(Site::name).collect();
+        withdraw_others(&logs, &names, ended).iter().for_each(|why| tracing::warn!("{why}"));
+        let mut allocation = Allocation::from_environment();
+        let system = |what| move |source| RunError::System { what, source };
+        let program = std::env::current_exe().map_err(system("find this program"))?;
+        let launch = |site: Option<&str>| Launch {
+            program: program.clone(),
+            contact: dir.join(FILE),
+            logs: folder_of(&logs, site),
+            run: site.map_or_else(|| welcome.run_name.clone(), |site| format!("{}-{site}", welcome.run_name)),
+            began_unix_ns: welcome.began_unix_ns,
+        };
+        let mut sites = Vec::new();
+        for (place, site) in (0..).map(SiteId).zip(&job.sites) {
+            // Slurm gives the nodes of the allocation back, as those of `[capacity]`.
+            let own = allocation.take_if(|_| site.terms.is_none());
+            let own = own.filter(|_| site.capacity.provider == ProviderKind::Slurm);
+            let about = (site, place, type_of(job, Some(place)));
+            sites.push(ProvidedSite::new(about, launch(site.name()), own, ended, blocks)?);
+        }
+        blocks.set_sites(sites.len());
+        if allocation.is_some() {
+            let (site, place) = (Site { capacity: Capacity::default(), terms: None }, SiteId(sites.len() as u32));
+            let about = (&site, place, type_of(job, Some(place)));
+            sites.push(ProvidedSite::new(about, launch(None), allocation, ended, blocks)?);
+        }
+        Ok((!sites.is_empty()).then_some(Provisioner { sites }))
+    }
+
+    /// The `[[site]]`s, in the order in which they are asked; `delay_s` is how long a node of a
+    /// type takes to join, in seconds, where that is known, `base_slots` the slots of the first
+    /// ranks.
+    pub(super) fn views(
+        &self,
+        now: Time,
+        blocks: &Blocks,
+        delay_s: &dyn Fn(NodeTypeId) -> Option<f64>,
+        base_slots: u32,
+    ) -> Vec<SiteView> {
+        let view = |(place, site): (SiteId, &ProvidedSite)| {
+            let terms = site.terms.as_ref()?;
+            let usual = delay_s(site.node_type).unwrap_or_else(|| default_delay(site.kind).as_secs_f64());
+            let closed = blocks.closed_for(now, place);
+            Some(SiteView {
+                site: place.0,
+                name: terms.name.clone(),
+                node_type: site.node_type,
+                node_hour: terms.node_hour,
+                slots: terms.slots.unwrap_or(base_slots),
+                wait_s: usual.max(blocks.shown_wait(now, place).as_secs_f64()),
+                patience_s: terms.patience.as_secs_f64(),
+                bandwidth: terms.bandwidth,
+                room: site.room(place, blocks),
+                closed: closed.map(|rest| format!("failed, and is asked again after {}", seconds(rest.as_secs_f64()))),
+            })
+        };
+        let mut views: Vec<SiteView> = (0..).map(SiteId).zip(&self.sites).filter_map(view).collect();
+        rank_sites(&mut views);
+        views
+    }
+
+    /// The sites in the order in which they are asked, and how many nodes of each at most. A node of
+    /// the allocation that is billed without a world comes first.
+    fn order(&self, blocks: &Blocks, views: &[SiteView], preferred: Option<NodeTypeId>) -> Vec<(SiteId, u32)> {
+        let unnamed = (0..).map(SiteId).zip(&self.sites).filter(|(_, site)| site.terms.is_none());
+        let unnamed = unnamed.map(|(place, site)| match site.kind {
+            ProviderKind::None => (place, held(blocks) as u32),
+            _ => (place, u32::MAX),
+        });
+        let mut named: Vec<&SiteView> = views.iter().filter(|view| view.can_be_asked()).collect();
+        named.sort_by_key(|view| Some(view.node_type) != preferred);
+        unnamed.chain(named.iter().map(|view| (SiteId(view.site), view.room.unwrap_or(u32::MAX)))).collect()
+    }
+
+    /// Requests nodes with these labels, which are needed for at most `limit`, from the sites in
+    /// the order of `views`, first those with nodes of the `preferred` type. Returns the requests.
     pub(super) fn request(
         &mut self,
         now: Time,
         blocks: &mut Blocks,
         (nodes, wanted): (u32, &Labels),
         limit: Option<Duration>,
-    ) -> u32 {
-        let most = if self.kind == ProviderKind::None { held(blocks) } else { nodes as usize };
-        let labels = labels_of(self.labels.iter().chain(wanted.iter()).cloned());
-        let ids: Vec<BlockId> = (0..nodes).take(most).map_while(|_| blocks.request(now, &labels)).collect();
-        if !ids.is_empty() {
-            self.provider.request(&ids, wanted, limit);
+        (views, preferred): (&[SiteView], Option<NodeTypeId>),
+    ) -> Vec<(SiteId, Vec<BlockId>)> {
+        let (mut asked, mut left) = (Vec::new(), nodes);
+        for (place, most) in self.order(blocks, views, preferred) {
+            let Some(site) = self.sites.get_mut(place.index()) else { continue };
+            if site.terms.is_some() && !site.provider.offers().may_have(wanted) {
+                continue;
+            }
+            let request = |_| blocks.request(now, place, wanted, &site.labels);
+            let ids: Vec<BlockId> = (0..left.min(most)).map_while(request).collect();
+            if !ids.is_empty() {
+                left -= ids.len() as u32;
+                site.provider.request(&ids, wanted, limit);
+                asked.push((place, ids));
+            }
         }
-        ids.len() as u32
+        asked
+    }
+
+    /// Requests the node of a need from one more site: the first of `views` that can give it and
+    /// whose type is not `unaffordable`. Returns the site and the request.
+    pub(super) fn request_too(
+        &mut self,
+        now: Time,
+        blocks: &mut Blocks,
+        need: &OverdueNeed,
+        limit: Option<Duration>,
+        views: &[SiteView],
+        unaffordable: &[NodeTypeId],
+    ) -> Option<(SiteId, BlockId)> {
+        let open = views.iter().filter(|view| view.can_be_asked() && !need.waits_at.contains(&SiteId(view.site)));
+        for view in open {
+            let Some(site) = self.sites.get_mut(view.site as usize) else { continue };
+            if !site.provider.offers().may_have(&need.wanted) || unaffordable.contains(&view.node_type) {
+                continue;
+            }
+            if let Some(id) = blocks.request_too(now, need, SiteId(view.site), &site.labels) {
+                site.provider.request(&[id], &need.wanted, limit);
+                return Some((SiteId(view.site), id));
+            }
+        }
+        None
+    }
+
+    /// Of a need's last site, how long it has at most to grant a node.
+    pub(super) fn patience(&self, site: SiteId) -> Duration {
+        let terms = self.sites.get(site.index()).and_then(|site| site.terms.as_ref());
+        terms.map_or(Duration::MAX, |terms| terms.patience)
     }
 
     /// The nodes that can be requested, by their labels.
     pub(super) fn offers(&self, blocks: &Blocks) -> Offers {
-        match self.kind {
-            _ if blocks.paused().is_some() => Offers::Nothing,
-            ProviderKind::None => Offers::Nothing,
-            _ => self.provider.offers(),
-        }
+        let sources = self.sites.iter().filter(|site| site.kind != ProviderKind::None && blocks.paused().is_none());
+        sources.fold(Offers::Nothing, |offers, site| offers.or(site.provider.offers()))
     }
 
-    /// Number of further nodes that the provider can hold; `None` if it is not known.
+    /// Number of further nodes that the sites can hold; `None` if it is not known.
     pub(super) fn room(&self, blocks: &Blocks) -> Option<u32> {
-        if self.kind == ProviderKind::None {
-            return Some(held(blocks) as u32);
-        }
-        let taken = blocks.iter().filter(|block| !block.state.is_over()).count() as u32;
-        self.provider.most_blocks().map(|most| most.saturating_sub(taken))
+        let room = |(place, site): (SiteId, &ProvidedSite)| site.room(place, blocks);
+        let rooms: Option<Vec<u32>> = (0..).map(SiteId).zip(&self.sites).map(room).collect();
+        rooms.map(|rooms| rooms.into_iter().fold(0, u32::saturating_add))
     }
 
-    /// The name of the provider, for messages.
-    pub(super) fn name(&self) -> &'static str {
-        match self.kind {
-            ProviderKind::None => "the allocation",
-            ProviderKind::Local => "the provider `local`",
-            ProviderKind::Slurm => "the provider `slurm`",
-            ProviderKind::Commands => "the provider `commands`",
+    /// What gives the nodes, for messages.
+    pub(super) fn name(&self) -> String {
+        match &self.sites[..] {
+            [ProvidedSite { terms: None, kind: ProviderKind::None, .. }] => "the allocation".to_owned(),
+            [ProvidedSite { terms: None, kind, .. }] => format!("the provider `{}`", kind.name()),
+            [ProvidedSite { terms: Some(terms), .. }] => format!("the site `{}`", terms.name),
+            sites => format!("all {} sites together", sites.len()),
         }
     }
 
-    /// Takes the events of the provider, and puts the resulting orders to it. Tasks take up to
+    /// Takes the events of the providers, and puts the resulting orders to them. Tasks take up to
     /// `task`, if that is known.
     pub(super) fn poll(&mut self, now: Time, blocks: &mut Blocks, task: Option<Duration>) -> Vec<(Level, String)> {
-        for (id, event) in self.provider.poll() {
+        for (id, event) in self.sites.iter_mut().flat_map(|site| site.provider.poll()) {
             blocks.step(now, id, event);
         }
         blocks.tick(now, task);
@@ -182,20 +325,26 @@ impl Provisioner {
         blocks.take_notes().into_iter().map(note).collect()
     }
 
-    /// Puts orders to the provider that follow from events of blocks.
+    /// Puts orders to the providers that follow from events of blocks.
     pub(super) fn execute_orders(&mut self, blocks: &mut Blocks) {
         for order in blocks.take_orders() {
-            match order {
-                ProviderOrder::Release(id) => self.provider.release(id),
-                ProviderOrder::Withdraw(id) => self.provider.withdraw(id),
+            let (ProviderOrder::Release(id) | ProviderOrder::Withdraw(id)) = order;
+            let site = blocks.get(id).and_then(|block| self.sites.get_mut(block.site.index()));
+            match (site, order) {
+                (Some(site), ProviderOrder::Release(id)) => site.provider.release(id),
+                (Some(site), ProviderOrder::Withdraw(id)) => site.provider.withdraw(id),
+                (None, _) => {}
             }
         }
     }
 
-    /// Gives everything back, and waits until the provider confirms it or a limit has passed.
+    /// Gives everything back, and waits until the providers confirm it or a limit has passed. One
+    /// that gives no answer delays no other.
     pub(super) fn close(&mut self, now: Time, blocks: &mut Blocks) -> Vec<(Level, String)> {
         blocks.withdraw_waiting(now, usize::MAX);
-        self.provider.close();
+        std::thread::scope(|scope| {
+            self.sites.iter_mut().for_each(|site| _ = scope.spawn(|| site.provider.close()));
+        });
         self.poll(now, blocks, None)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::run_history::HistoryRecorder;
+use crate::capacity::SiteId;
 use crate::job::Job;
 use crate::journal::{AsyncJournal, Ended, JournalError, Level, Note, Record};
 use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals};
@@ -96,8 +97,8 @@ impl Recording {
     }
 
     /// Records how long a requested node took to join.
-    pub(super) fn node_arrived(&mut self, delay: Duration) {
-        self.history.node_arrived(delay);
+    pub(super) fn node_arrived(&mut self, site: SiteId, delay: Duration) {
+        self.history.node_arrived(site, delay);
     }
 
     /// Records what a rank and its node use.

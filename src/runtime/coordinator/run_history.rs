@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use crate::capacity::SiteId;
 use crate::graph::link::GroupId;
-use crate::job::{Group, Job, PolicyKind, ProviderKind};
+use crate::job::{Group, Job, PolicyKind, Site};
 use crate::journal::{HistoryFile, PastRuns};
 use crate::model::{Attempt, Time};
 use crate::scale::estimate::{Anomaly, History, Learnt, Moment, RunRecord, RunStats};
@@ -66,13 +67,15 @@ impl LoadedHistory {
     }
 }
 
-/// The kind of nodes that a job gains, as the history names it.
-pub fn kind_of(job: &Job) -> &'static str {
-    match job.capacity.provider {
-        ProviderKind::None => "woken",
-        ProviderKind::Local => "local",
-        ProviderKind::Slurm => "slurm",
-        ProviderKind::Commands => "commands",
+/// The kind of the nodes of a site, as the history names it; `None`: without a provider.
+pub fn kind_of(site: Option<&Site>) -> String {
+    match site {
+        None => "woken".to_owned(),
+        Some(Site { terms: Some(terms), capacity }) => match capacity.nodes_per_block {
+            0 | 1 => format!("site {}", terms.name),
+            nodes => format!("site {} x{nodes}", terms.name),
+        },
+        Some(site) => site.capacity.provider.name().to_owned(),
     }
 }
 
@@ -165,8 +168,8 @@ impl HistoryRecorder {
     }
 
     /// A requested node took this long to join.
-    pub(super) fn node_arrived(&mut self, delay: Duration) {
-        self.lessons.arrived(kind_of(&self.job), delay);
+    pub(super) fn node_arrived(&mut self, site: SiteId, delay: Duration) {
+        self.lessons.arrived(&kind_of(self.job.sites.get(site.index())), delay);
     }
 
     /// Adds the run to the history and returns the anomalies of it. `complete`: all of its

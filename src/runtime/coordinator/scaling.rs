@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::driver::{CoordinatorDriver, Messages};
-use crate::capacity::{BlockEvent, BlockId};
-use crate::journal::{Level, Record};
+use crate::capacity::{BlockEvent, BlockId, OverdueNeed, SiteId};
+use crate::journal::{Level, Record, SiteRequest};
 use crate::model::{Labels, Time};
 use crate::scale::commands::{NodeChanges, ScalingCommand, ScalingStep};
+use crate::scale::{NodeTypeId, SiteView};
 use crate::schedule::coordinator::{Change, CoordinatorEvent, ProvisioningState, StopReason};
 use crate::schedule::protocol::Stop;
+use crate::text::counted;
 
 impl CoordinatorDriver {
     /// Runs a scaling decision if one is due, and carries it out.
@@ -16,6 +18,7 @@ impl CoordinatorDriver {
         if self.autoscaler.is_none() {
             return Messages::new();
         }
+        let sites = self.site_views(now);
         let base = self.nodes.base_ranks();
         let mut records = self.rank_changes(now, base);
         let mut step = ScalingStep::default();
@@ -23,7 +26,7 @@ impl CoordinatorDriver {
             && autoscaler.is_due(now)
         {
             let can = NodeChanges { grows: self.provisioner.is_some(), shrinks: self.listener.is_some() };
-            step = autoscaler.decide(now, &self.coordinator, &self.nodes, can);
+            step = autoscaler.decide(now, &self.coordinator, &self.nodes, &sites, can);
         }
         if self.coordinator.is_stopping() {
             step.commands.retain(ScalingCommand::applies_while_stopping);
@@ -32,17 +35,20 @@ impl CoordinatorDriver {
         records.extend(step.decisions.into_iter().map(|decision| Record::Decision(Box::new(decision))));
         records.extend(step.effects.into_iter().map(|(number, effect)| Record::Effect { number, effect }));
         step.warnings.iter().for_each(|text| self.recording.note(now, Level::Warning, text));
+        // The requests to sites follow the decisions.
+        records.into_iter().for_each(|record| self.recording.record(record));
         let mut messages = Messages::new();
         for command in step.commands {
             messages.extend(self.carry_out_scaling(now, command));
         }
-        records.into_iter().for_each(|record| self.recording.record(record));
         messages
     }
 
     fn carry_out_scaling(&mut self, now: Time, command: ScalingCommand) -> Messages {
         match command {
-            ScalingCommand::Request { nodes, needed_for, .. } => _ = self.request_nodes(now, nodes, needed_for),
+            ScalingCommand::Request { nodes, node_type, needed_for } => {
+                self.request_nodes(now, nodes, Some(node_type), needed_for);
+            }
             ScalingCommand::Withdraw(request) => self.step_block(now, BlockId(request.0), BlockEvent::Drain),
             ScalingCommand::Drain(ranks) => return self.drain_worlds(now, &ranks),
             ScalingCommand::Park(rank) => return self.change(now, &[rank], &Change::Park),
@@ -55,17 +61,95 @@ impl CoordinatorDriver {
         Messages::new()
     }
 
-    /// Requests nodes, which are needed for about `needed_for` if that is known, with the labels
-    /// that the ready tasks ask for; returns the number of requests.
-    pub(super) fn request_nodes(&mut self, now: Time, nodes: u32, needed_for: Option<Duration>) -> u32 {
+    /// Requests nodes, first of the `preferred` type, which are needed for about `needed_for` if that
+    /// is known, with the labels that the ready tasks ask for; returns the number of requests.
+    pub(super) fn request_nodes(
+        &mut self,
+        now: Time,
+        nodes: u32,
+        preferred: Option<NodeTypeId>,
+        needed_for: Option<Duration>,
+    ) -> u32 {
         let wanted = self.coordinator.labels_of_next_nodes(nodes);
-        wanted.iter().map(|(labels, nodes)| self.request_nodes_with(now, (*nodes, labels), needed_for)).sum()
+        let request =
+            |(labels, nodes): (&Labels, &u32)| self.request_nodes_with(now, (*nodes, labels), preferred, needed_for);
+        wanted.iter().map(|(labels, nodes)| (labels, nodes)).map(request).sum()
     }
 
-    fn request_nodes_with(&mut self, now: Time, nodes: (u32, &Labels), needed_for: Option<Duration>) -> u32 {
-        let limit = needed_for.into_iter().chain(self.limits.time_left(self.longest_task(now))).min();
+    fn request_nodes_with(
+        &mut self,
+        now: Time,
+        nodes: (u32, &Labels),
+        preferred: Option<NodeTypeId>,
+        needed_for: Option<Duration>,
+    ) -> u32 {
+        let limit = self.block_limit(now, needed_for);
+        let views = self.site_views(now);
         let Some(provisioner) = &mut self.provisioner else { return 0 };
-        provisioner.request(now, &mut self.nodes.blocks, nodes, limit)
+        let asked = provisioner.request(now, &mut self.nodes.blocks, nodes, limit, (&views, preferred));
+        let count = asked.iter().map(|(_, blocks)| blocks.len() as u32).sum();
+        for (site, blocks) in asked {
+            let reason = match views.first() {
+                Some(first) if first.site == site.0 => "the cheapest that meets the need",
+                _ => "the cheapest that is left",
+            };
+            self.record_site_request(now, site, blocks, reason.to_owned(), &views);
+        }
+        count
+    }
+
+    /// How long a block may be needed at most.
+    fn block_limit(&self, now: Time, needed_for: Option<Duration>) -> Option<Duration> {
+        needed_for.into_iter().chain(self.limits.time_left(self.longest_task(now))).min()
+    }
+
+    /// The sites of the job, in the order in which they are asked; empty for one without `[[site]]`.
+    pub(super) fn site_views(&self, now: Time) -> Vec<SiteView> {
+        let Some(provisioner) = &self.provisioner else { return Vec::new() };
+        let delay_s = |node_type| self.autoscaler.as_ref().map(|autoscaler| autoscaler.delay_s(node_type));
+        let base_slots = self.nodes.base().iter().map(|rank| rank.facts.slots).max().unwrap_or(1);
+        provisioner.views(now, &self.nodes.blocks, &delay_s, base_slots)
+    }
+
+    /// Requests nodes that are waited for too long, or that were refused, from the next site.
+    pub(super) fn ask_further_sites(&mut self, now: Time) {
+        let Some(provisioner) = &self.provisioner else { return };
+        let is_over = self.finished.is_some() || self.coordinator.is_stopping() || self.limits.is_spent;
+        let overdue = self.nodes.blocks.overdue(now, &|site| provisioner.patience(site));
+        for need in overdue.into_iter().filter(|_| !is_over) {
+            let (limit, views) = (self.block_limit(now, None), self.site_views(now));
+            let unaffordable = self.autoscaler.as_ref().map_or_else(Vec::new, |autoscaler| {
+                let types = views.iter().map(|view| view.node_type);
+                types.filter(|it| !autoscaler.affords(now, &self.coordinator, &self.nodes, *it)).collect()
+            });
+            let Some(provisioner) = &mut self.provisioner else { return };
+            let blocks = &mut self.nodes.blocks;
+            match provisioner.request_too(now, blocks, &need, limit, &views, &unaffordable) {
+                Some((site, block)) => {
+                    let reason = why_next(&need, &views);
+                    self.record_site_request(now, site, vec![block], reason, &views);
+                }
+                None if need.waits_at.is_empty() => self.nodes.blocks.give_up(need.need),
+                None => {}
+            }
+        }
+    }
+
+    /// Records a request to one of several sites.
+    fn record_site_request(
+        &mut self,
+        now: Time,
+        site: SiteId,
+        blocks: Vec<BlockId>,
+        reason: String,
+        views: &[SiteView],
+    ) {
+        let Some(view) = views.iter().find(|view| view.site == site.0) else { return };
+        let many = counted(blocks.len() as u64, "node");
+        self.recording.note(now, Level::Info, &format!("{many} requested from the site `{}`: {reason}", view.name));
+        let blocks = blocks.into_iter().map(|block| block.0).collect();
+        let request = SiteRequest { time: now, site: site.0, blocks, reason, candidates: views.to_vec() };
+        self.recording.record(Record::Site(Box::new(request)));
     }
 
     /// Tasks that no present rank can run wait as long as a node may arrive. One is requested at
@@ -77,9 +161,10 @@ impl CoordinatorDriver {
         let messages = self.step(now, [CoordinatorEvent::Provisioning(self.provisioning())]);
         for labels in self.coordinator.wanted_nodes() {
             let with = if labels.is_empty() { String::new() } else { format!(" with the label {}", labels.join(", ")) };
-            let text = format!("tasks are left that no rank can run: a node{with} is requested");
-            self.recording.note(now, Level::Warning, &text);
-            self.request_nodes_with(now, (1, &labels), None);
+            if self.request_nodes_with(now, (1, &labels), None, None) > 0 {
+                let text = format!("tasks are left that no rank can run: a node{with} is requested");
+                self.recording.note(now, Level::Warning, &text);
+            }
         }
         messages
     }
@@ -98,5 +183,16 @@ impl CoordinatorDriver {
     /// Number of blocks that were requested and have not joined.
     pub(super) fn coming(&self) -> u32 {
         self.nodes.blocks.coming().count() as u32
+    }
+}
+
+/// Why the next site is asked for a node.
+fn why_next(need: &OverdueNeed, views: &[SiteView]) -> String {
+    let name = |site: &SiteId| views.iter().find(|view| view.site == site.0).map(|view| format!("`{}`", view.name));
+    let names: Vec<String> = need.waits_at.iter().filter_map(name).collect();
+    match &names[..] {
+        [] => "the sites asked before have failed".to_owned(),
+        [name] => format!("{name} has not granted it within its patience"),
+        names => format!("{} have not granted it within their patience", names.join(", ")),
     }
 }

@@ -37,7 +37,6 @@ impl CoordinatorDriver {
         .map(u64::from);
         let counts = TaskCounts { total, ready, running, completed, failed, skipped, cancelled, left_out, pending: 0 };
         let counts = counts.with_pending();
-        let held = self.nodes.closed_bills().chain(self.nodes.open_bills().map(|from| (from, now)));
         let standing = Standing {
             run_name: self.identity.name.clone(),
             job: self.job.name.clone(),
@@ -46,7 +45,7 @@ impl CoordinatorDriver {
             exit_code: None,
             elapsed_s: now.seconds(),
             counts,
-            cost: pricing::bill(&self.job, held).map(|here| self.identity.earlier_cost + here),
+            cost: pricing::bill(&self.job, self.nodes.bills(), now).map(|here| self.identity.earlier_cost + here),
             budget: self.job.cost.budget,
         };
         let status = standing.with(json!({

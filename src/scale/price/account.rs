@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{NodeTypeId, Prices};
 use crate::model::Time;
 use crate::scale::decision::BudgetAlert;
-use crate::scale::observation::Observation;
+use crate::scale::observation::{Observation, RankView, RequestView};
 
 /// The nodes of a run at one moment, for billing.
 #[derive(Clone, Debug)]
@@ -24,12 +24,25 @@ pub struct Account<'a> {
     held: Vec<(NodeTypeId, Time, u32)>,
     /// Nodes that may be granted at any moment.
     requested: Vec<(NodeTypeId, u32)>,
+    /// Nodes of other sites that were requested instead of those: at most their least bill is due.
+    rivals: Vec<NodeTypeId>,
 }
 
 impl<'a> Account<'a> {
     /// The account of an observed run.
     pub fn of(seen: &Observation<'_>, prices: &'a Prices) -> Account<'a> {
-        let billed = seen.ranks.iter().filter(|r| r.state.is_billed());
+        Account::new(seen.now, seen.ranks, seen.requests, seen.settled, prices)
+    }
+
+    /// The account of these ranks and requests; `settled` is the bill of nodes given back.
+    pub fn new(
+        now: Time,
+        ranks: &[RankView],
+        requests: &[RequestView],
+        settled: f64,
+        prices: &'a Prices,
+    ) -> Account<'a> {
+        let billed = ranks.iter().filter(|r| r.state.is_billed());
         let mut held: Vec<(NodeTypeId, Time, u32)> = Vec::new();
         for (node_type, since) in billed.filter_map(|r| Some((r.node_type, r.billed_since?))) {
             match held.last_mut().filter(|last| (last.0, last.1) == (node_type, since)) {
@@ -39,10 +52,11 @@ impl<'a> Account<'a> {
         }
         Account {
             prices,
-            now: seen.now,
-            settled: seen.settled,
+            now,
+            settled,
             held,
-            requested: seen.requests.iter().map(|r| (r.node_type, r.nodes)).collect(),
+            requested: requests.iter().map(|r| (r.node_type, r.nodes)).collect(),
+            rivals: requests.iter().flat_map(|r| r.rivals.iter().copied()).collect(),
         }
     }
 
@@ -72,14 +86,14 @@ impl<'a> Account<'a> {
     /// are withdrawn.
     pub fn committed(&self, drain: Duration) -> f64 {
         let requests: f64 = self.requested.iter().map(|&(t, n)| f64::from(n) * self.node_bill(t, Duration::ZERO)).sum();
-        self.held_until(self.now.after(drain)) - self.held_until(self.now) + requests
+        self.held_until(self.now.after(drain)) - self.held_until(self.now) + requests + self.rival_bills()
     }
 
     /// Total bill if all nodes held, and all requested as if granted now, are kept until `end`.
     pub fn until(&self, end: Time) -> f64 {
         let hold = end.since(self.now);
         let requests: f64 = self.requested.iter().map(|&(t, n)| f64::from(n) * self.node_bill(t, hold)).sum();
-        self.settled + self.held_until(end) + requests
+        self.settled + self.held_until(end) + requests + self.rival_bills()
     }
 
     /// The last moment until which everything can be kept within the budget; now if the budget is
@@ -109,7 +123,8 @@ impl<'a> Account<'a> {
     pub fn per_hour(&self) -> f64 {
         let price = |t: NodeTypeId| self.prices.node(t).map_or(0.0, |n| n.node_hour);
         let held: f64 = self.held.iter().map(|&(t, _, n)| f64::from(n) * price(t)).sum();
-        held + self.requested.iter().map(|&(t, n)| f64::from(n) * price(t)).sum::<f64>()
+        let rivals: f64 = self.rivals.iter().map(|&t| price(t)).sum();
+        held + rivals + self.requested.iter().map(|&(t, n)| f64::from(n) * price(t)).sum::<f64>()
     }
 
     /// Number of further nodes of a type that may be requested: within the hourly budget and the
@@ -120,7 +135,8 @@ impl<'a> Account<'a> {
         if let Some(limit) = node.limit {
             let has: u32 = self.held.iter().filter(|h| h.0 == node_type).map(|h| h.2).sum();
             let asked: u32 = self.requested.iter().filter(|r| r.0 == node_type).map(|r| r.1).sum();
-            most = limit.saturating_sub(has.saturating_add(asked));
+            let rivals = self.rivals.iter().filter(|rival| **rival == node_type).count() as u32;
+            most = limit.saturating_sub(has.saturating_add(asked).saturating_add(rivals));
         }
         let whole =
             |money: f64, each: f64| if each > 0.0 { (money / each + 1e-9).clamp(0.0, 1e9) as u32 } else { u32::MAX };
@@ -135,6 +151,10 @@ impl<'a> Account<'a> {
 
     fn held_until(&self, end: Time) -> f64 {
         self.held.iter().map(|&(t, since, nodes)| f64::from(nodes) * self.prices.bill(t, since, end)).sum()
+    }
+
+    fn rival_bills(&self) -> f64 {
+        self.rivals.iter().map(|&rival| self.node_bill(rival, Duration::ZERO)).sum()
     }
 
     fn node_bill(&self, node_type: NodeTypeId, hold: Duration) -> f64 {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Cost;
+use crate::job::{Cost, Job, Site};
 use crate::model::Time;
 
 pub use account::{Account, Alarm, Savings, paid_until};
@@ -77,6 +77,31 @@ impl Prices {
             budget: cost.budget,
             budget_per_hour: cost.budget_per_hour,
             deadline: cost.deadline.map(|d| Time::ZERO.after(d)),
+        }
+    }
+
+    /// The same list with the nodes of these sites as further types, in this order.
+    #[must_use]
+    pub fn with_sites(mut self, sites: &[Site]) -> Prices {
+        let usual = self.nodes.first().map_or(1, |node| node.slots);
+        self.nodes.extend(sites.iter().filter_map(|site| site.terms.as_ref()).map(|terms| NodeType {
+            name: terms.name.clone(),
+            slots: terms.slots.unwrap_or(usual),
+            speed: 1.0,
+            node_hour: terms.node_hour,
+            minimum: terms.minimum,
+            granularity: terms.granularity,
+            limit: terms.limit,
+        }));
+        self
+    }
+
+    /// The type of the nodes of a site of a job, by its place, in the list
+    /// [with its sites](Prices::with_sites).
+    pub fn type_of_site(job: &Job, site: usize) -> NodeTypeId {
+        match job.sites.get(site) {
+            Some(Site { terms: Some(_), .. }) => NodeTypeId((1 + job.cost.nodes.len() + site) as u32),
+            _ => NodeTypeId(0),
         }
     }
 

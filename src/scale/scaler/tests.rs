@@ -279,6 +279,7 @@ impl Toy {
                         id,
                         nodes: 1,
                         node_type: NodeTypeId(0),
+                        rivals: Vec::new(),
                         asked,
                         needed: false,
                     });

@@ -142,7 +142,7 @@ impl Simulator<'_> {
         for request in &mut requests {
             request.needed = self.coordinator.is_waited_for(&self.cluster.nodes[request.node_type.0 as usize].labels);
         }
-        let step = controller.decide(self.now, &ranks, &requests, settled, can);
+        let step = controller.decide(self.now, &ranks, &requests, settled, &[], can);
         step.warnings.into_iter().for_each(|warning| self.note(Level::Warning, warning));
         step.advice.into_iter().for_each(|advice| self.log.record(Record::Advice(Box::new(advice))));
         step.decisions.into_iter().for_each(|decision| self.log.record(Record::Decision(Box::new(decision))));

@@ -1,0 +1,224 @@
+//! The sites that blocks are requested from: which of them fail, and nodes that several of them
+//! were asked for.
+//!
+//! Blocks of one *need* stand for one node that the run waits for. The first that is granted is
+//! kept, the others are withdrawn.
+//!
+//! | a need is | event | next | does |
+//! |---|---|---|---|
+//! | open | one of its blocks is granted or joins | met | its other blocks are withdrawn |
+//! | open | one of its blocks is drained | dropped | its other blocks are withdrawn |
+//! | open | its latest block waits longer than the patience of its site, or none waits any more | open | it is [overdue](Blocks::overdue): the next site is asked |
+//! | open | all its blocks failed, and no site can be asked | dropped | |
+//!
+//! A site of several that fails is not asked again for a while, which doubles with each failure in
+//! a row. The only site is asked again at once. No node is requested any more when every site has
+//! failed too often in a row.
+
+use std::time::Duration;
+
+use super::{BlockEvent, BlockId, Blocks, MAX_FAILED_STARTS, MAX_REFUSALS, State};
+use crate::model::{Labels, Time, labels_of};
+
+/// After a first failure a site of several is not asked for this long.
+const FIRST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// Upper bound of that time.
+const MAX_BACKOFF: Duration = Duration::from_secs(900);
+
+/// A request that lost against another site says for this multiple of the time that it had waited
+/// how long its site lets wait.
+const OUTWAITED_VALIDITY: u32 = 4;
+
+/// A source of nodes, by its place in the job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SiteId(pub u32);
+
+impl SiteId {
+    /// The place as an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What became of the requests to a site.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SiteHealth {
+    /// Refused requests in a row.
+    refusals: u32,
+    /// Failed starts in a row.
+    failed_starts: u32,
+    /// Until when it is not asked.
+    closed_until: Option<Time>,
+    /// When a request lost against another site, and how long it had waited.
+    outwaited: Option<(Time, Duration)>,
+}
+
+impl SiteHealth {
+    /// Why it counts as failed for good, if it does.
+    fn has_failed(&self) -> Option<String> {
+        if self.refusals >= MAX_REFUSALS {
+            return Some(format!("{MAX_REFUSALS} requests in a row were refused"));
+        }
+        (self.failed_starts >= MAX_FAILED_STARTS)
+            .then(|| format!("{MAX_FAILED_STARTS} blocks in a row failed to start"))
+    }
+}
+
+/// A need that another site should be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverdueNeed {
+    /// The first block that was requested for it.
+    pub need: BlockId,
+    /// The labels that its node must have.
+    pub wanted: Labels,
+    /// Where it waits, the site that was asked last at the end; empty if all have refused.
+    pub waits_at: Vec<SiteId>,
+}
+
+impl Blocks {
+    /// Sets the number of sites; without a call it is one.
+    pub fn set_sites(&mut self, sites: usize) {
+        self.sites.resize_with(sites, SiteHealth::default);
+    }
+
+    fn health(&mut self, site: SiteId) -> &mut SiteHealth {
+        if self.sites.len() <= site.index() {
+            self.set_sites(site.index() + 1);
+        }
+        &mut self.sites[site.index()]
+    }
+
+    /// Adds a requested block of a site whose nodes have the labels `of_site`, for a node with the
+    /// labels `wanted`; `None` if the site cannot be asked now.
+    pub fn request(&mut self, now: Time, site: SiteId, wanted: &Labels, of_site: &[String]) -> Option<BlockId> {
+        let id = self.request_for(now, None, site, wanted, of_site)?;
+        self.open.insert(id, Labels::clone(wanted));
+        Some(id)
+    }
+
+    /// Requests the node of an open need from another site, too.
+    pub fn request_too(&mut self, now: Time, need: &OverdueNeed, site: SiteId, of_site: &[String]) -> Option<BlockId> {
+        self.open.get(&need.need)?;
+        self.request_for(now, Some(need.need), site, &need.wanted, of_site)
+    }
+
+    fn request_for(
+        &mut self,
+        now: Time,
+        need: Option<BlockId>,
+        site: SiteId,
+        wanted: &Labels,
+        of_site: &[String],
+    ) -> Option<BlockId> {
+        if self.paused.is_some() || self.closed_for(now, site).is_some() {
+            return None;
+        }
+        let labels = labels_of(of_site.iter().chain(wanted.iter()).cloned());
+        Some(self.add(now, false, labels, site, need))
+    }
+
+    /// For how long a site is not asked because it failed; `None` if it can be asked.
+    pub fn closed_for(&self, now: Time, site: SiteId) -> Option<Duration> {
+        let until = self.sites.get(site.index())?.closed_until.filter(|until| *until > now)?;
+        Some(until.since(now))
+    }
+
+    /// The time that requests have to wait at a site, as far as present and recent ones show it.
+    pub fn shown_wait(&self, now: Time, site: SiteId) -> Duration {
+        let waits =
+            |block: &&super::Block| block.site == site && matches!(block.state, State::Requested | State::Pending);
+        let longest = self.iter().filter(waits).map(|block| now.since(block.asked)).max();
+        let lost = self.sites.get(site.index()).and_then(|health| health.outwaited);
+        let recent = lost.filter(|(at, waited)| now.since(*at) < *waited * OUTWAITED_VALIDITY);
+        longest.into_iter().chain(recent.map(|(_, waited)| waited)).max().unwrap_or_default()
+    }
+
+    /// Needs that another site should be asked for; `patience` of the sites.
+    pub fn overdue(&self, now: Time, patience: &dyn Fn(SiteId) -> Duration) -> Vec<OverdueNeed> {
+        if self.sites.len() < 2 {
+            return Vec::new();
+        }
+        let overdue = |(&need, wanted): (&BlockId, &Labels)| {
+            let waiting: Vec<&super::Block> = self.of_need(need).filter(|block| block.is_coming()).collect();
+            let is_due = waiting.last().is_none_or(|last| now.since(last.asked) >= patience(last.site));
+            let waits_at = waiting.iter().map(|block| block.site).collect();
+            is_due.then(|| OverdueNeed { need, wanted: Labels::clone(wanted), waits_at })
+        };
+        self.open.iter().filter_map(overdue).collect()
+    }
+
+    /// Drops a need that no site can be asked for.
+    pub fn give_up(&mut self, need: BlockId) {
+        self.open.remove(&need);
+    }
+
+    /// The blocks of a need, oldest first.
+    fn of_need(&self, need: BlockId) -> impl Iterator<Item = &super::Block> {
+        self.table.range(need..).map(|(_, block)| block).filter(move |block| block.need == need)
+    }
+
+    /// The sites at which others than a block wait for the same node.
+    pub fn rivals(&self, id: BlockId) -> impl Iterator<Item = SiteId> {
+        let need = self.get(id).map_or(id, |block| block.need);
+        self.of_need(need).filter(move |block| block.id != id && block.is_coming()).map(|block| block.site)
+    }
+
+    /// What follows for the need of a block from an event that has changed its state.
+    pub(super) fn follow_need(&mut self, now: Time, id: BlockId, event: &BlockEvent) {
+        let Some(need) = self.get(id).map(|block| block.need) else { return };
+        match event {
+            BlockEvent::Granted(_) | BlockEvent::Joined => {
+                self.note_outwaited(now, id);
+                self.close_need(now, need, id);
+            }
+            BlockEvent::Drain => self.close_need(now, need, id),
+            BlockEvent::Refused(_) | BlockEvent::Ended { .. } if self.sites.len() < 2 => self.give_up(need),
+            _ => {}
+        }
+    }
+
+    /// Withdraws the other blocks of a need that is open no more.
+    fn close_need(&mut self, now: Time, need: BlockId, kept: BlockId) {
+        if self.open.remove(&need).is_none() {
+            return;
+        }
+        let others = self.of_need(need).filter(|block| block.id != kept && block.is_coming());
+        let others: Vec<BlockId> = others.map(|block| block.id).collect();
+        others.into_iter().for_each(|other| self.step(now, other, BlockEvent::Drain));
+    }
+
+    /// The sites that were asked before the one that granted let wait for longer.
+    fn note_outwaited(&mut self, now: Time, granted: BlockId) {
+        let Some(block) = self.get(granted).filter(|block| self.open.contains_key(&block.need)) else { return };
+        let before = self.of_need(block.need).filter(|other| other.id < granted && other.is_coming());
+        let before: Vec<(SiteId, Duration)> = before.map(|other| (other.site, now.since(other.asked))).collect();
+        before.into_iter().for_each(|(site, waited)| self.health(site).outwaited = Some((now, waited)));
+    }
+
+    /// A block of a site took part.
+    pub(super) fn site_works(&mut self, site: SiteId) {
+        let outwaited = self.health(site).outwaited;
+        *self.health(site) = SiteHealth { outwaited, ..SiteHealth::default() };
+    }
+
+    /// A request to a site was refused, or a start there has failed.
+    pub(super) fn site_failed(&mut self, now: Time, site: SiteId, refused: bool) {
+        let is_one_of_several = self.sites.len() > 1;
+        let health = self.health(site);
+        *(if refused { &mut health.refusals } else { &mut health.failed_starts }) += 1;
+        if is_one_of_several {
+            let doubled = (health.refusals + health.failed_starts - 1).min(16);
+            health.closed_until = Some(now.after((FIRST_BACKOFF * (1 << doubled)).min(MAX_BACKOFF)));
+        }
+        if let Some(why) = health.has_failed()
+            && self.sites.iter().all(|site| site.has_failed().is_some())
+        {
+            self.pause(if is_one_of_several {
+                format!("every site has failed, and of the last one {why}")
+            } else {
+                why
+            });
+        }
+    }
+}
