@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::job::Diagnostics;
 use crate::job::units::parse_duration;
+use crate::runtime::planned_sites;
 use crate::sim::Cluster;
 use crate::workload::PreparedJob;
 
@@ -32,9 +33,18 @@ pub(super) fn cluster_of(
     Ok((cluster, text.to_string()))
 }
 
-/// Cluster of nodes with the job's prices, used when no cluster file is given. By default a node has
-/// as many slots as the widest task asks for.
+/// Cluster of nodes with the job's prices, used when no cluster file is given: those of the cheapest
+/// site if the job has several. By default a node has as many slots as the widest task asks for.
 fn default_cluster(prepared: &PreparedJob, slots: Option<u32>) -> Cluster {
-    let widest = prepared.job.groups.iter().map(|group| group.cpus).max().unwrap_or(1);
-    Cluster::of_job(&prepared.job.cost, slots.unwrap_or(widest)).with_labels_of(&prepared.job)
+    let job = &prepared.job;
+    let widest = slots.unwrap_or_else(|| job.groups.iter().map(|group| group.cpus).max().unwrap_or(1));
+    let mut cluster = Cluster::of_job(&job.cost, widest).with_labels_of(job);
+    let first = planned_sites(job, widest, &|_| None).into_iter().next();
+    let terms = first.and_then(|site| job.sites.get(site.site as usize)?.terms.as_ref());
+    if let (Some(terms), Some(node)) = (terms, cluster.nodes.first_mut()) {
+        node.name.clone_from(&terms.name);
+        node.slots = slots.or(terms.slots).unwrap_or(widest);
+        (node.price, node.minimum, node.granularity) = (terms.node_hour, terms.minimum, terms.granularity);
+    }
+    cluster
 }

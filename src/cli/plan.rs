@@ -1,5 +1,6 @@
 //! `phalanx plan`: makespan and cost by number of ranks, before the run.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,13 +14,15 @@ use super::cluster_args::{cluster_of, duration, money};
 use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
-use crate::job::{self, Job};
+use crate::job::{self, Job, Site};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
 use crate::observe::analyze::line_of;
 use crate::observe::{Paint, expected_text, moment_text};
-use crate::runtime::{auto_memory, divide_graphs, kind_of, recall};
+use crate::runtime::{auto_memory, divide_graphs, kind_of, planned_sites, recall};
+use crate::scale::SiteView;
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
+use crate::scale::sites::site_table;
 use crate::sim::ClassSpread;
 use crate::sim::plan::{
     Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, budget_needed, plan, ranks_between, svg,
@@ -168,6 +171,9 @@ struct PlanHistory {
     work: Option<Expected>,
     /// Delay until requested nodes arrive at such a moment, in seconds.
     delay: Option<Quantiles>,
+    /// The median of that for each `[[site]]`, by name.
+    #[serde(skip)]
+    waits: BTreeMap<String, f64>,
 }
 
 impl PlanHistory {
@@ -190,7 +196,10 @@ impl PlanHistory {
         let moment = Moment::of_unix(now);
         let last = history.runs.iter().rev().find(|run| run.whole);
         let next = last.map(|run| RunRecord { began_unix_s: now, ..run.clone() });
+        let wait =
+            |site: &Site| Some((site.name()?.to_owned(), history.delay(&kind_of(Some(site)), moment)?.quantiles().q50));
         PlanHistory {
+            waits: job.sites.iter().filter_map(wait).collect(),
             runs: history.runs.len(),
             learnt: recall(job, &history, moment),
             moment: Some(moment),
@@ -269,6 +278,7 @@ fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch:
         "candidates": planned.candidates,
         "recommended": planned.recommended,
         "mix": planned.mix,
+        "sites": sites(question, past),
         "levers": planned.levers,
         "wishes": planned.verdict,
         "node_hours": chosen.map(|chosen| node_hours(question, chosen)),
@@ -379,6 +389,11 @@ fn text(
         }
     };
     text += &levers(planned, place);
+    let sites = sites(question, past);
+    if let Some(first) = sites.first() {
+        let _ = writeln!(text, "\nFurther nodes are requested from these sites, the first that can give them first:");
+        site_table(&sites, Some(first.site)).iter().for_each(|line| _ = writeln!(text, "{line}"));
+    }
     if let Some(mix) = &planned.mix {
         let nodes = mix.nodes.iter().map(|&(node, count)| {
             let name = question.cluster.nodes.get(node.0 as usize).map_or("?", |node| node.name.as_str());
@@ -399,6 +414,12 @@ fn text(
         }
     }
     text
+}
+
+/// The sites of the job, in the order in which they are asked.
+fn sites(question: &PlanQuestion<'_>, past: &PlanHistory) -> Vec<SiteView> {
+    let wait = |site: &Site| site.name().and_then(|name| past.waits.get(name)).copied();
+    planned_sites(&question.prepared.job, question.cluster.nodes[0].slots, &wait)
 }
 
 /// The changes of the job file that would shorten the run. `place` is that of a key of a table.

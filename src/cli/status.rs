@@ -91,6 +91,7 @@ fn over(dir: &RunDir, as_json: bool) -> Option<ExitCode> {
         "running": [],
         "ranks": [],
         "blocks": [],
+        "sites": [],
     }));
     Some(print(&format!("{status}\n")))
 }
@@ -194,7 +195,12 @@ fn text(run: &str, status: &Value) -> String {
     for block in status["blocks"].as_array().into_iter().flatten() {
         let billed = block["billed_node_s"].as_f64().unwrap_or_default();
         let (id, state, node) = (number(block, "block"), word(block, "state"), word(block, "node"));
-        let _ = writeln!(text, "  block {id:<3} {state:<10} {node:<16} {billed:.0} s billed  {}", word(block, "name"));
+        let site = block["site"].as_str().map(|site| format!(" at {site}")).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  block {id:<3} {state:<10} {node:<16} {billed:.0} s billed  {}{site}",
+            word(block, "name")
+        );
     }
     if let Some(why) = status["paused"].as_str() {
         let _ = writeln!(text, "  no further nodes are requested: {why}");

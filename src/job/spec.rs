@@ -699,7 +699,14 @@ mod tests {
     #[test]
     fn every_field_is_documented() {
         let scaling = [ScalingSpec::FIELDS, RuleSpec::FIELDS, CostSpec::FIELDS, NodePriceSpec::FIELDS];
-        let others = [CapacitySpec::FIELDS, FileSpec::FIELDS, JobSpec::FIELDS, Common::FIELDS, TaskFields::FIELDS];
+        let others = [
+            NodesSpec::FIELDS,
+            CapacityFields::FIELDS,
+            FileSpec::FIELDS,
+            JobSpec::FIELDS,
+            Common::FIELDS,
+            TaskFields::FIELDS,
+        ];
         for field in scaling
             .into_iter()
             .chain(others)

@@ -10,9 +10,10 @@ use super::run_view::{RunState, RunView};
 use super::slots::SlotFigures;
 use super::style::{self, Paint, count, percent};
 use crate::job::Intent;
-use crate::journal::{Session, Terms};
+use crate::journal::{Session, SiteRequest, Terms};
 use crate::model::{Rank, Time};
 use crate::scale::policy::time_weight;
+use crate::scale::sites::site_table;
 use crate::scale::{Action, Advice, Decision, Forecast};
 use crate::text::{counted, seconds};
 
@@ -59,12 +60,30 @@ pub fn write_decisions(
             writeln!(out, "    {}", paint.dim(effect))?;
         }
     }
+    write_site_requests(out, run, paint)?;
     if !made.is_empty() {
         writeln!(
             out,
             "\n{}",
             paint.dim(format!("phalanx explain {} NUMBER shows the inputs of a decision", run.name()))
         )?;
+    }
+    Ok(())
+}
+
+/// Writes which of several sites were asked, and why.
+fn write_site_requests(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    for session in &run.replay.sessions {
+        for request in &session.site_requests {
+            let (when, many) = (seconds(request.time.seconds()), counted(request.blocks.len() as u64, "node"));
+            let name = request.asked().map_or("?", |site| &site.name);
+            writeln!(
+                out,
+                "{} after {when}: {many} requested; {}",
+                paint.bold(format!("site `{name}`")),
+                request.reason
+            )?;
+        }
     }
     Ok(())
 }
@@ -148,6 +167,12 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     if let Some(forecast) = decision.forecast {
         row("forecast", forecast_text(&forecast))?;
     }
+    for request in site_requests(found) {
+        writeln!(out, "  {}", paint.dim(format!("sites, asked for {}", counted(request.blocks.len() as u64, "node"))))?;
+        for line in site_table(&request.candidates, Some(request.site)) {
+            writeln!(out, "  {line}")?;
+        }
+    }
     write_candidates(out, decision, paint)?;
     if let Some(effect) = effect_text(decision) {
         writeln!(out, "  {effect}")?;
@@ -170,6 +195,9 @@ pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u
         /// The question to the advisor that it follows, with the answer.
         #[serde(skip_serializing_if = "Option::is_none")]
         advice: Option<&'a Advice>,
+        /// The sites that were asked for its nodes.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        sites: Vec<&'a SiteRequest>,
     }
     let made = decisions(run);
     let lines: Vec<ExplainLine<'_>> = made
@@ -180,6 +208,7 @@ pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u
             index: made.number,
             decision: made.decision,
             advice: made.advice,
+            sites: site_requests(made).collect(),
         })
         .collect();
     if let Some(number) = number.filter(|_| lines.is_empty()) {
@@ -187,6 +216,18 @@ pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u
     }
     serde_json::to_writer_pretty(&mut *out, &lines).map_err(ReportError::Json)?;
     Ok(writeln!(out)?)
+}
+
+/// The requests to sites that a decision has led to at once.
+fn site_requests<'a>(made: &Made<'a>) -> impl Iterator<Item = &'a SiteRequest> {
+    let (decision, requests) = (made.decision, &made.session.site_requests);
+    requests.iter().filter(move |request| match &decision.action {
+        Action::Grow { node_type, .. } => {
+            let asked = request.asked().map(|site| site.node_type);
+            request.time == decision.time && asked == Some(*node_type)
+        }
+        _ => false,
+    })
 }
 
 fn decisions(run: &RunView) -> Vec<Made<'_>> {

@@ -36,8 +36,8 @@ use rank::worker_main;
 
 pub use clock::unix_ns;
 pub use coordinator::{
-    BLOCKS, PlannedTask, RunPreview, UnfinishedRun, auto_memory, earlier_runs, find_unfinished_run, kind_of, preview,
-    recall, resume,
+    BLOCKS, PlannedTask, RunPreview, UnfinishedRun, auto_memory, earlier_runs, find_unfinished_run, kind_of,
+    planned_sites, preview, recall, resume,
 };
 pub use divided_graphs::divide_graphs;
 pub use error::RunError;

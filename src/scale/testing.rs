@@ -7,6 +7,7 @@ use super::estimate::{ClassId, ClassPrior, Estimates};
 use super::observation::{Customs, Observation, RankView, RequestId, RequestView, Samples, TaskCounts};
 use super::price::NodeTypeId;
 use super::remaining::{CHUNKS, EXACT, RemainingWork, Stage, TaskFacts};
+use super::sites::SiteView;
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, RankState, TaskId, Time};
@@ -24,6 +25,7 @@ pub(crate) struct World {
     pub custom: Customs,
     pub now: f64,
     pub settled: f64,
+    pub sites: Vec<SiteView>,
 }
 
 /// A rank of four slots whose node has been billed since `since`.
@@ -76,6 +78,7 @@ impl World {
             custom: Customs::new(),
             now: 0.0,
             settled: 0.0,
+            sites: Vec::new(),
         }
     }
 
@@ -177,7 +180,7 @@ impl World {
             samples: self.samples,
             custom: &self.custom,
             settled: self.settled,
-            sites: &[],
+            sites: &self.sites,
         })
     }
 }

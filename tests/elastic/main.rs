@@ -6,5 +6,6 @@ mod hostfile;
 mod hosts;
 mod providers;
 mod scaling;
+mod sites;
 #[path = "../support/mod.rs"]
 mod support;

@@ -222,3 +222,6 @@ impl Blocks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,5 +50,5 @@ mod walltime;
 
 pub use auto_memory::{auto_memory, earlier_runs};
 pub use preview::{PlannedTask, RunPreview, UnfinishedRun, find_unfinished_run, preview};
-pub use provisioner::BLOCKS;
+pub use provisioner::{BLOCKS, planned_sites};
 pub use run_history::{kind_of, recall};

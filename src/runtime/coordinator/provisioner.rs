@@ -199,16 +199,13 @@ impl Provisioner {
             let usual = delay_s(site.node_type).unwrap_or_else(|| default_delay(site.kind).as_secs_f64());
             let closed = blocks.closed_for(now, place);
             Some(SiteView {
-                site: place.0,
-                name: terms.name.clone(),
-                node_type: site.node_type,
-                node_hour: terms.node_hour,
-                slots: terms.slots.unwrap_or(base_slots),
-                wait_s: usual.max(blocks.shown_wait(now, place).as_secs_f64()),
-                patience_s: terms.patience.as_secs_f64(),
-                bandwidth: terms.bandwidth,
                 room: site.room(place, blocks),
                 closed: closed.map(|rest| format!("failed, and is asked again after {}", seconds(rest.as_secs_f64()))),
+                ..view_of(
+                    (place, site.node_type, terms),
+                    usual.max(blocks.shown_wait(now, place).as_secs_f64()),
+                    base_slots,
+                )
             })
         };
         let mut views: Vec<SiteView> = (0..).map(SiteId).zip(&self.sites).filter_map(view).collect();
@@ -346,6 +343,36 @@ impl Provisioner {
             self.sites.iter_mut().for_each(|site| _ = scope.spawn(|| site.provider.close()));
         });
         self.poll(now, blocks, None)
+    }
+}
+
+/// The `[[site]]`s of a job before it runs, in the order in which they would be asked; `delay_s` is
+/// how long a node of a site takes to join, in seconds, where that is known, `base_slots` the slots
+/// of the first ranks.
+pub fn planned_sites(job: &Job, base_slots: u32, delay_s: &dyn Fn(&Site) -> Option<f64>) -> Vec<SiteView> {
+    let view = |(place, site): (SiteId, &Site)| {
+        let terms = site.terms.as_ref()?;
+        let wait_s = delay_s(site).unwrap_or_else(|| default_delay(site.capacity.provider).as_secs_f64());
+        Some(view_of((place, type_of(job, Some(place)), terms), wait_s, base_slots))
+    };
+    let mut views: Vec<SiteView> = (0..).map(SiteId).zip(&job.sites).filter_map(view).collect();
+    rank_sites(&mut views);
+    views
+}
+
+/// A site that can be asked for all the nodes that it may hold.
+fn view_of((place, node_type, terms): (SiteId, NodeTypeId, &SiteTerms), wait_s: f64, base_slots: u32) -> SiteView {
+    SiteView {
+        site: place.0,
+        name: terms.name.clone(),
+        node_type,
+        node_hour: terms.node_hour,
+        slots: terms.slots.unwrap_or(base_slots),
+        wait_s,
+        patience_s: terms.patience.as_secs_f64(),
+        bandwidth: terms.bandwidth,
+        room: terms.limit,
+        closed: None,
     }
 }
 

@@ -6,6 +6,7 @@ use super::driver::CoordinatorDriver;
 use super::pricing;
 use crate::capacity::Block;
 use crate::control::Answer;
+use crate::job::Site;
 use crate::model::{Rank, RankState, Time};
 use crate::observe::{JobView, RunState, Standing, TaskCounts};
 use crate::schedule::protocol::Started;
@@ -18,7 +19,7 @@ impl CoordinatorDriver {
     pub(super) fn status(&self, now: Time) -> Answer {
         let tally = self.coordinator.tally();
         let ranks: Vec<Value> = (0..self.coordinator.next_rank().0).map(|rank| self.rank_status(Rank(rank))).collect();
-        let blocks: Vec<Value> = self.nodes.blocks.iter().map(|block| block_status(now, block)).collect();
+        let blocks: Vec<Value> = self.nodes.blocks.iter().map(|block| self.block_status(now, block)).collect();
         let text = match &self.finished {
             Some(_) => "ending",
             None if self.coordinator.is_stopping() => "stopping",
@@ -63,12 +64,30 @@ impl CoordinatorDriver {
             "running": self.running(),
             "ranks": ranks,
             "blocks": blocks,
+            "sites": self.site_views(now),
             "open": self.coordinator.is_open(),
             "paused": self.nodes.blocks.paused(),
             "paused_tasks": self.paused_tasks(),
             "pools": self.pools(now),
         }));
         Answer { status: Some(status), ..Answer::done(text) }
+    }
+
+    /// A block, with the site that it was requested from if the job has several.
+    fn block_status(&self, now: Time, block: &Block) -> Value {
+        let billed = block.granted.map_or(0.0, |from| block.ended.unwrap_or(now).since(from).as_secs_f64());
+        json!({
+            "block": block.id.0,
+            "state": block.state.name(),
+            "name": block.name,
+            "node": block.node,
+            "site": self.job.sites.get(block.site.index()).and_then(Site::name).filter(|_| !block.own),
+            "asked_s": block.asked.seconds(),
+            "granted_s": block.granted.map(Time::seconds),
+            "joined_s": block.joined.map(Time::seconds),
+            "ended_s": block.ended.map(Time::seconds),
+            "billed_node_s": billed,
+        })
     }
 
     /// The tasks that have been running longest, at most [`MAX_SHOWN_TASKS`].
@@ -110,19 +129,4 @@ impl CoordinatorDriver {
             "block": self.nodes.world_of(rank).and_then(|world| world.block).map(|id| id.0),
         })
     }
-}
-
-fn block_status(now: Time, block: &Block) -> Value {
-    let billed = block.granted.map_or(0.0, |from| block.ended.unwrap_or(now).since(from).as_secs_f64());
-    json!({
-        "block": block.id.0,
-        "state": block.state.name(),
-        "name": block.name,
-        "node": block.node,
-        "asked_s": block.asked.seconds(),
-        "granted_s": block.granted.map(Time::seconds),
-        "joined_s": block.joined.map(Time::seconds),
-        "ended_s": block.ended.map(Time::seconds),
-        "billed_node_s": billed,
-    })
 }

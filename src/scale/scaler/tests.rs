@@ -4,10 +4,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::job::{Cost, Intent, PolicyKind};
+use crate::job::{Capacity, Cost, Intent, PolicyKind, Site, SiteTerms};
+use crate::scale::NodeTypeId;
 use crate::scale::policy::policy_by_name;
 use crate::scale::testing::{World, rank, time};
-use crate::scale::{ClassId, RequestView, Stage};
+use crate::scale::{ClassId, RequestView, SiteView, Stage};
 
 fn scaler(policy: &str, max_ranks: u32) -> Scaler {
     let scaling = Scaling { max_ranks, ..Scaling::default() };
@@ -424,4 +425,64 @@ proptest! {
         let generous = 0.01 * 30.0 * (work + duration * 40.0 + f64::from(widths.len() as u32) * 4000.0);
         prop_assert!(outcome.complete || budget < generous, "{outcome:?}");
     }
+}
+
+/// A site with nodes of four slots, of the type behind that of `[cost]` and those of earlier sites.
+fn site(place: u32, node_hour: f64, room: Option<u32>) -> (Site, SiteView) {
+    let (name, patience) = (format!("s{place}"), Duration::from_secs(60));
+    let terms = SiteTerms {
+        name: name.clone(),
+        node_hour,
+        minimum: patience,
+        granularity: Duration::from_secs(1),
+        slots: None,
+        limit: room,
+        patience,
+        bandwidth: None,
+    };
+    let view = SiteView {
+        site: place,
+        name,
+        node_type: NodeTypeId(1 + place),
+        node_hour,
+        slots: 4,
+        wait_s: 1.0,
+        patience_s: 60.0,
+        bandwidth: None,
+        room,
+        closed: None,
+    };
+    (Site { capacity: Capacity::default(), terms: Some(terms) }, view)
+}
+
+#[test]
+fn nodes_come_from_the_cheapest_sites_within_their_room_and_the_budget() {
+    let (sites, views): (Vec<Site>, Vec<SiteView>) = [site(0, 3.6, Some(2)), site(1, 36.0, None)].into_iter().unzip();
+    let mut world = World::bag(1000, 60.0).busy();
+    world.sites = views;
+    let grown = |world: &World, budget_per_hour: Option<f64>| {
+        let cost = Cost { node_hour: 3.6, budget_per_hour, ..Cost::default() };
+        let prices = Prices::of_job(&cost, 4).with_sites(&sites);
+        let decisions = world.see(|seen| scaler("static-8", 8).decide(seen, &world.estimates(1.0), &prices));
+        let grown = decisions.into_iter().filter_map(|decision| match decision.action {
+            Action::Grow { nodes, node_type } => Some((nodes, node_type.0, decision.reason)),
+            _ => None,
+        });
+        grown.collect::<Vec<_>>()
+    };
+    let free = grown(&world, None);
+    assert_eq!(free.iter().map(|it| (it.0, it.1)).collect::<Vec<_>>(), [(2, 1), (5, 2)]);
+    assert!(free[0].2.contains("from `s0`") && free[1].2.contains("from `s1`"), "{free:?}");
+    let tight = grown(&world, Some(3.6 + 2.0 * 3.6 + 36.0));
+    assert_eq!(tight.iter().map(|it| (it.0, it.1)).collect::<Vec<_>>(), [(2, 1), (1, 2)]);
+    // A request that waits at both sites may be granted by the dearer one.
+    world.request(1, 1);
+    world.requests[0].node_type = NodeTypeId(1);
+    world.requests[0].rivals = vec![NodeTypeId(2)];
+    let tight = grown(&world, Some(3.6 + 2.0 * 3.6 + 36.0));
+    assert_eq!(tight.iter().map(|it| (it.0, it.1)).collect::<Vec<_>>(), [(1, 1)], "one is requested there already");
+    // A site that fails is not asked.
+    world.requests.clear();
+    world.sites[0].closed = Some("failed".into());
+    assert_eq!(grown(&world, None).iter().map(|it| (it.0, it.1)).collect::<Vec<_>>(), [(7, 2)]);
 }

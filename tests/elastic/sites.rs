@@ -1,0 +1,101 @@
+//! Several sites with nodes: one whose queue is full, one that refuses, one that works.
+
+use crate::support::checker::Trace;
+use crate::support::{Dir, phalanx, wait_for};
+
+/// A job whose tasks need two ranks at once, with three sites: the cheapest lets wait for ever, the
+/// next one refuses.
+fn job(more: &str) -> String {
+    let lines = |submit: &str, state: &str, cancel: &str| {
+        format!(
+            "[site.commands]\nsubmit = \"\"\"{submit} # {{script}}\"\"\"\nstate = \"{state}\"\ncancel = \"\"\"{cancel}\"\"\"\n\
+             waiting = \"waits\"\nrunning = \"runs\"\njob_id = '\\d+'\n"
+        )
+    };
+    let site = |name: &str, price: f64, lines: &str| {
+        format!("[[site]]\nname = \"{name}\"\nprovider = \"commands\"\nnode_hour = {price}\npatience = \"1s\"\n{lines}")
+    };
+    let full = lines("echo 17", "[ -e cancelled ] || echo waits {id}", "echo {id} >> cancelled");
+    let refuses = lines("echo refused >> refusals; exit 1", "echo waits {id}", "true {id}");
+    let works = lines(
+        "setsid sh {script} > {log} 2>&1 & echo $!",
+        "kill -0 {id} 2>/dev/null && echo runs || true",
+        "kill -TERM -- -{id}",
+    );
+    format!(
+        "[job]\nname = \"sites\"\n[capacity]\nlisten = \"127.0.0.1\"\n[scaling]\npolicy = \"hybrid\"\nmax_ranks = 2\n\
+         interval = \"1s\"\n[cost]\nnode_hour = 3600.0\nminimum = \"0s\"\n{more}{}{}{}",
+        site("works", 36.0, &works),
+        site("full", 3.6, &full),
+        site("refuses", 7.2, &refuses),
+    )
+}
+
+const PAIR: &str = "[[task]]\nname = \"pair\"\nestimate = \"30s\"\narray = \"1-8\"\n\
+                    command = \"echo {index} >> met; until [ $(wc -l < met) -ge 2 ]; do sleep 0.05; done; sleep 0.2\"\n";
+
+#[test]
+fn the_next_site_is_asked_and_the_request_that_loses_is_withdrawn() {
+    let dir = Dir::new("sites");
+    dir.job("job.toml", &(job("") + PAIR));
+    phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", "run"]).patience(300).run().ok();
+    let trace = Trace::of(&dir, "run");
+    assert_eq!(trace.completed().len(), 8);
+    assert!(trace.0.iter().any(|row| row.rank != Some(0)), "work on the site that works");
+    assert_eq!(dir.read("cancelled"), "17\n", "the request to the full site is withdrawn once");
+    assert!(dir.read("refusals").lines().count() < 10, "{}", dir.read("refusals"));
+    assert!(!dir.has("run/blocks/site-full/commands") && !dir.has("run/blocks/site-works/commands"));
+
+    let explained = phalanx(&dir).args(["explain", "run"]).run().ok();
+    let explained = explained.says("requested from `full`").says("`full` has not granted it within its patience");
+    explained.says("site `works`").says("site `refuses`");
+    let decisions = phalanx(&dir).args(["explain", "run", "--json"]).run().ok().json();
+    let grown = decisions.as_array().unwrap().iter().find(|it| it["action"]["grow"].is_object()).expect("a request");
+    let names = |sites: &serde_json::Value| {
+        sites.as_array().unwrap().iter().map(|site| site["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&grown["sites"][0]["candidates"]), ["full", "refuses", "works"], "by price");
+    let number = grown["number"].to_string();
+    phalanx(&dir).args(["explain", "run", &number]).run().ok().says("* full").says("dearer");
+
+    // The block is billed at the price of its site, a hundredth of that of the first node.
+    let report = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json();
+    let nodes = report["nodes"].as_array().expect("nodes");
+    let held = |gained: bool| {
+        let of = nodes.iter().filter(|node| node["block"].is_null() != gained);
+        of.map(|node| node["held_s"].as_f64().unwrap()).sum::<f64>()
+    };
+    let bill = held(false) + held(true) / 100.0;
+    let cost = report["cost"].as_f64().unwrap();
+    assert!((cost - bill).abs() < 0.05 * bill + 2.0, "{cost} is not {bill}: {nodes:#?}");
+}
+
+#[test]
+fn jobs_of_all_sites_of_a_killed_run_are_cancelled() {
+    let dir = Dir::new("left-sites");
+    dir.job("job.toml", &(job("") + "[[task]]\nname = \"a\"\ncommand = \"touch began; sleep 600\"\n"));
+    let run = phalanx(&dir).args(["run", "job.toml", "-q", "--slots", "1", "--run-dir", "run"]).start();
+    wait_for("the task", 120, || dir.has("began").then_some(()));
+    phalanx(&dir).args(["scale", "run", "+1"]).run().ok();
+    wait_for("the request to the full site", 120, || dir.has("run/blocks/site-full/commands").then_some(()));
+    run.signal(libc::SIGKILL);
+    drop(run);
+    wait_for("the jobs to be cancelled", 120, || {
+        let cancelled = phalanx(&dir).args(["cancel", "run"]).run();
+        (cancelled.exit() == 2 && dir.has("cancelled")).then_some(())
+    });
+    assert_eq!(dir.read("cancelled"), "17\n");
+    assert!(!dir.has("run/blocks/site-full/commands"));
+}
+
+#[test]
+fn a_plan_shows_the_sites() {
+    let dir = Dir::new("plan-sites");
+    dir.job("job.toml", &(job("budget = 100.0\n") + PAIR));
+    let plan = phalanx(&dir).args(["plan", "job.toml", "--ranks", "1..2"]).run().ok();
+    plan.says("at 3.6 per hour").says("* full").says("dearer");
+    let sites =
+        phalanx(&dir).args(["plan", "job.toml", "--ranks", "1..2", "--json"]).run().ok().json()["sites"].clone();
+    let names: Vec<&str> = sites.as_array().unwrap().iter().map(|site| site["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["full", "refuses", "works"]);
+}
