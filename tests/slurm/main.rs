@@ -6,6 +6,7 @@ mod jobs;
 mod labels;
 mod queue;
 mod shrink;
+mod sites;
 mod slurm;
 mod srun;
 #[path = "../support/mod.rs"]

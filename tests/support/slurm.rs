@@ -331,6 +331,18 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         let _ = daemon.1.wait();
     }
 
+    /// Ends the controller, as when its machine loses power.
+    pub fn lose_controller(&mut self) {
+        let daemon = self.daemons.iter_mut().find(|(daemon, _)| daemon == "slurmctld").expect("a controller");
+        send(daemon.1.id(), libc::SIGKILL);
+        let _ = daemon.1.wait();
+    }
+
+    /// Its configuration, as `SLURM_CONF` names it.
+    pub fn configuration_file(&self) -> PathBuf {
+        self.path("slurm.conf")
+    }
+
     fn job_record(&self, id: u32) -> String {
         self.command("scontrol").args(["show", "job", "--oneliner", &id.to_string()]).run().stdout().to_string()
     }

@@ -69,7 +69,7 @@ impl<'a> CandidateSearch<'a> {
         scope: &'a Scope,
         delay: Quantiles,
     ) -> CandidateSearch<'a> {
-        let node = prices.node(NodeTypeId(0));
+        let node = prices.node(seen.growth_type());
         let account = Account::of(seen, prices);
         let charge = Charge { notice: scope.interval, ..node.map_or(Charge::default(), charge_of) };
         let mut holders = alike::holders(seen, estimates, scope.min_ranks);

@@ -20,7 +20,7 @@ use self::remaining_chunks::{Beliefs, RemainingChunks};
 use super::decision::{Candidate, Forecast};
 use super::estimate::{Estimates, Quantiles};
 use super::observation::Observation;
-use super::price::{NodeTypeId, Prices};
+use super::price::Prices;
 use crate::model::Time;
 
 /// Makes the forecasts of one run. It keeps its buffers between decisions.
@@ -110,7 +110,7 @@ impl Forecaster {
 
     /// Makes a forecast from an observation.
     pub fn look(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices, scope: &Scope) -> Outlook {
-        let delay = estimates.delay(NodeTypeId(0));
+        let delay = estimates.delay(seen.growth_type());
         let mut sight = CandidateSearch::new(seen, estimates, prices, scope, delay);
         self.scene.fill(seen.remaining, &Beliefs { now: seen.now, estimates, speed: sight.speed });
         sight.deal(&mut self.scene);

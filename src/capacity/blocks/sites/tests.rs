@@ -137,8 +137,10 @@ fn simulate(seed: u64) {
             let of_site = blocks.iter().filter(|block| block.site == SiteId(site) && !block.state.is_over());
             LIMITS[site as usize].saturating_sub(of_site.count())
         };
-        let open =
-            |blocks: &Blocks, site: u32| room(blocks, site) > 0 && blocks.closed_for(time, SiteId(site)).is_none();
+        let open = |blocks: &Blocks, site: u32| {
+            let can_be_asked = blocks.paused().is_none() && blocks.closed_for(time, SiteId(site)).is_none();
+            can_be_asked && room(blocks, site) > 0
+        };
         // The sites answer.
         let waiting: Vec<(BlockId, SiteId, State)> = blocks
             .iter()
