@@ -76,7 +76,8 @@ struct Held {
 #[derive(Clone)]
 struct Division {
     ranks: Vec<Rank>,
-    /// The number of the attempt that divided it: equal on two ranks if their parts belong together.
+    /// The number of the attempt that divided it: equal on two ranks if their parts belong
+    /// together.
     number: u64,
     part: GraphPart,
 }

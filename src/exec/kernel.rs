@@ -236,12 +236,12 @@ impl<'a> Context<'a> {
         self.call.dir
     }
 
-    /// The present version of a data graph, loaded on this rank if necessary. It holds all rows, for
-    /// petgraph's `visit` traits and for [`crate::data::operations`].
+    /// The present version of a data graph, loaded on this rank if necessary. It holds all rows,
+    /// for petgraph's `visit` traits and for [`crate::data::operations`].
     ///
     /// # Errors
-    /// If the job declares no graph of that name or has `divide = true` for it, it cannot be loaded,
-    /// or the task must stop.
+    /// If the job declares no graph of that name or has `divide = true` for it, it cannot be
+    /// loaded, or the task must stop.
     pub fn graph(&self, name: &str) -> Result<GraphPart, DataGraphError> {
         self.call.graphs.part(name, self)
     }

@@ -168,8 +168,8 @@ impl Runner {
         if output.used() { self.settle(task, &output, outcome) } else { outcome }
     }
 
-    /// Runs this rank's share of an operation on a divided graph that another rank leads. The leader
-    /// reports the attempt and has its output; what the share prints is dropped.
+    /// Runs this rank's share of an operation on a divided graph that another rank leads. The
+    /// leader reports the attempt and has its output; what the share prints is dropped.
     ///
     /// # Errors
     /// Why the share has failed.

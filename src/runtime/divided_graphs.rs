@@ -1,5 +1,5 @@
-//! Which data graphs are divided among the active ranks. Rank 0 decides it once for a run, since the
-//! size of a file may change and not be the same for all nodes.
+//! Which data graphs are divided among the active ranks. Rank 0 decides it once for a run, since
+//! the size of a file may change and not be the same for all nodes.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use crate::job::{DataGraph, Job};
 use crate::system::file_probe::FileProbe;
 use crate::workload::requirements::unsuited_to_gangs;
 
-/// Graphs with fewer edges are not divided unless the job asks for it: for them, the time that ranks
-/// wait for each other in each round exceeds what they gain.
+/// Graphs with fewer edges are not divided unless the job asks for it: for them, the time that
+/// ranks wait for each other in each round exceeds what they gain.
 const MIN_EDGES: u64 = 1 << 20;
 
 /// Bytes of a file for each edge. Lines of text take about this much; other formats and compressed
 /// files have more edges than this suggests.
 const BYTES_PER_EDGE: u64 = 14;
 
-/// Decides which graphs of a job are divided: those with `divide = true`, and without `divide` those
-/// with at least [`MIN_EDGES`], unless an operation on them asks for what no gang provides. A file
+/// Decides which graphs of a job are divided: those with `divide = true`, and without `divide`
+/// those with at least [`MIN_EDGES`], unless an operation on them asks for what no gang provides. A file
 /// that does not exist yet counts as small.
 pub fn divide_graphs(job: &mut Job) {
     let probe = FileProbe::default();

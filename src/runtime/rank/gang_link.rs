@@ -200,7 +200,8 @@ impl GangRun<'_> {
         }
     }
 
-    /// Leaves `outgoing[r]` for the engine, for the rank at place `r`: a piece for each rank in turn.
+    /// Leaves `outgoing[r]` for the engine, for the rank at place `r`: a piece for each rank in
+    /// turn.
     fn send(&self, round: u32, last: PieceKind, outgoing: &[Vec<u8>]) {
         let pieces_of = |bytes: &Vec<u8>| bytes.len().div_ceil(MAX_PIECE_BYTES).max(1);
         let most = outgoing.iter().map(pieces_of).max().unwrap_or(0);
