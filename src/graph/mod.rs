@@ -15,6 +15,7 @@ mod c_output;
 pub mod csr;
 pub mod deal;
 pub mod link;
+pub mod long_tasks;
 mod order;
 pub mod partition;
 pub mod pattern;

@@ -11,6 +11,9 @@
 //! (tasks with equally long chains before them) is divided into contiguous blocks: neighbours in
 //! the job file stay on one rank, level after level, and all ranks are busy in each level.
 //!
+//! Long tasks then move to the ranks where they can start first
+//! ([`long_tasks`](super::long_tasks)), since the sum of work does not tell when they end.
+//!
 //! Rank 0 chooses homes once, before the run; stealing corrects wrong estimates at run time.
 
 use std::cmp::Reverse;
@@ -20,6 +23,7 @@ use std::sync::{Mutex, PoisonError};
 use super::c_output::discard_remarks;
 use super::csr::{Csr, PairSource};
 use super::deal::{Dealer, LoadRule, RankLoad};
+use super::long_tasks::{self, OpenWork, RankSpeed};
 use super::{Order, TaskGraph};
 use crate::model::TaskId;
 
@@ -45,6 +49,8 @@ pub struct PartitionProblem<'a> {
     pub duration: &'a dyn Fn(TaskId) -> u64,
     /// Slots of each rank; a rank without slots gets no tasks.
     pub slots: &'a [u32],
+    /// Slots that a task takes.
+    pub width: &'a dyn Fn(TaskId) -> u32,
     /// True if a rank (by index) has the resources that a task requires.
     pub fits: &'a dyn Fn(TaskId, usize) -> bool,
 }
@@ -104,7 +110,24 @@ pub fn partition(problem: &PartitionProblem<'_>, method: Method) -> Partition {
         },
     };
     move_misfits(problem, &mut home);
+    if method == Method::Bands {
+        place_long_tasks(problem, &mut home);
+    }
     measure(problem.graph, problem.duration, problem.slots, home)
+}
+
+/// Moves long tasks to the ranks where they can start first.
+fn place_long_tasks(problem: &PartitionProblem<'_>, home: &mut [u32]) {
+    let ranks: Vec<RankSpeed> = problem.slots.iter().map(|&slots| RankSpeed { slots, pace: 1.0 }).collect();
+    let open = OpenWork {
+        graph: problem.graph,
+        work: &|node| problem.work(node),
+        width: problem.width,
+        running: &[],
+        ranks: &ranks,
+        suits: &|task, rank| problem.slots[rank as usize] > 0 && (problem.fits)(task, rank as usize),
+    };
+    long_tasks::place(&open, home);
 }
 
 /// Deals the tasks in the order of their numbers. A join is at home with the first task that it
@@ -413,7 +436,8 @@ mod tests {
 
     fn run(graph: &TaskGraph, slots: &[u32], method: Method) -> Partition {
         let order = graph.order(&|_| 1000);
-        let problem = PartitionProblem { graph, order: &order, duration: &|_| 1000, slots, fits: &|_, _| true };
+        let problem =
+            PartitionProblem { graph, order: &order, duration: &|_| 1000, slots, width: &|_| 1, fits: &|_, _| true };
         partition(&problem, method)
     }
 
@@ -468,8 +492,14 @@ mod tests {
         let graph = chains(8, 3);
         let order = graph.order(&|_| 1);
         let fits = |task: TaskId, rank: usize| task.0 >= 8 || rank == 2;
-        let problem =
-            PartitionProblem { graph: &graph, order: &order, duration: &|_| 1, slots: &[1, 1, 1], fits: &fits };
+        let problem = PartitionProblem {
+            graph: &graph,
+            order: &order,
+            duration: &|_| 1,
+            slots: &[1, 1, 1],
+            width: &|_| 1,
+            fits: &fits,
+        };
         for method in methods() {
             let found = partition(&problem, method);
             assert!(found.home[..8].iter().all(|&r| r == 2), "{method:?}");

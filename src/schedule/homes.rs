@@ -21,11 +21,16 @@ use super::membership::Member;
 use super::score::RankRecord;
 use crate::graph::TaskGraph;
 use crate::graph::deal::{Dealer, LoadRule, RankLoad};
+use crate::graph::long_tasks::{self, OpenWork, RankSpeed};
 use crate::model::{Labels, Rank, TaskId};
 
 /// Approximate time in nanoseconds per node of the graph that rank 0 needs to choose new homes and
 /// to cut the parts anew.
 pub(super) const NODE_NS: u64 = 100;
+
+/// A task that has been running for as long as was estimated still takes this fraction of that (one
+/// in so many).
+const OVERDUE_FRACTION: u64 = 8;
 
 /// Home of a node that has none yet.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -38,6 +43,11 @@ pub trait Advice: Send {
     fn class(&self, task: TaskId) -> (u32, Range<u32>);
     /// Estimated duration of a task in nanoseconds.
     fn work(&self, task: TaskId) -> u64;
+    /// Slots that a task takes.
+    fn width(&self, task: TaskId) -> u32 {
+        let _ = task;
+        1
+    }
     /// True if a rank has the resources for a task. A task that no single rank can hold may be at
     /// home on any.
     fn fits(&self, task: TaskId, member: &Member) -> bool;
@@ -71,6 +81,8 @@ pub(super) struct Remains<'a> {
     pub(super) ended: &'a [Option<End>],
     /// The rank that runs or is about to run a task.
     pub(super) kept: &'a FxHashMap<TaskId, Rank>,
+    /// How long a kept task has been running, in nanoseconds; 0 if that is not known.
+    pub(super) elapsed: &'a dyn Fn(TaskId) -> u64,
     /// All ranks; an inactive one has no slots.
     pub(super) members: &'a [Member],
     /// What each rank has shown so far.
@@ -83,6 +95,18 @@ pub(super) struct Remains<'a> {
 impl Remains<'_> {
     fn work(&self, node: u32) -> u64 {
         if (node as usize) < self.graph.task_count() { self.advice.work(TaskId(node)).max(1) } else { 0 }
+    }
+
+    /// The work of a node that has not been done yet.
+    fn rest(&self, node: u32) -> u64 {
+        if self.ended[node as usize].is_some() {
+            return 0;
+        }
+        let work = self.work(node);
+        match self.kept.contains_key(&TaskId(node)) {
+            true => work.saturating_sub((self.elapsed)(TaskId(node))).max(work / OVERDUE_FRACTION),
+            false => work,
+        }
     }
 
     fn fits(&self, node: u32, rank: u32) -> bool {
@@ -113,7 +137,9 @@ pub(super) struct Homeless {
 /// that no other can take is at home there.
 pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     let before = home.to_vec();
-    let mut scales = Scales::new(remains, home);
+    let placed = if remains.advice.load_rule().is_some() { Vec::new() } else { place_long_tasks(remains, home) };
+    let is_placed = |node: u32| placed.get(node as usize) == Some(&true);
+    let mut scales = Scales::new(remains, home, &is_placed);
     let mut dealer = remains.advice.load_rule().map(|rule| dealer(rule, remains, home));
     let mut homeless = Homeless::default();
     let mut alike = 0..0;
@@ -123,6 +149,7 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
         let next = match remains.kept.get(&TaskId(node)) {
             Some(keeper) if !remains.fits(node, at) => Some(keeper.0).filter(|&rank| remains.fits(node, rank)),
             Some(_) => Some(at),
+            None if is_placed(node) && remains.fits(node, at) => Some(at),
             None if remains.fits(node, at) => Some(scales.lighten(remains, (&before, home), node, &mut dealer)),
             None => None,
         };
@@ -159,6 +186,24 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     homeless
 }
 
+/// Moves the long tasks to the ranks where they can start first; returns whether each node is one.
+fn place_long_tasks(remains: &Remains<'_>, home: &mut [u32]) -> Vec<bool> {
+    let speed =
+        |(rank, member): (u32, &Member)| RankSpeed { slots: member.slots, pace: (remains.record)(Rank(rank)).pace() };
+    let ranks: Vec<RankSpeed> = (0..).zip(remains.members).map(speed).collect();
+    let mut running: Vec<(TaskId, u32)> = remains.kept.iter().map(|(&task, rank)| (task, rank.0)).collect();
+    running.sort_unstable();
+    let open = OpenWork {
+        graph: remains.graph,
+        work: &|node| remains.rest(node),
+        width: &|task| remains.advice.width(task),
+        running: &running,
+        ranks: &ranks,
+        suits: &|task, rank| remains.suits(task.0, rank),
+    };
+    long_tasks::place(&open, home)
+}
+
 /// Deals tasks by a rule to ranks with the open tasks that they have.
 fn dealer(rule: LoadRule, remains: &Remains<'_>, home: &[u32]) -> Dealer {
     let load = |(rank, member): (u32, &Member)| {
@@ -181,8 +226,8 @@ struct Scales {
     strength: Vec<u128>,
     /// The work that a task would find before it because slots are busy.
     busy: Vec<u128>,
-    /// The work that each rank had, how much of that it must give away, and (times what it had) how
-    /// much of it is due now.
+    /// The work of each rank that may move, how much of that it must give away, and (times what may
+    /// move) how much of it is due now.
     had: Vec<u128>,
     give: Vec<u128>,
     due: Vec<u128>,
@@ -191,12 +236,15 @@ struct Scales {
 }
 
 impl Scales {
-    fn new(remains: &Remains<'_>, home: &[u32]) -> Scales {
+    fn new(remains: &Remains<'_>, home: &[u32], is_placed: &dyn Fn(u32) -> bool) -> Scales {
         let ranks = remains.members.len();
-        let mut load = vec![0u128; ranks];
+        let (mut load, mut had) = (vec![0u128; ranks], vec![0u128; ranks]);
         for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
             if let Some(load) = load.get_mut(home[node as usize] as usize) {
                 *load += u128::from(remains.work(node));
+                if !is_placed(node) {
+                    had[home[node as usize] as usize] += u128::from(remains.work(node));
+                }
             }
         }
         let records: Vec<RankRecord> = (0..ranks as u32).map(|rank| (remains.record)(Rank(rank))).collect();
@@ -207,16 +255,16 @@ impl Scales {
         let all = strength.iter().sum::<u128>().max(1);
         let total: u128 = load.iter().sum();
         let share: Vec<u128> = strength.iter().map(|&strength| (total * strength).div_ceil(all)).collect();
-        let excess = |(&load, &share): (&u128, &u128)| match remains.even_out {
-            true => load.saturating_sub(share),
+        let excess = |((&load, &share), &had): ((&u128, &u128), &u128)| match remains.even_out {
+            true => load.saturating_sub(share).min(had),
             false => 0,
         };
-        let give = load.iter().zip(&share).map(excess).collect();
+        let give = load.iter().zip(&share).zip(&had).map(excess).collect();
         let open = remains.ended.iter().filter(|ended| ended.is_none()).count().max(1) as u128;
         let busy =
             |(record, member): (&RankRecord, &Member)| record.wait(total / open).saturating_mul(member.slots.into());
         let busy = records.iter().zip(remains.members).map(busy).collect();
-        let (due, had, lightest) = (vec![0; ranks], load.clone(), BinaryHeap::new());
+        let (due, lightest) = (vec![0; ranks], BinaryHeap::new());
         let mut scales = Scales { due, had, load, share, strength, busy, give, lightest };
         let able = (0..ranks as u32).filter(|&rank| scales.strength[rank as usize] > 0);
         scales.lightest = able.map(|rank| Reverse((scales.score(rank), rank))).collect();
@@ -352,7 +400,8 @@ mod tests {
         let (members, advice) = (&members[..], advice as &dyn Advice);
         let slow = RankRecord { slowness: 3.0, ..RankRecord::default() };
         let record: &dyn Fn(Rank) -> RankRecord = &|rank| if rank == Rank(7) { slow } else { RankRecord::default() };
-        let remains = Remains { graph, ended: &ended, kept: &kept, members, record, advice, even_out };
+        let elapsed = &|_| 0;
+        let remains = Remains { graph, ended: &ended, kept: &kept, elapsed, members, record, advice, even_out };
         let mut home = home.to_vec();
         let homeless = choose(&remains, &mut home).tasks;
         (home, homeless)

@@ -297,6 +297,10 @@ impl Advice for PlacementRules {
         self.estimates.ns(self.job.group_of(task))
     }
 
+    fn width(&self, task: TaskId) -> u32 {
+        requirements::slots(self.group(task).1)
+    }
+
     fn fits(&self, task: TaskId, member: &Member) -> bool {
         self.group_fits(self.group(task).0, member)
     }
@@ -355,7 +359,8 @@ pub(crate) fn homes(
     let may: Vec<Vec<bool>> = rules.rows.iter().map(suiting).collect();
     let may_be = |group: GroupId, rank: usize| may[rules.row_of[group as usize] as usize][rank];
     let fitting = |task: TaskId, rank: usize| may_be(job.group_of(task).0, rank);
-    let problem = PartitionProblem { graph, order, duration, slots: &slots, fits: &fitting };
+    let width = |task: TaskId| requirements::slots(&job.groups[job.group_of(task).0 as usize]);
+    let problem = PartitionProblem { graph, order, duration, slots: &slots, width: &width, fits: &fitting };
     let mut divided = partition::partition(&problem, method);
     if fair::is_fair(job) {
         fair::spread(job, &slots, &may_be, &mut divided.home);

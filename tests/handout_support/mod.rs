@@ -208,8 +208,14 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     clock.lap("order");
     let urgency = urgency::urgency(&graph, &order, &|_| 0);
     clock.lap("urgency");
-    let problem =
-        PartitionProblem { graph: &graph, order: &order, duration: &duration, slots: &slots, fits: &|_, _| true };
+    let problem = PartitionProblem {
+        graph: &graph,
+        order: &order,
+        duration: &duration,
+        slots: &slots,
+        width: &|_| 1,
+        fits: &|_, _| true,
+    };
     let divided = partition::partition(&problem, Method::Bands);
     let (tasks, nodes, edges) = (graph.task_count(), graph.node_count(), graph.edge_count());
     drop(order);

@@ -300,6 +300,7 @@ impl Coordinator {
             graph: &graph,
             ended: &self.ends,
             kept: &cut.kept,
+            elapsed: &|task| self.running.get(&task).map_or(0, |(_, it)| now.since(it.start).as_nanos() as u64),
             members: &members,
             record: &|rank| records[rank.index()],
             advice: self.tasks.advice.as_ref(),
