@@ -1,13 +1,13 @@
 //! Chooses new homes for open tasks when ranks join or leave, or carry unequal shares of the work.
 //!
-//! A task moves only if it must (its rank is no longer active, or cannot run it) or, when the
-//! remaining work is balanced, as part of the excess share of its rank. It goes to a rank below its
-//! share, by remaining work per slot (slow and unreliable ranks count for less, `score`): to the
-//! home of most of its predecessors if that is such a rank, otherwise to the rank with the best
-//! score. Only ranks that suit it are considered: those with special equipment are kept free for
-//! tasks that need it. Tasks follow
-//! their predecessors, so a chain moves as a whole. Where the job asks for a placement by load
-//! alone, its rule chooses the rank instead. Tasks that an active rank runs or is about to
+//! Long tasks move first, to the ranks where they can start first (`graph::long_tasks`). Any other task
+//! moves only if it must (its rank is no longer active, or cannot run it) or, when the remaining work
+//! is balanced, as part of the excess share of its rank. It goes to a rank below its share, by
+//! remaining work per slot (slow and unreliable ranks count for less, `score`): to the home of most
+//! of its predecessors if that is such a rank, otherwise to the rank with the best score. Only ranks
+//! that suit it are considered: those with special equipment are kept free for tasks that need it.
+//! Tasks follow their predecessors, so a chain moves as a whole. Where the job asks for a placement
+//! by load alone, its rule chooses the rank instead. Tasks that an active rank runs or is about to
 //! run stay there.
 
 use std::cmp::Reverse;
@@ -88,7 +88,7 @@ pub(super) struct Remains<'a> {
     /// What each rank has shown so far.
     pub(super) record: &'a dyn Fn(Rank) -> RankRecord,
     pub(super) advice: &'a dyn Advice,
-    /// True to balance the work, false to move only what must move.
+    /// True to balance the work, false to move only long tasks and what must move.
     pub(super) even_out: bool,
 }
 
@@ -428,6 +428,14 @@ mod tests {
         let (home, _) = chosen(&bag, &before, &[1, 3, 0], &[(2, 0), (5, 2)], false);
         assert_eq!((count(&home, 2), home[2]), (0, 0), "a task goes home to who runs it");
         assert!(count(&home, 1) > 35, "{home:?}");
+    }
+
+    #[test]
+    fn few_tasks_go_where_slots_are_free_even_if_none_must_move() {
+        let bag = TaskGraph::build(&[4], &[]).unwrap();
+        let home = |kept: &[(u32, u32)]| chosen(&bag, &vec![0; bag.node_count()], &[1, 1], kept, false).0[..4].to_vec();
+        assert_eq!(home(&[]), [0, 1, 0, 1]);
+        assert_eq!(home(&[(0, 0), (1, 0)]), [0, 0, 1, 1], "two are under way on rank 0");
     }
 
     #[test]
