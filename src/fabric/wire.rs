@@ -209,7 +209,7 @@ mod tests {
             Message::Report {
                 attempts: vec![attempt; 3],
                 started: Vec::new(),
-                load: Load { idle: 1, ready: 2, running: 3, held: 4 },
+                load: Load { idle: 1, ready: 2, busy: 3, running: 2, held: 4 },
             },
             Message::Counts {
                 epoch: 3,

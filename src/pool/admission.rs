@@ -49,6 +49,8 @@ pub(super) struct Admission {
     pool_signal: AtomicU32,
     /// Idle slots at the last report of leases.
     reported_idle: AtomicU32,
+    /// As in [`Inner`], to be read without the lock.
+    resting: AtomicU32,
     /// False if no item needs a pool.
     has_pools: AtomicBool,
     inner: Mutex<Inner>,
@@ -68,6 +70,8 @@ struct Inner {
     slots: usize,
     /// Per domain, the number of slots not given to a wide item or a hold.
     free: Box<[usize]>,
+    /// Slots that are collected, or wait for the end of a wide item or a hold.
+    resting: u32,
 }
 
 /// A wide item or hold that needs further slots. Its memory, GPUs and place under its limit are
@@ -189,11 +193,13 @@ impl Admission {
             domains: domains.into(),
             slots,
             free,
+            resting: 0,
         };
         Admission {
             signal: CachePadded::new(AtomicU32::new(0)),
             pool_signal: AtomicU32::new(0),
             reported_idle: AtomicU32::new(0),
+            resting: AtomicU32::new(0),
             has_pools: AtomicBool::new(has_pools),
             inner: Mutex::new(inner),
         }
@@ -204,6 +210,11 @@ impl Admission {
     #[inline]
     pub(super) fn signal(&self) -> Signal {
         Signal(self.signal.load(Ordering::Relaxed))
+    }
+
+    /// Slots that are collected, or wait for the end of a wide item or a hold.
+    pub(super) fn resting(&self) -> usize {
+        self.resting.load(Ordering::Relaxed) as usize
     }
 
     /// Queues items; returns those that can never start.
@@ -308,7 +319,9 @@ impl Admission {
             inner.stopping = true;
             let collecting = inner.collecting.take().map(|c| c.members).unwrap_or_default();
             let held = inner.held.drain().flat_map(|(_, grant)| grant.members);
-            held.chain(collecting).collect()
+            let sleepers: Vec<Sleeper> = held.chain(collecting).collect();
+            inner.resting -= sleepers.len() as u32;
+            sleepers
         })
     }
 
@@ -336,6 +349,7 @@ impl Admission {
     fn change<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let result = act(&mut inner);
+        self.resting.store(inner.resting, Ordering::Relaxed);
         self.signal.store(inner.signal(), Ordering::Release);
         if self.has_pools.load(Ordering::Relaxed) {
             let (changed, awaited) = (inner.queue.is_pool_changed(), inner.queue.waits_for_pools());
@@ -418,6 +432,7 @@ impl Inner {
         let missing = collecting.needs.slots() - collecting.members.len() - 1;
         if missing > 0 {
             collecting.members.push(Sleeper::this(slot));
+            self.resting += 1;
             self.collecting = Some(collecting);
             return Visit::Wait { missing: missing as u32 };
         }
@@ -428,6 +443,7 @@ impl Inner {
             AdmissionEntry::Task(item) => Visit::Run(item, ItemGrant { needs, charge, slots, gpus, members }),
             AdmissionEntry::Hold(id) => {
                 members.push(Sleeper::this(slot));
+                self.resting += 1;
                 let told = Visit::Held { id, slots: slots.clone(), gpus: gpus.clone() };
                 self.held.insert(id, ItemGrant { needs, charge, slots, gpus, members });
                 told
@@ -441,6 +457,7 @@ impl Inner {
         for &slot in grant.slots.iter().filter(|&&slot| slot < self.slots) {
             self.free[self.domains[slot]] += 1;
         }
+        self.resting -= grant.members.len() as u32;
         grant.members
     }
 

@@ -152,6 +152,8 @@ pub struct PoolLoad {
     pub slots: usize,
     /// Slots that run something or are set aside.
     pub busy: usize,
+    /// Items that run.
+    pub running: usize,
     /// Items that wait for a slot.
     pub ready: usize,
     /// Those of them that wait for nothing else.
@@ -303,7 +305,8 @@ impl Handle {
         let slots = self.slots() + (extra.allowed() as usize).max(running);
         let plain = self.shared.queues.len();
         let ready = plain + self.shared.admission.len();
-        PoolLoad { slots, busy: self.slots().saturating_sub(self.starving_slots()) + running, ready, plain }
+        let busy = self.slots().saturating_sub(self.starving_slots()) + running;
+        PoolLoad { slots, busy, running: busy.saturating_sub(self.shared.admission.resting()), ready, plain }
     }
 
     /// Number of idle slots, by one load of one word.

@@ -298,6 +298,8 @@ fn held_slots_run_nothing_and_the_others_go_on() {
     assert_eq!((told, cpus.len()), (id, 2));
     handle.push_many(&(0..100).map(plain).collect::<Vec<_>>());
     eventually("the free slot does all", || ran.lock().unwrap().len() == 100);
+    eventually("its last item ends", || handle.load().busy == 2);
+    assert_eq!(handle.load().running, 0, "no item runs on held slots");
     assert!(ran.lock().unwrap().iter().all(|slot| !cpus.contains(slot)));
     assert!(handle.release(id) && !handle.release(id));
     // All three slots are available again.
@@ -342,7 +344,7 @@ fn a_paused_pool_starts_nothing_and_gives_everything_up() {
     handle.push_many(&(0..40).map(urgency).collect::<Vec<_>>());
     handle.push_many(&[constrained(100), constrained(101)]);
     thread::sleep(Duration::from_millis(20));
-    assert_eq!(handle.load(), PoolLoad { slots: 1, busy: 0, ready: 42, plain: 40 });
+    assert_eq!(handle.load(), PoolLoad { slots: 1, busy: 0, running: 0, ready: 42, plain: 40 });
     assert!(ran.lock().unwrap().is_empty());
     assert_eq!(handle.surrender(5).iter().map(|i| i.task).collect::<Vec<_>>(), [3, 7, 11, 15, 19]);
     assert_eq!(handle.surrender_constrained().iter().map(|i| i.task).collect::<Vec<_>>(), [100, 101]);

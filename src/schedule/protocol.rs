@@ -501,6 +501,8 @@ pub struct Load {
     /// Ready tasks that have not started and that any rank could run.
     pub ready: u32,
     /// Busy slots and slots that are set aside.
+    pub busy: u32,
+    /// Tasks that run.
     pub running: u32,
     /// Ready tasks that wait for more than a free slot: for memory, GPUs, further slots or a pool,
     /// for their next attempt, or until they are resumed.

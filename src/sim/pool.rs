@@ -79,6 +79,8 @@ pub(super) struct SlotGrant {
     admitted: Option<Needs>,
     /// What the family was charged.
     charge: f64,
+    /// Those of the slots that run no task of this rank.
+    resting: u32,
 }
 
 /// Slots to be set aside for a gang.
@@ -125,6 +127,8 @@ pub(super) struct SimulatedPool {
     /// Tasks with needs, and holds.
     queue: AdmissionQueue<Lease, Hold>,
     held: Vec<Held>,
+    /// Slots of all grants that run no task of this rank.
+    resting: u32,
     paused: bool,
 }
 
@@ -136,6 +140,7 @@ impl SimulatedPool {
             plain: WaitingQueue::default(),
             queue: AdmissionQueue::new(ResourceLedger::new(slots, memory, gpus, tables.0).with_fair(tables.1)),
             held: Vec::new(),
+            resting: 0,
             paused: false,
         }
     }
@@ -220,7 +225,10 @@ impl SimulatedPool {
     /// The load as reported to the worker.
     pub(super) fn load(&self) -> Load {
         let idle = self.free.len() as u32;
-        Load { idle, ready: self.plain.len, running: self.slots - idle, held: self.queue.len() as u32 }
+        let busy = self.slots - idle;
+        let led = self.held.iter().filter(|held| held.led).count() as u32;
+        let running = busy - self.resting + led;
+        Load { idle, ready: self.plain.len, busy, running, held: self.queue.len() as u32 }
     }
 
     /// Carries out an order of rank 0 about leases of pools.
@@ -242,6 +250,7 @@ impl SimulatedPool {
     /// Returns the resources of a task that ran for this time.
     pub(super) fn finish(&mut self, grant: SlotGrant, took: Duration) {
         self.free.extend(grant.slots.iter().rev());
+        self.resting -= grant.resting;
         if let Some(needs) = &grant.admitted {
             self.queue.take_back(needs, (grant.charge, took));
         }
@@ -256,14 +265,20 @@ impl SimulatedPool {
         let Some(head) = self.queue.head(self.slots as usize).filter(|head| plain.is_none_or(|p| head.level >= p))
         else {
             let lease = self.plain.pop()?.lease;
-            return Some(Begin::Task(lease, SlotGrant { slots: self.take_slots(1), admitted: None, charge: 0.0 }));
+            return Some(Begin::Task(
+                lease,
+                SlotGrant { slots: self.take_slots(1), admitted: None, charge: 0.0, resting: 0 },
+            ));
         };
         let needs = head.needs;
         if self.free.len() < needs.slots() {
             return None;
         }
         let (entry, charge) = self.queue.admit(&head)?;
-        let grant = SlotGrant { slots: self.take_slots(needs.slots()), admitted: Some(needs), charge };
+        let runs_here = u32::from(matches!(entry, AdmissionEntry::Task(_)));
+        let resting = needs.slots() as u32 - runs_here;
+        self.resting += resting;
+        let grant = SlotGrant { slots: self.take_slots(needs.slots()), admitted: Some(needs), charge, resting };
         Some(match entry {
             AdmissionEntry::Task(lease) => Begin::Task(lease, grant),
             AdmissionEntry::Hold(Hold { gang, lead }) => {
@@ -312,7 +327,7 @@ mod tests {
         }
         let order: Vec<u32> = std::iter::from_fn(|| next(&mut pool)).map(|(task, _)| task).collect();
         assert_eq!(order, [1, 0, 2]);
-        assert_eq!(pool.load(), Load { idle: 5, ready: 0, running: 3, held: 0 });
+        assert_eq!(pool.load(), Load { idle: 5, ready: 0, busy: 3, running: 3, held: 0 });
     }
 
     #[test]
@@ -324,7 +339,10 @@ mod tests {
         pool.push(lease(2, 5), None);
         assert!(next(&mut pool).is_none(), "one slot is kept for the wide task");
         pool.finish(narrow, Duration::ZERO);
-        assert_eq!(next(&mut pool).unwrap().1.slots.len(), 2);
+        let (_, wide) = next(&mut pool).unwrap();
+        assert_eq!((wide.slots.len(), pool.load().busy, pool.load().running), (2, 2, 1));
+        pool.finish(wide, Duration::ZERO);
+        assert_eq!((next(&mut pool).unwrap().0, pool.load().busy, pool.load().running), (2, 1, 1));
     }
 
     #[test]

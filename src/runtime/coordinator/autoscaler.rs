@@ -277,7 +277,7 @@ impl Autoscaler {
             node_type: type_of(&self.job, nodes.site_of(rank)),
             slots: entry.facts.slots,
             billed_since: nodes.bill_of(rank),
-            busy_slots: coordinator.load(rank).running,
+            busy_slots: coordinator.load(rank).busy,
             busy: entry.busy,
             failures: entry.failures,
             releasable: !needed && world.is_some() && block.is_none_or(|block| !nodes.blocks.is_bound(block.id)),

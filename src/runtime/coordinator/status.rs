@@ -121,7 +121,7 @@ impl CoordinatorDriver {
             "slots": entry.map_or(0, |entry| entry.facts.slots),
             "slots_active": self.slots.get(&rank).map(|slots| slots.active),
             "slots_why": self.slots.get(&rank).map(|slots| slots.why),
-            "running": if is_here { load.running } else { 0 },
+            "running": if is_here { load.busy } else { 0 },
             "ready": if is_here { load.ready } else { 0 },
             "labels": self.coordinator.labels(rank),
             "slowdown": slow,

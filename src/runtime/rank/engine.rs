@@ -266,7 +266,7 @@ impl Engine {
         }
         if has_received_work && !busy {
             let load = self.worker.load();
-            let load = Load { idle: load.idle.saturating_sub(1), running: load.running + 1, ..load };
+            let load = Load { idle: load.idle.saturating_sub(1), busy: load.busy + 1, ..load };
             self.step(WorkerEvent::Load(load));
         }
         // With other ranks the main thread never sleeps for longer than the delay anyway.

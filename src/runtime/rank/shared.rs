@@ -130,14 +130,15 @@ impl Shared {
     /// left everything in its outbox.
     pub(super) fn load(&self) -> Load {
         let gangs = self.gangs.running.load(SeqCst);
-        let Some(pool) = self.pool.get() else { return Load { running: gangs, ..Load::default() } };
+        let Some(pool) = self.pool.get() else { return Load { busy: gangs, running: gangs, ..Load::default() } };
         let load = pool.load();
         let waiting = self.constrained_waiting.load(Relaxed) as usize;
         Load {
             idle: (load.slots - load.busy) as u32,
             ready: load.ready.saturating_sub(waiting) as u32,
             // The slots of a gang are busy until shortly before its end is in the outbox.
-            running: gangs.max(load.busy as u32),
+            busy: gangs.max(load.busy as u32),
+            running: load.running as u32 + gangs,
             held: (waiting + self.paused.len()) as u32,
         }
     }

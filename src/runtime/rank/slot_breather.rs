@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn only_items_that_any_slot_may_run_hide_idle_slots() {
-        let load = PoolLoad { slots: 4, busy: 2, ready: 7, plain: 0 };
+        let load = PoolLoad { slots: 4, busy: 2, running: 2, ready: 7, plain: 0 };
         assert_eq!((running(load), running(PoolLoad { plain: 1, ..load })), (2, 4));
     }
 }

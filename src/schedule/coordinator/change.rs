@@ -268,7 +268,7 @@ impl Coordinator {
         RankRecord {
             slowness: self.health.slow(rank).unwrap_or(1.0),
             success: self.health.success(rank),
-            utilisation: f64::from(self.load(rank).running) / f64::from(slots.max(1)),
+            utilisation: f64::from(self.load(rank).busy) / f64::from(slots.max(1)),
         }
     }
 

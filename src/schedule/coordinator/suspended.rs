@@ -94,7 +94,7 @@ impl Coordinator {
     /// whose fault that is.
     fn has_waited(&self, now: Time, rank: Rank) -> bool {
         let since = self.suspended.ranks.get(&rank).map_or(now, |suspension| suspension.since);
-        let is_busy = |other: Rank| other != rank && self.load(other).running > 0;
+        let is_busy = |other: Rank| other != rank && self.load(other).busy > 0;
         let wait = if self.members.active().any(is_busy) { LONGEST_WAIT } else { IDLE_WAIT };
         if now < since.after(wait) {
             return false;

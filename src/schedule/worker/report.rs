@@ -29,7 +29,7 @@ impl Worker {
             self.stealer.update(now, self.offered(self.load), actions);
         }
         self.report_pools(now, actions);
-        let idle = self.load.running == 0 && self.load.ready == 0;
+        let idle = self.load.busy == 0 && self.load.ready == 0;
         self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
         let rested = self.rested_at().is_some_and(|at| at <= now);
         let due = self.report_due.is_some_and(|due| due <= now);

@@ -190,7 +190,7 @@ impl Simulator<'_> {
                 node_type: node.kind,
                 slots: simulated.member.slots,
                 billed_since: Some(node.granted),
-                busy_slots: simulated.pool.load().running,
+                busy_slots: simulated.pool.load().busy,
                 busy: simulated.busy,
                 failures: simulated.failures,
                 releasable: rank > 0 && !needed,

@@ -283,8 +283,9 @@ impl World {
         // Slots that are set aside are busy, as in the real pool.
         let held: u32 = pool.held.values().map(|h| h.0).sum();
         let waits = pool.ready.len() as u32 - movable;
-        let load = Load { idle: pool.idle, ready: movable, running: pool.running + held, held: waits };
-        let quiet = pool.stopped && load.running == 0;
+        let load =
+            Load { idle: pool.idle, ready: movable, busy: pool.running + held, running: pool.running, held: waits };
+        let quiet = pool.stopped && load.busy == 0;
         events.push_back(worker::WorkerEvent::Load(load));
         if quiet {
             events.push_back(worker::WorkerEvent::Quiet);
