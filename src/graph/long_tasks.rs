@@ -1,12 +1,14 @@
-//! Homes of long tasks: each on the rank where it can start first.
+//! Homes of long tasks: each on the rank where it can end first.
 //!
 //! Ranks with equal sums of work do not end together if one of them has the longest tasks: these
 //! wait at home for each other while other ranks start short ones, and a rank steals only when it
 //! has nothing of its own to start. So tasks that are long compared with the work that remains per
 //! slot are placed by list scheduling in time, the most urgent first (Graham, "Bounds on
-//! multiprocessing timing anomalies", 1969). All others take time, but no slot: whatever rank has
-//! them, stealing spreads them in time. A slot has few long tasks by definition, so the effort is
-//! that of counting dependencies, and nothing where no task is long.
+//! multiprocessing timing anomalies", 1969).
+//!
+//! Only tasks that any rank may steal are placed: they need one slot and nothing else, so the model
+//! knows all that they wait for, and a mistake is corrected by stealing. All others take time, but no
+//! slot. The effort is that of counting dependencies, and one pass over the tasks where none is long.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,63 +18,71 @@ use rustc_hash::FxHashMap;
 use super::TaskGraph;
 use crate::model::TaskId;
 
-/// A task is long from this fraction (one in so many) of the work that remains per slot on.
-const LONG_FRACTION: u128 = 8;
+/// A task is long if its duration is at least one part of the work that remains per slot, divided
+/// into this number.
+const LONG_PARTS: u128 = 8;
 
-/// A long task stays on its rank if no other starts it earlier by more than this fraction (one in so
-/// many) of its duration.
-const STAY_FRACTION: u64 = 16;
+/// A long task stays on its rank if it ends elsewhere earlier by at most one part of its duration,
+/// divided into this number.
+const STAY_PARTS: u64 = 16;
 
 /// Bandwidth between ranks that is assumed for what a task reads: a common cluster network.
 const BYTES_PER_NS: u64 = 1;
 
+/// Speeds of ranks are compared in steps of this size.
+const PACE_STEP: f64 = 0.05;
+
 /// No node.
 const NONE: u32 = u32::MAX;
 
-/// A rank that takes tasks.
+/// A rank that runs tasks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankSpeed {
     /// Its slots; a rank without any gets no tasks.
     pub slots: u32,
     /// Its speed relative to the estimates.
     pub pace: f64,
+    /// True if tasks that any rank may steal may go there.
+    pub is_open: bool,
 }
 
 /// The remaining work.
 pub struct OpenWork<'a> {
     /// The graph.
     pub graph: &'a TaskGraph,
-    /// Remaining duration of a node in nanoseconds; 0 for a join, and for one that has ended.
-    pub work: &'a dyn Fn(u32) -> u64,
+    /// Remaining duration of each node in nanoseconds; 0 for a join, and for one that has ended.
+    pub work: &'a [u64],
     /// Slots that a task takes.
     pub width: &'a dyn Fn(TaskId) -> u32,
+    /// True for a task that any rank may steal.
+    pub is_movable: &'a dyn Fn(TaskId) -> bool,
     /// Tasks that run or are about to run, with their ranks; they stay there.
     pub running: &'a [(TaskId, u32)],
     /// The ranks, by number.
     pub ranks: &'a [RankSpeed],
-    /// True if a task may move to a rank.
-    pub suits: &'a dyn Fn(TaskId, u32) -> bool,
 }
 
-/// Moves long tasks that do not run to the ranks where they can start first. Returns for each node
+/// Moves long tasks that do not run to the ranks where they can end first. Returns for each node
 /// whether it is such a task; nothing if none is.
 pub fn place(open: &OpenWork<'_>, home: &mut [u32]) -> Vec<bool> {
-    let tasks = open.graph.task_count() as u32;
+    let tasks = open.graph.task_count();
     let slots: f64 = open.ranks.iter().map(|rank| f64::from(rank.slots) * rank.pace).sum();
     let (mut total, mut longest) = (0u128, 0u64);
-    for task in 0..tasks {
-        let work = (open.work)(task);
-        if work > 0 {
-            total += u128::from(work) * u128::from((open.width)(TaskId(task)));
-            longest = longest.max(work);
-        }
+    for (task, &work) in (0..).zip(&open.work[..tasks]).filter(|(_, work)| **work > 0) {
+        total += u128::from(work) * u128::from((open.width)(TaskId(task)));
+        longest = longest.max(work);
     }
-    let bound = ((total / LONG_FRACTION) as f64 / slots.max(1e-9)) as u64;
-    if longest <= bound || !open.ranks.iter().any(|rank| rank.slots > 0) {
+    let bound = ((total / LONG_PARTS) as f64 / slots.max(1e-9)) as u64;
+    if longest <= bound || !open.ranks.iter().any(|rank| rank.is_open) {
         return Vec::new();
     }
-    let mut is_long: Vec<bool> = (0..open.graph.node_count() as u32).map(|node| (open.work)(node) > bound).collect();
+    let is_long = |(task, work): (u32, &u64)| *work > bound && (open.is_movable)(TaskId(task));
+    let mut is_long: Vec<bool> = (0..).zip(&open.work[..tasks]).map(is_long).collect();
+    is_long.resize(open.graph.node_count(), false);
     open.running.iter().for_each(|(task, _)| is_long[task.index()] = false);
+    if !is_long.contains(&true) {
+        return Vec::new();
+    }
     Placement::new(open, &is_long, home).run();
     is_long
 }
@@ -94,8 +104,9 @@ struct Placement<'a, 'b> {
     running_until: FxHashMap<u32, u64>,
     /// For each rank when its slots become free, the first one first.
     free: Vec<BinaryHeap<Reverse<u64>>>,
-    /// Ranks by their first free slot. An outdated entry is corrected when it is taken.
-    first: BinaryHeap<Reverse<(u64, u32)>>,
+    /// Ranks that take long tasks, those of one speed together, by their first free slot. An outdated
+    /// entry is corrected when it is looked at.
+    first: Vec<(f64, BinaryHeap<Reverse<(u64, u32)>>)>,
     /// Long tasks that wait for others until then; those that can start, the most urgent first.
     soon: BinaryHeap<Reverse<(u64, u32)>>,
     ready: BinaryHeap<(u64, Reverse<u32>)>,
@@ -108,14 +119,21 @@ impl<'a, 'b> Placement<'a, 'b> {
         (0..nodes as u32).flat_map(|node| graph.successors(node)).for_each(|edge| waits[edge.node() as usize] += 1);
         let free: Vec<BinaryHeap<Reverse<u64>>> =
             open.ranks.iter().map(|rank| (0..rank.slots).map(|_| Reverse(0)).collect()).collect();
-        let first = (0..).zip(open.ranks).filter(|(_, rank)| rank.slots > 0).map(|(rank, _)| Reverse((0, rank)));
+        let mut first: Vec<(f64, BinaryHeap<Reverse<(u64, u32)>>)> = Vec::new();
+        for (rank, speed) in (0..).zip(open.ranks).filter(|(_, speed)| speed.is_open && speed.slots > 0) {
+            let pace = pace_of(speed);
+            match first.iter_mut().find(|(other, _)| *other == pace) {
+                Some((_, ranks)) => ranks.push(Reverse((0, rank))),
+                None => first.push((pace, BinaryHeap::from([Reverse((0, rank))]))),
+            }
+        }
         Placement {
             before: home.to_vec(),
-            upward: graph.order(&|task| (open.work)(task.0)).upward,
+            upward: graph.order(&|task| open.work[task.index()]).upward,
             release: vec![0; nodes],
             leader: vec![NONE; nodes],
             near_bytes: vec![0; nodes],
-            first: first.collect(),
+            first,
             soon: BinaryHeap::new(),
             ready: BinaryHeap::new(),
             running_until: FxHashMap::default(),
@@ -140,9 +158,7 @@ impl<'a, 'b> Placement<'a, 'b> {
                 self.pass(node, end, &mut passed);
             }
             let Some(node) = self.next() else { break };
-            if let Some(rank) = self.choose(node) {
-                self.home[node as usize] = rank;
-            }
+            self.home[node as usize] = self.choose(node);
             let end = self.occupy(node, self.home[node as usize], self.release[node as usize]);
             passed.push((node, end));
         }
@@ -154,7 +170,7 @@ impl<'a, 'b> Placement<'a, 'b> {
         if self.is_long[node as usize] {
             return self.soon.push(Reverse((release, node)));
         }
-        let end = || release.saturating_add((self.open.work)(node));
+        let end = || release.saturating_add(self.open.work[node as usize]);
         passed.push((node, self.running_until.get(&node).copied().unwrap_or_else(end)));
     }
 
@@ -178,7 +194,8 @@ impl<'a, 'b> Placement<'a, 'b> {
 
     /// The most urgent long task that can start when the next slot is free.
     fn next(&mut self) -> Option<u32> {
-        let now = self.first_free().map_or(0, |(at, _)| at);
+        let now = (0..self.first.len()).filter_map(|class| self.first_free(class)).map(|(at, _)| at).min();
+        let now = now.unwrap_or(0);
         let until = match self.ready.is_empty() {
             true => now.max(self.soon.peek()?.0.0),
             false => now,
@@ -190,62 +207,57 @@ impl<'a, 'b> Placement<'a, 'b> {
         self.ready.pop().map(|(_, Reverse(node))| node)
     }
 
-    /// The rank for a task: that of the task before if both were on one rank, or its own, unless
-    /// another starts it clearly earlier, and earlier than what it reads gets there. `None` if it may
-    /// move to no rank.
-    fn choose(&mut self, node: u32) -> Option<u32> {
+    /// The rank for a task: that of the task before if both were on one rank, or its own, unless it
+    /// ends clearly earlier on another, and earlier than what it reads gets there.
+    fn choose(&mut self, node: u32) -> u32 {
         let at = node as usize;
-        let (release, leader) = (self.release[at], self.leader[at] as usize);
+        let (work, release, leader) = (self.open.work[at], self.release[at], self.leader[at] as usize);
         let together = self.before.get(leader).is_some_and(|&home| home == self.before[at]);
         let stay = if together { self.home[leader] } else { self.home[at] };
-        let (soonest, best) = self.soonest(node)?;
-        let patience = ((self.open.work)(node) / STAY_FRACTION).saturating_add(self.near_bytes[at] / BYTES_PER_NS);
-        let stays = self.free.get(stay as usize).and_then(|free| free.peek());
-        let stays = stays.is_some_and(|slot| slot.0 <= soonest.max(release).saturating_add(patience));
-        Some(if stays && (self.open.suits)(TaskId(node), stay) { stay } else { best })
+        let end = |pace: f64, slot: u64| slot.max(release).saturating_add((work as f64 / pace) as u64);
+        let best = (0..self.first.len()).filter_map(|class| {
+            let (slot, rank) = self.first_free(class)?;
+            Some((end(self.first[class].0, slot), slot, rank))
+        });
+        let Some((soonest, _, best)) = best.min() else { return stay };
+        let patience = (work / STAY_PARTS).saturating_add(self.near_bytes[at] / BYTES_PER_NS);
+        let speed = self.open.ranks.get(stay as usize).filter(|speed| speed.is_open);
+        let slot = self.free.get(stay as usize).and_then(|free| free.peek());
+        let stays = speed.zip(slot).map(|(speed, slot)| end(pace_of(speed), slot.0));
+        if stays.is_some_and(|ends| ends <= soonest.saturating_add(patience)) { stay } else { best }
     }
 
-    /// The rank with the first free slot of those that a task may move to.
-    fn soonest(&mut self, node: u32) -> Option<(u64, u32)> {
-        let mut passed = Vec::new();
-        let mut found = None;
-        while let Some((at, rank)) = self.first_free() {
-            self.first.pop();
-            passed.push(Reverse((at, rank)));
-            if (self.open.suits)(TaskId(node), rank) {
-                found = Some((at, rank));
-                break;
-            }
-        }
-        self.first.extend(passed);
-        found
-    }
-
-    /// The rank with the first free slot of all, and when that is free.
-    fn first_free(&mut self) -> Option<(u64, u32)> {
+    /// The rank of a speed with the first free slot, and when that is free.
+    fn first_free(&mut self, class: usize) -> Option<(u64, u32)> {
+        let ranks = &mut self.first[class].1;
         loop {
-            let &Reverse((at, rank)) = self.first.peek()?;
+            let &Reverse((at, rank)) = ranks.peek()?;
             let now = self.free[rank as usize].peek()?.0;
             if at == now {
                 return Some((at, rank));
             }
-            self.first.pop();
-            self.first.push(Reverse((now, rank)));
+            ranks.pop();
+            ranks.push(Reverse((now, rank)));
         }
     }
 
     /// Runs a task on a rank from `release` on, as soon as it has free slots; returns its end.
     fn occupy(&mut self, node: u32, rank: u32, release: u64) -> u64 {
-        let (work, width) = ((self.open.work)(node), (self.open.width)(TaskId(node)) as usize);
+        let (work, width) = (self.open.work[node as usize], (self.open.width)(TaskId(node)) as usize);
         let Some(free) = self.free.get_mut(rank as usize).filter(|free| !free.is_empty()) else {
             return release.saturating_add(work);
         };
         let width = width.clamp(1, free.len());
         let start = (0..width).filter_map(|_| free.pop()).fold(release, |start, Reverse(slot)| start.max(slot));
-        let end = start.saturating_add((work as f64 / self.open.ranks[rank as usize].pace) as u64);
+        let end = start.saturating_add((work as f64 / pace_of(&self.open.ranks[rank as usize])) as u64);
         free.extend((0..width).map(|_| Reverse(end)));
         end
     }
+}
+
+/// The speed of a rank in steps, at least one step.
+fn pace_of(speed: &RankSpeed) -> f64 {
+    ((speed.pace / PACE_STEP).round() * PACE_STEP).max(PACE_STEP)
 }
 
 #[cfg(test)]
@@ -302,16 +314,22 @@ mod tests {
         }
 
         fn place(&mut self, running: &[(TaskId, u32)]) -> Vec<bool> {
-            let ranks: Vec<RankSpeed> = self.slots.iter().map(|&slots| RankSpeed { slots, pace: 1.0 }).collect();
-            let work = |node: u32| self.work.get(node as usize).copied().unwrap_or(0);
-            let open = OpenWork {
-                graph: &self.graph,
-                work: &work,
-                width: &|_| 1,
-                running,
-                ranks: &ranks,
-                suits: &|_, rank| self.slots[rank as usize] > 0,
-            };
+            self.place_on(&vec![1.0; self.slots.len()], running, &|_| true)
+        }
+
+        /// With ranks of these speeds, and where not all tasks can be stolen.
+        fn place_on(
+            &mut self,
+            pace: &[f64],
+            running: &[(TaskId, u32)],
+            is_movable: &dyn Fn(TaskId) -> bool,
+        ) -> Vec<bool> {
+            let ranks = self.slots.iter().zip(pace);
+            let ranks: Vec<RankSpeed> =
+                ranks.map(|(&slots, &pace)| RankSpeed { slots, pace, is_open: slots > 0 }).collect();
+            let mut work = self.work.clone();
+            work.resize(self.graph.node_count(), 0);
+            let open = OpenWork { graph: &self.graph, work: &work, width: &|_| 1, is_movable, running, ranks: &ranks };
             place(&open, &mut self.home)
         }
 
@@ -389,7 +407,7 @@ mod tests {
                     })
                     .map(|span| span[1] - span[0])
                     .sum();
-                assert!(idle <= longest / STAY_FRACTION, "seed {seed}: {task} waits {idle} beside a free slot");
+                assert!(idle <= longest / STAY_PARTS, "seed {seed}: {task} waits {idle} beside a free slot");
             }
         }
         assert!(waited > 100, "{waited}");
@@ -420,6 +438,27 @@ mod tests {
         let mut case = Case::bag(&[500, 900, 800], &[0, 1, 1]);
         case.place(&[(TaskId(0), 0)]);
         assert_eq!(case.home[1..3], [1, 2]);
+    }
+
+    #[test]
+    fn a_slow_rank_gets_what_ends_there_first() {
+        // Rank 1 needs four times as long: it ends one task of 100 when rank 0 ends the fourth.
+        let mut case = Case::bag(&[100; 5], &[1, 1]);
+        case.place_on(&[1.0, 0.25], &[], &|_| true);
+        assert_eq!(case.home[..5].iter().filter(|&&home| home == 1).count(), 1, "{:?}", case.home);
+        // One that runs there ends soon, and yet the other is no better.
+        let mut case = Case::bag(&[60, 100], &[1, 1]);
+        case.place_on(&[1.0, 0.25], &[(TaskId(0), 0)], &|_| true);
+        assert_eq!(case.home[..2], [0, 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_stolen_stays() {
+        let mut case = Case::bag(&[1000, 1000, 1000, 1000], &[1, 1]);
+        let is_long = case.place_on(&[1.0; 2], &[], &|task| task.0 > 1);
+        assert_eq!(is_long[..4], [false, false, true, true]);
+        assert_eq!(case.home[..4], [0, 0, 0, 1]);
+        assert!(case.place_on(&[1.0; 2], &[], &|_| false).is_empty());
     }
 
     #[test]

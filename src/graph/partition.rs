@@ -11,7 +11,7 @@
 //! (tasks with equally long chains before them) is divided into contiguous blocks: neighbours in
 //! the job file stay on one rank, level after level, and all ranks are busy in each level.
 //!
-//! Long tasks then move to the ranks where they can start first
+//! Long tasks then move to the ranks where they can end first
 //! ([`long_tasks`](super::long_tasks)), since the sum of work does not tell when they end.
 //!
 //! Rank 0 chooses homes once, before the run; stealing corrects wrong estimates at run time.
@@ -51,6 +51,8 @@ pub struct PartitionProblem<'a> {
     pub slots: &'a [u32],
     /// Slots that a task takes.
     pub width: &'a dyn Fn(TaskId) -> u32,
+    /// True for a task that any rank may steal: it needs one slot and nothing else.
+    pub is_movable: &'a dyn Fn(TaskId) -> bool,
     /// True if a rank (by index) has the resources that a task requires.
     pub fits: &'a dyn Fn(TaskId, usize) -> bool,
 }
@@ -116,16 +118,24 @@ pub fn partition(problem: &PartitionProblem<'_>, method: Method) -> Partition {
     measure(problem.graph, problem.duration, problem.slots, home)
 }
 
-/// Moves long tasks to the ranks where they can start first.
+/// Moves long tasks to the ranks where they can end first. Those that any rank may steal suit the
+/// same ranks.
 fn place_long_tasks(problem: &PartitionProblem<'_>, home: &mut [u32]) {
-    let ranks: Vec<RankSpeed> = problem.slots.iter().map(|&slots| RankSpeed { slots, pace: 1.0 }).collect();
+    let tasks = problem.graph.task_count() as u32;
+    let Some(plain) = (0..tasks).map(TaskId).find(|&task| (problem.is_movable)(task)) else { return };
+    let speed = |(rank, &slots): (usize, &u32)| {
+        let is_open = slots > 0 && (problem.fits)(plain, rank);
+        RankSpeed { slots, pace: 1.0, is_open }
+    };
+    let ranks: Vec<RankSpeed> = problem.slots.iter().enumerate().map(speed).collect();
+    let work: Vec<u64> = (0..problem.graph.node_count() as u32).map(|node| problem.work(node)).collect();
     let open = OpenWork {
         graph: problem.graph,
-        work: &|node| problem.work(node),
+        work: &work,
         width: problem.width,
+        is_movable: problem.is_movable,
         running: &[],
         ranks: &ranks,
-        suits: &|task, rank| problem.slots[rank as usize] > 0 && (problem.fits)(task, rank as usize),
     };
     long_tasks::place(&open, home);
 }
@@ -436,8 +446,15 @@ mod tests {
 
     fn run(graph: &TaskGraph, slots: &[u32], method: Method) -> Partition {
         let order = graph.order(&|_| 1000);
-        let problem =
-            PartitionProblem { graph, order: &order, duration: &|_| 1000, slots, width: &|_| 1, fits: &|_, _| true };
+        let problem = PartitionProblem {
+            graph,
+            order: &order,
+            duration: &|_| 1000,
+            slots,
+            width: &|_| 1,
+            is_movable: &|_| true,
+            fits: &|_, _| true,
+        };
         partition(&problem, method)
     }
 
@@ -498,6 +515,7 @@ mod tests {
             duration: &|_| 1,
             slots: &[1, 1, 1],
             width: &|_| 1,
+            is_movable: &|_| true,
             fits: &fits,
         };
         for method in methods() {

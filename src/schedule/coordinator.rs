@@ -196,11 +196,12 @@ impl Coordinator {
     pub fn tally(&self) -> TaskTally {
         let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum::<u32>();
         // Load reports are periodic, so the latest may count tasks that have ended since.
+        let busy = sum(|l| l.busy).min(self.open);
         let running = sum(|l| l.running).min(self.open);
         let ready = sum(|l| l.ready).min(self.open - running);
         let gangs = self.gangs.waiting() + self.pools.waiting_gangs() + self.paused_gangs.len() as u32;
         let held = (sum(|l| l.held) + gangs).min(self.open - running - ready);
-        TaskTally { running, ready, held, ..self.tally }
+        TaskTally { running, busy, ready, held, ..self.tally }
     }
 
     /// State of a rank; `None` if the number was never assigned.

@@ -1,14 +1,14 @@
 //! Chooses new homes for open tasks when ranks join or leave, or carry unequal shares of the work.
 //!
-//! Long tasks move first, to the ranks where they can start first (`graph::long_tasks`). Any other task
-//! moves only if it must (its rank is no longer active, or cannot run it) or, when the remaining work
-//! is balanced, as part of the excess share of its rank. It goes to a rank below its share, by
-//! remaining work per slot (slow and unreliable ranks count for less, `score`): to the home of most
-//! of its predecessors if that is such a rank, otherwise to the rank with the best score. Only ranks
-//! that suit it are considered: those with special equipment are kept free for tasks that need it.
-//! Tasks follow their predecessors, so a chain moves as a whole. Where the job asks for a placement
-//! by load alone, its rule chooses the rank instead. Tasks that an active rank runs or is about to
-//! run stay there.
+//! Long tasks that any rank may steal move first, to the ranks where they can end first
+//! (`graph::long_tasks`). Any other task moves only if it must (its rank is no longer active, or
+//! cannot run it) or, when the remaining work is balanced, as part of the excess share of its rank.
+//! It goes to a rank below its share, by remaining work per slot (slow and unreliable ranks count
+//! for less, `score`): to the home of most of its predecessors if that is such a rank, otherwise to
+//! the rank with the best score. Only ranks that suit it are considered: those with special
+//! equipment are kept free for tasks that need it. Tasks follow their predecessors, so a chain moves
+//! as a whole. Where the job asks for a placement by load alone, its rule chooses the rank instead.
+//! Tasks that an active rank runs or is about to run stay there.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -28,9 +28,12 @@ use crate::model::{Labels, Rank, TaskId};
 /// to cut the parts anew.
 pub(super) const NODE_NS: u64 = 100;
 
-/// A task that has been running for as long as was estimated still takes this fraction of that (one
-/// in so many).
-const OVERDUE_FRACTION: u64 = 8;
+/// Approximate further time per node where tasks are long.
+pub(super) const LONG_NODE_NS: u64 = 400;
+
+/// A task that has been running for as long as was estimated still takes one part of that, divided
+/// into this number.
+const OVERDUE_PARTS: u64 = 8;
 
 /// Home of a node that has none yet.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -47,6 +50,11 @@ pub trait Advice: Send {
     fn width(&self, task: TaskId) -> u32 {
         let _ = task;
         1
+    }
+    /// True for a task that any rank may steal: it needs one slot and nothing else.
+    fn is_movable(&self, task: TaskId) -> bool {
+        let _ = task;
+        true
     }
     /// True if a rank has the resources for a task. A task that no single rank can hold may be at
     /// home on any.
@@ -104,7 +112,7 @@ impl Remains<'_> {
         }
         let work = self.work(node);
         match self.kept.contains_key(&TaskId(node)) {
-            true => work.saturating_sub((self.elapsed)(TaskId(node))).max(work / OVERDUE_FRACTION),
+            true => work.saturating_sub((self.elapsed)(TaskId(node))).max(work / OVERDUE_PARTS),
             false => work,
         }
     }
@@ -130,6 +138,8 @@ pub(super) struct Homeless {
     pub(super) tasks: u32,
     /// One task of each array.
     pub(super) some: Vec<TaskId>,
+    /// True if long tasks were placed, which takes rank 0 longer.
+    pub(super) has_long: bool,
 }
 
 /// Chooses homes anew. Returns the open tasks that no rank can take: they are at home on an active
@@ -141,7 +151,7 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     let is_placed = |node: u32| placed.get(node as usize) == Some(&true);
     let mut scales = Scales::new(remains, home, &is_placed);
     let mut dealer = remains.advice.load_rule().map(|rule| dealer(rule, remains, home));
-    let mut homeless = Homeless::default();
+    let mut homeless = Homeless { has_long: !placed.is_empty(), ..Homeless::default() };
     let mut alike = 0..0;
     let active = (0..).zip(remains.members).find(|(_, member)| member.slots > 0).map(|(rank, _)| rank);
     for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
@@ -186,20 +196,27 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     homeless
 }
 
-/// Moves the long tasks to the ranks where they can start first; returns whether each node is one.
+/// Moves the long tasks to the ranks where they can end first; returns whether each node is one.
+/// Tasks that any rank may steal suit the same ranks.
 fn place_long_tasks(remains: &Remains<'_>, home: &mut [u32]) -> Vec<bool> {
-    let speed =
-        |(rank, member): (u32, &Member)| RankSpeed { slots: member.slots, pace: (remains.record)(Rank(rank)).pace() };
+    let mut open = (0..remains.graph.task_count() as u32).filter(|&task| remains.ended[task as usize].is_none());
+    let Some(plain) = open.find(|&task| remains.advice.is_movable(TaskId(task))) else { return Vec::new() };
+    let speed = |(rank, member): (u32, &Member)| RankSpeed {
+        slots: member.slots,
+        pace: (remains.record)(Rank(rank)).pace(),
+        is_open: remains.suits(plain, rank),
+    };
     let ranks: Vec<RankSpeed> = (0..).zip(remains.members).map(speed).collect();
+    let work: Vec<u64> = (0..remains.graph.node_count() as u32).map(|node| remains.rest(node)).collect();
     let mut running: Vec<(TaskId, u32)> = remains.kept.iter().map(|(&task, rank)| (task, rank.0)).collect();
     running.sort_unstable();
     let open = OpenWork {
         graph: remains.graph,
-        work: &|node| remains.rest(node),
+        work: &work,
         width: &|task| remains.advice.width(task),
+        is_movable: &|task| remains.advice.is_movable(task),
         running: &running,
         ranks: &ranks,
-        suits: &|task, rank| remains.suits(task.0, rank),
     };
     long_tasks::place(&open, home)
 }
@@ -226,7 +243,7 @@ struct Scales {
     strength: Vec<u128>,
     /// The work that a task would find before it because slots are busy.
     busy: Vec<u128>,
-    /// The work of each rank that may move, how much of that it must give away, and (times what may
+    /// The work of each rank without its long tasks, how much of that it must give away, and (times what may
     /// move) how much of it is due now.
     had: Vec<u128>,
     give: Vec<u128>,

@@ -184,6 +184,8 @@ pub(crate) struct PlacementRules {
     asks_for_gpus: bool,
     /// The least memory that some group asks for and not all ranks have.
     scarce_memory: Option<u64>,
+    /// Some group has a share.
+    is_fair: bool,
 }
 
 /// Groups with equal needs.
@@ -223,9 +225,9 @@ impl PlacementRules {
         drop(known);
         let label_sets = label_sets.into_iter().collect();
         let asks_for_gpus = job.groups.iter().any(|group| group.gpus > 0);
-        let scarce_memory = None;
+        let (scarce_memory, is_fair) = (None, fair::is_fair(&job));
         let mut rules =
-            PlacementRules { job, estimates, rows, row_of, classes, label_sets, asks_for_gpus, scarce_memory };
+            PlacementRules { job, estimates, rows, row_of, classes, label_sets, asks_for_gpus, scarce_memory, is_fair };
         rules.meet(members);
         rules
     }
@@ -301,6 +303,10 @@ impl Advice for PlacementRules {
         requirements::slots(self.group(task).1)
     }
 
+    fn is_movable(&self, task: TaskId) -> bool {
+        !self.is_fair && !requirements::is_special(self.group(task).1)
+    }
+
     fn fits(&self, task: TaskId, member: &Member) -> bool {
         self.group_fits(self.group(task).0, member)
     }
@@ -360,9 +366,19 @@ pub(crate) fn homes(
     let may_be = |group: GroupId, rank: usize| may[rules.row_of[group as usize] as usize][rank];
     let fitting = |task: TaskId, rank: usize| may_be(job.group_of(task).0, rank);
     let width = |task: TaskId| requirements::slots(&job.groups[job.group_of(task).0 as usize]);
-    let problem = PartitionProblem { graph, order, duration, slots: &slots, width: &width, fits: &fitting };
+    let is_fair = fair::is_fair(job);
+    let is_movable = |task: TaskId| !is_fair && !requirements::is_special(&job.groups[job.group_of(task).0 as usize]);
+    let problem = PartitionProblem {
+        graph,
+        order,
+        duration,
+        slots: &slots,
+        width: &width,
+        is_movable: &is_movable,
+        fits: &fitting,
+    };
     let mut divided = partition::partition(&problem, method);
-    if fair::is_fair(job) {
+    if is_fair {
         fair::spread(job, &slots, &may_be, &mut divided.home);
         return partition::measure(graph, duration, &slots, divided.home);
     }

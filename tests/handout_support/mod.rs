@@ -214,6 +214,7 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
         duration: &duration,
         slots: &slots,
         width: &|_| 1,
+        is_movable: &|_| true,
         fits: &|_, _| true,
     };
     let divided = partition::partition(&problem, Method::Bands);

@@ -249,7 +249,7 @@ impl Autoscaler {
         can: NodeChanges,
     ) -> ScalingStep {
         let running = coordinator.running().map(|(_, started)| (started.task, started.start));
-        self.controller.update_running(coordinator.tally().running.into(), running);
+        self.controller.update_running(coordinator.tally().busy.into(), running);
         let Held { views, requests, settled } = self.held(now, coordinator, nodes);
         let mut step = match self.decides {
             true => self.controller.decide(now, &views, &requests, settled, sites, can),

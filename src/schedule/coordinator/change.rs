@@ -323,6 +323,9 @@ impl Coordinator {
         }
         self.members.hand_out();
         self.gangs.meet(members);
+        if self.homeless.has_long {
+            self.next_change.add_cost(Duration::from_nanos(graph.node_count() as u64 * homes::LONG_NODE_NS));
+        }
         self.next_change.after(now, graph.node_count());
         if let Some((rank, size)) = oversize {
             let reason = format!("{rank} would be handed more than a message holds ({size} tasks or dependencies)");

@@ -135,7 +135,7 @@ impl Simulator<'_> {
         let Some(controller) = &mut self.controller else { return };
         self.events += 1;
         let running = self.coordinator.running().map(|(_, started)| (started.task, started.start));
-        controller.update_running(self.coordinator.tally().running.into(), running);
+        controller.update_running(self.coordinator.tally().busy.into(), running);
         let settled = self.provider.settled(&controller.prices);
         let can = NodeChanges { grows: true, shrinks: true };
         let mut requests = self.provider.requests().to_vec();
