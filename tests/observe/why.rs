@@ -205,7 +205,7 @@ fn all_views_count_the_same_and_the_numbers_add_up() {
         .run()
         .ok()
         .says("0 of 21 completed, 0 failed, 3 running, 16 ready, 2 pending; ")
-        .says(" held by a pool");
+        .says(" wait for more than a slot: ");
     // The other views read a sample of each second.
     let report = wait_for("a sample of that", 60, || {
         let report = phalanx(&dir).args(["report", "--json"]).run().ok().json();
