@@ -33,7 +33,8 @@ fn a_staged_task_sees_what_it_declares_and_leaves_what_it_declares() {
     mpirun(&dir, 2).args(["run", "w.toml"]).run().ok();
     assert_eq!(dir.read("total"), "5 0\n5 1\n5 2\n5 3\n");
     assert_eq!(dir.read("seed"), "5\n", "what a task does to its inputs changes nothing elsewhere");
-    assert_eq!(dir.read("seen-2"), ".\n..\nseed\ntool.sh\n");
+    // It finds the directory of its output if another element has made that in the job's.
+    assert_eq!(dir.read("seen-2").replace("made\n", ""), ".\n..\nseed\ntool.sh\n");
     let made = dir.path().join("made/2");
     assert_eq!(fs::metadata(made.join("x")).unwrap().permissions().mode() & 0o777, 0o750);
     assert_eq!(fs::read_link(made.join("link")).unwrap().to_str(), Some("x"));
