@@ -128,7 +128,7 @@ impl Worker {
         let waves = self.stealer.usual().map_or(0.0, |usual| stop.as_secs_f64() / usual.as_secs_f64().max(1e-7));
         let bridge = (f64::from(self.slots) * waves) as u32;
         let least = if self.stealer.are_tasks_long() { 0 } else { self.slots };
-        (least + bridge).min(MAX_RESERVED_TASKS.max(self.slots))
+        least.saturating_add(bridge).min(MAX_RESERVED_TASKS.max(self.slots))
     }
 
     /// Acknowledges the change: the pool has given up its waiting tasks, and the rank keeps the
