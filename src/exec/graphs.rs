@@ -109,19 +109,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes a lock that others may hold for long, and gives up when the task must stop.
+/// Takes a lock that others may hold for long, and gives up when the task must stop or a rank that
+/// executes it too is lost.
 fn lock_or_stop<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<MutexGuard<'m, T>, DataGraphError> {
     loop {
         match mutex.try_lock() {
             Ok(guard) => return Ok(guard),
             Err(std::sync::TryLockError::Poisoned(guard)) => return Ok(guard.into_inner()),
             Err(std::sync::TryLockError::WouldBlock) => {
-                if !context.sleep(LOCK_POLL_INTERVAL) {
-                    return Err(Stopped::Cancelled.into());
-                }
+                context.sleep(LOCK_POLL_INTERVAL);
+                ContextExchange::new(context).check()?;
             }
         }
     }
+}
+
+/// Waits until the leader has its lock. What a rank reads afterwards is what all ranks had left
+/// when the operation that held the lock before ended.
+fn wait_for_leader(exchange: &mut ContextExchange) -> Result<(), Stopped> {
+    sum(exchange, [0]).map(|_| ())
 }
 
 /// The exchange of a task: with the ranks that execute it together, or of this rank alone.
@@ -252,6 +258,7 @@ impl Held {
         let place = self.place_for(&division, operation, each);
         // The leader keeps its place locked until all have a result; nobody else keeps one locked.
         let mut own = if exchange.place() == 0 { Some(lock_or_stop(&place, context)?) } else { None };
+        wait_for_leader(exchange)?;
         let found = own.as_deref().map_or_else(|| lock(&place).clone(), Option::clone);
         let [all_have] = smallest(exchange, [u64::from(found.is_some())])?;
         if let Some(found) = found.filter(|_| all_have == 1) {
@@ -326,6 +333,7 @@ impl Resident {
         exchange: &mut ContextExchange,
         context: &Context,
     ) -> Result<Division, DataGraphError> {
+        wait_for_leader(exchange)?;
         let ranks = context.peers().map_or_else(|| vec![context.rank()], |peers| peers.ranks().to_vec());
         let own = lock(&held.division).clone().filter(|division| division.ranks == ranks);
         let [number, version] = own.as_ref().map_or([0; 2], |own| [own.number, own.part.version()]);

@@ -8,6 +8,9 @@
 //!   sender and receiver, and send it to rank 0;
 //! - a rank that joined has one link, to rank 0, for every frame that leaves its own world.
 //!
+//! While much waits on a link of rank 0, rank 0 receives nothing: ranks may send faster than a link
+//! carries what they send.
+//!
 //! All frames between two ranks take the same path and keep their order. Frames for a rank that has
 //! left are dropped; the coordinator decides whether a rank has left, and announces it in messages.
 //!
@@ -53,6 +56,11 @@ pub trait Outside: Send {
     /// True once every frame sent has left.
     fn drained(&mut self) -> bool;
 
+    /// True while so much waits to leave that nothing more should be forwarded.
+    fn is_full(&mut self) -> bool {
+        false
+    }
+
     /// True if two heartbeats are overdue.
     fn is_silent(&self) -> bool {
         false
@@ -77,6 +85,10 @@ impl RoutedFabric {
     /// Makes the fabric of a rank whose world has the rank numbers from `first` on.
     pub fn new(inner: Box<dyn Fabric>, first: Rank, outside: Option<Box<dyn Outside>>) -> RoutedFabric {
         RoutedFabric { first: first.0, count: inner.size(), inner, outside }
+    }
+
+    fn is_full(&mut self) -> bool {
+        self.outside.as_mut().is_some_and(|outside| outside.is_full())
     }
 
     fn is_inside(&self, rank: Rank) -> bool {
@@ -152,7 +164,9 @@ impl Fabric for RoutedFabric {
 
     #[inline]
     fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
-        while let Some(from) = self.inner.receive(frame)? {
+        while !self.is_full()
+            && let Some(from) = self.inner.receive(frame)?
+        {
             if frame.first() != Some(&ENVELOPE) {
                 return Ok(Some(Rank(self.first + from.0)));
             }
@@ -160,7 +174,8 @@ impl Fabric for RoutedFabric {
                 return Ok(Some(from));
             }
         }
-        while let Some(outside) = &mut self.outside
+        while !self.is_full()
+            && let Some(outside) = &mut self.outside
             && let Some(passed) = outside.receive()?
         {
             if self.pass_on(passed.from, passed.to, &passed.frame)? {
@@ -196,8 +211,9 @@ impl Fabric for RoutedFabric {
     }
 
     fn is_moving(&mut self) -> bool {
-        // Frames on a link are moved by the link's own threads.
-        self.inner.is_moving()
+        // Frames on a link are moved by the link's own threads, which do not announce that it has
+        // room again.
+        self.inner.is_moving() || self.is_full()
     }
 
     fn end_round(&mut self, limit: Duration) -> Result<(), FabricError> {
@@ -218,13 +234,15 @@ impl Fabric for RoutedFabric {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
     use crate::fabric::local;
 
     /// A link between threads.
-    struct Wire(Vec<Sender<Passed>>, Receiver<Passed>, u32);
+    struct Wire(Vec<Sender<Passed>>, Receiver<Passed>, u32, Arc<AtomicBool>);
 
     impl Outside for Wire {
         fn send(&mut self, from: Rank, to: Rank, frame: &[u8]) {
@@ -240,6 +258,10 @@ mod tests {
 
         fn drained(&mut self) -> bool {
             true
+        }
+
+        fn is_full(&mut self) -> bool {
+            self.3.load(SeqCst)
         }
 
         fn close(&mut self, _: Duration) {}
@@ -258,11 +280,11 @@ mod tests {
         let mut base = local::world(2).into_iter();
         let mut inner = || Box::new(base.next().unwrap());
         let mut ranks = vec![
-            RoutedFabric::new(inner(), Rank(0), Some(Box::new(Wire(ways, hub_in, 2)))),
+            RoutedFabric::new(inner(), Rank(0), Some(Box::new(Wire(ways, hub_in, 2, Arc::default())))),
             RoutedFabric::new(inner(), Rank(0), None),
         ];
         for (first, came) in (2..).zip(ins) {
-            let wire = Wire(vec![to_hub.clone()], came, 0);
+            let wire = Wire(vec![to_hub.clone()], came, 0, Arc::default());
             ranks.push(RoutedFabric::new(Box::new(Alone), Rank(first), Some(Box::new(wire))));
         }
         for (number, from) in (0..4u32).flat_map(|from| (0..4u32).map(move |to| (from, to))).filter(|(a, b)| a != b) {
@@ -284,5 +306,26 @@ mod tests {
         }
         ranks[1].send(Rank(9), &mut vec![0xA7]).unwrap();
         assert!(ranks.iter_mut().all(|rank| take(rank).is_none()), "a frame for an unknown rank is dropped");
+    }
+
+    #[test]
+    fn rank_0_receives_nothing_while_a_link_is_full() {
+        let (way, out) = channel();
+        let (to_hub, hub_in) = channel();
+        let is_full = Arc::new(AtomicBool::new(true));
+        let mut base = local::world(2).into_iter();
+        let mut inner = || Box::new(base.next().unwrap());
+        let wire = Wire(vec![way], hub_in, 2, Arc::clone(&is_full));
+        let mut hub = RoutedFabric::new(inner(), Rank(0), Some(Box::new(wire)));
+        let mut other = RoutedFabric::new(inner(), Rank(0), None);
+        other.send(Rank(2), &mut vec![0xAA, 1]).unwrap();
+        other.send(Rank(0), &mut vec![0xAA, 2]).unwrap();
+        to_hub.send(Passed { from: Rank(2), to: Rank(0), frame: vec![0xAA, 3] }).unwrap();
+        assert!(take(&mut hub).is_none() && out.try_recv().is_err() && hub.is_moving());
+        is_full.store(false, SeqCst);
+        assert_eq!(take(&mut hub), Some((Rank(1), vec![0xAA, 2])));
+        assert_eq!(out.try_recv().unwrap().frame, [0xAA, 1]);
+        assert_eq!(take(&mut hub), Some((Rank(2), vec![0xAA, 3])));
+        assert!(!hub.is_moving());
     }
 }

@@ -146,6 +146,11 @@ impl Gangs {
         }
     }
 
+    /// True for an operation that all active ranks execute together.
+    pub(super) fn is_shared(&self, task: TaskId) -> bool {
+        matches!((self.shape)(task), Shape::Everywhere { .. })
+    }
+
     /// Replaces the shapes by those of more tasks.
     pub(super) fn set_shapes(&mut self, shape: ShapeOf) {
         self.shape = shape;

@@ -140,12 +140,14 @@ pub(super) struct Health {
 
 impl Health {
     /// Records ended attempts in the order of the report. `class` and `work` as in
-    /// [`Advice`](super::homes::Advice).
+    /// [`Advice`](super::homes::Advice). `is_shared`: true for a task that several ranks execute
+    /// together; that it failed is no evidence about the one that leads.
     pub(super) fn observe(
         &mut self,
         attempts: &[Attempt],
         class: &dyn Fn(TaskId) -> (u32, Range<u32>),
         work: &dyn Fn(TaskId) -> u64,
+        is_shared: &dyn Fn(TaskId) -> bool,
     ) {
         let mut rest = attempts;
         while let Some(first) = rest.first() {
@@ -153,13 +155,19 @@ impl Health {
             let same = |attempt: &&Attempt| attempt.rank == first.rank && alike.contains(&attempt.task.0);
             let run = rest.iter().take_while(same).count().max(1);
             let (these, others) = rest.split_at(run);
-            self.note(first.rank, class, these, work);
+            self.note(first.rank, class, these, (work, is_shared));
             rest = others;
         }
     }
 
     /// Attempts at tasks of one class on one rank.
-    fn note(&mut self, rank: Rank, class: u32, attempts: &[Attempt], work: &dyn Fn(TaskId) -> u64) {
+    fn note(
+        &mut self,
+        rank: Rank,
+        class: u32,
+        attempts: &[Attempt],
+        (work, is_shared): (&dyn Fn(TaskId) -> u64, &dyn Fn(TaskId) -> bool),
+    ) {
         if self.ranks.len() <= rank.index() {
             self.ranks.resize_with(rank.index() + 1, Chart::default);
         }
@@ -180,7 +188,8 @@ impl Health {
                 }
                 state if state.is_failure() && state != State::NodeFail => {
                     record.failed += 1;
-                    if !chart.streak.iter().any(|(task, _)| *task == attempt.task) {
+                    let is_counted = chart.streak.iter().any(|(task, _)| *task == attempt.task);
+                    if !is_counted && !is_shared(attempt.task) {
                         if chart.streak.len() == LONG_STREAK {
                             chart.streak.remove(0);
                         }
@@ -343,6 +352,9 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    /// The tasks from this one on are executed by several ranks together.
+    const SHARED: u32 = 1_000_000;
+
     /// An attempt at a task of class `task / 100` that took `ms` milliseconds.
     fn attempt(task: u32, rank: u32, ms: u64, state: State) -> Attempt {
         let outcome = Outcome { state, exit: 0, cached: false };
@@ -358,7 +370,7 @@ mod tests {
 
     fn observe(health: &mut Health, attempts: &[Attempt]) {
         let class = |task: TaskId| (task.0 / 100, task.0 / 100 * 100..(task.0 / 100 + 1) * 100);
-        health.observe(attempts, &class, &|_| SECOND);
+        health.observe(attempts, &class, &|_| SECOND, &|task| task.0 >= SHARED);
     }
 
     #[test]
@@ -456,5 +468,17 @@ mod tests {
         assert_eq!(examine(&mut health, 4), None);
         observe(&mut health, &many(49..50, State::Failed));
         assert_eq!(examine(&mut health, 4), Some(HealthFinding::Sick), "or has lost its disk");
+    }
+
+    #[test]
+    fn a_rank_is_not_sick_because_tasks_fail_that_it_executes_with_others() {
+        let mut health = Health::default();
+        let five = |first: u32, rank: u32, state| -> Vec<Attempt> {
+            (first..first + 5).map(|task| attempt(task, rank, 5, state)).collect()
+        };
+        observe(&mut health, &[five(SHARED, 0, State::Failed), five(SHARED, 1, State::Completed)].concat());
+        assert_eq!((examine(&mut health, 0), health.failures(Rank(0))), (None, 5));
+        observe(&mut health, &[five(0, 0, State::Failed), five(0, 1, State::Completed)].concat());
+        assert_eq!(examine(&mut health, 0), Some(HealthFinding::Sick));
     }
 }

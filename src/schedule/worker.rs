@@ -238,12 +238,16 @@ impl Worker {
             WorkerEvent::Completed { mut attempts, mut effects } => {
                 return self.completed(now, &mut attempts, &mut effects, actions);
             }
-            WorkerEvent::Ended { attempt } => self.ended(now, attempt, actions),
+            WorkerEvent::Ended { attempt } => {
+                self.note_outcome(now, &attempt, actions);
+                self.ended(now, attempt, actions);
+            }
             WorkerEvent::GangEnded { gang, attempt } => {
                 // Remove it before this rank may report that it is empty: later messages would be
                 // ignored.
                 self.gangs.remove(&gang);
                 send(actions, Rank::ZERO, Message::GangEnded { gang });
+                // Its outcome is no evidence about this rank alone.
                 self.ended(now, attempt, actions);
             }
             WorkerEvent::ShareEnded { gang } => {

@@ -188,6 +188,24 @@ fn a_divided_graph_gives_the_same_files_on_any_number_of_ranks() {
 }
 
 #[test]
+fn operations_side_by_side_load_a_divided_graph_once_and_compute_equal_results_once() {
+    let dir = Dir::new("graphs-beside");
+    let mut job = String::from("[[graph]]\nname = 'web'\ngenerate = { kind = 'kron', scale = 13 }\ndivide = true\n");
+    for number in 1..=3 {
+        job += &format!(
+            "[[task]]\nname = 'search{number}'\ngraph = 'web'\noperation = 'bfs'\nargs = {{ source = {number} }}\n\
+             [[task]]\nname = 'rank{number}'\ngraph = 'web'\noperation = 'pagerank'\n"
+        );
+    }
+    dir.job("job.toml", &job);
+    let run = mpirun(&dir, 2).args(["run", "job.toml", "--slots", "2"]).env("PHALANX_LOG", "debug");
+    let said = run.run().code(0);
+    assert_eq!(said.stderr().matches("a data graph is loaded").count(), 2, "once on each rank\n{said}");
+    let lines = [1, 2, 3].map(|number| line_of(&dir, &format!("rank{number}")));
+    assert_eq!(lines.iter().filter(|line| line["cached"] == false).count(), 1, "{lines:?}");
+}
+
+#[test]
 fn divided_graphs_have_the_values_that_others_found() {
     let recorded = crate::support::repository().join("../shared/data/graphs");
     let Ok(values) = std::fs::read_to_string(recorded.join("values.json")) else {

@@ -81,6 +81,8 @@ pub struct Hub {
 pub struct Outer {
     shared: Arc<HubState>,
     frames: Receiver<Passed>,
+    /// A link was full when a frame was last sent or received.
+    is_full: bool,
 }
 
 struct HubState {
@@ -148,7 +150,7 @@ impl Hub {
         });
         let listening = Arc::clone(&shared);
         thread::Builder::new().name("bridge-listen".into()).spawn(move || listening.listen(&listener))?;
-        let outer = Outer { shared: Arc::clone(&shared), frames: taken };
+        let outer = Outer { shared: Arc::clone(&shared), frames: taken, is_full: false };
         Ok((Hub { shared, address }, outer, reported))
     }
 
@@ -352,7 +354,10 @@ impl Outside for Outer {
     fn send(&mut self, from: Rank, to: Rank, frame: &[u8]) {
         let table = self.shared.table();
         match table.by_rank.get(&to).and_then(|link| table.links.get(link)) {
-            Some(entry) => entry.link.send(FrameKind::Data, from, to, frame),
+            Some(entry) => {
+                entry.link.send(FrameKind::Data, from, to, frame);
+                self.is_full |= entry.link.is_full();
+            }
             None => tracing::debug!(%to, "dropped a frame for a rank that has left"),
         }
     }
@@ -378,6 +383,12 @@ impl Outside for Outer {
 
     fn drained(&mut self) -> bool {
         self.shared.table().links.values().all(|entry| entry.link.drained())
+    }
+
+    #[inline]
+    fn is_full(&mut self) -> bool {
+        self.is_full = self.is_full && self.shared.table().links.values().any(|entry| entry.link.is_full());
+        self.is_full
     }
 
     fn close(&mut self, limit: Duration) {

@@ -1,7 +1,8 @@
 //! An open connection of the bridge: one thread writes queued frames, another reads arriving ones.
 //!
 //! Sending never waits for the network. If the other side does not read, the queue is bounded: the
-//! link is cut once [`MAX_QUEUED_BYTES`] bytes wait. The writer packs queued frames into few
+//! link is cut once [`MAX_QUEUED_BYTES`] bytes wait, and nothing is forwarded to it while
+//! `MAX_FORWARDED_BYTES` wait. The writer packs queued frames into few
 //! records and sends heartbeats when the queue is empty. Ending a link in order delivers the queued
 //! frames first.
 
@@ -24,6 +25,9 @@ const MAX_BATCH_BYTES: usize = 1 << 18;
 /// Largest number of bytes in the queue; beyond it the other side counts as not reading. Over a
 /// slow network this is minutes of messages or more.
 pub const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+/// While more bytes than this are in the queue, nothing is forwarded to the other side.
+const MAX_FORWARDED_BYTES: usize = 16 << 20;
 
 /// Upper bound on what one frame counts towards [`MAX_QUEUED_BYTES`]: a hand-out may be large, but
 /// is sent once.
@@ -79,6 +83,11 @@ impl LinkSender {
         if outgoing.send(frame).is_err() {
             self.state.broken.store(true, SeqCst);
         }
+    }
+
+    /// True while nothing more should be forwarded on the link.
+    pub fn is_full(&self) -> bool {
+        !self.state.broken.load(SeqCst) && self.state.waiting.load(SeqCst) > MAX_FORWARDED_BYTES
     }
 
     /// Why the link was cut on this side, if it was.

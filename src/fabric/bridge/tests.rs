@@ -262,13 +262,16 @@ fn who_does_not_read_is_cut_off_before_memory_is_full() {
     run.admit_next(2);
     // The peer is admitted and then reads nothing. Bytes in the system's buffers do not count.
     let (frame, most) = (vec![0; 1 << 16], 4 * (super::link::MAX_QUEUED_BYTES >> 16));
+    let mut was_full = false;
     let gone = (0..most).find_map(|_| {
         run.outer.send(Rank::ZERO, Rank(2), &frame);
+        was_full |= run.outer.is_full();
         run.events.try_recv().ok()
     });
     let gone = gone.or_else(|| run.events.recv_timeout(LONG).ok());
     let Some(LinkEvent::Gone { rank: Rank(2), why }) = gone else { panic!("{gone:?}") };
     assert!(why.contains("does not read what it is sent"), "{why}");
+    assert!(was_full && !run.outer.is_full(), "it is full until it is cut");
     assert_alive(&mut run, 1, &mut good);
     drop(deaf);
 }

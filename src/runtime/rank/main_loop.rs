@@ -13,7 +13,7 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// sooner than a thread that has to be woken.
 const SLOT_POLL_GRACE: Duration = Duration::from_millis(2);
 
-/// Longest sleep of the main thread of a rank without other ranks.
+/// Longest sleep of the main thread of a rank without other ranks in its world.
 const MAX_IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs until the rank may leave. Never sleeps while a frame waits: nothing announces again what a
@@ -40,14 +40,16 @@ pub(in crate::runtime) fn main_loop(executor: &Executor) {
         if engine.is_over() {
             return;
         }
+        let is_moving = engine.is_exchanging() || engine.fabric().is_moving();
         interval = match () {
-            () if engine.is_exchanging() || engine.fabric().is_moving() => MIN_POLL_INTERVAL,
+            () if is_moving => MIN_POLL_INTERVAL,
             () if slots_poll => SLOT_POLL_GRACE,
             () if engine.fabric().bell_is_enough() => MAX_POLL_INTERVAL,
             () if moved => MIN_POLL_INTERVAL,
             () => (interval * 2).min(MAX_POLL_INTERVAL),
         };
-        let limit = if engine.is_alone() && !engine.is_stopping() { MAX_IDLE_WAIT } else { interval };
+        let is_idle = engine.is_alone() && !engine.is_stopping() && !is_moving;
+        let limit = if is_idle { MAX_IDLE_WAIT } else { interval };
         let now = shared.clock.now();
         let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
         engine.main_thread_sleeps(now.after(limit));

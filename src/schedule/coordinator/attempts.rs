@@ -77,7 +77,8 @@ impl Coordinator {
         if !attempts.is_empty() {
             self.family_times.observe(&attempts);
             let advice = &self.tasks.advice;
-            self.health.observe(&attempts, &|task| advice.class(task), &|task| advice.work(task));
+            let is_shared = |task| self.gangs.is_shared(task);
+            self.health.observe(&attempts, &|task| advice.class(task), &|task| advice.work(task), &is_shared);
             let offers_before = actions.len();
             self.settle_offers(&attempts, actions);
             actions.insert(offers_before, CoordinatorAction::Journal(attempts));

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::job::{Job, Terms};
+use super::job::{ALONE, Job, Terms};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, Time};
 use crate::schedule::coordinator::{Change, Coordinator, CoordinatorAction, CoordinatorEvent, Member, Tasks};
-use crate::schedule::gang::Shape;
 use crate::schedule::protocol::{HandOut, Message, Stop};
 
 const RANKS: u32 = 8;
@@ -34,8 +33,7 @@ fn pairs(count: u32) -> Coordinator {
     let home = (0..2 * count).map(|task| task % count * RANKS / count).collect();
     let (urgency, advice) = (vec![0; tasks], Box::new(Terms(Arc::new(job))));
     let tasks = Tasks { graph, home, urgency, advice, pools: Arc::default(), fair: Vec::new() };
-    let alone = Shape::Mpi { ranks: 1, cpus: 1, per_node: None };
-    Coordinator::new(tasks, &|_| false, vec![slots(); RANKS as usize], None, Box::new(move |_| alone))
+    Coordinator::new(tasks, &|_| false, vec![slots(); RANKS as usize], None, Box::new(|_| ALONE))
 }
 
 fn slots() -> Member {

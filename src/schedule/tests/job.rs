@@ -16,6 +16,9 @@ use crate::schedule::gang::Shape;
 use crate::schedule::pools::table::{PoolResource, PoolTable, ResourceKind};
 use crate::schedule::worker::Facts;
 
+/// The shape of a task that is no gang.
+pub(super) const ALONE: Shape = Shape::Mpi { ranks: 1, cpus: 1, per_node: None };
+
 /// What a job of the test is like.
 pub(super) struct Job {
     pub(super) graph: Arc<TaskGraph>,

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
-use super::job::{Job, Terms, labels_of_slots};
+use super::job::{ALONE, Job, Terms, labels_of_slots};
 use super::world::World;
 use super::{check_executions, random_slots, upheavals};
 use crate::model::{Labels, Offers, Rank, Time};
 use crate::schedule::coordinator::{Coordinator, CoordinatorEvent, Member, ProvisioningState, StopReason, Tasks};
-use crate::schedule::gang::Shape;
 use crate::seeds::{Named, seeds};
 
 #[test]
@@ -63,8 +62,7 @@ fn coordinator(needs: &[u32], slots: &[u32]) -> Coordinator {
         pools: Arc::default(),
         fair: Vec::new(),
     };
-    let alone = Shape::Mpi { ranks: 1, cpus: 1, per_node: None };
-    Coordinator::new(tasks, &|_| false, slots.iter().map(member).collect(), None, Box::new(move |_| alone))
+    Coordinator::new(tasks, &|_| false, slots.iter().map(member).collect(), None, Box::new(|_| ALONE))
 }
 
 fn provide(coordinator: &mut Coordinator, offers: &[Labels], coming: &[Labels]) {

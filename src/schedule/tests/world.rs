@@ -17,7 +17,7 @@ pub(super) use self::growing::Growing;
 pub(super) use self::happenings::Happening;
 use self::pool::{Item, Pool};
 use self::units::Units;
-use super::job::{Job, Terms, labels_of_slots};
+use super::job::{ALONE, Job, Terms, labels_of_slots};
 use crate::model::{Attempt, Labels, Rank, TaskId, Time};
 use crate::schedule::coordinator::{self, Change, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::handout::PartBuilder;
@@ -136,7 +136,7 @@ impl World {
             &|t| done.contains(&t.0),
             members,
             job.max_failures,
-            Box::new(move |t| shapes[&t.0]),
+            Box::new(move |t| shapes.get(&t.0).copied().unwrap_or(ALONE)),
         );
         let mut units = coordinator.first_units();
         let Tasks { home, urgency, .. } = coordinator.tasks();

@@ -64,7 +64,6 @@ impl Worker {
 
     pub(super) fn ended(&mut self, now: Time, attempt: Attempt, actions: &mut Vec<WorkerAction>) {
         self.stealer.note_end(&attempt, self.guests.contains_key(&attempt.task));
-        self.note_outcome(now, &attempt, actions);
         if self.phase.remember(&attempt) {
             return;
         }
