@@ -33,8 +33,8 @@ use crate::model::{Labels, Time};
 use crate::workload::walltime::margin_within;
 
 pub use crate::model::BlockState as State;
-use sites::SiteHealth;
-pub use sites::{OverdueNeed, SiteId};
+use sites::{OpenNeed, SiteHealth};
+pub use sites::{OverdueNeed, SiteId, Wanted};
 
 /// After this number of refused requests in a row no further node is requested.
 const MAX_REFUSALS: u32 = 10;
@@ -212,8 +212,8 @@ pub struct Blocks {
     next: u64,
     /// By place in the job.
     sites: Vec<SiteHealth>,
-    /// Needs that are not met, by their first block, with the labels that their nodes must have.
-    open: BTreeMap<BlockId, Labels>,
+    /// Needs that are not met, by their first block.
+    open: BTreeMap<BlockId, OpenNeed>,
     paused: Option<String>,
     notes: Vec<BlockNote>,
     orders: Vec<ProviderOrder>,

@@ -23,7 +23,7 @@ pub mod provider;
 pub mod slurm;
 
 pub use blocks::{
-    Bill, Block, BlockEvent, BlockId, BlockNote, Blocks, NodeGrant, OverdueNeed, ProviderOrder, SiteId, State,
+    Bill, Block, BlockEvent, BlockId, BlockNote, Blocks, NodeGrant, OverdueNeed, ProviderOrder, SiteId, State, Wanted,
 };
 use std::path::{Path, PathBuf};
 

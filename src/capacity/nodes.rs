@@ -9,6 +9,7 @@
 //! | expected | links under its number | linked | |
 //! | linked | all of its world have sent their places | welcomed | |
 //! | expected to welcomed | sends its resources | present | the first of a world: its block has joined |
+//! | expected to welcomed | sends its resources after its block was withdrawn | unchanged | its provider ends it |
 //! | expected to welcomed | does not arrive in time | gone | |
 //! | any | its link ends | gone, with those of its world that never linked | the last of a world: its block has left |
 //!
@@ -220,9 +221,13 @@ impl NodeTable {
         self.rank(rank).is_some_and(|entry| entry.presence == Presence::Gone)
     }
 
-    /// A rank reports its resources: it takes part from now on. `None` if it does so already, or is
-    /// gone.
+    /// A rank reports its resources: it takes part from now on. `None` if it does so already, is
+    /// gone, or its block was withdrawn since it was let in.
     pub fn arrive(&mut self, now: Time, rank: Rank, slots: u32, pid: u32) -> Option<Arrival> {
+        let awaited = self.world_of(rank).filter(|world| !world.has_joined).and_then(|world| world.block);
+        if awaited.is_some_and(|id| !self.blocks.is_coming(id)) {
+            return None;
+        }
         let entry = self.ranks.get_mut(rank.index()).filter(|entry| entry.presence < Presence::Present)?;
         (entry.presence, entry.facts.slots, entry.facts.pid) = (Presence::Present, slots, pid);
         let world = entry.world.and_then(|at| self.worlds.get_mut(at))?;
@@ -350,8 +355,7 @@ impl NodeRank {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::NodeGrant;
-    use crate::model::Labels;
+    use crate::capacity::{NodeGrant, Wanted};
 
     fn facts(node: &str) -> RankFacts {
         RankFacts { node: node.into(), slots: 4, pid: 7 }
@@ -369,7 +373,7 @@ mod tests {
     /// A base world of two ranks on one node, and a block that is granted.
     fn table() -> (NodeTable, BlockId) {
         let mut table = NodeTable::new([facts("n0"), facts("n0")]);
-        let id = table.blocks.request(second(1), SiteId(0), &Labels::default(), &[]).unwrap();
+        let id = table.blocks.request(second(1), SiteId(0), &Wanted::default(), &[]).unwrap();
         table.blocks.step(second(2), id, BlockEvent::Accepted("job 7".into()));
         let grant = NodeGrant { node: "n1".into(), since: Some(second(3)), ..NodeGrant::default() };
         table.blocks.step(second(4), id, BlockEvent::Granted(grant));
@@ -395,6 +399,20 @@ mod tests {
         assert_eq!(table.arrive(second(8), Rank(3), 8, 2), None);
         assert_eq!((table.bill_of(Rank(2)), table.bill_of(Rank(3))), (Some(second(3)), None), "as the provider says");
         assert_eq!((table.bill_of(Rank(0)), table.bill_of(Rank(1))), (Some(Time::ZERO), None));
+    }
+
+    #[test]
+    fn of_two_nodes_for_one_need_the_first_that_arrives_takes_part() {
+        let mut table = NodeTable::new([facts("n0")]);
+        table.blocks.set_sites(2);
+        let first = table.blocks.request(second(1), SiteId(0), &Wanted::default(), &[]).unwrap();
+        let need = table.blocks.overdue(second(9), &|_| Duration::from_secs(5)).remove(0);
+        let other = table.blocks.request_too(second(9), &need, SiteId(1), &[]).unwrap();
+        [first, other].into_iter().for_each(|id| _ = table.add_world(second(10), 2, Some(id), "n"));
+        assert!(table.arrive(second(11), Rank(3), 4, 1).is_some());
+        assert_eq!(table.arrive(second(12), Rank(1), 4, 1), None);
+        assert_eq!(table.blocks.get(first).unwrap().state, State::Releasing);
+        assert!(table.arrive(second(13), Rank(4), 4, 1).is_some(), "of the same world");
     }
 
     #[test]
@@ -433,7 +451,7 @@ mod tests {
     fn a_job_that_is_bound_is_released_once_all_of_it_is_idle() {
         let mut table = NodeTable::new([facts("n0")]);
         let ids = [0, 1].map(|at| {
-            let id = table.blocks.request(second(1), SiteId(0), &Labels::default(), &[]).unwrap();
+            let id = table.blocks.request(second(1), SiteId(0), &Wanted::default(), &[]).unwrap();
             table.blocks.step(second(2), id, BlockEvent::Accepted("job 7".into()));
             // The batch script runs on the first node, which is released last.
             let grant = NodeGrant { node: format!("n{at}"), anchor: at == 0, ..NodeGrant::default() };

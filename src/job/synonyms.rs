@@ -160,10 +160,15 @@ const SYNONYMS: &[Synonyms] = &[
         "partition = \"short\" in [capacity]; that of the whole run: `phalanx submit JOB --partition=short`",
     ),
     as_in(
-        "account sbatch sbatch_options slurm_options slurm_args extra_args qos_name constraint options native \
+        "sbatch sbatch_options slurm_options slurm_args extra_args qos_name constraint options native \
          native_specification clusteroptions cluster_options reservation exclusive",
         &["extra"],
-        "extra = [\"--account=abc\"] in [capacity]; for the whole run: `phalanx submit JOB --account=abc`",
+        "extra = [\"--qos=long\"] in [capacity]; for the whole run: `phalanx submit JOB --qos=long`",
+    ),
+    as_in(
+        "account charge_account project_account",
+        &["account"],
+        "account = \"abc\" in [capacity]; that of the whole run: `phalanx submit JOB --account=abc`",
     ),
     same("backend type kind system batch_system", &["provider"]),
     same("hosts hostlist machinefile machines host_file", &["hostfile"]),
@@ -232,6 +237,7 @@ mod tests {
         }
         assert_eq!(meaning("nodes", &["provider", "nodes_per_block"]).map(|found| found.0), Some("nodes_per_block"));
         assert_eq!(meaning("nodes", &["ranks", "per_node"]).map(|found| found.0), Some("ranks"));
+        assert_eq!(meanings("account").map(|found| found.0), Some("account"));
         assert_eq!(meaning("banana", &TASK), None);
         assert_eq!(meaning("memory", &["cpus"]), None);
     }

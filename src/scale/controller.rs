@@ -155,17 +155,17 @@ impl ScalingController {
         self.estimates.delay(node_type).q50
     }
 
-    /// True if a further node of a type can be paid for until `end`, with all that these ranks and
-    /// requests cost.
-    pub(crate) fn affords(
+    /// Number of further nodes of a type that can be paid for until `end`, with all that these ranks
+    /// and requests cost.
+    pub(crate) fn affordable(
         &self,
         (now, end): (Time, Time),
         ranks: &[RankView],
         requests: &[RequestView],
         settled: f64,
         node_type: NodeTypeId,
-    ) -> bool {
-        Account::new(now, ranks, requests, settled, &self.prices).affordable(node_type, end) > 0
+    ) -> u32 {
+        Account::new(now, ranks, requests, settled, &self.prices).affordable(node_type, end)
     }
 
     /// Records that a task completed in an earlier session.

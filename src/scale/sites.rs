@@ -107,21 +107,7 @@ pub fn site_table(sites: &[SiteView], asked: Option<u32>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn site(site: u32, node_hour: f64) -> SiteView {
-        SiteView {
-            site,
-            name: format!("s{site}"),
-            node_type: NodeTypeId(1 + site),
-            node_hour,
-            slots: 4,
-            wait_s: 10.0,
-            patience_s: 60.0,
-            bandwidth: None,
-            room: None,
-            closed: None,
-        }
-    }
+    use crate::scale::testing::site_view as site;
 
     fn order(sites: Vec<SiteView>) -> Vec<u32> {
         let mut sites = sites;

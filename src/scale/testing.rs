@@ -45,6 +45,22 @@ pub(crate) fn rank(number: u32, state: RankState, since: f64) -> RankView {
     }
 }
 
+/// A site with nodes of four slots, of the type behind that of `[cost]` and those of earlier sites.
+pub(crate) fn site_view(site: u32, node_hour: f64) -> SiteView {
+    SiteView {
+        site,
+        name: format!("s{site}"),
+        node_type: NodeTypeId(1 + site),
+        node_hour,
+        slots: 4,
+        wait_s: 10.0,
+        patience_s: 60.0,
+        bandwidth: None,
+        room: None,
+        closed: None,
+    }
+}
+
 pub(crate) fn time(seconds: f64) -> Time {
     Time((seconds * 1e9) as u64)
 }

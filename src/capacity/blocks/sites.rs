@@ -26,9 +26,8 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 /// Upper bound of that time.
 const MAX_BACKOFF: Duration = Duration::from_secs(900);
 
-/// A request that lost against another site says for this multiple of the time that it had waited
-/// how long its site lets wait.
-const OUTWAITED_VALIDITY: u32 = 4;
+/// An observed wait says for this multiple of itself how long a site lets wait.
+const WAIT_VALIDITY: u32 = 4;
 
 /// A source of nodes, by its place in the job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,42 +64,63 @@ impl SiteHealth {
     }
 }
 
+/// What a node is requested for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The labels that it must have.
+    pub labels: Labels,
+    /// Upper bound on how long it is needed, if known.
+    pub limit: Option<Duration>,
+}
+
+/// A need that is not met.
+#[derive(Debug)]
+pub(super) struct OpenNeed {
+    wanted: Wanted,
+    /// Its blocks, oldest first.
+    blocks: Vec<BlockId>,
+}
+
 /// A need that another site should be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverdueNeed {
     /// The first block that was requested for it.
     pub need: BlockId,
-    /// The labels that its node must have.
-    pub wanted: Labels,
+    /// What it is for.
+    pub wanted: Wanted,
     /// Where it waits, the site that was asked last at the end; empty if all have refused.
     pub waits_at: Vec<SiteId>,
 }
 
 impl Blocks {
-    /// Sets the number of sites; without a call it is one.
+    /// Sets the number of the job's sites; without a call it is one. The allocation of the run may
+    /// follow them.
     pub fn set_sites(&mut self, sites: usize) {
         self.sites.resize_with(sites, SiteHealth::default);
     }
 
-    fn health(&mut self, site: SiteId) -> &mut SiteHealth {
-        if self.sites.len() <= site.index() {
-            self.set_sites(site.index() + 1);
+    /// `None` for the allocation of the run behind the job's sites.
+    fn health(&mut self, site: SiteId) -> Option<&mut SiteHealth> {
+        if self.sites.is_empty() {
+            self.set_sites(1);
         }
-        &mut self.sites[site.index()]
+        self.sites.get_mut(site.index())
     }
 
-    /// Adds a requested block of a site whose nodes have the labels `of_site`, for a node with the
-    /// labels `wanted`; `None` if the site cannot be asked now.
-    pub fn request(&mut self, now: Time, site: SiteId, wanted: &Labels, of_site: &[String]) -> Option<BlockId> {
-        let id = self.request_for(now, None, site, wanted, of_site)?;
-        self.open.insert(id, Labels::clone(wanted));
+    /// Adds a requested block of a site whose nodes have the labels `of_site`; `None` if the site
+    /// cannot be asked now.
+    pub fn request(&mut self, now: Time, site: SiteId, wanted: &Wanted, of_site: &[String]) -> Option<BlockId> {
+        let id = self.request_for(now, None, site, &wanted.labels, of_site)?;
+        self.open.insert(id, OpenNeed { wanted: wanted.clone(), blocks: vec![id] });
         Some(id)
     }
 
     /// Requests the node of an open need from another site, too.
     pub fn request_too(&mut self, now: Time, need: &OverdueNeed, site: SiteId, of_site: &[String]) -> Option<BlockId> {
         self.open.get(&need.need)?;
-        self.request_for(now, Some(need.need), site, &need.wanted, of_site)
+        let id = self.request_for(now, Some(need.need), site, &need.wanted.labels, of_site)?;
+        self.open.get_mut(&need.need)?.blocks.push(id);
+        Some(id)
     }
 
     fn request_for(
@@ -124,13 +144,29 @@ impl Blocks {
         Some(until.since(now))
     }
 
+    /// True for a site that has failed too often in a row: it is asked again, but nothing waits for
+    /// its nodes.
+    pub fn is_given_up(&self, site: SiteId) -> bool {
+        self.sites.get(site.index()).is_some_and(|health| health.has_failed().is_some())
+    }
+
+    /// The time that a request has to wait at a site whose nodes took `usual` to arrive. A site that
+    /// was not used for long may have changed: it counts as one that grants within its patience.
+    pub fn expected_wait(&self, now: Time, site: SiteId, usual: Duration, patience: Duration) -> Duration {
+        let of_site = self.iter().filter(|block| block.site == site);
+        let used = of_site.map(|block| block.joined.unwrap_or(block.asked)).max().unwrap_or(Time::ZERO);
+        let is_recent = now.since(used) <= usual.saturating_mul(WAIT_VALIDITY);
+        let usual = if is_recent { usual } else { usual.min(patience) };
+        usual.max(self.shown_wait(now, site))
+    }
+
     /// The time that requests have to wait at a site, as far as present and recent ones show it.
-    pub fn shown_wait(&self, now: Time, site: SiteId) -> Duration {
+    fn shown_wait(&self, now: Time, site: SiteId) -> Duration {
         let waits =
             |block: &&super::Block| block.site == site && matches!(block.state, State::Requested | State::Pending);
         let longest = self.iter().filter(waits).map(|block| now.since(block.asked)).max();
         let lost = self.sites.get(site.index()).and_then(|health| health.outwaited);
-        let recent = lost.filter(|(at, waited)| now.since(*at) < *waited * OUTWAITED_VALIDITY);
+        let recent = lost.filter(|(at, waited)| now.since(*at) < *waited * WAIT_VALIDITY);
         longest.into_iter().chain(recent.map(|(_, waited)| waited)).max().unwrap_or_default()
     }
 
@@ -139,11 +175,11 @@ impl Blocks {
         if self.sites.len() < 2 {
             return Vec::new();
         }
-        let overdue = |(&need, wanted): (&BlockId, &Labels)| {
+        let overdue = |(&need, open): (&BlockId, &OpenNeed)| {
             let waiting: Vec<&super::Block> = self.of_need(need).filter(|block| block.is_coming()).collect();
             let is_due = waiting.last().is_none_or(|last| now.since(last.asked) >= patience(last.site));
             let waits_at = waiting.iter().map(|block| block.site).collect();
-            is_due.then(|| OverdueNeed { need, wanted: Labels::clone(wanted), waits_at })
+            is_due.then(|| OverdueNeed { need, wanted: open.wanted.clone(), waits_at })
         };
         self.open.iter().filter_map(overdue).collect()
     }
@@ -153,9 +189,10 @@ impl Blocks {
         self.open.remove(&need);
     }
 
-    /// The blocks of a need, oldest first.
+    /// The blocks of an open need, oldest first.
     fn of_need(&self, need: BlockId) -> impl Iterator<Item = &super::Block> {
-        self.table.range(need..).map(|(_, block)| block).filter(move |block| block.need == need)
+        let ids = self.open.get(&need).into_iter().flat_map(|open| &open.blocks);
+        ids.filter_map(|id| self.table.get(id))
     }
 
     /// The sites at which others than a block wait for the same node.
@@ -180,12 +217,11 @@ impl Blocks {
 
     /// Withdraws the other blocks of a need that is open no more.
     fn close_need(&mut self, now: Time, need: BlockId, kept: BlockId) {
-        if self.open.remove(&need).is_none() {
-            return;
+        for other in self.open.remove(&need).into_iter().flat_map(|open| open.blocks) {
+            if other != kept && self.is_coming(other) {
+                self.step(now, other, BlockEvent::Drain);
+            }
         }
-        let others = self.of_need(need).filter(|block| block.id != kept && block.is_coming());
-        let others: Vec<BlockId> = others.map(|block| block.id).collect();
-        others.into_iter().for_each(|other| self.step(now, other, BlockEvent::Drain));
     }
 
     /// The sites that were asked before the one that granted let wait for longer.
@@ -193,19 +229,22 @@ impl Blocks {
         let Some(block) = self.get(granted).filter(|block| self.open.contains_key(&block.need)) else { return };
         let before = self.of_need(block.need).filter(|other| other.id < granted && other.is_coming());
         let before: Vec<(SiteId, Duration)> = before.map(|other| (other.site, now.since(other.asked))).collect();
-        before.into_iter().for_each(|(site, waited)| self.health(site).outwaited = Some((now, waited)));
+        for (site, waited) in before {
+            self.health(site).into_iter().for_each(|health| health.outwaited = Some((now, waited)));
+        }
     }
 
     /// A block of a site took part.
     pub(super) fn site_works(&mut self, site: SiteId) {
-        let outwaited = self.health(site).outwaited;
-        *self.health(site) = SiteHealth { outwaited, ..SiteHealth::default() };
+        if let Some(health) = self.health(site) {
+            *health = SiteHealth { outwaited: health.outwaited, ..SiteHealth::default() };
+        }
     }
 
     /// A request to a site was refused, or a start there has failed.
     pub(super) fn site_failed(&mut self, now: Time, site: SiteId, refused: bool) {
         let is_one_of_several = self.sites.len() > 1;
-        let health = self.health(site);
+        let Some(health) = self.health(site) else { return };
         *(if refused { &mut health.refusals } else { &mut health.failed_starts }) += 1;
         if is_one_of_several {
             let doubled = (health.refusals + health.failed_starts - 1).min(16);

@@ -30,7 +30,7 @@ fn second(s: u64) -> Time {
 #[test]
 fn a_block_is_billed_from_its_grant_to_its_end() {
     let mut blocks = Blocks::default();
-    let id = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+    let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
     let life = [accepted(), granted(), BlockEvent::Joined, BlockEvent::Drain, BlockEvent::Left, ended()];
     assert_eq!(all(&mut blocks, id, &life), State::Released);
     let block = blocks.get(id).unwrap();
@@ -41,10 +41,10 @@ fn a_block_is_billed_from_its_grant_to_its_end() {
 #[test]
 fn what_waits_is_withdrawn_and_what_does_not_end_is_ended() {
     let mut blocks = Blocks::default();
-    let waiting = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+    let waiting = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
     assert_eq!(all(&mut blocks, waiting, &[accepted(), BlockEvent::Drain]), State::Releasing);
     assert_eq!(blocks.take_orders(), [ProviderOrder::Withdraw(waiting)]);
-    let stuck = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+    let stuck = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
     all(&mut blocks, stuck, &[accepted(), granted(), BlockEvent::Joined, BlockEvent::Left]);
     blocks.tick(Time(5_000_000_000), None);
     assert_eq!(blocks.take_orders(), [ProviderOrder::Release(stuck)]);
@@ -56,7 +56,7 @@ fn what_waits_is_withdrawn_and_what_does_not_end_is_ended() {
 #[test]
 fn the_bill_is_that_of_the_provider_where_it_tells_when() {
     let mut blocks = Blocks::default();
-    let id = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+    let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
     let grant = NodeGrant { node: "n1".into(), since: Some(second(1)), ..NodeGrant::default() };
     let end = BlockEvent::Ended { why: String::new(), at: Some(second(4)) };
     all(
@@ -71,7 +71,7 @@ fn the_bill_is_that_of_the_provider_where_it_tells_when() {
 #[test]
 fn a_granted_block_that_is_wanted_no_more_does_not_come() {
     let mut blocks = Blocks::default();
-    let id = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+    let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
     assert_eq!(all(&mut blocks, id, &[accepted(), granted(), BlockEvent::Drain]), State::Releasing);
     assert_eq!(blocks.take_orders(), [ProviderOrder::Withdraw(id)]);
 }
@@ -80,7 +80,7 @@ fn a_granted_block_that_is_wanted_no_more_does_not_come() {
 fn a_job_that_keeps_one_node_is_asked_for_no_other() {
     let mut blocks = Blocks::default();
     let two = [blocks.own(Time(0), SiteId(0)), blocks.own(Time(0), SiteId(0))];
-    let other = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+    let other = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
     for id in two {
         all(&mut blocks, id, &[BlockEvent::Accepted("job 1".into()), granted(), BlockEvent::Joined]);
     }
@@ -97,7 +97,7 @@ fn a_job_that_keeps_one_node_is_asked_for_no_other() {
 #[test]
 fn the_anchor_of_a_job_goes_last() {
     let mut blocks = Blocks::default();
-    let ids = [(); 2].map(|()| blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap());
+    let ids = [(); 2].map(|()| blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap());
     for (id, anchor) in ids.into_iter().zip([true, false]) {
         let grant = BlockEvent::Granted(NodeGrant { node: id.to_string(), anchor, ..NodeGrant::default() });
         all(&mut blocks, id, &[accepted(), grant, BlockEvent::Joined]);
@@ -110,7 +110,7 @@ fn the_anchor_of_a_job_goes_last() {
 #[test]
 fn a_block_whose_time_is_nearly_up_is_named_once() {
     let mut blocks = Blocks::default();
-    let id = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+    let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
     let grant = NodeGrant { node: "n1".into(), since: Some(second(0)), ends: Some(second(600)), anchor: false };
     all(&mut blocks, id, &[accepted(), BlockEvent::Granted(grant), BlockEvent::Joined]);
     blocks.tick(second(539), None);
@@ -123,7 +123,7 @@ fn a_block_whose_time_is_nearly_up_is_named_once() {
 #[test]
 fn short_tasks_need_less_time_before_the_end_of_their_block() {
     let mut blocks = Blocks::default();
-    let id = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+    let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
     let grant = NodeGrant { node: "n1".into(), since: Some(second(0)), ends: Some(second(600)), anchor: false };
     all(&mut blocks, id, &[accepted(), BlockEvent::Granted(grant), BlockEvent::Joined]);
     blocks.tick(second(587), Some(Duration::from_secs(2)));
@@ -136,17 +136,17 @@ fn short_tasks_need_less_time_before_the_end_of_their_block() {
 fn a_provider_that_only_fails_is_asked_no_more() {
     let mut blocks = Blocks::default();
     for _ in 0..MAX_REFUSALS {
-        let id = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+        let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
         all(&mut blocks, id, &[BlockEvent::Refused("no".into())]);
     }
-    assert!(blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).is_none() && blocks.paused().is_some());
+    assert!(blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).is_none() && blocks.paused().is_some());
     let mut blocks = Blocks::default();
     for turn in 0..2 * MAX_FAILED_STARTS {
-        let id = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+        let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
         let works = turn == MAX_FAILED_STARTS - 1;
         all(&mut blocks, id, &[accepted(), granted(), if works { BlockEvent::Joined } else { ended() }]);
         if turn == 2 * MAX_FAILED_STARTS - 1 {
-            assert!(blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).is_none());
+            assert!(blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).is_none());
         }
     }
 }
@@ -159,7 +159,7 @@ proptest! {
         let (refused, kept) = (BlockEvent::Refused("no".into()), BlockEvent::Kept("no".into()));
         let kinds = [accepted(), refused, granted(), BlockEvent::Joined, BlockEvent::Drain, BlockEvent::Left, ended(), kept];
         let mut blocks = Blocks::default();
-        let id = blocks.request(Time(0), SiteId(0), &Labels::default(), &[]).unwrap();
+        let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
         let mut over = None;
         for (at, kind) in (1..).zip(events) {
             blocks.step(Time(at), id, kinds[kind].clone());

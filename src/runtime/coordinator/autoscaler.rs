@@ -17,7 +17,7 @@ use super::advisor_client::AdvisorClient;
 use super::pricing::{prices, type_of};
 use super::provisioner::default_delay;
 use super::run_history::{LoadedHistory, kind_of};
-use crate::capacity::{Bill, Block, NodeTable};
+use crate::capacity::{Bill, Block, BlockId, NodeTable};
 use crate::graph::TaskGraph;
 use crate::job::{Group, Job, PolicyKind, Scaling, Site};
 use crate::journal::RankInfo;
@@ -181,20 +181,26 @@ impl Autoscaler {
         self.controller.delay_s(node_type)
     }
 
-    /// True if one more node of a type can be paid for until the run probably ends, or the next
-    /// decisions.
-    pub(super) fn affords(
+    /// Number of further nodes of a type that can be paid for until the run probably ends, or the
+    /// next decisions, if at most the least bill is due for those requested for `need`.
+    pub(super) fn affordable(
         &self,
         now: Time,
         coordinator: &Coordinator,
         nodes: &NodeTable,
         node_type: NodeTypeId,
-    ) -> bool {
-        let Held { views, requests, settled } = self.held(now, coordinator, nodes);
+        need: Option<BlockId>,
+    ) -> u32 {
+        let Held { views, mut requests, settled } = self.held(now, coordinator, nodes);
+        let is_of_need = |block: &Block| Some(block.need) == need;
+        for request in requests.iter_mut().filter(|it| nodes.blocks.get(BlockId(it.id.0)).is_some_and(is_of_need)) {
+            request.rivals.push(request.node_type);
+            request.nodes = 0;
+        }
         let soon = now.after(self.controller.interval * 2).after(STOP_MARGIN);
         let end = self.forecast.and_then(|it| Duration::try_from_secs_f64(it.finish_q50_s).ok());
         let end = end.map_or(soon, |end| soon.max(Time::ZERO.after(end)));
-        self.controller.affords((now, end), &views, &requests, settled, node_type)
+        self.controller.affordable((now, end), &views, &requests, settled, node_type)
     }
 
     /// The ranks, requests and ended bills as a decision sees them.

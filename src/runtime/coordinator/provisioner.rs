@@ -13,7 +13,8 @@ use crate::capacity::commands::{self, CommandProvider};
 use crate::capacity::local::{self, Local, hosts};
 use crate::capacity::slurm::{self, Allocation, Slurm};
 use crate::capacity::{
-    BlockId, BlockNote, Blocks, Launch, OverdueNeed, Provider, ProviderOrder, SiteId, State, folder_of, withdraw_others,
+    BlockId, BlockNote, Blocks, Launch, OverdueNeed, Provider, ProviderOrder, SiteId, State, Wanted, folder_of,
+    withdraw_others,
 };
 use crate::fabric::bridge::contact::FILE;
 use crate::job::{Capacity, Job, ProviderKind, Site, SiteTerms};
@@ -27,6 +28,9 @@ use crate::text::seconds;
 
 /// Folder in the run directory with the output of blocks and the name of their jobs.
 pub const BLOCKS: &str = "blocks";
+
+/// Names the files of the allocation if the nodes of `[capacity]` are on another cluster.
+const ALLOCATION: &str = "allocation";
 
 /// Puts requests and orders to the providers of the sites.
 pub(super) struct Provisioner {
@@ -169,8 +173,8 @@ impl Provisioner {
         };
         let mut sites = Vec::new();
         for (place, site) in (0..).map(SiteId).zip(&job.sites) {
-            // Slurm gives the nodes of the allocation back, as those of `[capacity]`.
-            let own = allocation.take_if(|_| site.terms.is_none());
+            // Slurm gives the nodes of the allocation back, as those of `[capacity]` on its cluster.
+            let own = allocation.take_if(|_| site.terms.is_none() && site.capacity.cluster.is_none());
             let own = own.filter(|_| site.capacity.provider == ProviderKind::Slurm);
             let about = (site, place, type_of(job, Some(place)));
             sites.push(ProvidedSite::new(about, launch(site.name()), own, ended, blocks)?);
@@ -179,7 +183,9 @@ impl Provisioner {
         if allocation.is_some() {
             let (site, place) = (Site { capacity: Capacity::default(), terms: None }, SiteId(sites.len() as u32));
             let about = (&site, place, type_of(job, Some(place)));
-            sites.push(ProvidedSite::new(about, launch(None), allocation, ended, blocks)?);
+            // `[capacity]` keeps its files where those of the only source of nodes are.
+            let name = names.contains(&None).then_some(ALLOCATION);
+            sites.push(ProvidedSite::new(about, launch(name), allocation, ended, blocks)?);
         }
         Ok((!sites.is_empty()).then_some(Provisioner { sites }))
     }
@@ -196,14 +202,15 @@ impl Provisioner {
     ) -> Vec<SiteView> {
         let view = |(place, site): (SiteId, &ProvidedSite)| {
             let terms = site.terms.as_ref()?;
-            let usual = delay_s(site.node_type).unwrap_or_else(|| default_delay(site.kind).as_secs_f64());
+            let usual = delay_s(site.node_type).and_then(|delay_s| Duration::try_from_secs_f64(delay_s).ok());
+            let usual = usual.unwrap_or_else(|| default_delay(site.kind));
             let closed = blocks.closed_for(now, place);
             Some(SiteView {
                 room: site.room(place, blocks),
                 closed: closed.map(|rest| format!("failed, and is asked again after {}", seconds(rest.as_secs_f64()))),
                 ..view_of(
                     (place, site.node_type, terms),
-                    usual.max(blocks.shown_wait(now, place).as_secs_f64()),
+                    blocks.expected_wait(now, place, usual, terms.patience).as_secs_f64(),
                     base_slots,
                 )
             })
@@ -213,69 +220,64 @@ impl Provisioner {
         views
     }
 
-    /// The sites in the order in which they are asked, and how many nodes of each at most. A node of
-    /// the allocation that is billed without a world comes first.
-    fn order(&self, blocks: &Blocks, views: &[SiteView], preferred: Option<NodeTypeId>) -> Vec<(SiteId, u32)> {
+    /// The sites that may have a node with these labels, in the order in which they are asked, and how
+    /// many nodes of each at most. A node of the allocation that is billed without a world comes
+    /// first, then those of the `preferred` type.
+    pub(super) fn order(
+        &self,
+        blocks: &Blocks,
+        views: &[SiteView],
+        labels: &Labels,
+        preferred: Option<NodeTypeId>,
+    ) -> Vec<(SiteId, u32)> {
         let unnamed = (0..).map(SiteId).zip(&self.sites).filter(|(_, site)| site.terms.is_none());
         let unnamed = unnamed.map(|(place, site)| match site.kind {
             ProviderKind::None => (place, held(blocks) as u32),
             _ => (place, u32::MAX),
         });
-        let mut named: Vec<&SiteView> = views.iter().filter(|view| view.can_be_asked()).collect();
+        let mut order: Vec<(SiteId, u32)> = unnamed.collect();
+        order.sort_by_key(|(_, most)| *most);
+        let mut named: Vec<&SiteView> = views.iter().filter(|view| self.can_give(view, labels)).collect();
         named.sort_by_key(|view| Some(view.node_type) != preferred);
-        unnamed.chain(named.iter().map(|view| (SiteId(view.site), view.room.unwrap_or(u32::MAX)))).collect()
+        order.extend(named.iter().map(|view| (SiteId(view.site), view.room.unwrap_or(u32::MAX))));
+        order
     }
 
-    /// Requests nodes with these labels, which are needed for at most `limit`, from the sites in
-    /// the order of `views`, first those with nodes of the `preferred` type. Returns the requests.
+    /// True if a `[[site]]` can be asked for a node with these labels.
+    pub(super) fn can_give(&self, view: &SiteView, labels: &Labels) -> bool {
+        let may_have = |site: &ProvidedSite| site.provider.offers().may_have(labels);
+        view.can_be_asked() && self.sites.get(view.site as usize).is_some_and(may_have)
+    }
+
+    /// Requests up to this number of nodes from a site; returns the requests.
     pub(super) fn request(
         &mut self,
         now: Time,
         blocks: &mut Blocks,
-        (nodes, wanted): (u32, &Labels),
-        limit: Option<Duration>,
-        (views, preferred): (&[SiteView], Option<NodeTypeId>),
-    ) -> Vec<(SiteId, Vec<BlockId>)> {
-        let (mut asked, mut left) = (Vec::new(), nodes);
-        for (place, most) in self.order(blocks, views, preferred) {
-            let Some(site) = self.sites.get_mut(place.index()) else { continue };
-            if site.terms.is_some() && !site.provider.offers().may_have(wanted) {
-                continue;
-            }
-            let request = |_| blocks.request(now, place, wanted, &site.labels);
-            let ids: Vec<BlockId> = (0..left.min(most)).map_while(request).collect();
-            if !ids.is_empty() {
-                left -= ids.len() as u32;
-                site.provider.request(&ids, wanted, limit);
-                asked.push((place, ids));
-            }
+        (place, nodes): (SiteId, u32),
+        wanted: &Wanted,
+    ) -> Vec<BlockId> {
+        let Some(site) = self.sites.get_mut(place.index()) else { return Vec::new() };
+        let request = |_| blocks.request(now, place, wanted, &site.labels);
+        let ids: Vec<BlockId> = (0..nodes).map_while(request).collect();
+        if !ids.is_empty() {
+            site.provider.request(&ids, &wanted.labels, wanted.limit);
         }
-        asked
+        ids
     }
 
-    /// Requests the node of a need from one more site: the first of `views` that can give it and
-    /// whose type is not `unaffordable`. Returns the site and the request.
+    /// Requests the node of a need, which lasts for at most `limit`, from one more site.
     pub(super) fn request_too(
         &mut self,
         now: Time,
         blocks: &mut Blocks,
-        need: &OverdueNeed,
-        limit: Option<Duration>,
-        views: &[SiteView],
-        unaffordable: &[NodeTypeId],
-    ) -> Option<(SiteId, BlockId)> {
-        let open = views.iter().filter(|view| view.can_be_asked() && !need.waits_at.contains(&SiteId(view.site)));
-        for view in open {
-            let Some(site) = self.sites.get_mut(view.site as usize) else { continue };
-            if !site.provider.offers().may_have(&need.wanted) || unaffordable.contains(&view.node_type) {
-                continue;
-            }
-            if let Some(id) = blocks.request_too(now, need, SiteId(view.site), &site.labels) {
-                site.provider.request(&[id], &need.wanted, limit);
-                return Some((SiteId(view.site), id));
-            }
-        }
-        None
+        (need, limit): (&OverdueNeed, Option<Duration>),
+        place: SiteId,
+    ) -> Option<BlockId> {
+        let site = self.sites.get_mut(place.index())?;
+        let id = blocks.request_too(now, need, place, &site.labels)?;
+        site.provider.request(&[id], &need.wanted.labels, limit);
+        Some(id)
     }
 
     /// Of a need's last site, how long it has at most to grant a node.
@@ -284,10 +286,13 @@ impl Provisioner {
         terms.map_or(Duration::MAX, |terms| terms.patience)
     }
 
-    /// The nodes that can be requested, by their labels.
+    /// The nodes that can be requested, by their labels, of sites that have not failed for good.
     pub(super) fn offers(&self, blocks: &Blocks) -> Offers {
-        let sources = self.sites.iter().filter(|site| site.kind != ProviderKind::None && blocks.paused().is_none());
-        sources.fold(Offers::Nothing, |offers, site| offers.or(site.provider.offers()))
+        let works = |(place, site): &(SiteId, &ProvidedSite)| {
+            site.kind != ProviderKind::None && blocks.paused().is_none() && !blocks.is_given_up(*place)
+        };
+        let sources = (0..).map(SiteId).zip(&self.sites).filter(works);
+        sources.fold(Offers::Nothing, |offers, (_, site)| offers.or(site.provider.offers()))
     }
 
     /// Number of further nodes that the sites can hold; `None` if it is not known.

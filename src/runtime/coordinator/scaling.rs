@@ -1,9 +1,10 @@
 //! Carries out scaling decisions, and requests nodes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::driver::{CoordinatorDriver, Messages};
-use crate::capacity::{BlockEvent, BlockId, OverdueNeed, SiteId};
+use crate::capacity::{BlockEvent, BlockId, OverdueNeed, SiteId, Wanted};
 use crate::journal::{Level, Record, SiteRequest};
 use crate::model::{Labels, Time};
 use crate::scale::commands::{NodeChanges, ScalingCommand, ScalingStep};
@@ -48,6 +49,8 @@ impl CoordinatorDriver {
         match command {
             ScalingCommand::Request { nodes, node_type, needed_for } => {
                 self.request_nodes(now, nodes, Some(node_type), needed_for);
+                // The labels of further nodes depend on those that are coming.
+                return self.step(now, [CoordinatorEvent::Provisioning(self.provisioning())]);
             }
             ScalingCommand::Withdraw(request) => self.step_block(now, BlockId(request.0), BlockEvent::Drain),
             ScalingCommand::Drain(ranks) => return self.drain_worlds(now, &ranks),
@@ -79,23 +82,31 @@ impl CoordinatorDriver {
     fn request_nodes_with(
         &mut self,
         now: Time,
-        nodes: (u32, &Labels),
+        (nodes, labels): (u32, &Labels),
         preferred: Option<NodeTypeId>,
         needed_for: Option<Duration>,
     ) -> u32 {
-        let limit = self.block_limit(now, needed_for);
+        let wanted = Wanted { labels: Labels::clone(labels), limit: self.block_limit(now, needed_for) };
         let views = self.site_views(now);
-        let Some(provisioner) = &mut self.provisioner else { return 0 };
-        let asked = provisioner.request(now, &mut self.nodes.blocks, nodes, limit, (&views, preferred));
-        let count = asked.iter().map(|(_, blocks)| blocks.len() as u32).sum();
-        for (site, blocks) in asked {
+        let Some(provisioner) = &self.provisioner else { return 0 };
+        let mut left = nodes;
+        for (site, most) in provisioner.order(&self.nodes.blocks, &views, labels, preferred) {
+            let view = views.iter().find(|view| view.site == site.0);
+            // A decision has checked the budget for nodes of the preferred type only.
+            let unchecked =
+                view.map(|view| view.node_type).filter(|it| preferred.is_some_and(|checked| *it != checked));
+            let paid = unchecked.filter(|_| left > 0).map_or(left, |it| self.affordable(now, it, None));
+            let Some(provisioner) = &mut self.provisioner else { break };
+            let asked = (site, left.min(most).min(paid));
+            let blocks = provisioner.request(now, &mut self.nodes.blocks, asked, &wanted);
+            left -= blocks.len() as u32;
             let reason = match views.first() {
                 Some(first) if first.site == site.0 => "the cheapest that meets the need",
                 _ => "the cheapest that is left",
             };
             self.record_site_request(now, site, blocks, reason.to_owned(), &views);
         }
-        count
+        nodes - left
     }
 
     /// How long a block may be needed at most.
@@ -111,28 +122,64 @@ impl CoordinatorDriver {
         provisioner.views(now, &self.nodes.blocks, &delay_s, base_slots)
     }
 
+    /// Number of further nodes of a type that the budget pays for; of the nodes that were requested
+    /// for `need`, none is kept then.
+    fn affordable(&self, now: Time, node_type: NodeTypeId, need: Option<BlockId>) -> u32 {
+        let autoscaler = self.autoscaler.as_ref();
+        autoscaler.map_or(u32::MAX, |it| it.affordable(now, &self.coordinator, &self.nodes, node_type, need))
+    }
+
     /// Requests nodes that are waited for too long, or that were refused, from the next site.
     pub(super) fn ask_further_sites(&mut self, now: Time) {
         let Some(provisioner) = &self.provisioner else { return };
-        let is_over = self.finished.is_some() || self.coordinator.is_stopping() || self.limits.is_spent;
         let overdue = self.nodes.blocks.overdue(now, &|site| provisioner.patience(site));
-        for need in overdue.into_iter().filter(|_| !is_over) {
-            let (limit, views) = (self.block_limit(now, None), self.site_views(now));
-            let unaffordable = self.autoscaler.as_ref().map_or_else(Vec::new, |autoscaler| {
-                let types = views.iter().map(|view| view.node_type);
-                types.filter(|it| !autoscaler.affords(now, &self.coordinator, &self.nodes, *it)).collect()
-            });
+        let is_over = self.finished.is_some() || self.coordinator.is_stopping() || self.limits.is_spent;
+        if is_over || overdue.is_empty() {
+            return;
+        }
+        let (mut views, mut unaffordable) = (self.site_views(now), BTreeSet::new());
+        for need in overdue {
+            let limit = self.block_limit(now, need.wanted.limit);
+            let next = self.next_site(now, &need, &views, &mut unaffordable);
             let Some(provisioner) = &mut self.provisioner else { return };
             let blocks = &mut self.nodes.blocks;
-            match provisioner.request_too(now, blocks, &need, limit, &views, &unaffordable) {
+            match next.and_then(|site| Some((site, provisioner.request_too(now, blocks, (&need, limit), site)?))) {
                 Some((site, block)) => {
                     let reason = why_next(&need, &views);
                     self.record_site_request(now, site, vec![block], reason, &views);
+                    views = self.site_views(now);
                 }
                 None if need.waits_at.is_empty() => self.nodes.blocks.give_up(need.need),
                 None => {}
             }
         }
+    }
+
+    /// The first of `views` that can give the node of a need and that the budget pays for.
+    /// `unaffordable`: sites that it does not pay for, with those where a need waits already.
+    fn next_site(
+        &self,
+        now: Time,
+        need: &OverdueNeed,
+        views: &[SiteView],
+        unaffordable: &mut BTreeSet<(SiteId, Vec<SiteId>)>,
+    ) -> Option<SiteId> {
+        let provisioner = self.provisioner.as_ref()?;
+        let is_next = |view: &&SiteView| {
+            let key = (SiteId(view.site), need.waits_at.clone());
+            if need.waits_at.contains(&key.0)
+                || !provisioner.can_give(view, &need.wanted.labels)
+                || unaffordable.contains(&key)
+            {
+                return false;
+            }
+            let is_paid = self.affordable(now, view.node_type, Some(need.need)) > 0;
+            if !is_paid {
+                unaffordable.insert(key);
+            }
+            is_paid
+        };
+        views.iter().find(is_next).map(|view| SiteId(view.site))
     }
 
     /// Records a request to one of several sites.
@@ -144,7 +191,7 @@ impl CoordinatorDriver {
         reason: String,
         views: &[SiteView],
     ) {
-        let Some(view) = views.iter().find(|view| view.site == site.0) else { return };
+        let Some(view) = views.iter().find(|view| view.site == site.0 && !blocks.is_empty()) else { return };
         let many = counted(blocks.len() as u64, "node");
         self.recording.note(now, Level::Info, &format!("{many} requested from the site `{}`: {reason}", view.name));
         let blocks = blocks.into_iter().map(|block| block.0).collect();

@@ -47,7 +47,6 @@ pub(super) struct CandidateSearch<'a> {
     lead: f64,
     /// Factor by which a node may arrive later than usual.
     late: f64,
-    charge: Charge,
     /// Bill of the nodes already given back.
     settled: f64,
     /// The bill so far.
@@ -71,15 +70,26 @@ impl<'a> CandidateSearch<'a> {
     ) -> CandidateSearch<'a> {
         let node = prices.node(seen.growth_type());
         let account = Account::of(seen, prices);
-        let charge = Charge { notice: scope.interval, ..node.map_or(Charge::default(), charge_of) };
-        let mut holders = alike::holders(seen, estimates, scope.min_ranks);
+        let charge = |node_type| Charge {
+            notice: scope.interval,
+            ..prices.node(node_type).map_or(Charge::default(), charge_of)
+        };
+        let mut holders = alike::holders(seen, estimates, scope.min_ranks, &charge);
         let supply = holders.ranks();
         let fallback = node.map_or(1, |n| n.slots.max(1));
         let working = holders.groups().filter(|group| group.holder.slots > 0).map(|group| group.ranks).sum();
         let slots = holders.slots().checked_div(working).unwrap_or(fallback).max(1);
         let most = scope.max_ranks.max(supply).max(1);
-        holders
-            .add(HeldNode { since: Some(delay.q50), arrives: delay.q50, slots, ..HeldNode::default() }, most - supply);
+        let further = |node_type| {
+            let charge = charge(node_type);
+            HeldNode { since: Some(delay.q50), arrives: delay.q50, slots, charge, ..HeldNode::default() }
+        };
+        let mut left = most - supply;
+        for (node_type, room, _) in seen.growth() {
+            holders.add(further(node_type), left.min(room));
+            left = left.saturating_sub(room);
+        }
+        holders.add(further(seen.growth_type()), left);
         holders.keep(scope.min_ranks.min(most));
         CandidateSearch {
             scope,
@@ -87,7 +97,7 @@ impl<'a> CandidateSearch<'a> {
             speed: speed(seen, prices),
             // A node given back with one decision can be requested with the next at the earliest,
             // and both changes cost the run some time.
-            gap: delay.q50 + charge.minimum.max(2.0 * scope.interval),
+            gap: delay.q50 + charge(seen.growth_type()).minimum.max(2.0 * scope.interval),
             lead: delay.q50 + scope.interval,
             late: (delay.q90 / delay.q50.max(1e-9)).max(1.0),
             settled: account.settled(),
@@ -95,8 +105,7 @@ impl<'a> CandidateSearch<'a> {
             deadline: prices.deadline.map(|d| d.since(seen.now).as_secs_f64()),
             budget: prices.budget,
             now: seen.now.seconds(),
-            leaving: alike::leaving(seen),
-            charge,
+            leaving: alike::leaving(seen, &charge),
             least: scope.min_ranks.clamp(1, most),
             most,
             holders,
@@ -166,9 +175,8 @@ impl<'a> CandidateSearch<'a> {
         let (holders, others) = self.holders.split(ranks);
         let all_busy = self.holders.busy() + self.leaving.busy();
         let course = player.play(outline, scene, &node_cost::capacity(&holders, all_busy));
-        let gone: f64 =
-            self.leaving.groups().copied().chain(others).map(|group| node_cost::farewell(&group, &self.charge)).sum();
-        let cost = gone + node_cost::bill(course, &holders, self.gap, &self.charge);
+        let gone: f64 = self.leaving.groups().copied().chain(others).map(|group| node_cost::farewell(&group)).sum();
+        let cost = gone + node_cost::bill(course, &holders, self.gap);
         let slots = f64::from(holders.slots().max(1));
         // The end is delayed by uncertainty about the classes, by nodes that have not arrived, and
         // by chance, through their effect on the longest chain or, where that limits the run, on

@@ -141,7 +141,9 @@ impl Forecaster {
 mod tests {
     use super::*;
     use crate::job::Cost;
-    use crate::scale::testing::World;
+    use crate::scale::price::NodeType;
+    use crate::scale::testing::{World, site_view};
+    use crate::scale::{NodeTypeId, SiteView};
 
     const SCOPE: Scope = Scope { min_ranks: 1, max_ranks: 16, interval: 5.0 };
 
@@ -186,6 +188,30 @@ mod tests {
         for ranks in [1, 8, 16] {
             let cost = at(&outlook, ranks).cost;
             assert!((cost / 16_000.0 - 1.0).abs() < 0.1, "{ranks} ranks {cost}");
+        }
+    }
+
+    #[test]
+    fn each_node_is_charged_with_the_price_of_its_site() {
+        // Four ranks of a cheap site with room for two more; others come from a dear one.
+        let cost = Cost { node_hour: 36_000.0, minimum: std::time::Duration::ZERO, ..Cost::default() };
+        let mut prices = Prices::of_job(&cost, 4);
+        prices.nodes.push(NodeType { node_hour: 3600.0, ..prices.nodes[0].clone() });
+        let site = |site: u32, node_type, room| SiteView { node_type, room, ..site_view(site, 1.0) };
+        let mut world = World::bag(480, 10.0).with_ranks(4);
+        world.ranks.iter_mut().for_each(|rank| rank.node_type = NodeTypeId(1));
+        let mut cost_of = |ranks, room| {
+            world.sites = vec![site(0, NodeTypeId(1), room), site(1, NodeTypeId(0), None)];
+            crate::scale::sites::rank_sites(&mut world.sites);
+            let mut estimates = world.estimates(0.1);
+            estimates.observe_delay(NodeTypeId(1), std::time::Duration::from_millis(100));
+            at(&world.see(|seen| Forecaster::new().look(seen, &estimates, &prices, &SCOPE)), ranks).cost
+        };
+        // The work takes 1200 s of a rank.
+        for (ranks, room, cost) in [(4, Some(0), 1200.0), (8, Some(0), 6600.0), (8, Some(2), 3900.0), (8, None, 1200.0)]
+        {
+            let is = cost_of(ranks, room);
+            assert!((is / cost - 1.0).abs() < 0.1, "{ranks} ranks, room for {room:?}: {is}");
         }
     }
 

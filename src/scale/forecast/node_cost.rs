@@ -14,7 +14,7 @@ use super::list_schedule::{Schedule, SlotSupply};
 use super::usage::RankUsage;
 
 /// How a node is charged, in seconds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Charge {
     pub minimum: f64,
     pub granularity: f64,
@@ -42,9 +42,9 @@ pub(super) fn capacity(holders: &Holders, all_busy: u32) -> SlotSupply {
 }
 
 /// Bill of leaving ranks: each leaves when its last running task ends.
-pub(super) fn farewell(group: &HolderGroup, charge: &Charge) -> f64 {
+pub(super) fn farewell(group: &HolderGroup) -> f64 {
     let Some(since) = group.holder.since.filter(|_| group.holder.granted) else { return 0.0 };
-    let bill = |until: f64| charge.bill(until - since) * f64::from(group.ranks);
+    let bill = |until: f64| group.holder.charge.bill(until - since) * f64::from(group.ranks);
     match group.until[0] == group.until[QUANTILES - 1] {
         true => bill(group.until[0]),
         false => group.until.iter().map(|&until| bill(until)).sum::<f64>() / QUANTILES as f64,
@@ -52,8 +52,8 @@ pub(super) fn farewell(group: &HolderGroup, charge: &Charge) -> f64 {
 }
 
 /// Bill of all holders since their grants, if those that idle for longer than `gap` are given back.
-pub(super) fn bill(course: &Schedule, holders: &Holders, gap: f64, charge: &Charge) -> f64 {
-    let mut ledger = HoldBill::new(holders, charge, gap);
+pub(super) fn bill(course: &Schedule, holders: &Holders, gap: f64) -> f64 {
+    let mut ledger = HoldBill::new(holders, gap);
     // Holders are used in order, so the used ones and the idle ones are stacks.
     let mut usage = RankUsage::of(holders);
     let mut used = 0;
@@ -77,11 +77,11 @@ struct HoldStretch {
     kept: bool,
     /// False for ranks whose node is billed to another rank.
     bills: bool,
+    charge: Charge,
 }
 
 /// The bill while ranks are used and idle.
-struct HoldBill<'a> {
-    charge: &'a Charge,
+struct HoldBill {
     gap: f64,
     /// In order of use; the last is the first to become idle.
     used: Vec<HoldStretch>,
@@ -90,17 +90,18 @@ struct HoldBill<'a> {
     bill: f64,
 }
 
-impl<'a> HoldBill<'a> {
-    fn new(holders: &Holders, charge: &'a Charge, gap: f64) -> HoldBill<'a> {
+impl HoldBill {
+    fn new(holders: &Holders, gap: f64) -> HoldBill {
         let stretch = |group: &HolderGroup| HoldStretch {
             ranks: group.ranks,
             held_since: group.holder.since.filter(|_| group.holder.granted),
             idle_since: group.holder.granted.then_some(0.0),
             kept: group.holder.kept,
             bills: group.holder.since.is_some(),
+            charge: group.holder.charge,
         };
         let idle = holders.groups().rev().map(stretch).collect();
-        HoldBill { charge, gap, used: Vec::new(), idle, bill: 0.0 }
+        HoldBill { gap, used: Vec::new(), idle, bill: 0.0 }
     }
 
     /// The next `ranks` ranks are used from now on.
@@ -112,8 +113,8 @@ impl<'a> HoldBill<'a> {
                 && now - idle > self.gap
                 && !stretch.kept
             {
-                let held = idle + self.charge.notice.min(now - idle) - since;
-                self.bill += self.charge.bill(held) * f64::from(stretch.ranks);
+                let held = idle + stretch.charge.notice.min(now - idle) - since;
+                self.bill += stretch.charge.bill(held) * f64::from(stretch.ranks);
                 stretch.held_since = None;
             }
             if stretch.held_since.is_none() && stretch.bills {
@@ -140,10 +141,10 @@ impl<'a> HoldBill<'a> {
         let all = self.used.iter().chain(self.idle.iter().rev());
         let bill = |stretch: &HoldStretch| {
             let end = match stretch.idle_since {
-                Some(idle) if !stretch.kept => finish.min(idle + self.charge.notice),
+                Some(idle) if !stretch.kept => finish.min(idle + stretch.charge.notice),
                 _ => finish,
             };
-            stretch.held_since.map_or(0.0, |since| self.charge.bill(end - since) * f64::from(stretch.ranks))
+            stretch.held_since.map_or(0.0, |since| stretch.charge.bill(end - since) * f64::from(stretch.ranks))
         };
         all.fold(self.bill, |sum, stretch| sum + bill(stretch))
     }
@@ -152,7 +153,8 @@ impl<'a> HoldBill<'a> {
 impl HoldStretch {
     /// True for ranks that are used and billed in the same way.
     fn is_like(&self, other: &HoldStretch) -> bool {
-        (self.held_since, self.kept, self.bills) == (other.held_since, other.kept, other.bills)
+        let billed = |it: &HoldStretch| (it.held_since, it.kept, it.bills, it.charge);
+        billed(self) == billed(other)
     }
 }
 
@@ -177,11 +179,11 @@ mod tests {
     const CHARGE: Charge = Charge { minimum: 60.0, granularity: 1.0, per_second: 1.0, notice: 0.0 };
 
     fn held(since: f64) -> HeldNode {
-        HeldNode { since: Some(since), arrives: 0.0, granted: true, slots: 4, ..HeldNode::default() }
+        HeldNode { arrives: 0.0, granted: true, ..new(since) }
     }
 
     fn new(arrives: f64) -> HeldNode {
-        HeldNode { since: Some(arrives), arrives, slots: 4, ..HeldNode::default() }
+        HeldNode { since: Some(arrives), arrives, slots: 4, charge: CHARGE, ..HeldNode::default() }
     }
 
     fn course(steps: &[(f64, u32)]) -> Schedule {
@@ -197,7 +199,7 @@ mod tests {
         // Eight slots from 0 to 100, one until 200 (or 400), eight again for another 100.
         let bill_with = |gap_end: f64, holders: &Holders| {
             let course = course(&[(0.0, 8), (100.0, 1), (gap_end, 8), (gap_end + 100.0, 0)]);
-            bill(&course, holders, 150.0, &CHARGE)
+            bill(&course, holders, 150.0)
         };
         let apart = all(&[held(0.0), held(0.0)]);
         let grouped = Holders::new(vec![HolderGroup::of(held(0.0), 2)]);
@@ -210,10 +212,10 @@ mod tests {
     #[test]
     fn what_is_never_used_is_never_asked_for() {
         let course = course(&[(0.0, 4), (50.0, 0)]);
-        assert_eq!(bill(&course, &all(&[held(-10.0), new(30.0)]), 100.0, &CHARGE), 60.0);
-        assert_eq!(bill(&course, &all(&[held(-100.0), held(-10.0)]), 100.0, &CHARGE), 150.0 + 60.0);
+        assert_eq!(bill(&course, &all(&[held(-10.0), new(30.0)]), 100.0), 60.0);
+        assert_eq!(bill(&course, &all(&[held(-100.0), held(-10.0)]), 100.0), 150.0 + 60.0);
         let kept = HeldNode { kept: true, ..held(-100.0) };
-        assert_eq!(bill(&course, &all(&[held(-100.0), kept]), 100.0, &CHARGE), 150.0 + 150.0);
+        assert_eq!(bill(&course, &all(&[held(-100.0), kept]), 100.0), 150.0 + 150.0);
     }
 
     #[test]
@@ -224,8 +226,9 @@ mod tests {
             for _ in 0..random.usize(1..5) {
                 let since = random.bool().then(|| -100.0 * random.f64());
                 let slots = random.u32(1..5);
-                let holder =
-                    HeldNode { since, granted: random.bool(), kept: random.bool(), slots, ..HeldNode::default() };
+                let charge = Charge { per_second: 1.0 + f64::from(random.u32(0..2)), ..CHARGE };
+                let (granted, kept) = (random.bool(), random.bool());
+                let holder = HeldNode { since, granted, kept, slots, charge, ..HeldNode::default() };
                 groups.push(HolderGroup::of(holder, random.u32(1..9)));
             }
             let grouped = Holders::new(groups.clone());
@@ -238,7 +241,7 @@ mod tests {
             }
             steps.push((now, 0));
             let (course, gap) = (course(&steps), 100.0 * random.f64());
-            let (a, b) = (bill(&course, &grouped, gap, &CHARGE), bill(&course, &all(&apart), gap, &CHARGE));
+            let (a, b) = (bill(&course, &grouped, gap), bill(&course, &all(&apart), gap));
             assert!((a - b).abs() < 1e-6 * b.max(1.0), "seed {seed}: {a} {b}");
         }
     }

@@ -26,6 +26,8 @@ pub struct Account<'a> {
     requested: Vec<(NodeTypeId, u32)>,
     /// Nodes of other sites that were requested instead of those: at most their least bill is due.
     rivals: Vec<NodeTypeId>,
+    /// Cost per hour of the nodes that were requested, each with the dearest of its rivals.
+    requested_per_hour: f64,
 }
 
 impl<'a> Account<'a> {
@@ -50,19 +52,25 @@ impl<'a> Account<'a> {
                 None => held.push((node_type, since, 1)),
             }
         }
-        Account {
+        let mut account = Account {
             prices,
             now,
             settled,
             held,
             requested: requests.iter().map(|r| (r.node_type, r.nodes)).collect(),
             rivals: requests.iter().flat_map(|r| r.rivals.iter().copied()).collect(),
-        }
+            requested_per_hour: 0.0,
+        };
+        let dearest =
+            |r: &RequestView| r.rivals.iter().fold(account.price(r.node_type), |most, &t| most.max(account.price(t)));
+        account.requested_per_hour = requests.iter().map(|r| f64::from(r.nodes) * dearest(r)).sum();
+        account
     }
 
     /// The same account with further nodes requested.
     pub fn with_request(mut self, node_type: NodeTypeId, nodes: u32) -> Account<'a> {
         self.requested.push((node_type, nodes));
+        self.requested_per_hour += f64::from(nodes) * self.price(node_type);
         self
     }
 
@@ -119,12 +127,16 @@ impl<'a> Account<'a> {
         Some(fits)
     }
 
-    /// Cost per hour of the nodes held and requested.
+    /// Cost per hour of the nodes held and requested. Of rivals one is kept, which may be the
+    /// dearest.
     pub fn per_hour(&self) -> f64 {
-        let price = |t: NodeTypeId| self.prices.node(t).map_or(0.0, |n| n.node_hour);
-        let held: f64 = self.held.iter().map(|&(t, _, n)| f64::from(n) * price(t)).sum();
-        let rivals: f64 = self.rivals.iter().map(|&t| price(t)).sum();
-        held + rivals + self.requested.iter().map(|&(t, n)| f64::from(n) * price(t)).sum::<f64>()
+        let held: f64 = self.held.iter().map(|&(t, _, n)| f64::from(n) * self.price(t)).sum();
+        held + self.requested_per_hour
+    }
+
+    /// Price of a node for one hour.
+    fn price(&self, node_type: NodeTypeId) -> f64 {
+        self.prices.node(node_type).map_or(0.0, |n| n.node_hour)
     }
 
     /// Number of further nodes of a type that may be requested: within the hourly budget and the
@@ -237,6 +249,7 @@ impl Savings {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NodeType;
     use super::*;
     use crate::job::Cost;
     use crate::model::RankState;
@@ -264,6 +277,25 @@ mod tests {
             assert!((account.until(Time(200_000_000_000)) - (0.2 + 0.11 + 0.2)).abs() < 1e-9);
             assert!((account.per_hour() - 4.0 * 3.6).abs() < 1e-9);
         });
+    }
+
+    #[test]
+    fn of_rivals_one_is_kept() {
+        // Types at 3.6, 7.2 and 36 per hour.
+        let mut prices = prices(100.0);
+        for node_hour in [7.2, 36.0] {
+            prices.nodes.push(NodeType { node_hour, ..prices.nodes[0].clone() });
+        }
+        prices.budget_per_hour = Some(43.0);
+        let mut world = World::bag(1, 10.0);
+        world.request(1, 1);
+        world.requests[0].rivals = vec![NodeTypeId(1)];
+        world.see(|seen| assert!((Account::of(seen, &prices).per_hour() - (3.6 + 7.2)).abs() < 1e-9));
+        let dear = |world: &World| world.see(|seen| Account::of(seen, &prices).affordable(NodeTypeId(2), seen.now));
+        assert_eq!(dear(&world), 0);
+        // In place of both, the dearest can be paid for.
+        (world.requests[0].nodes, world.requests[0].rivals) = (0, vec![NodeTypeId(1), NodeTypeId(0)]);
+        assert_eq!(dear(&world), 1);
     }
 
     #[test]

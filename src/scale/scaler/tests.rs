@@ -7,7 +7,7 @@ use super::*;
 use crate::job::{Capacity, Cost, Intent, PolicyKind, Site, SiteTerms};
 use crate::scale::NodeTypeId;
 use crate::scale::policy::policy_by_name;
-use crate::scale::testing::{World, rank, time};
+use crate::scale::testing::{World, rank, site_view, time};
 use crate::scale::{ClassId, RequestView, SiteView, Stage};
 
 fn scaler(policy: &str, max_ranks: u32) -> Scaler {
@@ -427,11 +427,11 @@ proptest! {
     }
 }
 
-/// A site with nodes of four slots, of the type behind that of `[cost]` and those of earlier sites.
+/// A site of the job, and as a decision sees it.
 fn site(place: u32, node_hour: f64, room: Option<u32>) -> (Site, SiteView) {
     let (name, patience) = (format!("s{place}"), Duration::from_secs(60));
     let terms = SiteTerms {
-        name: name.clone(),
+        name,
         node_hour,
         minimum: patience,
         granularity: Duration::from_secs(1),
@@ -440,18 +440,7 @@ fn site(place: u32, node_hour: f64, room: Option<u32>) -> (Site, SiteView) {
         patience,
         bandwidth: None,
     };
-    let view = SiteView {
-        site: place,
-        name,
-        node_type: NodeTypeId(1 + place),
-        node_hour,
-        slots: 4,
-        wait_s: 1.0,
-        patience_s: 60.0,
-        bandwidth: None,
-        room,
-        closed: None,
-    };
+    let view = SiteView { room, ..site_view(place, node_hour) };
     (Site { capacity: Capacity::default(), terms: Some(terms) }, view)
 }
 

@@ -18,7 +18,7 @@ fn blocks_of(sites: usize) -> Blocks {
 }
 
 fn ask(blocks: &mut Blocks, now: u64, site: u32) -> BlockId {
-    blocks.request(second(now), SiteId(site), &Labels::default(), &[]).unwrap()
+    blocks.request(second(now), SiteId(site), &Wanted::default(), &[]).unwrap()
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -93,10 +93,43 @@ fn requests_end_when_every_site_has_failed() {
         refuse(&mut blocks, 0);
     }
     assert!(blocks.paused().is_none(), "the other one may work");
+    assert!(blocks.is_given_up(SiteId(0)) && !blocks.is_given_up(SiteId(1)));
     for _ in 0..MAX_REFUSALS {
         refuse(&mut blocks, 1);
     }
     assert!(blocks.paused().is_some_and(|why| why.contains("every site")));
+}
+
+#[test]
+fn the_allocation_behind_the_only_site_makes_it_not_one_of_several() {
+    let mut blocks = blocks_of(1);
+    let own = blocks.own(second(0), SiteId(1));
+    blocks.step(second(0), own, BlockEvent::Ended { why: "it died".into(), at: None });
+    for _ in 0..MAX_REFUSALS {
+        let id = ask(&mut blocks, 0, 0);
+        blocks.step(second(0), id, BlockEvent::Refused("no".into()));
+    }
+    assert!(blocks.paused().is_some_and(|why| !why.contains("every site")));
+}
+
+#[test]
+fn a_site_that_let_wait_too_long_is_tried_again_after_a_while() {
+    let mut blocks = blocks_of(2);
+    let usual = 3 * MINUTE;
+    let wait = |blocks: &Blocks, now: u64| blocks.expected_wait(second(now), SiteId(0), usual, MINUTE);
+    assert_eq!((wait(&blocks, 720), wait(&blocks, 721)), (usual, MINUTE));
+    let id = ask(&mut blocks, 800, 0);
+    blocks.step(second(980), id, BlockEvent::Joined);
+    assert_eq!((wait(&blocks, 1700), wait(&blocks, 1701)), (usual, MINUTE));
+}
+
+#[test]
+fn the_next_site_is_asked_for_what_the_node_is_wanted_for() {
+    let mut blocks = blocks_of(2);
+    let wanted = Wanted { labels: ["gpu".to_owned()].into(), limit: Some(MINUTE) };
+    let id = blocks.request(second(0), SiteId(0), &wanted, &[]).unwrap();
+    blocks.step(second(0), id, BlockEvent::Refused("no".into()));
+    assert_eq!(blocks.overdue(second(0), &patience).remove(0).wanted, wanted);
 }
 
 /// Chance that follows from a seed alone.
@@ -177,7 +210,7 @@ fn simulate(seed: u64) {
         let supply = blocks.coming().count() + here(&blocks);
         for _ in supply..wanted {
             if let Some(site) = (0..3).find(|&site| open(&blocks, site)) {
-                blocks.request(time, SiteId(site), &Labels::default(), &[]).unwrap();
+                blocks.request(time, SiteId(site), &Wanted::default(), &[]).unwrap();
             }
         }
         if supply > wanted {

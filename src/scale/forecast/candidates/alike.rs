@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 
 use crate::model::{RankState, Time};
 use crate::scale::estimate::Estimates;
-use crate::scale::forecast::node_cost::{HeldNode, HolderGroup, Holders};
+use crate::scale::forecast::node_cost::{Charge, HeldNode, HolderGroup, Holders};
 use crate::scale::observation::{Observation, RankView};
 use crate::scale::price::NodeTypeId;
 
@@ -29,14 +29,19 @@ struct Alike {
 
 /// The ranks present or under way, in order of use: first those that cannot leave, then the present
 /// ones, the busiest first.
-pub(super) fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: u32) -> Holders {
+pub(super) fn holders(
+    seen: &Observation<'_>,
+    estimates: &Estimates,
+    min_ranks: u32,
+    charge: &dyn Fn(NodeTypeId) -> Charge,
+) -> Holders {
     let rest =
         |node_type, age: f64| estimates.delay_rest(node_type, std::time::Duration::from_secs_f64(age)).max(0.001);
     let usable = |s: RankState| matches!(s, RankState::Active | RankState::Joining | RankState::Parked);
     let mut groups: Vec<HolderGroup> = alike(seen, usable)
         .into_iter()
         .map(|alike| {
-            let mut group = held(&alike);
+            let mut group = held(&alike, charge);
             group.holder.arrives = match (alike.first.state, alike.first.billed_since) {
                 (RankState::Joining, Some(_)) => rest(alike.first.node_type, alike.age / f64::from(alike.ranks)),
                 (RankState::Joining, None) => 1.0,
@@ -48,7 +53,8 @@ pub(super) fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: 
     for request in seen.requests {
         let arrives = rest(request.node_type, seen.now.since(request.asked).as_secs_f64());
         let slots = groups.first().map_or(1, |group| group.holder.slots);
-        let asked = HeldNode { since: Some(arrives), arrives, slots, ..HeldNode::default() };
+        let charge = charge(request.node_type);
+        let asked = HeldNode { since: Some(arrives), arrives, slots, charge, ..HeldNode::default() };
         groups.push(HolderGroup::of(asked, request.nodes));
     }
     groups.sort_by(|a, b| {
@@ -62,8 +68,9 @@ pub(super) fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: 
 }
 
 /// The ranks that drain.
-pub(super) fn leaving(seen: &Observation<'_>) -> Holders {
-    Holders::new(alike(seen, |state| state == RankState::Draining).iter().map(held).collect())
+pub(super) fn leaving(seen: &Observation<'_>, charge: &dyn Fn(NodeTypeId) -> Charge) -> Holders {
+    let leaving = alike(seen, |state| state == RankState::Draining);
+    Holders::new(leaving.iter().map(|alike| held(alike, charge)).collect())
 }
 
 /// Ranks in the given states, grouped by similarity; in order of their first members.
@@ -104,7 +111,7 @@ impl AgeSteps {
 }
 
 /// Present ranks as a group of holders.
-fn held(alike: &Alike) -> HolderGroup {
+fn held(alike: &Alike, charge: &dyn Fn(NodeTypeId) -> Charge) -> HolderGroup {
     let rank = &alike.first;
     let age = alike.age / f64::from(alike.ranks);
     let holder = HeldNode {
@@ -113,6 +120,7 @@ fn held(alike: &Alike) -> HolderGroup {
         granted: true,
         slots: rank.slots,
         busy: rank.busy_slots,
+        charge: charge(rank.node_type),
         ..HeldNode::default()
     };
     HolderGroup::of(holder, alike.ranks)

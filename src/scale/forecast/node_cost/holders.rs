@@ -1,5 +1,7 @@
 //! The ranks that a forecast may use, in order of use; similar ranks form groups.
 
+use super::Charge;
+
 /// Number of quantiles that describe the ends of running tasks on similar ranks.
 pub(in crate::scale::forecast) const QUANTILES: usize = 8;
 
@@ -19,6 +21,8 @@ pub(in crate::scale::forecast) struct HeldNode {
     pub slots: u32,
     /// Number of busy slots.
     pub busy: u32,
+    /// How its node is charged.
+    pub charge: Charge,
 }
 
 /// Similar ranks.
