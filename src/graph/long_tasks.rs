@@ -35,6 +35,9 @@ const PACE_STEP: f64 = 0.05;
 /// No node.
 const NONE: u32 = u32::MAX;
 
+/// Ranks, the one with the first free slot first.
+type RanksInTime = BinaryHeap<Reverse<(u64, u32)>>;
+
 /// A rank that runs tasks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankSpeed {
@@ -106,7 +109,7 @@ struct Placement<'a, 'b> {
     free: Vec<BinaryHeap<Reverse<u64>>>,
     /// Ranks that take long tasks, those of one speed together, by their first free slot. An outdated
     /// entry is corrected when it is looked at.
-    first: Vec<(f64, BinaryHeap<Reverse<(u64, u32)>>)>,
+    first: Vec<(f64, RanksInTime)>,
     /// Long tasks that wait for others until then; those that can start, the most urgent first.
     soon: BinaryHeap<Reverse<(u64, u32)>>,
     ready: BinaryHeap<(u64, Reverse<u32>)>,
@@ -119,7 +122,7 @@ impl<'a, 'b> Placement<'a, 'b> {
         (0..nodes as u32).flat_map(|node| graph.successors(node)).for_each(|edge| waits[edge.node() as usize] += 1);
         let free: Vec<BinaryHeap<Reverse<u64>>> =
             open.ranks.iter().map(|rank| (0..rank.slots).map(|_| Reverse(0)).collect()).collect();
-        let mut first: Vec<(f64, BinaryHeap<Reverse<(u64, u32)>>)> = Vec::new();
+        let mut first: Vec<(f64, RanksInTime)> = Vec::new();
         for (rank, speed) in (0..).zip(open.ranks).filter(|(_, speed)| speed.is_open && speed.slots > 0) {
             let pace = pace_of(speed);
             match first.iter_mut().find(|(other, _)| *other == pace) {
