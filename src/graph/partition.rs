@@ -12,7 +12,7 @@
 //! the job file stay on one rank, level after level, and all ranks are busy in each level.
 //!
 //! Long tasks then move to the ranks where they can end first
-//! ([`long_tasks`](super::long_tasks)), since the sum of work does not tell when they end.
+//! ([`long_tasks`]), since the sum of work does not tell when they end.
 //!
 //! Rank 0 chooses homes once, before the run; stealing corrects wrong estimates at run time.
 
