@@ -33,8 +33,9 @@ pub(super) fn cluster_of(
     Ok((cluster, text.to_string()))
 }
 
-/// Cluster of nodes with the job's prices, used when no cluster file is given: those of the cheapest
-/// site if the job has several. By default a node has as many slots as the widest task asks for.
+/// Cluster of nodes with the job's prices, used when no cluster file is given: those of the
+/// cheapest site if the job has several. By default a node has as many slots as the widest task
+/// asks for.
 fn default_cluster(prepared: &PreparedJob, slots: Option<u32>) -> Cluster {
     let job = &prepared.job;
     let widest = slots.unwrap_or_else(|| job.groups.iter().map(|group| group.cpus).max().unwrap_or(1));

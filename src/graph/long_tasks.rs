@@ -7,8 +7,9 @@
 //! multiprocessing timing anomalies", 1969).
 //!
 //! Only tasks that any rank may steal are placed: they need one slot and nothing else, so the model
-//! knows all that they wait for, and a mistake is corrected by stealing. All others take time, but no
-//! slot. The effort is that of counting dependencies, and one pass over the tasks where none is long.
+//! knows all that they wait for, and a mistake is corrected by stealing. All others take time, but
+//! no slot. The effort is that of counting dependencies, and one pass over the tasks where none is
+//! long.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -97,7 +98,8 @@ struct Placement<'a, 'b> {
     home: &'b mut [u32],
     before: Vec<u32>,
     upward: Vec<u64>,
-    /// Unfinished predecessors of each node, the latest end of the others, and which of them that is.
+    /// Unfinished predecessors of each node, the latest end of the others, and which of them that
+    /// is.
     waits: Vec<u32>,
     release: Vec<u64>,
     leader: Vec<u32>,
@@ -107,8 +109,8 @@ struct Placement<'a, 'b> {
     running_until: FxHashMap<u32, u64>,
     /// For each rank when its slots become free, the first one first.
     free: Vec<BinaryHeap<Reverse<u64>>>,
-    /// Ranks that take long tasks, those of one speed together, by their first free slot. An outdated
-    /// entry is corrected when it is looked at.
+    /// Ranks that take long tasks, those of one speed together, by their first free slot. An
+    /// outdated entry is corrected when it is looked at.
     first: Vec<(f64, RanksInTime)>,
     /// Long tasks that wait for others until then; those that can start, the most urgent first.
     soon: BinaryHeap<Reverse<(u64, u32)>>,

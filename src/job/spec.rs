@@ -502,8 +502,8 @@ section! {
         /// A node that has not been granted for this long is requested from the next site, too, and
         /// the request that loses is withdrawn
         patience: DurationSpec = "\"5m\"",
-        /// Bandwidth between its nodes and rank 0, per second, as 100M or 1G: of sites with the same
-        /// price and wait the one with the most is asked first
+        /// Bandwidth between its nodes and rank 0, per second, as 100M or 1G: of sites with the
+        /// same price and wait the one with the most is asked first
         bandwidth: SizeSpec = "unknown",
     }
 }

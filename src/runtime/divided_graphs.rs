@@ -17,8 +17,8 @@ const MIN_EDGES: u64 = 1 << 20;
 const BYTES_PER_EDGE: u64 = 14;
 
 /// Decides which graphs of a job are divided: those with `divide = true`, and without `divide`
-/// those with at least `MIN_EDGES`, unless an operation on them asks for what no gang provides. A file
-/// that does not exist yet counts as small.
+/// those with at least `MIN_EDGES`, unless an operation on them asks for what no gang provides. A
+/// file that does not exist yet counts as small.
 pub fn divide_graphs(job: &mut Job) {
     let probe = FileProbe::default();
     let edges = |graph: &DataGraph| match &graph.source.origin {

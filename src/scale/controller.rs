@@ -155,8 +155,8 @@ impl ScalingController {
         self.estimates.delay(node_type).q50
     }
 
-    /// Number of further nodes of a type that can be paid for until `end`, with all that these ranks
-    /// and requests cost.
+    /// Number of further nodes of a type that can be paid for until `end`, with all that these
+    /// ranks and requests cost.
     pub(crate) fn affordable(
         &self,
         (now, end): (Time, Time),
@@ -291,7 +291,8 @@ impl ScalingController {
     }
 
     /// Makes the decisions for this moment, and returns what follows from them. `settled` is the
-    /// bill of nodes that have ended, `sites` where nodes can be requested, `can` tells whether the nodes of the run can change.
+    /// bill of nodes that have ended, `sites` where nodes can be requested, `can` tells whether the
+    /// nodes of the run can change.
     pub(crate) fn decide(
         &mut self,
         now: Time,

@@ -6,9 +6,9 @@
 //! It goes to a rank below its share, by remaining work per slot (slow and unreliable ranks count
 //! for less, `score`): to the home of most of its predecessors if that is such a rank, otherwise to
 //! the rank with the best score. Only ranks that suit it are considered: those with special
-//! equipment are kept free for tasks that need it. Tasks follow their predecessors, so a chain moves
-//! as a whole. Where the job asks for a placement by load alone, its rule chooses the rank instead.
-//! Tasks that an active rank runs or is about to run stay there.
+//! equipment are kept free for tasks that need it. Tasks follow their predecessors, so a chain
+//! moves as a whole. Where the job asks for a placement by load alone, its rule chooses the rank
+//! instead. Tasks that an active rank runs or is about to run stay there.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -243,8 +243,8 @@ struct Scales {
     strength: Vec<u128>,
     /// The work that a task would find before it because slots are busy.
     busy: Vec<u128>,
-    /// The work of each rank without its long tasks, how much of that it must give away, and (times what may
-    /// move) how much of it is due now.
+    /// The work of each rank without its long tasks, how much of that it must give away, and (times
+    /// what may move) how much of it is due now.
     had: Vec<u128>,
     give: Vec<u128>,
     due: Vec<u128>,

@@ -150,8 +150,9 @@ impl Blocks {
         self.sites.get(site.index()).is_some_and(|health| health.has_failed().is_some())
     }
 
-    /// The time that a request has to wait at a site whose nodes took `usual` to arrive. A site that
-    /// was not used for long may have changed: it counts as one that grants within its patience.
+    /// The time that a request has to wait at a site whose nodes took `usual` to arrive. A site
+    /// that was not used for long may have changed: it counts as one that grants within its
+    /// patience.
     pub fn expected_wait(&self, now: Time, site: SiteId, usual: Duration, patience: Duration) -> Duration {
         let of_site = self.iter().filter(|block| block.site == site);
         let used = of_site.map(|block| block.joined.unwrap_or(block.asked)).max().unwrap_or(Time::ZERO);

@@ -1,8 +1,8 @@
 //! Resolves the `[[graph]]` tables, and tasks that are operations on a graph.
 //!
-//! An operation becomes a call of the kernel [`OPERATION_KERNEL`](crate::job::OPERATION_KERNEL). Its arguments contain everything
-//! that affects the result, including the source of the graph, so that a resumed run detects any
-//! change.
+//! An operation becomes a call of the kernel [`OPERATION_KERNEL`](crate::job::OPERATION_KERNEL).
+//! Its arguments contain everything that affects the result, including the source of the graph, so
+//! that a resumed run detects any change.
 
 use std::path::Path;
 

@@ -40,7 +40,8 @@ impl Place {
     }
 }
 
-/// Resolves `[capacity]` and the `[[site]]` tables: where nodes come from, and where rank 0 listens.
+/// Resolves `[capacity]` and the `[[site]]` tables: where nodes come from, and where rank 0
+/// listens.
 pub(super) fn resolve_sites(spec: &FileSpec, cost: &Cost, findings: &mut Findings) -> (Vec<Site>, Option<String>) {
     let common = spec.capacity.as_ref().map(|at| &at.value);
     let listen = common.and_then(|it| it.own.listen.as_ref()).map(|at| at.value.clone());

@@ -173,7 +173,8 @@ impl Provisioner {
         };
         let mut sites = Vec::new();
         for (place, site) in (0..).map(SiteId).zip(&job.sites) {
-            // Slurm gives the nodes of the allocation back, as those of `[capacity]` on its cluster.
+            // Slurm gives the nodes of the allocation back, as those of `[capacity]` on its
+            // cluster.
             let own = allocation.take_if(|_| site.terms.is_none() && site.capacity.cluster.is_none());
             let own = own.filter(|_| site.capacity.provider == ProviderKind::Slurm);
             let about = (site, place, type_of(job, Some(place)));
@@ -220,9 +221,9 @@ impl Provisioner {
         views
     }
 
-    /// The sites that may have a node with these labels, in the order in which they are asked, and how
-    /// many nodes of each at most. A node of the allocation that is billed without a world comes
-    /// first, then those of the `preferred` type.
+    /// The sites that may have a node with these labels, in the order in which they are asked, and
+    /// how many nodes of each at most. A node of the allocation that is billed without a world
+    /// comes first, then those of the `preferred` type.
     pub(super) fn order(
         &self,
         blocks: &Blocks,

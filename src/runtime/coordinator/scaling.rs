@@ -64,8 +64,8 @@ impl CoordinatorDriver {
         Messages::new()
     }
 
-    /// Requests nodes, first of the `preferred` type, which are needed for about `needed_for` if that
-    /// is known, with the labels that the ready tasks ask for; returns the number of requests.
+    /// Requests nodes, first of the `preferred` type, which are needed for about `needed_for` if
+    /// that is known, with the labels that the ready tasks ask for; returns the number of requests.
     pub(super) fn request_nodes(
         &mut self,
         now: Time,
@@ -114,7 +114,8 @@ impl CoordinatorDriver {
         needed_for.into_iter().chain(self.limits.time_left(self.longest_task(now))).min()
     }
 
-    /// The sites of the job, in the order in which they are asked; empty for one without `[[site]]`.
+    /// The sites of the job, in the order in which they are asked; empty for one without
+    /// `[[site]]`.
     pub(super) fn site_views(&self, now: Time) -> Vec<SiteView> {
         let Some(provisioner) = &self.provisioner else { return Vec::new() };
         let delay_s = |node_type| self.autoscaler.as_ref().map(|autoscaler| autoscaler.delay_s(node_type));

@@ -93,8 +93,8 @@ pub struct TaskTally {
     pub left_out: u32,
     /// Running, as last reported.
     pub running: u32,
-    /// Slots that are busy or set aside, as last reported; at most the number of tasks that have not
-    /// ended.
+    /// Slots that are busy or set aside, as last reported; at most the number of tasks that have
+    /// not ended.
     pub busy: u32,
     /// Waiting for a slot, as last reported.
     pub ready: u32,
