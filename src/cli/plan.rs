@@ -393,6 +393,11 @@ fn text(
     if let Some(first) = sites.first() {
         let _ = writeln!(text, "\nFurther nodes are requested from these sites, the first that can give them first:");
         site_table(&sites, Some(first.site)).iter().for_each(|line| _ = writeln!(text, "{line}"));
+        let _ = writeln!(
+            text,
+            "Without --cluster all ranks are priced as nodes of the cheapest site; the first nodes of a run cost {} per hour.",
+            question.cost.node_hour
+        );
     }
     if let Some(mix) = &planned.mix {
         let nodes = mix.nodes.iter().map(|&(node, count)| {
