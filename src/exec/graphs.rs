@@ -14,33 +14,30 @@
 //! batches. The rank that leads (place 0) takes the locks for all, so operations that run side by
 //! side never wait for each other in a circle.
 //!
-//! The result of an operation is cached for [`RESULT_LIFETIME`]. An equal operation on the same
+//! The result of an operation is cached for a while (`results`). An equal operation on the same
 //! version takes it from the cache, and waits for one in progress instead of computing the same
 //! again. Of a divided graph each rank caches the values of its own vertices.
 
+mod batches;
+mod results;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{BufRead, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use batches::{Batches, no_edges};
+use results::ResultCache;
 
 use super::Peers;
 use super::kernel::Context;
 use crate::data::exchange::{Exchange, SingleRank, Stopped, gather, largest, pack, smallest, sum, unpack};
 use crate::data::operations::{self, Edges, Operation, OperationAnswer, VertexValues};
 use crate::data::part::GraphPart;
-use crate::data::rows::EdgeList;
 use crate::data::{DataGraphError, agree};
 use crate::job::DataGraph;
 use crate::model::Rank;
-
-/// How long results are cached.
-const RESULT_LIFETIME: Duration = Duration::from_secs(300);
-
-/// Largest number of cached results per graph.
-const MAX_CACHED_RESULTS: usize = 64;
 
 /// Poll interval for a lock that another operation holds.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(2);
@@ -53,8 +50,8 @@ pub struct Graphs {
 
 struct Resident {
     graph: DataGraph,
-    /// Directory of the batches; `None` if they are not kept.
-    batches: Option<PathBuf>,
+    /// Where the batches of changes are kept.
+    batches: Batches,
     /// What operations use that this rank executes alone: all of the graph.
     alone: Held,
     /// What operations use that it executes with others: its part.
@@ -69,7 +66,7 @@ struct Held {
     /// Taken by the rank that leads, while the graph is loaded or changed.
     loading: Mutex<()>,
     division: Mutex<Option<Division>>,
-    results: Mutex<Vec<CachedResult>>,
+    results: ResultCache,
 }
 
 /// A graph as it was divided among some ranks.
@@ -81,19 +78,6 @@ struct Division {
     number: u64,
     part: GraphPart,
 }
-
-/// A cached result, or the place of one in progress.
-struct CachedResult {
-    division: u64,
-    version: u64,
-    operation: Operation,
-    /// True if it includes the values of single vertices, for operations where these are optional.
-    each: bool,
-    since: Instant,
-    found: ResultPlace,
-}
-
-type ResultPlace = Arc<Mutex<Option<Arc<OperationResult>>>>;
 
 /// The result of an operation, and the version of the graph.
 pub struct OperationResult {
@@ -172,7 +156,7 @@ impl Graphs {
     pub fn new(graphs: &[DataGraph], dir: Option<&Path>) -> Graphs {
         let resident = |graph: &DataGraph| Resident {
             graph: graph.clone(),
-            batches: dir.map(|dir| dir.join(&graph.name)),
+            batches: Batches::new(dir.map(|dir| dir.join(&graph.name))),
             alone: Held::default(),
             together: Held::default(),
             is_wanted_whole: AtomicBool::new(false),
@@ -255,7 +239,7 @@ impl Held {
         }
         // Only for counting triangles it is cheaper to leave out the values.
         let each = each || *operation != Operation::Triangles;
-        let place = self.place_for(&division, operation, each);
+        let place = self.results.place((division.number, division.part.version()), operation, each);
         // The leader keeps its place locked until all have a result; nobody else keeps one locked.
         let mut own = if exchange.place() == 0 { Some(lock_or_stop(&place, context)?) } else { None };
         wait_for_leader(exchange)?;
@@ -275,36 +259,10 @@ impl Held {
         Ok((new, false))
     }
 
-    /// The cache entry for an operation on a version.
-    fn place_for(&self, division: &Division, operation: &Operation, each: bool) -> ResultPlace {
-        let (number, version) = (division.number, division.part.version());
-        let mut results = lock(&self.results);
-        results.retain(|kept| kept.since.elapsed() < RESULT_LIFETIME);
-        let answers = |kept: &&CachedResult| {
-            (kept.division, kept.version) == (number, version) && kept.operation == *operation && kept.each >= each
-        };
-        if let Some(kept) = results.iter().find(answers) {
-            return Arc::clone(&kept.found);
-        }
-        if results.len() >= MAX_CACHED_RESULTS {
-            results.remove(0);
-        }
-        let found = ResultPlace::default();
-        results.push(CachedResult {
-            division: number,
-            version,
-            operation: operation.clone(),
-            each,
-            since: Instant::now(),
-            found: Arc::clone(&found),
-        });
-        found
-    }
-
     /// Forgets everything.
     fn clear(&self) {
         *lock(&self.division) = None;
-        lock(&self.results).clear();
+        self.results.clear();
     }
 }
 
@@ -317,7 +275,7 @@ impl Resident {
     /// The present version on this rank alone.
     fn present_alone(&self, context: &Context) -> Result<Division, DataGraphError> {
         let present = lock(&self.alone.division).clone();
-        if let Some(present) = present.filter(|present| !self.is_behind(&present.part)) {
+        if let Some(present) = present.filter(|present| !self.batches.go_beyond(&present.part)) {
             return Ok(present);
         }
         let _loading = lock_or_stop(&self.alone.loading, context)?;
@@ -354,16 +312,6 @@ impl Resident {
         self.caught_up(held, exchange, division)
     }
 
-    /// The file of the batch that makes `version`.
-    fn batch(&self, version: u64) -> Option<PathBuf> {
-        Some(self.batches.as_ref()?.join(format!("{version:09}.el")))
-    }
-
-    /// True if a batch for the next version exists.
-    fn is_behind(&self, part: &GraphPart) -> bool {
-        self.batch(part.version() + 1).is_some_and(|file| file.exists())
-    }
-
     /// Applies the batches written since that version, by these ranks or others. The leader reads
     /// them. When it returns on one rank, all hold the version that it returns.
     fn caught_up(
@@ -374,13 +322,14 @@ impl Resident {
     ) -> Result<Division, DataGraphError> {
         loop {
             let is_leader = exchange.place() == 0;
-            let [is_behind] = largest(exchange, [u64::from(is_leader && self.is_behind(&division.part))])?;
+            let [is_behind] = largest(exchange, [u64::from(is_leader && self.batches.go_beyond(&division.part))])?;
             if is_behind == 0 {
                 return Ok(division);
             }
-            let file = self.batch(division.part.version() + 1).filter(|_| is_leader);
-            let read =
-                file.map_or_else(|| Ok((false, no_edges(&division.part))), |file| read_batch(&file, &division.part));
+            let read = match is_leader {
+                true => self.batches.next(&division.part),
+                false => Ok((false, no_edges(&division.part))),
+            };
             let (insert, batch) = agree(exchange, read)?;
             let [insert] = largest(exchange, [u64::from(insert)])?;
             division.part = division.part.changed(exchange, batch, insert == 1)?.0;
@@ -408,7 +357,7 @@ impl Resident {
             };
             let batch = agree(exchange, read)?;
             let (next, count) = part.changed(exchange, batch.clone(), insert)?;
-            let kept = if is_leader { self.keep(part, &batch, next.version(), insert) } else { Ok(true) };
+            let kept = if is_leader { self.batches.keep(part, &batch, insert) } else { Ok(true) };
             let kept = agree(exchange, kept)?;
             let [kept] = smallest(exchange, [u64::from(kept)])?;
             if kept == 0 {
@@ -417,66 +366,13 @@ impl Resident {
             }
             division.part = next;
             *lock(&held.division) = Some(division.clone());
-            lock(&held.results).retain(|kept| kept.version + 1 >= division.part.version());
+            held.results.forget_before(division.part.version() - 1);
             // The leader frees its lock when all hold the new version.
             sum(exchange, [0])?;
             let answer = operations::changed(count, insert);
             return Ok(OperationResult { part: division.part, answer, seconds: begin.elapsed().as_secs_f64() });
         }
     }
-
-    /// Writes a batch to the run directory as the one that makes `version`. Returns false if
-    /// another rank has already written that version.
-    fn keep(&self, part: &GraphPart, batch: &EdgeList, version: u64, insert: bool) -> Result<bool, DataGraphError> {
-        let Some(file) = self.batch(version) else { return Ok(true) };
-        let mut text = String::from(if insert { "# insert\n" } else { "# delete\n" });
-        for (at, &(u, v)) in batch.ends.iter().enumerate() {
-            // Writing to memory cannot fail.
-            let _ = write!(text, "{} {}", part.ids().id(u), part.ids().id(v));
-            if let Some(weights) = &batch.weights {
-                let _ = write!(text, " {}", weights[at]);
-            }
-            text.push('\n');
-        }
-        let dir = file.parent().unwrap_or(Path::new("."));
-        let write = || {
-            std::fs::create_dir_all(dir)?;
-            let mut new = tempfile::NamedTempFile::new_in(dir)?;
-            new.write_all(text.as_bytes())?;
-            new.as_file().sync_all()?;
-            match new.persist_noclobber(&file) {
-                Ok(_) => Ok(true),
-                Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-                Err(error) => Err(error.error),
-            }
-        };
-        write().map_err(|error| DataGraphError::refused(format!("{}: cannot write it: {error}", file.display())))
-    }
-}
-
-/// An empty batch for a rank that has read none.
-fn no_edges(part: &GraphPart) -> EdgeList {
-    EdgeList { ends: Vec::new(), weights: part.is_weighted().then(Vec::new) }
-}
-
-/// Reads a batch: whether it inserts its edges, and these.
-fn read_batch(file: &Path, part: &GraphPart) -> Result<(bool, EdgeList), DataGraphError> {
-    let cannot =
-        |error: std::io::Error| DataGraphError::refused(format!("{}: cannot read it: {error}", file.display()));
-    let mut first = String::new();
-    let text = std::fs::File::open(file).map_err(cannot)?;
-    std::io::BufReader::new(text).read_line(&mut first).map_err(cannot)?;
-    let insert = match first.trim() {
-        "# insert" => true,
-        "# delete" => false,
-        _ => {
-            let text = format!("{}:1: expected `# insert` or `# delete`", file.display());
-            return Err(DataGraphError::refused(text));
-        }
-    };
-    let edges = Edges::File(file.to_owned());
-    let batch = operations::read_changes(&mut SingleRank::unstoppable(), part, &edges, Path::new(""))?;
-    Ok((insert, batch))
 }
 
 /// Prints the result of an operation: a line of JSON, then the largest values.
