@@ -13,6 +13,7 @@ mod error;
 mod frame;
 mod history;
 mod holding;
+mod latest;
 mod lock;
 mod output;
 mod record;

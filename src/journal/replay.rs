@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
+use super::latest::{AttemptPlace, LatestAttempts};
 use super::record::{
     Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, LimitChange, Note, PastRuns, PoolTotals, RankChange,
     Record, Requests, RunAgain, SiteRequest, TaskAddition, Terms,
@@ -30,7 +31,7 @@ pub struct Replay {
     /// How the journal ends.
     pub tail: Tail,
     /// The latest attempt of each task of the last session, where there is one.
-    latest: FxHashMap<TaskId, AttemptPlace>,
+    latest: LatestAttempts,
 }
 
 /// One session: the first run, or a resume.
@@ -80,13 +81,6 @@ pub struct Session {
     pub requests: Requests,
     /// Why Phalanx itself failed attempts.
     reasons: FxHashMap<(TaskId, u16), String>,
-}
-
-/// Position of an attempt: index of its session, index within it.
-#[derive(Clone, Copy, Debug)]
-struct AttemptPlace {
-    session: u32,
-    attempt: u32,
 }
 
 /// Reads the journal at `path`.
@@ -186,13 +180,13 @@ impl Replay {
 
     /// The latest attempt at a task of the last session, and the session that made it.
     pub fn latest(&self, task: TaskId) -> Option<(&Session, &Attempt)> {
-        self.latest.get(&task).and_then(|place| self.at(*place))
+        self.latest.get(task).and_then(|place| self.at(place))
     }
 
-    /// Every task of the last session that has an attempt, in no particular order, with the result
-    /// of [`Replay::latest`]. (The attempt holds the number that the task had in its own session.)
+    /// Every task of the last session that has an attempt, ascending, with the result of
+    /// [`Replay::latest`]. (The attempt holds the number that the task had in its own session.)
     pub fn all_latest(&self) -> impl Iterator<Item = (TaskId, &Session, &Attempt)> {
-        self.latest.iter().filter_map(|(task, place)| self.at(*place).map(|(session, a)| (*task, session, a)))
+        self.latest.iter().filter_map(|(task, place)| self.at(place).map(|(session, a)| (task, session, a)))
     }
 
     /// True if the task has completed, in the last session or in one from which it was taken over.
@@ -355,20 +349,17 @@ impl Session {
 }
 
 /// The latest attempts of the previous session, under the numbers that the kept tasks have now.
-fn carried_over(
-    before: &FxHashMap<TaskId, AttemptPlace>,
-    runs: &[KeptRun],
-) -> Result<FxHashMap<TaskId, AttemptPlace>, &'static str> {
+fn carried_over(before: &LatestAttempts, runs: &[KeptRun]) -> Result<LatestAttempts, &'static str> {
     let mut by_old = runs.to_vec();
     by_old.sort_by_key(|run| run.was);
-    let mut latest = FxHashMap::default();
-    for (task, place) in before {
-        let upto = by_old.partition_point(|run| run.was <= *task);
+    let mut latest = LatestAttempts::default();
+    for (task, place) in before.iter() {
+        let upto = by_old.partition_point(|run| run.was <= task);
         let Some(run) = upto.checked_sub(1).map(|i| by_old[i]) else { continue };
         let offset = task.0 - run.was.0;
         if offset < run.count {
             let now = run.first.0.checked_add(offset).ok_or("it names a task beyond the last number")?;
-            latest.insert(TaskId(now), *place);
+            latest.insert(TaskId(now), place);
         }
     }
     Ok(latest)

@@ -317,7 +317,7 @@ impl JobFigures {
     }
 }
 
-/// The state of each ended task of the last session, in no particular order.
+/// The state of each ended task of the last session, by number of the task.
 pub(super) fn states(run: &RunView) -> impl Iterator<Item = (TaskId, State)> {
     let tasks = run.subject().job.task_count();
     let ended = run.replay.all_latest().filter(move |(task, _, attempt)| task.0 < tasks && attempt.last);
