@@ -56,8 +56,8 @@ pub trait Advice: Send {
         let _ = task;
         true
     }
-    /// True if a rank has the resources for a task. A task that no single rank can hold may be at
-    /// home on any.
+    /// True if a rank has the resources for a task; then so has a rank with more of them. A task
+    /// that no single rank can hold may be at home on any.
     fn fits(&self, task: TaskId, member: &Member) -> bool;
     /// True if a rank has the resources for a task and is not kept free for tasks that fewer ranks
     /// can run.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::action::CoordinatorAction;
 use super::protocol::Message;
-use crate::model::{Rank, RankState};
+use crate::model::{Rank, RankState, has_labels};
 
 /// The resources of a rank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,16 @@ pub struct Member {
     pub cpus: Arc<[u32]>,
     /// Its labels, ascending.
     pub labels: Arc<[String]>,
+}
+
+impl Member {
+    /// True if this rank has at least the resources of another, so it can run whatever that can.
+    pub(super) fn covers(&self, other: &Member) -> bool {
+        self.slots >= other.slots
+            && self.memory >= other.memory
+            && self.gpus >= other.gpus
+            && has_labels(&self.labels, &other.labels)
+    }
 }
 
 /// An event in the life of a rank.
@@ -136,6 +146,14 @@ impl Members {
     /// True if a requested rank has not arrived yet.
     pub(super) fn expects_more(&self) -> bool {
         self.table.iter().any(|entry| entry.standing == RankState::Requested)
+    }
+
+    /// The ranks that can run tasks, with their resources: those of [`Members::active`] that have
+    /// slots.
+    pub(super) fn runners(&self) -> impl Iterator<Item = (Rank, &Member)> + Clone {
+        let is_active = |entry: &MemberEntry| matches!(entry.standing, RankState::Joining | RankState::Active);
+        let runners = (0..).zip(&self.table).filter(move |(_, entry)| is_active(entry) && entry.member.slots > 0);
+        runners.map(|(rank, entry)| (Rank(rank), &entry.member))
     }
 
     /// All ranks with their resources; an inactive one has no slots.

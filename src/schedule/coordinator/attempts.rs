@@ -99,7 +99,7 @@ impl Coordinator {
     /// could be used up by tasks that run at the same time.
     pub(super) fn send_failure_counts(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let Some(left) = self.max_failures.and_then(|most| most.checked_sub(self.failures)) else { return };
-        let slots: u64 = self.members.able().iter().map(|member| u64::from(member.slots)).sum();
+        let slots: u64 = self.members.runners().map(|(_, member)| u64::from(member.slots)).sum();
         if self.stopping.is_some() || u64::from(left) > slots {
             return;
         }

@@ -145,19 +145,17 @@ impl Coordinator {
         if rank == Rank::ZERO && !matches!(change, Change::Park | Change::Quarantine) {
             return Some(format!("{rank} coordinates the run and cannot be {verb}"));
         }
-        let mut able = self.members.able();
-        let slots = able.get_mut(rank.index()).map_or(0, |member| std::mem::take(&mut member.slots));
-        if *change == Change::Lose || slots == 0 {
+        let others = self.members.runners().filter(|(other, _)| *other != rank).map(|(_, member)| member);
+        let (_, here) = self.members.runners().find(|(runner, _)| *runner == rank)?;
+        if *change == Change::Lose || others.clone().any(|other| other.covers(here)) {
             return None;
         }
-        able.retain(|member| member.slots > 0);
         let home = (0..).zip(&self.tasks.home).take(self.finals.len());
         let open = home.filter(|&(task, &home)| self.finals[task as usize].is_none() && home == rank.0);
-        let here = self.members.member(rank);
-        let runs = |task| here.is_some_and(|member| self.tasks.advice.fits(task, member));
-        let is_bound = |task| runs(task) && !able.iter().any(|member| self.tasks.advice.fits(task, member));
+        let fits = |task, member| self.tasks.advice.fits(task, member);
+        let is_bound = |task| fits(task, here) && !others.clone().any(|member| fits(task, member));
         let mut bound = open.filter(|&(task, _)| is_bound(TaskId(task)));
-        (able.is_empty() || bound.next().is_some())
+        (others.clone().next().is_none() || bound.next().is_some())
             .then(|| format!("{rank} is the last one that can run some of the remaining tasks and is not {verb}"))
     }
 

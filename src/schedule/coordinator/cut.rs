@@ -11,7 +11,6 @@ use crate::graph::TaskGraph;
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::schedule::completion_inference;
 use crate::schedule::dependency_counts::End;
-use crate::schedule::membership::Member;
 use crate::schedule::protocol::{Tried, is_among};
 
 /// A consistent cut of the run, from all acknowledgements.
@@ -125,7 +124,6 @@ impl Coordinator {
         cut: &mut Cut,
         actions: &mut Vec<CoordinatorAction>,
     ) {
-        let members = self.members.able();
         let mut ends: Vec<Attempt> = Vec::new();
         for node in graph.topological().iter() {
             if self.ends[node as usize].is_some() {
@@ -143,8 +141,8 @@ impl Coordinator {
                 Some(false) if self.is_cancelled(task) => State::Cancelled,
                 _ => continue,
             };
-            let fits = |member: &Member| member.slots > 0 && self.tasks.advice.fits(task, member);
-            if cut.kept.contains_key(&task) || members.iter().any(fits) {
+            let can_run = self.members.runners().any(|(_, member)| self.tasks.advice.fits(task, member));
+            if cut.kept.contains_key(&task) || can_run {
                 continue;
             }
             let attempt = if state == State::Skipped { 0 } else { self.attempts(task).saturating_add(1) };
