@@ -98,28 +98,35 @@ impl Loaded {
             parts.push(LoadedPart { file, text, external, offset });
             offset += length;
         }
-        Loaded { job, warnings: Diagnostics::joined(warnings), text, has_crlf, file, external: Vec::new(), parts }
+        Loaded {
+            job,
+            warnings: Diagnostics::joined(warnings),
+            text,
+            has_crlf,
+            file,
+            external: External::default(),
+            parts,
+        }
     }
 
     /// Warnings about input files that no task writes and that do not exist now.
     pub fn missing_inputs(&self) -> Diagnostics {
         if self.parts.is_empty() {
-            let missing = missing_inputs(self.external.iter());
+            let missing = missing_inputs(self.external.files.iter());
             return Diagnostics::new(self.file.clone(), self.text.clone(), missing);
         }
-        let is_any = self.parts.iter().any(|part| !part.external.is_empty());
+        let is_any = self.parts.iter().any(|part| !part.external.files.is_empty());
         let written = if is_any { WrittenFiles::of(&self.job) } else { WrittenFiles::default() };
-        let of_part = |(number, part): (usize, &LoadedPart)| {
-            let is_elsewhere = |task: &TaskId| self.job.part_number(self.job.group_of(*task).0) != Some(number);
-            let writer = |path: &Path| written.writer_of(path).filter(is_elsewhere);
-            let (elsewhere, nowhere): (Vec<_>, Vec<_>) =
-                part.external.iter().partition(|(path, _)| writer(path).is_some());
-            let elsewhere = elsewhere.into_iter().filter_map(|(path, span)| Some((span, path, writer(path)?)));
-            let mut warnings = written_by_other_files(&self.job, elsewhere);
-            warnings.extend(missing_inputs(nowhere.into_iter()));
-            Diagnostics::new(part.file.clone(), part.text.clone(), warnings)
+        let of_part = |part: &LoadedPart| {
+            let unwritten = part.external.files.iter().filter(|(path, _)| written.writer_of(path).is_none());
+            Diagnostics::new(part.file.clone(), part.text.clone(), missing_inputs(unwritten))
         };
-        Diagnostics::joined(self.parts.iter().enumerate().map(of_part).collect())
+        Diagnostics::joined(self.parts.iter().map(of_part).collect())
+    }
+
+    /// The groups that read files which no task of this job writes, ascending, with places.
+    pub(super) fn readers_of_external(&self) -> impl Iterator<Item = &(GroupId, Span)> {
+        self.external.readers.iter()
     }
 
     /// Diagnostics about this file that were found later (cycles, tasks that fit nowhere).
@@ -128,33 +135,15 @@ impl Loaded {
         let place = items.iter().flat_map(|item| &item.spans).map(|(span, _)| span.start).next();
         let part = place.and_then(|at| self.parts.iter().rfind(|part| part.offset <= at));
         let Some(part) = part else { return Diagnostics::new(self.file.clone(), self.text.clone(), items) };
+        let own = part.offset..part.offset + part.text.len();
         let moved = |mut item: Diagnostic| {
             let back = |at: usize| at.saturating_sub(part.offset);
+            item.spans.retain(|(span, _)| own.contains(&span.start));
             item.spans.iter_mut().for_each(|(span, _)| *span = back(span.start)..back(span.end));
             item
         };
         Diagnostics::new(part.file.clone(), part.text.clone(), items.into_iter().map(moved).collect())
     }
-}
-
-/// Warnings about files that tasks of another job file write, one for each statement.
-fn written_by_other_files<'a>(
-    job: &Job,
-    files: impl Iterator<Item = (&'a Span, &'a PathBuf, TaskId)>,
-) -> Vec<Diagnostic> {
-    let mut found: Vec<_> = files.collect();
-    found.dedup_by_key(|(span, ..)| (span.start, span.end));
-    let warning = |(span, path, writer): (&Span, &PathBuf, TaskId)| {
-        let text = format!(
-            "{} writes {}, and this task does not wait for it: files do not order tasks of different job files",
-            job.task_name(writer),
-            path.display()
-        );
-        Diagnostic::warning(text)
-            .at(span)
-            .help("put both tasks into one job file, or run the two files one after the other")
-    };
-    found.into_iter().map(warning).collect()
 }
 
 /// Warnings about files that do not exist now.

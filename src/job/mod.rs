@@ -22,6 +22,7 @@ pub(crate) mod document;
 mod edit;
 mod expand;
 mod file_names;
+mod file_order;
 mod foreign;
 pub mod import;
 mod key;

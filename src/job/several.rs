@@ -3,6 +3,7 @@
 //! | of | what holds |
 //! |---|---|
 //! | a task | its name is `JOB/TASK`; defaults, directory, variables, prologue, shell and the words `{name}` and `%x` are as in a run of its own file |
+//! | files | order tasks of different jobs as they do those of one: who reads a file waits for who writes it |
 //! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
 //! | the run | `[scaling]`, `[advisor]`, `[cost]`, `[capacity]`, `[[site]]`, `[cache]`, `slots` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
@@ -12,6 +13,8 @@
 //!
 //! The text of such a job, which ranks and later commands parse again, has the texts of the files
 //! one after the other, each behind a line with its length and its name.
+
+mod files;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -157,12 +160,23 @@ pub(super) fn merge(all: Vec<Loaded>) -> Result<Loaded, Diagnostics> {
         text.extend([&*loaded.text, "\n"]);
     }
     let mut job = Job { name: run_name(&all), ..Job::default() };
-    let (mut all, mut offset) = (all, 0);
+    let (mut all, mut offset, mut readers) = (all, 0, Vec::new());
     for loaded in &mut all {
+        let first_group = job.groups.len() as GroupId;
+        readers.extend(
+            loaded
+                .readers_of_external()
+                .map(|(group, span)| (group + first_group, span.start + offset..span.end + offset)),
+        );
         add(&mut job, std::mem::take(&mut loaded.job), offset);
         offset += loaded.text.len();
     }
-    Ok(Loaded::of_several(job, text.into(), all))
+    let mistakes = files::link(&mut job, &readers);
+    let loaded = Loaded::of_several(job, text.into(), all);
+    match mistakes.is_empty() {
+        true => Ok(loaded),
+        false => Err(Diagnostics::joined(mistakes.into_iter().map(|mistake| loaded.report(vec![mistake])).collect())),
+    }
 }
 
 /// The name of the run, such as `prepare+train`.

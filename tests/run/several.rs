@@ -58,22 +58,42 @@ fn several_jobs_are_checked_planned_simulated_and_selected_from() {
 }
 
 #[test]
-fn a_file_that_a_task_of_another_job_file_writes_is_warned_of() {
+fn files_order_tasks_of_different_job_files() {
     let dir = Dir::new("across");
-    dir.job("make.toml", "[[task]]\nname = 'make'\ncommand = 'touch raw.txt'\noutputs = 'raw.txt'\n");
     dir.job(
         "use.toml",
-        "[[task]]\nname = 'use'\narray = '0-1'\ncommand = 'cat raw.txt'\ninputs = ['raw.txt', 'absent.txt']\n",
+        "[[task]]\nname = 'use'\narray = '0-1'\ncommand = 'cat raw/{index}.txt > got-{index}'\n\
+         inputs = ['raw/{index}.txt', 'absent.txt']\noutputs = 'got-{index}'\n\
+         [[task]]\nname = 'sum'\ncommand = 'cat got-* > {name}'\ninputs = ['got-0', 'raw']\n",
     );
-    let check = phalanx(&dir).args(["check", "make.toml", "use.toml"]).run().ok();
+    let make =
+        "[[task]]\nname = 'make'\narray = '0-2'\ncommand = 'sleep 0.3; mkdir -p raw; echo {index} > raw/{index}.txt'\n";
+    dir.job("make.toml", &format!("{make}outputs = 'raw/{{index}}.txt'\n"));
+    let check = phalanx(&dir).args(["check", "use.toml", "make.toml"]).run().ok();
+    let check = check.says("6 dependencies in 3 levels");
     let said = check.stderr();
     assert!(
-        said.contains("make/make writes") && said.contains("raw.txt, and this task does not wait for it"),
+        said.contains("use.toml:5:30") && said.contains("absent.txt does not exist, and no task writes it"),
         "{said}"
     );
-    assert!(said.contains("use.toml:5:11") && said.contains("one job file"), "{said}");
-    assert!(said.contains("absent.txt does not exist, and no task writes it"), "{said}");
-    assert_eq!(said.matches("warning:").count(), 2, "{said}");
+    assert_eq!(said.matches("warning:").count(), 1, "{said}");
+    dir.job("absent.txt", "");
+    mpirun(&dir, 2)
+        .args(["run", "use.toml", "make.toml"])
+        .run()
+        .ok()
+        .says("use: 3 completed")
+        .says("make: 3 completed");
+    assert_eq!([dir.read("got-0"), dir.read("got-1")], ["0\n", "1\n"]);
+
+    let both = |files: [&str; 2]| phalanx(&dir).args(["check", files[0], files[1]]).run();
+    dir.job("twin.toml", "[[task]]\nname = 'twin'\ncommand = 'true'\noutputs = 'raw/2.txt'\n");
+    both(["make.toml", "twin.toml"]).code(2).says("both `make/make[2]` and `twin/twin` write");
+    let back = "[[task]]\nname = 'back'\ncommand = 'true'\ninputs = 'got-1'\noutputs = 'raw/1.txt'\n";
+    dir.job("back.toml", back);
+    both(["use.toml", "back.toml"]).code(2).says("use/use[1]").says("back/back");
+    dir.job("gone.toml", &format!("{make}stage = 'node'\noutputs = {{ file = 'raw/{{index}}.txt', keep = false }}\n"));
+    both(["use.toml", "gone.toml"]).code(2).says("does not find what `gone/make[0]` writes").says("use.toml:5:");
 }
 
 #[test]

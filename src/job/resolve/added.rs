@@ -48,7 +48,7 @@ pub(super) fn link(
     findings: &mut Findings,
 ) -> External {
     let own = drafts.len();
-    let Some(names) = to.names else { return External::new() };
+    let Some(names) = to.names else { return External::default() };
     let is_fair = || to.job.groups.iter().any(|group| group.share.is_some());
     for draft in drafts.iter() {
         let (name, span) = (&draft.group.name, draft.notes.name.span());

@@ -1,43 +1,48 @@
-//! Dependencies implied by `inputs` and `outputs`: a task that reads a file depends on the task
-//! that writes it.
+//! Dependencies implied by `inputs` and `outputs`, by the rule of `file_order`.
 //!
 //! Files are declarations: Phalanx neither creates nor checks them here. They give order and bytes.
-//! A name may be that of a directory: who reads it waits for all that write into it, and who reads
-//! a file that no task writes waits for the task that writes the directory around it
-//! (`written_files`).
 //!
 //! Each name is expanded, made absolute and hashed to 128 bits. A million files take some dozen
 //! bytes each while the job is read, and nothing afterwards: only links remain, in the simplest
 //! equivalent shape.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use super::External;
 use super::drafts::{Draft, Drafts};
 use super::links::Links;
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::body::FileTemplate;
 use crate::job::diagnostic::{Diagnostic, Findings};
+use crate::job::file_order::{FileMistake, FileOrder, FileTable, FileTables, MAX_IMPLIED, OutputOrigin};
 use crate::job::read::Span;
-use crate::job::template::{Element, Template};
-use crate::job::written_files::{WrittenFiles, clean};
+use crate::job::template::Template;
+use crate::job::written_files::WrittenFiles;
 
 /// Maximum number of files: for more, `needs` states the order better.
 const MAX_FILES: u64 = 20_000_000;
 
-/// Maximum number of dependencies that directories imply.
-const MAX_IMPLIED: usize = 50_000_000;
-
 /// Maximum number of external inputs kept, to check whether they exist.
 const MAX_EXTERNAL: usize = 10_000;
 
-/// The writer of a file: group, element, and index among its outputs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct OutputOrigin {
-    group: GroupId,
-    output: u32,
-    element: u32,
+/// Inputs that no task of the job file writes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct External {
+    /// Files that must exist, with their places: the first ones.
+    pub files: Vec<(PathBuf, Span)>,
+    /// The tables that read such files, ascending, each with the place of its first one.
+    pub readers: Vec<(GroupId, Span)>,
+}
+
+impl External {
+    fn add(&mut self, to: GroupId, name: String, is_optional: bool, span: &Span) {
+        if self.readers.last().is_none_or(|(last, _)| *last != to) {
+            self.readers.push((to, span.clone()));
+        }
+        if !is_optional && self.files.len() < MAX_EXTERNAL {
+            self.files.push((PathBuf::from(name), span.clone()));
+        }
+    }
 }
 
 fn within_bounds(drafts: &Drafts, findings: &mut Findings) -> bool {
@@ -57,7 +62,14 @@ fn within_bounds(drafts: &Drafts, findings: &mut Findings) -> bool {
     true
 }
 
-/// Makes file names absolute.
+impl FileTables for PathNames<'_> {
+    fn table(&self, group: GroupId) -> FileTable<'_> {
+        let Draft { group, body, .. } = self.draft(group);
+        FileTable { name: &group.name, count: group.count, body, job_dir: Cow::Borrowed(&self.job_dir) }
+    }
+}
+
+/// The files of all tables, and the directory of the job.
 struct PathNames<'a> {
     drafts: &'a Drafts,
     job_dir: String,
@@ -69,20 +81,7 @@ impl<'a> PathNames<'a> {
     }
 
     fn absolute(&self, group: GroupId, number: u32, file: &Template) -> String {
-        let draft = self.draft(group);
-        let element = Element { name: &draft.group.name, space: draft.body.space(), number };
-        let name = file.fill(element);
-        let dir = draft.body.extras.dir.as_ref().map(|dir| dir.fill(element));
-        let parts = [self.job_dir.as_str(), dir.as_deref().unwrap_or(""), name.as_str()];
-        // An absolute part replaces the parts before it.
-        let start = parts.iter().rposition(|part| part.starts_with('/')).unwrap_or(0);
-        clean(&parts[start..])
-    }
-
-    /// True if the file is the same for all elements of the group.
-    fn is_same_for_all(&self, group: GroupId, file: &Template) -> bool {
-        let dir = &self.draft(group).body.extras.dir;
-        file.is_same_for_all() && dir.as_ref().is_none_or(Template::is_same_for_all)
+        self.table(group).absolute(number, file)
     }
 }
 
@@ -122,9 +121,6 @@ fn written_twice(names: &PathNames<'_>, name: &str, second: OutputOrigin, first:
     }
 }
 
-/// By group and output: the first writer, and the pairs of elements of writers and readers.
-type PairsByOutput = BTreeMap<(GroupId, u32), (OutputOrigin, Vec<(u32, u32)>)>;
-
 /// Links the readers of files to their writers.
 pub(super) struct Files<'a> {
     names: PathNames<'a>,
@@ -138,7 +134,7 @@ impl<'a> Files<'a> {
         let usable = drafts.iter().all(|draft| !draft.notes.broken) && within_bounds(drafts, findings);
         let names = PathNames { drafts, job_dir: job_dir.to_string_lossy().into_owned() };
         let writers = usable.then(|| collect_writers(&names, findings));
-        Files { names, writers, external: Vec::new() }
+        Files { names, writers, external: External::default() }
     }
 
     /// Links a group to the writers of its inputs.
@@ -169,108 +165,19 @@ impl Readers<'_> {
         for (file, place) in draft.body.inputs.iter().zip(&draft.notes.inputs) {
             self.link_file(to, file, &place.span());
         }
-        // Which file a pattern means is known when the task starts.
-        let stdin = draft.body.extras.stdin.as_ref().filter(|name| !self.names.absolute(to, 0, name).contains('%'));
-        if let Some(name) = stdin {
-            let file = FileTemplate { name: name.clone(), size: None, optional: false, keep: true };
+        if let Some(file) = self.names.table(to).stdin() {
             self.link_file(to, &file, &draft.notes.name.span());
         }
     }
 
     fn link_file(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
-        if self.is_one_file(to, file) {
-            self.link_constant(to, file, span);
-        } else {
-            self.link_elements(to, file, span);
+        let order = FileOrder { tables: self.names, written: self.writers };
+        let external = &mut self.external;
+        match order.links(to, file, &|_| true, &mut |name| external.add(to, name, file.optional, span)) {
+            Ok(links) => links.into_iter().for_each(|(writer, shape)| self.add(writer, to, shape, file, span)),
+            Err(FileMistake::ReadsOwn(element)) => self.refuse_self(to, element, span),
+            Err(FileMistake::TooMany) => self.refuse_many(span),
         }
-    }
-
-    /// True if all elements read the same file, whatever directories they run in.
-    fn is_one_file(&self, to: GroupId, file: &FileTemplate) -> bool {
-        let name = |number| self.names.absolute(to, number, &file.name);
-        let count = self.names.draft(to).group.count;
-        self.names.is_same_for_all(to, &file.name)
-            || (count > 1 && name(0) == name(count - 1) && (1..count).all(|number| name(number) == name(0)))
-    }
-
-    /// A file that all elements read: one look-up, whatever their number.
-    fn link_constant(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
-        let writers = self.writers(to, 0, file, span);
-        // One of the tasks that read the file also writes it.
-        if let Some(own) = writers.iter().find(|writer| writer.group == to) {
-            self.refuse_self(to, own.element, span);
-            return;
-        }
-        let readers = self.names.draft(to).group.count;
-        for of_output in writers.chunk_by(|a, b| (a.group, a.output) == (b.group, b.output)) {
-            let shape = match of_output {
-                [writer] => LinkShape::One(writer.element),
-                all if all.len() == self.names.draft(all[0].group).group.count as usize => LinkShape::All,
-                some if some.len().saturating_mul(readers as usize) > MAX_IMPLIED => return self.refuse_many(span),
-                some => LinkShape::Pairs(
-                    some.iter().flat_map(|writer| (0..readers).map(|reader| (writer.element, reader))).collect(),
-                ),
-            };
-            self.add(of_output[0], to, shape, file, span);
-        }
-    }
-
-    fn link_elements(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
-        let mut found = PairsByOutput::new();
-        let mut pairs = 0;
-        for number in 0..self.names.draft(to).group.count {
-            for writer in self.writers(to, number, file, span) {
-                if writer.group == to && writer.element == number {
-                    self.refuse_self(to, number, span);
-                    return;
-                }
-                let entry = found.entry((writer.group, writer.output)).or_insert_with(|| (writer, Vec::new()));
-                entry.1.push((writer.element, number));
-                pairs += 1;
-            }
-            if pairs > MAX_IMPLIED {
-                return self.refuse_many(span);
-            }
-        }
-        for (writer, pairs) in found.into_values() {
-            self.add(writer, to, LinkShape::Pairs(pairs), file, span);
-        }
-    }
-
-    /// The tasks that write what an element reads: the file or, of a directory, what is in it, else
-    /// a directory around it. Tasks that both read a directory and write into it do not wait for
-    /// each other, nor for themselves.
-    fn writers(&mut self, to: GroupId, number: u32, file: &FileTemplate, span: &Span) -> Vec<OutputOrigin> {
-        let name = self.names.absolute(to, number, &file.name);
-        let mut found: Vec<OutputOrigin> = self.writers.writer(&name).into_iter().collect();
-        let is_own = self.writes_into(to, number, &name);
-        self.writers.each_inside(&name, &mut |writer| {
-            if writer.group != to && !(is_own && self.reads(writer, &name)) {
-                found.push(writer);
-            }
-        });
-        if found.is_empty() {
-            let around = self.writers.around(&name);
-            found.extend(around.filter(|writer| (writer.group, writer.element) != (to, number)));
-        }
-        if found.is_empty() && !file.optional && self.external.len() < MAX_EXTERNAL {
-            self.external.push((PathBuf::from(name), span.clone()));
-        }
-        found.sort_unstable();
-        found
-    }
-
-    /// True if an element writes into the directory of this name.
-    fn writes_into(&self, group: GroupId, number: u32, name: &str) -> bool {
-        let is_inside = |file: String| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
-        let outputs = &self.names.draft(group).body.outputs;
-        outputs.iter().any(|output| is_inside(self.names.absolute(group, number, &output.name)))
-    }
-
-    /// True if a task reads the directory of this name.
-    fn reads(&self, writer: OutputOrigin, name: &str) -> bool {
-        let inputs = &self.names.draft(writer.group).body.inputs;
-        inputs.iter().any(|input| self.names.absolute(writer.group, writer.element, &input.name) == name)
     }
 
     /// Adds a link with the size of the file, as given by the reader, else by the writer.

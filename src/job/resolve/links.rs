@@ -1,8 +1,7 @@
 //! Collects the links between groups and reduces their number: equal links are merged, and links to
 //! all single elements of a group become one link to the group.
-//! group become a link to all of it.
+//!
 //! Links are added successor by successor, so that only those to the current group need a look-up.
-//! Links are added successor by successor, so that only those to one group have to be looked up.
 
 use rustc_hash::FxHashMap;
 
@@ -14,7 +13,7 @@ use crate::job::read::Span;
 const MAX_REUSED: usize = 64;
 
 /// The links found so far.
-pub(super) struct Links {
+pub(crate) struct Links {
     counts: Vec<u32>,
     list: Vec<Link>,
     /// Start of the links to the current group in `list`.
@@ -24,7 +23,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(counts: Vec<u32>) -> Links {
+    pub(crate) fn new(counts: Vec<u32>) -> Links {
         Links { counts, list: Vec::new(), present: 0, by_source: FxHashMap::default() }
     }
 
@@ -63,7 +62,7 @@ impl Links {
 
     /// Adds a dependency implied by a file. If `needs` states another condition for the same group,
     /// that condition holds, and the file only adds its bytes.
-    pub(super) fn add_file(&mut self, link: Link) {
+    pub(crate) fn add_file(&mut self, link: Link) {
         let shape = self.simplify(link.from, link.to, link.shape);
         let conditions: Vec<Condition> = self.from(link.from).map(|earlier| earlier.on).collect();
         let on = conditions.iter().copied().find(|on| *on != Condition::Ok).unwrap_or(Condition::Ok);
@@ -86,7 +85,7 @@ impl Links {
     }
 
     /// Ends the current group: the next links lead to another one.
-    pub(super) fn close_group(&mut self) {
+    pub(crate) fn close_group(&mut self) {
         let mut dropped = Vec::new();
         for (from, members) in &self.by_source {
             let count = self.counts[*from as usize] as usize;
@@ -126,7 +125,7 @@ impl Links {
     }
 
     /// The links, successor by successor, in the order in which they were found.
-    pub(super) fn finish(mut self) -> Vec<Link> {
+    pub(crate) fn finish(mut self) -> Vec<Link> {
         self.close_group();
         self.list
     }

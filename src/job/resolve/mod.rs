@@ -29,15 +29,16 @@ mod stage;
 mod task;
 mod work;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::drafts::{Drafts, SharedTables};
+pub(crate) use self::files::External;
 use self::files::Files;
-use self::links::Links;
+pub(crate) use self::links::Links;
 use super::diagnostic::{Diagnostic, Findings};
 use super::dialect::Sh;
 use super::load::{AdditionTo, KernelCheck};
@@ -71,9 +72,6 @@ pub(crate) struct ResolveContext<'a> {
     /// The job to which the tasks are added; `None`: they are those of a job file.
     pub to: Option<&'a AdditionTo<'a>>,
 }
-
-/// Input files that no task writes, with their places.
-pub(crate) type External = Vec<(PathBuf, Span)>;
 
 /// A job under construction.
 pub(crate) struct Resolution<'a> {
