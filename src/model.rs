@@ -5,6 +5,7 @@
 //! use it.
 
 mod cache_use;
+mod carried_file;
 mod labels;
 mod stage_use;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use cache_use::{CacheHit, CacheMiss, CacheUse, KeyDifference};
+pub use carried_file::CarriedFile;
 pub use labels::{Labels, Offers, has_labels, labels_of};
 pub use stage_use::StageUse;
 
@@ -218,7 +220,7 @@ impl Shortfalls {
 }
 
 /// Resource usage of the processes of one attempt, as counted by the operating system.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Total CPU time in nanoseconds.
     pub cpu_ns: u64,
@@ -379,7 +381,7 @@ pub struct UsedFile {
 }
 
 /// One of the two output streams of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Stream {
     /// Standard output.
     Out,

@@ -140,7 +140,7 @@ pub(super) fn first_missing(
     Ok(found.map(|at| promised[at].clone()))
 }
 
-fn is_there(file: &Path, until: Option<Instant>, is_given_up: &AtomicBool) -> bool {
+pub(super) fn is_there(file: &Path, until: Option<Instant>, is_given_up: &AtomicBool) -> bool {
     loop {
         if file.exists() {
             return true;

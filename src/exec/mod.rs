@@ -35,6 +35,8 @@
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task measures |
 //! | `stage` | tasks that run in a directory on the node's disk |
+//! | `away` | staged tasks on a rank that does not see the directory of the job |
+//! | `carrier` | how a rank asks others for files |
 //! | `rank_dir` | a directory that goes with its rank |
 //! | `used_files` | what a resumed run compares: inputs and programs of a task |
 //! | `cache/` | tasks that take the result of an equal task |
@@ -45,7 +47,9 @@
 
 mod args;
 mod aside;
+mod away;
 mod cache;
+mod carrier;
 mod command;
 pub(crate) mod container;
 mod control;
@@ -80,8 +84,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::model::Stream;
+pub(crate) use crate::store::{pack, remove_tree, unpack};
 pub use args::{ArgError, Args, Bytes, FromArg};
+pub(crate) use away::is_bound_to_its_directory;
 pub(crate) use cache::held_files;
+pub use carrier::FileCarrier;
 pub use control::TaskStop;
 pub(crate) use env::user_command;
 pub use graphs::{Graphs, OperationResult};
@@ -99,6 +106,16 @@ use crate::graph::link::GroupId;
 use crate::job::{CacheSettings, DataGraph, FileNames, Group, Task, WrittenFiles};
 use crate::model::{Rank, Shortfalls, State, TaskId};
 use crate::topology::Gpus;
+
+/// The name under which a temporary output of a task is held.
+pub(crate) fn held_name(task: &Task, file: &std::path::Path) -> [u8; 32] {
+    *crate::store::HeldFiles::digest(&task.dir.join(file)).bytes()
+}
+
+/// True once a file is visible here. On a shared file system it is waited for.
+pub(crate) fn sees(file: &std::path::Path, wait: Duration) -> bool {
+    away::is_visible(file, wait)
+}
 
 /// Describes the tasks to a runner.
 ///
@@ -175,6 +192,10 @@ pub struct RankContext {
     pub run_dir: Option<PathBuf>,
     /// Ranks of other nodes take part in the run, or may.
     pub is_shared: bool,
+    /// It does not see the directories of the job and of the run.
+    pub is_away: bool,
+    /// How it asks other ranks for files; `None` if there are none.
+    pub carrier: Option<Arc<dyn FileCarrier>>,
     /// Directory for batches of changes to data graphs; `None` if they are not kept.
     pub graphs: Option<PathBuf>,
     /// The command that starts MPI tasks, with optional arguments: `PHALANX_MPIRUN`, else `mpirun`.
@@ -203,6 +224,8 @@ impl RankContext {
             scripts: std::env::temp_dir(),
             run_dir: None,
             is_shared: false,
+            is_away: false,
+            carrier: None,
             graphs: None,
             mpirun,
             user_variables: user_variables(),

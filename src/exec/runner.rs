@@ -5,16 +5,18 @@
 //! on a separate path for slower tasks.
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
 use super::aside::AttemptDeadline;
+use super::away::{self, AwayAttempt};
 use super::cache::{Answer, CacheRequest, Recorder, TaskCache, Visible};
 use super::command::{CommandAttempt, Commands};
 use super::control::{Control, TaskStop, watch_starts};
@@ -27,8 +29,8 @@ use super::used_files::{ANSWER_TIMEOUT, UsedFiles};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{CacheRules, Container, Group, Task, TaskLimits, Work, WrittenFiles};
-use crate::model::{Outcome, State, Stream, TaskId};
-use crate::store::lexical;
+use crate::model::{CarriedFile, Outcome, Rank, State, Stream, TaskId};
+use crate::store::{lexical, remove_tree};
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
@@ -99,6 +101,8 @@ struct AttemptRun<'a> {
     number: GroupId,
     seat: &'a ExecContext<'a>,
     control: &'a Control,
+    /// Its home, if this rank is away.
+    away: Option<&'a AwayAttempt>,
 }
 
 /// A kernel that can be called.
@@ -268,7 +272,7 @@ impl Runner {
         let group = source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
         let limits = group.limits(seat.short, self.site.memory);
-        let turn = &AttemptRun { id, tables, source, group, limits, number: g as GroupId, seat, control };
+        let turn = &AttemptRun { id, tables, source, group, limits, number: g as GroupId, seat, control, away: None };
         if group.count == 1 {
             return self.each(turn, output);
         }
@@ -287,7 +291,7 @@ impl Runner {
 
     /// Determines from any task of a group whether all its tasks are the same kernel.
     fn plan(&self, source: &dyn TaskSource, g: usize, id: TaskId) -> Result<GroupPlan, Fault> {
-        if !source.constant(g as u32) {
+        if !source.constant(g as u32) || self.site.is_away {
             return Ok(GroupPlan::Each);
         }
         let task = source.task(id).map_err(Fault::new)?;
@@ -301,9 +305,96 @@ impl Runner {
 
     fn each(&self, turn: &AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
         let task = turn.source.task(turn.id).map_err(Fault::new)?;
+        if self.site.is_away { self.each_away(turn, &task, output) } else { self.each_here(turn, &task, output) }
+    }
+
+    fn each_here(&self, turn: &AttemptRun, task: &Task, output: &mut Output) -> Result<Outcome, Fault> {
         match &task.cache {
-            Some(rules) => self.with_cache(turn, &task, rules, output),
-            None => self.work(turn, &task, Visible::ALL, output),
+            Some(rules) => self.with_cache(turn, task, rules, output),
+            None => self.work(turn, task, Visible::ALL, output),
+        }
+    }
+
+    /// Runs a task on a rank that does not see its directory.
+    fn each_away(&self, turn: &AttemptRun, task: &Task, output: &mut Output) -> Result<Outcome, Fault> {
+        if let Some(refusal) = away::refusal(task, &self.site) {
+            return Err(Fault::new(refusal));
+        }
+        let Some(carrier) = self.site.carrier.as_ref().filter(|_| task.is_staged) else {
+            return self.each_here(turn, task, output);
+        };
+        let deadline = AttemptDeadline::begin(turn.control, turn.limits.time);
+        let attempt = turn.seat.attempt;
+        let home = self.stages.bring_home(self.cache.store(), carrier, (task, attempt), &deadline)?;
+        let ran = self.each_here(&AttemptRun { away: Some(&home), ..*turn }, &home.task, output);
+        let is_completed = ran.as_ref().is_ok_and(|outcome| outcome.ok());
+        let names = self.site.file_names(&task.name, task.index);
+        let handed = home.hand_in(carrier, (attempt, is_completed), &names, &deadline.renewed());
+        output.staged(&home.used.get());
+        remove_tree(&home.task.dir);
+        match (&ran, handed) {
+            (Ok(outcome), Err(fault)) if outcome.ok() => Err(fault),
+            (_, Err(fault)) => {
+                output.remark(&fault.text);
+                ran
+            }
+            _ => ran,
+        }
+    }
+
+    /// What a task finds in its directory, for a rank that does not see it.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn files_for(&self, task: TaskId) -> Result<Vec<u8>, String> {
+        let (task, wait) = self.expanded(task)?;
+        let store = (&**self.cache.store(), self.cache.held().map(|held| &**held));
+        away::files_for(store, &task, &self.used_files, &|path| away::is_visible(path, wait))
+    }
+
+    /// Writes a file that another rank has asked for, as an archive. Returns its number of bytes.
+    ///
+    /// # Errors
+    /// If there is no such file, or it cannot be read or written.
+    pub fn send(&self, file: &CarriedFile, to: &mut dyn Write, is_given_up: &AtomicBool) -> io::Result<u64> {
+        let task = match file {
+            CarriedFile::Input { task, .. } => Some(self.expanded(*task).map_err(io::Error::other)?.0),
+            _ => None,
+        };
+        away::send(self.cache.held().map(|held| &**held), task.as_ref(), file, to, is_given_up)
+    }
+
+    /// A directory for what an attempt on another rank has left.
+    ///
+    /// # Errors
+    /// If the node's disk cannot be used.
+    pub fn reception(&self, attempt: (Rank, TaskId, u16)) -> io::Result<PathBuf> {
+        let (rank, task, attempt) = attempt;
+        self.stages.reception(self.cache.store(), self.cache.held(), (rank, task.0, attempt))
+    }
+
+    /// Puts in place what an attempt on another rank has left, which has been unpacked into `dir`,
+    /// and removes that. Returns the bytes that were put in place, and those that are held.
+    ///
+    /// # Errors
+    /// Of reading or writing.
+    pub fn accept(&self, task: TaskId, of: (Rank, &str, bool), dir: &Path) -> io::Result<(u64, u64)> {
+        let (task, _) = self.expanded(task).map_err(io::Error::other)?;
+        let store = (&**self.cache.store(), self.cache.held().map(|held| &**held));
+        let accepted = away::accept(store, &task, of, &self.site, dir, &AtomicBool::new(false));
+        remove_tree(dir);
+        accepted
+    }
+
+    /// A task, and how long to wait until its files are visible.
+    fn expanded(&self, task: TaskId) -> Result<(Task, Duration), String> {
+        let added = if task.0 < self.start_end { None } else { self.added_tables(task) };
+        let tables = added.as_deref().unwrap_or(&self.start);
+        let group = tables.firsts.partition_point(|&first| first <= task.0).wrapping_sub(1);
+        let is_there = |group: &Group| task.0 - group.first.0 < group.count;
+        match tables.source.groups().get(group).is_some_and(is_there) {
+            true => Ok((tables.source.task(task)?, tables.source.output_wait(group as GroupId))),
+            false => Err(format!("there is no task {}", task.0)),
         }
     }
 
@@ -332,7 +423,7 @@ impl Runner {
                     output.append(if *is_err { Stream::Err } else { Stream::Out }, bytes);
                 }
                 taken.measures.iter().for_each(|(name, value)| output.measure(name, *value));
-                self.describe_files(task, Outcome::CACHED, control, output);
+                self.describe_files(turn, task, Outcome::CACHED, output);
                 output.cache_used(&used);
                 return Ok(Outcome::CACHED);
             }
@@ -362,7 +453,7 @@ impl Runner {
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(task, name, args)?;
             let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
-            self.describe_files(task, outcome, control, output);
+            self.describe_files(turn, task, outcome, output);
             return Ok(outcome);
         }
         self.watch.call_once(|| {
@@ -375,8 +466,8 @@ impl Runner {
         let site = &self.site;
         let attempt = CommandAttempt { task, group, limits, seat, site, deadline, output_wait, job, output, visible };
         self.check_inputs(turn, &attempt)?;
-        let outcome = if task.is_staged { self.run_staged(&attempt)? } else { self.commands.run(&attempt)? };
-        self.describe_files(task, outcome, control, output);
+        let outcome = if task.is_staged { self.run_staged(turn, &attempt)? } else { self.commands.run(&attempt)? };
+        self.describe_files(turn, task, outcome, output);
         Ok(outcome)
     }
 
@@ -391,7 +482,7 @@ impl Runner {
     }
 
     /// Runs a command in a directory of its own on the node's disk.
-    fn run_staged(&self, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
+    fn run_staged(&self, turn: &AttemptRun, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
         let mut staged = self.stages.begin((self.cache.store(), self.cache.held()), attempt)?;
         let task = staged.task.clone();
         let inside = CommandAttempt { task: &task, deadline: attempt.deadline.renewed(), ..*attempt };
@@ -400,7 +491,10 @@ impl Runner {
             Ok(outcome) if outcome.ok() => staged.deliver(attempt).map(|()| outcome),
             ended => ended,
         };
-        attempt.output.staged(&staged.used);
+        match turn.away {
+            Some(home) => home.add(&staged.used),
+            None => attempt.output.staged(&staged.used),
+        }
         let kept = staged.end(ended.as_ref().copied().map_err(|fault| fault.state), attempt);
         kept.iter().for_each(|text| attempt.output.remark(text));
         ended
@@ -447,8 +541,12 @@ impl Runner {
     }
 
     /// Passes on which files a task has used that completed.
-    fn describe_files(&self, task: &Task, outcome: Outcome, control: &Control, output: &Output) {
-        let used = if outcome.ok() { self.used_files.of(task, control) } else { Vec::new() };
+    fn describe_files(&self, turn: &AttemptRun, task: &Task, outcome: Outcome, output: &Output) {
+        let used = match turn.away {
+            _ if !outcome.ok() => Vec::new(),
+            Some(home) => home.used_files.clone(),
+            None => self.used_files.of(task, turn.control),
+        };
         if !used.is_empty() {
             output.used_files(&used);
         }

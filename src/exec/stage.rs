@@ -21,12 +21,13 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::aside::AttemptDeadline;
+use super::away::AwayAttempt;
 use super::command::CommandAttempt;
 use super::rank_dir::RankDir;
-use super::{Fault, used_files};
+use super::{Fault, FileCarrier, away, used_files};
 use crate::job::Task;
-use crate::model::{Outcome, StageUse, State};
-use crate::store::{HeldFiles, Store, check_links, lexical, remove_tree};
+use crate::model::{CarriedFile, Outcome, Rank, StageUse, State};
+use crate::store::{Digest, HeldFiles, Store, check_links, lexical, remove_tree};
 
 /// Directories below the node's level: of ranks, and of failed attempts.
 const RUNNING: &str = "stage";
@@ -56,6 +57,7 @@ pub(super) struct StagedAttempt {
     pub(super) used: StageUse,
     store: Arc<Store>,
     held: Option<Arc<HeldFiles>>,
+    carrier: Option<Arc<dyn FileCarrier>>,
     /// Directory of the task.
     home: PathBuf,
     /// Name of the directory if it is kept.
@@ -94,9 +96,10 @@ impl Stages {
         let start = Instant::now();
         let dir = self.dir(store, held)?.join(format!("{}.{}", task.id.0, attempt.seat.attempt));
         let (store, from, to) = (Arc::clone(store), task.clone(), dir.clone());
+        let carrier = site.carrier.clone();
         let bring = attempt.deadline.aside("bringing its inputs to the node's disk", {
-            let (store, held) = (Arc::clone(&store), held.cloned());
-            move |is_given_up| bring((&store, held.as_deref()), &from, &to, is_given_up)
+            let (store, held, carrier) = (Arc::clone(&store), held.cloned(), carrier.clone());
+            move |is_given_up| bring((&store, held.as_deref(), carrier.as_deref()), &from, &to, is_given_up)
         });
         let brought = bring.and_then(|brought| {
             brought.map_err(|(file, error)| {
@@ -113,9 +116,40 @@ impl Stages {
             used,
             store,
             held: held.cloned(),
+            carrier,
             home: task.dir.clone(),
             kept,
         })
+    }
+
+    /// Makes the home of an attempt on a rank that is away (see [`away`]).
+    pub(super) fn bring_home(
+        &self,
+        store: &Arc<Store>,
+        carrier: &Arc<dyn FileCarrier>,
+        (task, attempt): (&Task, u16),
+        deadline: &AttemptDeadline<'_>,
+    ) -> Result<AwayAttempt, Fault> {
+        let home = self.dir(store, None)?.join(format!("{}.{attempt}.home", task.id.0));
+        let brought = deadline.aside("bringing its files from rank 0", {
+            let (store, carrier, task, home) = (Arc::clone(store), Arc::clone(carrier), task.clone(), home.clone());
+            move |is_given_up| away::bring(&store, &*carrier, &task, home, is_given_up)
+        });
+        let refused = |error| Fault::refused("did not start: its files could not be brought from rank 0", &error);
+        brought.and_then(|brought| brought.map_err(refused)).inspect_err(|_| remove_tree(&home))
+    }
+
+    /// A directory for what an attempt on another rank has left; nothing is there.
+    pub(super) fn reception(
+        &self,
+        store: &Store,
+        held: Option<&Arc<HeldFiles>>,
+        (rank, task, attempt): (Rank, u32, u16),
+    ) -> io::Result<PathBuf> {
+        let dir = self.dir(store, held).map_err(|fault| io::Error::other(fault.text))?;
+        let dir = dir.join(format!("{task}.{attempt}.of-{}", rank.0));
+        remove_tree(&dir);
+        Ok(dir)
     }
 
     /// Removes files that nobody reads any more, in a thread of its own.
@@ -176,7 +210,7 @@ fn as_staged(attempt: &CommandAttempt, dir: PathBuf) -> Task {
 
 /// Makes the directory and copies into it what the task reads. An error comes with the file.
 fn bring(
-    (store, held): (&Store, Option<&HeldFiles>),
+    (store, held, carrier): (&Store, Option<&HeldFiles>, Option<&dyn FileCarrier>),
     task: &Task,
     dir: &Path,
     is_given_up: &AtomicBool,
@@ -189,6 +223,11 @@ fn bring(
     remove_tree(dir);
     make_private_dir(dir).map_err(named(dir))?;
     let mut used = StageUse::default();
+    let carry = |name: &Digest, version: u64, to: &Path| {
+        let file = CarriedFile::Held { name: *name.bytes(), version };
+        let fetched = carrier?.fetch(&file, to, is_given_up);
+        fetched.inspect_err(|error| tracing::debug!("a temporary file is read in the run directory: {error}")).ok()
+    };
     let inputs = task.inputs.iter().map(|(file, _)| file.clone());
     // An image is outside, and need not be here.
     let files = inputs.chain(used_files::programs_of(task)).filter(|file| file.is_relative());
@@ -201,10 +240,12 @@ fn bring(
         }
         let parent = to.parent().unwrap_or(dir);
         fs::create_dir_all(parent).map_err(named(parent))?;
-        let held = held.map_or(Ok(None), |held| held.stage_in(&from, &to, is_given_up)).map_err(named(&file))?;
-        if let Some((bytes, fetched)) = held {
-            used.fetched += fetched;
-            used.local += bytes - fetched.min(bytes);
+        let held =
+            held.map_or(Ok(None), |held| held.stage_in(&from, &to, &carry, is_given_up)).map_err(named(&file))?;
+        if let Some(came) = held {
+            used.fetched += came.fetched;
+            used.received += came.received;
+            used.local += came.bytes - came.fetched.min(came.bytes);
             continue;
         }
         if fs::metadata(&from).is_err() {
@@ -235,7 +276,7 @@ impl StagedAttempt {
             let list = if is_held { &mut held } else { &mut kept };
             list.push((self.task.dir.join(file), self.home.join(file)));
         }
-        let (store, files) = (Arc::clone(&self.store), self.held.clone());
+        let (store, files, carrier) = (Arc::clone(&self.store), self.held.clone(), self.carrier.clone());
         let dir = self.task.dir.clone();
         let work = move |is_given_up: &AtomicBool| {
             let names = [fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone()), dir];
@@ -254,6 +295,9 @@ impl StagedAttempt {
                 }
                 bytes += store.bytes_of(from);
                 files.hold(from, to, is_given_up).map_err(|error| (to.clone(), error))?;
+                if let (Some(carrier), Some(version)) = (&carrier, files.version_of(to)) {
+                    carrier.hold(*HeldFiles::digest(to).bytes(), version);
+                }
             }
             Ok((written, bytes))
         };
@@ -310,6 +354,6 @@ fn keep(store: &Store, dir: &Path, name: &Path) -> Result<PathBuf, String> {
     Ok(to)
 }
 
-fn make_private_dir(path: &Path) -> io::Result<()> {
+pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

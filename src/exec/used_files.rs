@@ -137,16 +137,13 @@ impl UsedFiles {
     /// The files that a task has used. Files that cannot be read are left out: nothing can be said
     /// of them later.
     pub(super) fn of(&self, task: &Task, control: &Control) -> Vec<UsedFile> {
-        let is_written_into = |file: &PathBuf| {
-            let path = task.dir.join(file);
-            task.outputs.iter().any(|(output, _)| task.dir.join(output).starts_with(&path))
-        };
-        let inputs = task.inputs.iter().map(|(file, _)| file).filter(|file| !is_written_into(file));
-        let inputs = inputs.map(|file| (file.clone(), false));
-        let programs = programs(&task.work).into_iter().map(|word| (word, true));
-        let written = |file: &PathBuf| task.outputs.iter().any(|(output, _)| output == file);
-        let files: Vec<(PathBuf, bool)> = inputs.chain(programs.filter(|(file, _)| !written(file))).collect();
-        self.states(files, task.dir.clone(), control)
+        self.states(used_by(task), task.dir.clone(), control)
+    }
+
+    /// The files that a task uses, as they are now: for another rank that runs it.
+    pub(super) fn seen(&self, task: &Task) -> Vec<UsedFile> {
+        let files = used_by(task).into_iter();
+        files.filter_map(|(file, runs)| self.hashes.state(task.dir.join(file), runs)).collect()
     }
 
     /// The states of these files in a directory, of which some are programs.
@@ -210,6 +207,19 @@ impl Hashes {
 
 fn is_script(path: &Path) -> bool {
     path.extension().is_some_and(|ending| SCRIPTS.iter().any(|script| ending == *script))
+}
+
+/// The files that a task may use, each with whether it is a program.
+fn used_by(task: &Task) -> Vec<(PathBuf, bool)> {
+    let is_written_into = |file: &PathBuf| {
+        let path = task.dir.join(file);
+        task.outputs.iter().any(|(output, _)| task.dir.join(output).starts_with(&path))
+    };
+    let inputs = task.inputs.iter().map(|(file, _)| file).filter(|file| !is_written_into(file));
+    let inputs = inputs.map(|file| (file.clone(), false));
+    let programs = programs(&task.work).into_iter().map(|word| (word, true));
+    let written = |file: &PathBuf| task.outputs.iter().any(|(output, _)| output == file);
+    inputs.chain(programs.filter(|(file, _)| !written(file))).collect()
 }
 
 /// The programs and scripts that a task's command names by path, as it names them, and that are

@@ -5,8 +5,9 @@
 //! and one word for each end. It is read in place, without building a message, and carries no
 //! version, as the handshake has compared the versions.
 //!
-//! What ranks exchange for an operation on a divided graph has a mark of its own, too: a header and
-//! plain bytes, in *pieces* of bounded size, so that no other frame waits long behind them.
+//! What ranks exchange for an operation on a divided graph, and files that travel between ranks, have
+//! marks of their own, too: a header and plain bytes, in *pieces* of bounded size, so that no other
+//! frame waits long behind them.
 //!
 //! Input is not trusted. A frame of another version, cut short, too long, or with bytes after its
 //! message causes an error and never a panic, and no length in it is believed before the bytes are
@@ -23,8 +24,11 @@ const MARK: u8 = 0xA7;
 /// First byte of a frame of counts.
 const COUNTS: u8 = 0xA8;
 
-/// First byte of a frame with a piece.
+/// First byte of a frame with a piece of what a gang exchanges.
 const PIECE: u8 = 0xAA;
+
+/// First byte of a frame with a piece of files.
+const FILE_PIECE: u8 = 0xAB;
 
 /// Bytes of such a frame before the content.
 const PIECE_HEADER_BYTES: usize = 10;
@@ -123,12 +127,21 @@ pub enum PieceKind {
     Failed,
 }
 
-/// A piece of what a rank sends another one for an operation.
+/// What a piece belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceStream {
+    /// The gang that executes an operation; each attempt has another one.
+    Gang(u32),
+    /// A transfer of files, by the number that the receiver gave it.
+    Files(u32),
+}
+
+/// A piece of what a rank sends another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// The gang that executes the operation; each attempt has another one.
-    pub gang: u32,
-    /// The round, counted from 0.
+    /// What it belongs to.
+    pub stream: PieceStream,
+    /// The round of a gang, or the number of the piece in its transfer, counted from 0.
     pub round: u32,
     /// What it is.
     pub kind: PieceKind,
@@ -139,8 +152,12 @@ pub struct Piece<'a> {
 /// Encodes a piece as a frame.
 pub fn encode_piece(piece: Piece) -> Vec<u8> {
     let mut frame = Vec::with_capacity(PIECE_HEADER_BYTES + piece.bytes.len());
-    frame.push(PIECE);
-    frame.extend_from_slice(&piece.gang.to_le_bytes());
+    let (mark, number) = match piece.stream {
+        PieceStream::Gang(gang) => (PIECE, gang),
+        PieceStream::Files(transfer) => (FILE_PIECE, transfer),
+    };
+    frame.push(mark);
+    frame.extend_from_slice(&number.to_le_bytes());
     frame.extend_from_slice(&piece.round.to_le_bytes());
     frame.push(piece.kind as u8);
     frame.extend_from_slice(piece.bytes);
@@ -150,10 +167,11 @@ pub fn encode_piece(piece: Piece) -> Vec<u8> {
 /// Decodes a frame with a piece. `None` for any other frame.
 pub fn piece(frame: &[u8]) -> Option<Piece<'_>> {
     let (header, bytes) = frame.split_first_chunk::<PIECE_HEADER_BYTES>()?;
-    let [PIECE, g0, g1, g2, g3, r0, r1, r2, r3, kind] = *header else { return None };
+    let [mark @ (PIECE | FILE_PIECE), n0, n1, n2, n3, r0, r1, r2, r3, kind] = *header else { return None };
     let kind = [PieceKind::More, PieceKind::Last, PieceKind::Failed].into_iter().find(|of| *of as u8 == kind)?;
-    let piece =
-        Piece { gang: u32::from_le_bytes([g0, g1, g2, g3]), round: u32::from_le_bytes([r0, r1, r2, r3]), kind, bytes };
+    let number = u32::from_le_bytes([n0, n1, n2, n3]);
+    let stream = if mark == PIECE { PieceStream::Gang(number) } else { PieceStream::Files(number) };
+    let piece = Piece { stream, round: u32::from_le_bytes([r0, r1, r2, r3]), kind, bytes };
     (bytes.len() <= MAX_PIECE_BYTES).then_some(piece)
 }
 
@@ -237,10 +255,13 @@ mod tests {
     #[test]
     fn pieces_survive_the_wire_and_nothing_else_is_one() {
         let largest = vec![7; MAX_PIECE_BYTES];
-        for (kind, bytes) in
-            [(PieceKind::More, &largest[..]), (PieceKind::Last, &[]), (PieceKind::Failed, b"disk full")]
-        {
-            let sent = Piece { gang: 70_000, round: 3, kind, bytes };
+        let (gang, files) = (PieceStream::Gang(70_000), PieceStream::Files(1 << 31));
+        for (stream, kind, bytes) in [
+            (gang, PieceKind::More, &largest[..]),
+            (files, PieceKind::Last, &[]),
+            (gang, PieceKind::Failed, b"disk full"),
+        ] {
+            let sent = Piece { stream, round: 3, kind, bytes };
             let mut frame = encode_piece(sent);
             assert_eq!(piece(&frame), Some(sent));
             assert_eq!(decode(&frame), Err(WireError::Foreign), "it is no message");
@@ -248,7 +269,7 @@ mod tests {
             assert_eq!(piece(&frame), None, "an unknown kind");
         }
         let oversize =
-            encode_piece(Piece { gang: 1, round: 0, kind: PieceKind::More, bytes: &[largest, vec![0]].concat() });
+            encode_piece(Piece { stream: gang, round: 0, kind: PieceKind::More, bytes: &[largest, vec![0]].concat() });
         assert_eq!(piece(&oversize), None);
         assert!(samples().iter().all(|message| piece(&encode(message)).is_none()));
     }
@@ -276,8 +297,10 @@ mod tests {
             frame.extend(&tail);
             let _ = decode(&frame);
             let _ = piece(&frame);
-            let any = [&[PIECE][..], &tail].concat();
-            prop_assert!(piece(&any).is_none_or(|piece| encode_piece(piece) == any));
+            for mark in [PIECE, FILE_PIECE] {
+                let any = [&[mark][..], &tail].concat();
+                prop_assert!(piece(&any).is_none_or(|piece| encode_piece(piece) == any));
+            }
         }
     }
 }

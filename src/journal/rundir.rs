@@ -16,6 +16,7 @@
 //!   outputs/               captured output of tasks (see `output`)
 //!   blocks/                logs of nodes that joined, and the names of their jobs
 //!   lock                   held while the run is active (see `lock`)
+//!   session-...            mark of the session under way: who does not see it sees another directory
 //! ```
 //!
 //! Creating the directory reserves its number (`mkdir` succeeds once), so two runs that start
@@ -38,6 +39,8 @@ pub const RUNS: &str = "phalanx-runs";
 const CONTINUATION: &str = "continue";
 const JOURNAL: &str = "journal";
 const LATEST: &str = "latest";
+/// Beginning of the name of a session's mark.
+const MARK: &str = "session-";
 
 /// Largest number of runs in a message.
 const LISTED: usize = 5;
@@ -85,6 +88,25 @@ impl RunDir {
     /// Opens the directory of an existing run.
     pub fn open(dir: &Path) -> Result<RunDir, RunDirError> {
         if dir.join(JOURNAL).is_file() { RunDir::at(dir) } else { Err(RunDirError::NotARun { path: dir.to_owned() }) }
+    }
+
+    /// Marks the directory for the session that began at this time, so that other ranks recognise it.
+    pub fn mark(&self, began_unix_ns: u64) -> Result<(), RunDirError> {
+        self.unmark();
+        let mark = RunDir::mark_of(&self.path, began_unix_ns);
+        fs::File::create(&mark).map(drop).map_err(RunDirError::io("create", &mark))
+    }
+
+    /// The mark of a session in the run directory at `path`.
+    pub fn mark_of(path: &Path, began_unix_ns: u64) -> PathBuf {
+        path.join(format!("{MARK}{began_unix_ns:x}"))
+    }
+
+    /// Removes the mark, also that of a session that was killed. One that stays does no harm.
+    pub fn unmark(&self) {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let is_mark = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(MARK);
+        entries.filter(is_mark).for_each(|entry| drop(fs::remove_file(entry.path())));
     }
 
     /// Finds a run by its directory, its name (`mosaic-3`), `latest`, or a job's name or file (then
@@ -194,6 +216,7 @@ impl RunDir {
     /// # Errors
     /// If something cannot be removed.
     pub fn take_back(self) -> Result<(), RunDirError> {
+        self.unmark();
         for file in [self.journal(), self.job_file(), self.path.join(lock::LOCK)] {
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -10,12 +10,16 @@ pub struct StageUse {
     pub read: u64,
     /// Bytes of its inputs that the store of its node had.
     pub local: u64,
-    /// Bytes of its inputs that came from other nodes.
+    /// Bytes of its temporary inputs that came from other nodes.
     pub fetched: u64,
+    /// Bytes of its inputs that other ranks sent over the network, temporary ones included.
+    pub received: u64,
     /// Bytes of its outputs that were written to the directory of the job.
     pub written: u64,
     /// Bytes of its outputs that stay in the store.
     pub held: u64,
+    /// Bytes of its outputs that were sent to rank 0 over the network.
+    pub sent: u64,
     /// Time that it waited for its inputs, in seconds.
     pub in_s: f64,
     /// Time that its outputs took, in seconds.

@@ -19,12 +19,16 @@ pub struct StagingFigures {
     pub read_bytes: u64,
     /// Bytes of inputs that the store of the node had.
     pub local_bytes: u64,
-    /// Bytes of inputs that came from other nodes.
+    /// Bytes of temporary inputs that came from other nodes.
     pub fetched_bytes: u64,
+    /// Bytes of inputs, temporary ones included, that other ranks sent over the network.
+    pub received_bytes: u64,
     /// Bytes of outputs that were written to the directory of the job.
     pub written_bytes: u64,
     /// Bytes of outputs that stayed in the store.
     pub held_bytes: u64,
+    /// Bytes of outputs that were sent to rank 0 over the network.
+    pub sent_bytes: u64,
     /// Time that tasks waited for their inputs, in seconds.
     pub in_s: f64,
     /// Time that their outputs took, in seconds.
@@ -46,8 +50,10 @@ impl StagingFigures {
         self.read_bytes += used.read;
         self.local_bytes += used.local;
         self.fetched_bytes += used.fetched;
+        self.received_bytes += used.received;
         self.written_bytes += used.written;
         self.held_bytes += used.held;
+        self.sent_bytes += used.sent;
         self.in_s += used.in_s;
         self.out_s += used.out_s;
     }
@@ -63,9 +69,15 @@ impl StagingFigures {
         if self.fetched_bytes > 0 {
             ins.push(part(self.fetched_bytes, "from other nodes"));
         }
+        if self.received_bytes > 0 {
+            ins.push(part(self.received_bytes, "sent by other ranks"));
+        }
         let mut outs = vec![part(self.written_bytes, "written")];
         if self.held_bytes > 0 {
             outs.push(part(self.held_bytes, "held in the store"));
+        }
+        if self.sent_bytes > 0 {
+            outs.push(part(self.sent_bytes, "sent to rank 0"));
         }
         let (ins, outs) = (ins.join(", "), outs.join(", "));
         format!("inputs {ins} ({} of waiting); outputs {outs} ({})", seconds(self.in_s), seconds(self.out_s))
@@ -94,7 +106,7 @@ mod tests {
         let used = StageUse { read: 1 << 20, local: 3, written: 5, in_s: 0.5, out_s: 2.0, ..StageUse::default() };
         let mut figures = StagingFigures::default();
         figures.add(&used);
-        figures.add(&StageUse { fetched: 7, held: 9, ..StageUse::default() });
+        figures.add(&StageUse { fetched: 7, received: 8, held: 9, sent: 4, ..StageUse::default() });
         assert_eq!((figures.read_bytes, figures.attempts), (1 << 20, 2));
         assert_eq!(
             text_of(&used),
@@ -103,6 +115,7 @@ mod tests {
         assert!(
             figures.text().starts_with("2 staged attempts: inputs 1.00 MiB read, 3 B already there, 7 B from other")
         );
-        assert!(figures.text().contains("5 B written, 9 B held in the store"));
+        assert!(figures.text().contains("7 B from other nodes, 8 B sent by other ranks ("));
+        assert!(figures.text().contains("5 B written, 9 B held in the store, 4 B sent to rank 0"));
     }
 }

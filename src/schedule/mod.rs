@@ -25,6 +25,7 @@ pub mod ranks;
 pub mod resources;
 mod score;
 mod stealing;
+pub mod transfers;
 pub mod worker;
 
 #[cfg(test)]

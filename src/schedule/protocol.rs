@@ -16,13 +16,16 @@ use super::resources::Needs;
 use crate::graph::ascending::Ascending;
 use crate::graph::link::GroupId;
 use crate::job::Retry;
-use crate::model::{Attempt, Measure, Outcome, Rank, Reason, Shortfalls, State, TaskId, Time, Vitals, labels_of};
+use crate::model::{
+    Attempt, CarriedFile, Measure, Outcome, Rank, Reason, Shortfalls, StageUse, State, Stream, TaskId, Time, Usage,
+    UsedFile, Vitals, labels_of,
+};
 
 /// Upper limit on the size of a message: the part of a hundred million tasks fits.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 18;
+pub const VERSION: u16 = 19;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -282,6 +285,130 @@ pub enum Message {
     },
     /// Coordinator to rank, before the hand-out with them: tasks that have been added to the run.
     Added(Vec<AddedTables>),
+    /// About a transfer of files, by the number that the rank gave it which receives the files or the
+    /// answer.
+    Files {
+        /// The number.
+        id: u32,
+        /// What it is about.
+        message: FileMessage,
+    },
+    /// A rank that does not see the run directory to rank 0, before the report of the attempts: what
+    /// is to be written there.
+    Output {
+        /// In order.
+        records: Vec<OutputRecord>,
+    },
+    /// Rank 0 to such a rank: that much of it has been written.
+    OutputWritten {
+        /// Sum of the weights of the records.
+        weight: u64,
+    },
+}
+
+/// A message about a transfer of files. The files themselves travel as pieces (`fabric/wire`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FileMessage {
+    /// Rank to rank 0: what does a task find in its directory?
+    Plan {
+        /// The task.
+        task: TaskId,
+    },
+    /// Rank 0 to rank: the answer.
+    Planned {
+        /// The files, as `exec` encodes them, or why they are not known.
+        files: Result<Vec<u8>, String>,
+    },
+    /// Rank to coordinator: which rank sends this file?
+    Seek {
+        /// The file.
+        file: CarriedFile,
+    },
+    /// Coordinator to rank: the answer.
+    Source {
+        /// The rank that has been asked for nothing yet, and may be; `None`: there is none.
+        rank: Option<Rank>,
+    },
+    /// Rank to coordinator: the transfer has ended.
+    Ended {
+        /// The rank has the file.
+        arrived: bool,
+    },
+    /// Rank to coordinator: it holds a temporary output, which it may send to others.
+    Holds {
+        /// Name of the file in the stores.
+        name: [u8; 32],
+        /// Its version.
+        version: u64,
+    },
+    /// Rank to rank: send this file. The pieces carry the number.
+    Get {
+        /// The file.
+        file: CarriedFile,
+    },
+    /// Rank to rank: send that many pieces more; 0: none, and end.
+    Credit {
+        /// Their number.
+        pieces: u32,
+    },
+    /// Rank to rank 0: an attempt has ended; fetch what it has left, and put it in place.
+    Take {
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u16,
+        /// Name of the rank's node, for names of files.
+        node: String,
+        /// The attempt has succeeded: its outputs are among that.
+        completed: bool,
+    },
+    /// Rank 0 to rank: the answer.
+    Taken {
+        /// Bytes that were put in place and that are held, or why that failed.
+        result: Result<(u64, u64), String>,
+    },
+}
+
+/// Something to be written to the run directory, about an attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutputRecord {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub attempt: u16,
+    /// What it is.
+    pub what: OutputPart,
+}
+
+/// What is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum OutputPart {
+    /// Output of the attempt.
+    Bytes(Stream, Vec<u8>),
+    /// The end of its output.
+    End(Outcome),
+    /// Its resource use.
+    Usage(Usage),
+    /// The files that it has used.
+    UsedFiles(Vec<UsedFile>),
+    /// What the result cache did, in JSON.
+    Cache(String),
+    /// What was moved for it.
+    Staging(StageUse),
+}
+
+impl OutputRecord {
+    /// Its share of what may wait to be written, in bytes.
+    pub fn weight(&self) -> u64 {
+        const RECORD: usize = 64;
+        let bytes = match &self.what {
+            OutputPart::Bytes(_, bytes) => bytes.len(),
+            OutputPart::UsedFiles(files) => files.iter().map(|file| RECORD + file.path.as_os_str().len()).sum(),
+            OutputPart::Cache(text) => text.len(),
+            OutputPart::End(_) | OutputPart::Usage(_) | OutputPart::Staging(_) => 0,
+        };
+        (RECORD + bytes) as u64
+    }
 }
 
 impl Message {
@@ -307,6 +434,10 @@ impl Message {
                 | Message::StorageLost { .. }
                 | Message::Suspended
                 | Message::Offer { .. }
+                | Message::Files {
+                    message: FileMessage::Seek { .. } | FileMessage::Ended { .. } | FileMessage::Holds { .. },
+                    ..
+                }
         )
     }
 

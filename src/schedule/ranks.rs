@@ -53,6 +53,11 @@ impl Ranks {
         None
     }
 
+    /// All members, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.0.iter().flat_map(|&(first, count)| (first..).take(count as usize).map(Rank))
+    }
+
     /// The next member above a rank, or else the lowest.
     pub fn after(&self, rank: Rank) -> Option<Rank> {
         let above = |&(first, count): &(u32, u32)| match rank.0 < first {

@@ -385,6 +385,7 @@ impl Worker {
             Message::Finish => actions.push(WorkerAction::Exit),
             // The driver has handled these.
             Message::Added(_) | Message::OfferAnswer { .. } | Message::Discard { .. } => {}
+            Message::Files { .. } | Message::Output { .. } | Message::OutputWritten { .. } => {}
             // Messages for the coordinator only, and those of the handshake before the worker
             // starts.
             Message::Arrived { .. }

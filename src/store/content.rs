@@ -18,7 +18,7 @@ use super::disk::{Disk, FetchError, Kind};
 use super::memo::Memo;
 
 /// Maximum depth of directories.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 /// Maximum size in bytes of the list of a directory's entries.
 const MAX_TREE: u64 = 64 << 20;
 
@@ -230,7 +230,7 @@ pub(super) fn place(disk: &Disk, content: &Content, path: &Path, is_given_up: &A
 }
 
 /// Puts a copy of what stands behind `from` where a path is, in one step.
-pub(super) fn place_copy(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
+pub(crate) fn place_copy(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
     place_with(path, &|temporary| {
         let bytes = copy_tree(from, temporary, is_given_up)?;
         not_given_up(is_given_up)?;
@@ -324,7 +324,7 @@ pub(crate) fn check_links(path: &Path, names: &[PathBuf]) -> io::Result<()> {
 }
 
 /// Opens a new file for writing that only its owner may read.
-fn create_new(path: &Path) -> io::Result<File> {
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 

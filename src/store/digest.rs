@@ -28,12 +28,12 @@ impl Digest {
     }
 
     /// Builds a digest from its bytes.
-    pub(super) fn from_bytes(bytes: [u8; 32]) -> Digest {
+    pub fn from_bytes(bytes: [u8; 32]) -> Digest {
         Digest(bytes)
     }
 
     /// The bytes of the digest.
-    pub(super) fn bytes(&self) -> &[u8; 32] {
+    pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }

@@ -30,7 +30,22 @@ const MADE: &str = "made";
 /// What a run has left is removed after this time.
 const ABANDONED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Pause while another reader fetches the same file.
-const FETCH_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const FETCH_PAUSE: Duration = Duration::from_millis(20);
+
+/// Brings a version of a file from another rank to a place where nothing is. `None` if no rank has
+/// sent it.
+pub type CarryHeld<'a> = dyn Fn(&Digest, u64, &Path) -> Option<u64> + 'a;
+
+/// Bytes of a temporary file that was brought to where a task reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldIn {
+    /// All of them.
+    pub bytes: u64,
+    /// Those of them that the node did not have.
+    pub fetched: u64,
+    /// Those of these that another rank has sent.
+    pub received: u64,
+}
 
 /// Where the temporary files of a run are.
 #[derive(Debug)]
@@ -55,13 +70,30 @@ impl HeldFiles {
     }
 
     /// The name of a file: it has one however it is written.
+    pub fn digest(file: &Path) -> Digest {
+        Digest::of(lexical(file).as_os_str().as_encoded_bytes())
+    }
+
     fn name(file: &Path) -> String {
-        Digest::of(lexical(file).as_os_str().as_encoded_bytes()).to_string()
+        Self::digest(file).to_string()
     }
 
     /// Where a file is put on the node.
     pub fn place(&self, file: &Path) -> PathBuf {
         self.node.join(Self::name(file)).join(MADE)
+    }
+
+    /// The version of a file that other nodes know.
+    pub fn version_of(&self, file: &Path) -> Option<u64> {
+        self.version(&Self::name(file))
+    }
+
+    /// Where this version of a file is, in the node's directory or in that of the run.
+    pub fn find_version(&self, name: &Digest, version: u64) -> Option<PathBuf> {
+        let name = name.to_string();
+        let copy = self.node.join(&name).join(version.to_string());
+        let is_current = || self.version(&name) == Some(version);
+        is_there(&copy).then_some(copy).or_else(|| is_current().then(|| self.run.join(&name)))
     }
 
     /// The version of a file that other nodes know.
@@ -171,23 +203,29 @@ impl HeldFiles {
         Ok(())
     }
 
-    /// Copies a file to where a task reads it. Returns the number of bytes, and how many of them
-    /// the node did not have; `None` if there is no such file.
+    /// Copies a file to where a task reads it; `None` if there is no such file. One that the node
+    /// does not have comes as `carry` brings it, which gets name, version and place; where that
+    /// brings nothing, from the run directory.
     ///
     /// # Errors
     /// Of the file systems.
-    pub fn stage_in(&self, file: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<Option<(u64, u64)>> {
+    pub fn stage_in(
+        &self,
+        file: &Path,
+        to: &Path,
+        carry: &CarryHeld<'_>,
+        is_given_up: &AtomicBool,
+    ) -> io::Result<Option<HeldIn>> {
         let Some(mut from) = self.find(file) else { return Ok(None) };
-        let mut fetched = 0;
+        let mut came = HeldIn::default();
         if from.starts_with(&self.run) {
-            (from, fetched) = self.fetch(file, is_given_up)?;
+            (from, came) = self.fetch(file, carry, is_given_up)?;
         }
-        copy_tree(&from, to, is_given_up).map(|bytes| Some((bytes, fetched)))
+        copy_tree(&from, to, is_given_up).map(|bytes| Some(HeldIn { bytes, ..came }))
     }
 
-    /// Copies a file from the run directory to the node, unless another reader does so first.
-    /// Returns where it is, and the number of bytes that were copied.
-    fn fetch(&self, file: &Path, is_given_up: &AtomicBool) -> io::Result<(PathBuf, u64)> {
+    /// Brings a file to the node, unless another reader does so first. Returns where it is.
+    fn fetch(&self, file: &Path, carry: &CarryHeld<'_>, is_given_up: &AtomicBool) -> io::Result<(PathBuf, HeldIn)> {
         self.enter()?;
         let name = Self::name(file);
         let dir = self.node.join(&name);
@@ -199,8 +237,18 @@ impl HeldFiles {
         }
         let version = self.version(&name).ok_or(io::ErrorKind::NotFound)?;
         let copy = dir.join(version.to_string());
-        let fetched = if is_there(&copy) { 0 } else { place_copy(&self.run.join(&name), &copy, is_given_up)? };
-        Ok((copy, fetched))
+        if is_there(&copy) {
+            return Ok((copy, HeldIn::default()));
+        }
+        let carried = place_with(&copy, &|temporary| match carry(&Self::digest(file), version, temporary) {
+            Some(bytes) => not_given_up(is_given_up).map(|()| bytes),
+            None => Err(io::ErrorKind::NotFound.into()),
+        });
+        if let Ok(received) = carried {
+            return Ok((copy, HeldIn { fetched: received, received, ..HeldIn::default() }));
+        }
+        let fetched = place_copy(&self.run.join(&name), &copy, is_given_up)?;
+        Ok((copy, HeldIn { fetched, ..HeldIn::default() }))
     }
 
     /// Removes a file that nobody reads any more.
@@ -256,23 +304,27 @@ mod tests {
         let go = AtomicBool::new(false);
         let held = |node: &str, is_shared| HeldFiles::new(&path(node), &path("run"), is_shared);
         let (here, there) = (held("a", true), held("b", true));
+        let stage_in = |held: &HeldFiles, file: &Path, to: &str| {
+            let came = held.stage_in(file, &path(to), &|_, _, _| None, &go).unwrap();
+            came.map(|came| (came.bytes, came.fetched))
+        };
         fs::create_dir(path("made")).unwrap();
         fs::write(path("made/x"), "content").unwrap();
         let file = Path::new("/job/./sub/../tmp.bin");
         assert_eq!(here.hold(&path("made"), file, &go).unwrap(), 7);
         assert!(!path("made").exists());
         let file = Path::new("/job/tmp.bin");
-        assert_eq!(here.stage_in(file, &path("one"), &go).unwrap(), Some((7, 0)));
-        assert_eq!(there.stage_in(file, &path("two"), &go).unwrap(), Some((7, 7)));
-        assert_eq!(there.stage_in(file, &path("three"), &go).unwrap(), Some((7, 0)));
+        assert_eq!(stage_in(&here, file, "one"), Some((7, 0)));
+        assert_eq!(stage_in(&there, file, "two"), Some((7, 7)));
+        assert_eq!(stage_in(&there, file, "three"), Some((7, 0)));
         fs::write(path("one/x"), "changed").unwrap();
         assert_eq!(fs::read_to_string(path("three/x")).unwrap(), "content");
-        assert_eq!(here.stage_in(Path::new("/job/else"), &path("four"), &go).unwrap(), None);
+        assert_eq!(stage_in(&here, Path::new("/job/else"), "four"), None);
         // An attempt that comes later replaces it, on all nodes.
         fs::write(path("made"), "again").unwrap();
         assert_eq!(here.hold(&path("made"), file, &go).unwrap(), 5);
         assert_eq!(fs::read_to_string(here.find(file).unwrap()).unwrap(), "again");
-        assert_eq!(there.stage_in(file, &path("five"), &go).unwrap(), Some((5, 5)));
+        assert_eq!(stage_in(&there, file, "five"), Some((5, 5)));
         assert_eq!(fs::read_to_string(path("five")).unwrap(), "again");
         here.discard(file);
         there.discard(file);
@@ -285,7 +337,7 @@ mod tests {
         // Another node could not read it, until it is published.
         assert_eq!((here.find(file), there.find(file)), (None, None));
         here.publish_all().unwrap();
-        assert_eq!(there.stage_in(file, &path("six"), &go).unwrap(), Some((1, 1)));
+        assert_eq!(stage_in(&there, file, "six"), Some((1, 1)));
         fs::write(path("made"), "y").unwrap();
         alone.hold(&path("made"), file, &go).unwrap();
         assert_eq!(there.find(file), None, "what was published is of an earlier attempt");
@@ -307,13 +359,40 @@ mod tests {
             for n in 0..8 {
                 let (there, to, go, fetched) = (held("b"), path(&format!("to-{n}")), &go, &fetched);
                 scope.spawn(move || {
-                    let (bytes, new) = there.stage_in(file, &to, go).unwrap().unwrap();
-                    assert_eq!((bytes, fs::read_dir(&to).unwrap().count()), (50, 50));
-                    fetched.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
+                    let came = there.stage_in(file, &to, &|_, _, _| None, go).unwrap().unwrap();
+                    assert_eq!((came.bytes, fs::read_dir(&to).unwrap().count()), (50, 50));
+                    fetched.fetch_add(came.fetched, std::sync::atomic::Ordering::Relaxed);
                 });
             }
         });
         assert_eq!(fetched.into_inner(), 50);
+    }
+
+    #[test]
+    fn a_file_comes_from_another_rank_if_one_sends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let go = AtomicBool::new(false);
+        let held = |node: &str| HeldFiles::new(&path(node), &path("run"), true);
+        let (here, there, file) = (held("a"), held("b"), Path::new("/job/tmp"));
+        fs::write(path("made"), "content").unwrap();
+        here.hold(&path("made"), file, &go).unwrap();
+        let version = here.version_of(file).unwrap();
+        let send = |name: &Digest, version: u64, to: &Path| {
+            let from = here.find_version(name, version).expect("the node that made it has it");
+            assert!(from.starts_with(path("a")));
+            fs::copy(from, to).ok()
+        };
+        let came = there.stage_in(file, &path("one"), &send, &go).unwrap().unwrap();
+        assert_eq!(came, HeldIn { bytes: 7, fetched: 7, received: 7 });
+        let came = there.stage_in(file, &path("two"), &|_, _, _| panic!("the node has it"), &go).unwrap().unwrap();
+        assert_eq!(came, HeldIn { bytes: 7, fetched: 0, received: 0 });
+        // One that breaks off halfway leaves nothing behind.
+        let breaks = |_: &Digest, _: u64, to: &Path| fs::write(to, "con").err().map(|_| 0);
+        let came = held("c").stage_in(file, &path("three"), &breaks, &go).unwrap().unwrap();
+        assert_eq!(came, HeldIn { bytes: 7, fetched: 7, received: 0 });
+        assert_eq!(fs::read_to_string(path("three")).unwrap(), "content");
+        assert_eq!(here.find_version(&HeldFiles::digest(file), version + 1), None);
     }
 
     #[test]

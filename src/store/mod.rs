@@ -16,6 +16,7 @@
 //! | `disk` | one level on disk: names, whole files, damage |
 //! | `memory` | the level in memory, and how long results are kept |
 //! | `result` | what a task left, and the components of its key |
+//! | `archive` | files, directories and links as one stream of bytes |
 //! | `stage` | files of tasks that run on the node's disk |
 //! | `held` | temporary files of a run |
 //! | `evict` | keeping a level within its size |
@@ -25,6 +26,7 @@
 //! that cannot be written is given up with one message.
 
 mod admin;
+mod archive;
 mod content;
 mod digest;
 mod disk;
@@ -45,13 +47,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use admin::{Dropped, LevelInfo, ListedResult, StoreDir, Verified};
+pub use archive::{pack, unpack};
 pub use content::Content;
-pub(crate) use content::{check_links, lexical, remove_tree};
+pub(crate) use content::{check_links, lexical, place_copy, remove_tree};
 pub use digest::Digest;
 pub use evict::{Evicted, Limits};
-pub use held::HeldFiles;
+pub use held::{CarryHeld, HeldFiles, HeldIn};
 pub use result::{Component, Components, Difference, Origin, OutputName, Printed, StoredResult};
 pub use stage::Staged;
+pub(crate) use stage::resolve_output;
 
 use content::{DescribeError, Sink};
 use disk::{Disk, FetchError, Kind};

@@ -4,13 +4,18 @@
 //! A task gets copies (shared blocks where the file system has them), never links: whoever owns a
 //! hard link can make it writable, and would then change the store.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use super::content::{self, DescribeError, Sink};
+use super::content::{self, Content, DescribeError, Sink};
 use super::disk::{Disk, FetchError};
-use super::{Store, keeps_link};
+use super::held::FETCH_PAUSE;
+use super::{Digest, Store, keeps_link};
+
+/// Directory below the node's level with files that ranks lock while they fetch contents.
+const FETCHING: &str = "fetching";
 
 /// Bytes that were brought to a node's disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +86,72 @@ impl Store {
         }
     }
 
+    /// The content behind a path with its modes, for another node. A link at the path is followed.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn exact_content_of(&self, path: &Path) -> io::Result<Content> {
+        Ok(content::describe(path, true, &self.memo, &Sink::Exact)?)
+    }
+
+    /// Puts a content of another node where `to` is: from the node's level if that has it, else as
+    /// `fetch` brings it there. What was fetched is checked against its digest, and kept at the
+    /// node's level.
+    ///
+    /// # Errors
+    /// Of reading or writing, of `fetch`, and if something else arrives than the content.
+    pub fn receive(
+        &self,
+        content: &Content,
+        to: &Path,
+        fetch: &dyn Fn(&Path) -> io::Result<u64>,
+        is_given_up: &AtomicBool,
+    ) -> io::Result<Staged> {
+        let disk = self.node_disk()?;
+        let bytes = content.bytes();
+        let build = || {
+            let built = content::build(disk, content, to, is_given_up);
+            built.inspect_err(|_| content::remove_tree(to)).is_ok()
+        };
+        if build() {
+            return Ok(Staged { bytes, read: 0 });
+        }
+        // What several ranks of the node need is fetched once.
+        let _lock = self.lock_fetch(disk, content, is_given_up)?;
+        if build() {
+            return Ok(Staged { bytes, read: 0 });
+        }
+        let read = fetch(to).inspect_err(|_| content::remove_tree(to))?;
+        let described = match self.is_within(to, 1) {
+            true => content::describe(to, false, &self.memo, &Sink::Store { disk, read: &AtomicU64::new(0) }),
+            false => content::describe(to, false, &self.memo, &Sink::Exact),
+        };
+        let described = match described {
+            // It is there, although it could not be kept.
+            Err(DescribeError::Store(_)) => content::describe(to, false, &self.memo, &Sink::Exact),
+            described => described,
+        };
+        if described? != *content {
+            content::remove_tree(to);
+            return Err(io::Error::other("it changed while it was sent"));
+        }
+        self.evict_if_due();
+        Ok(Staged { bytes, read })
+    }
+
+    /// Waits until no other rank of the node fetches a content.
+    fn lock_fetch(&self, disk: &Disk, content: &Content, is_given_up: &AtomicBool) -> io::Result<File> {
+        let dir = disk.root().join(FETCHING);
+        std::fs::create_dir_all(&dir)?;
+        let name = Digest::of(content.identity().as_bytes());
+        let file = File::options().create(true).truncate(true).write(true).open(dir.join(&name.to_string()[..2]))?;
+        while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            content::not_given_up(is_given_up)?;
+            std::thread::sleep(FETCH_PAUSE);
+        }
+        Ok(file)
+    }
+
     fn stage_through(&self, disk: &Disk, from: &Path, to: &Path, stop: &AtomicBool) -> Result<Staged, FetchError> {
         let read = AtomicU64::new(0);
         let content = content::describe(from, true, &self.memo, &Sink::Store { disk, read: &read });
@@ -103,12 +174,9 @@ impl Store {
         is_given_up: &AtomicBool,
     ) -> Result<u64, (PathBuf, io::Error)> {
         let mut bytes = 0;
+        let all: Vec<PathBuf> = outputs.iter().map(|(from, _)| from.clone()).collect();
         for (from, to) in outputs.iter().filter(|(from, _)| !super::is_absent(from)) {
-            // An absolute link would lead to what is gone.
-            let is_relative = std::fs::read_link(from).is_ok_and(|target| target.is_relative());
-            let is_kept = is_relative && keeps_link(from, outputs.iter().map(|(from, _)| from.as_path()));
-            let resolved = if is_kept { Ok(from.clone()) } else { std::fs::canonicalize(from) };
-            let put = resolved.and_then(|from| self.put_out(&from, to, is_given_up));
+            let put = resolve_output(from, &all).and_then(|from| self.put_out(&from, to, is_given_up));
             bytes += put.map_err(|error| (to.clone(), error))?;
         }
         self.evict_if_due();
@@ -147,6 +215,18 @@ impl Store {
         let _ = content::note_placed(disk, &content, to, &self.memo);
         Ok(content.bytes())
     }
+}
+
+/// The file that an output is, of several: a relative link to another one is itself, any other link
+/// is what it leads to.
+///
+/// # Errors
+/// If a link leads nowhere.
+pub(crate) fn resolve_output(path: &Path, outputs: &[PathBuf]) -> io::Result<PathBuf> {
+    // An absolute link would lead to what is gone.
+    let is_relative = std::fs::read_link(path).is_ok_and(|target| target.is_relative());
+    let is_kept = is_relative && keeps_link(path, outputs.iter().map(PathBuf::as_path));
+    if is_kept { Ok(path.to_owned()) } else { std::fs::canonicalize(path) }
 }
 
 impl From<DescribeError> for io::Error {

@@ -1,5 +1,6 @@
 //! Ranks that come and go, and what decides about them: real processes on this machine, no Slurm.
 
+mod away;
 mod elastic;
 mod history;
 mod hostfile;

@@ -16,14 +16,15 @@ use super::provisioner::Provisioner;
 use super::recording::Recording;
 use crate::capacity::NodeTable;
 use crate::control::Server;
-use crate::exec::Kernels;
+use crate::exec::{Kernels, held_name};
 use crate::job::Job;
 use crate::journal::{EndReason, Ended, JournalError, Level, Record};
-use crate::model::{Rank, SlotsNow, State, TaskId, Time};
+use crate::model::{Rank, RankState, SlotsNow, State, TaskId, Time};
 use crate::observe::RunProgress;
 use crate::scale::Forecast;
 use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEvent, StopReason};
-use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::protocol::{FileMessage, Message, Stop};
+use crate::schedule::transfers::{Granted, Transfers};
 use crate::workload::walltime::LongestTask;
 use crate::workload::{Temporaries, TemporaryFile};
 
@@ -58,6 +59,8 @@ pub(crate) struct CoordinatorDriver {
     longest: LongestTask,
     /// Temporary files, and who still reads them.
     temporaries: Temporaries,
+    /// Files on their way between ranks.
+    transfers: Transfers,
     /// Decides about ranks and spending, or forecasts the end, if the job asks for either.
     pub(super) autoscaler: Option<Autoscaler>,
     /// Admits ranks, if any can join.
@@ -87,6 +90,7 @@ impl CoordinatorDriver {
         CoordinatorDriver {
             longest: LongestTask::of(&job),
             temporaries: Temporaries::of(&job),
+            transfers: Transfers::default(),
             identity,
             coordinator,
             job,
@@ -153,6 +157,7 @@ impl CoordinatorDriver {
                 messages.extend(self.check_journal(now));
                 return messages;
             }
+            Message::Files { id, message } => return self.on_file_message(now, (from, id), message),
             Message::Reasons { reasons } => {
                 self.recording.record(Record::Reasons(reasons));
                 return self.check_journal(now);
@@ -164,6 +169,28 @@ impl CoordinatorDriver {
             return self.apply(now, effects);
         }
         self.step(now, [CoordinatorEvent::Message { from, message }])
+    }
+
+    /// Handles what a rank says about a file that it needs or holds.
+    fn on_file_message(&mut self, now: Time, about: (Rank, u32), message: FileMessage) -> Messages {
+        let (nodes, coordinator) = (&self.nodes, &self.coordinator);
+        let is_gone = |rank| coordinator.standing(rank).is_none_or(RankState::is_gone);
+        let node = |rank| nodes.rank(rank).filter(|_| !is_gone(rank)).map(|rank| rank.facts.node.as_str());
+        granted(match message {
+            FileMessage::Seek { file } => self.transfers.seek(now, about, file, &node),
+            FileMessage::Ended { arrived } => self.transfers.end(now, about, arrived, &node),
+            FileMessage::Holds { name, version } => {
+                self.transfers.hold(about.0, name, version);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        })
+    }
+
+    /// A rank is lost: others get their files elsewhere.
+    pub(super) fn end_transfers_of(&mut self, now: Time, rank: Rank) -> Messages {
+        let node = |rank| self.nodes.rank(rank).map(|rank| rank.facts.node.as_str());
+        granted(self.transfers.lose(now, rank, &node))
     }
 
     /// The periodic work.
@@ -261,6 +288,11 @@ impl CoordinatorDriver {
             return Messages::new();
         }
         let files: Vec<TemporaryFile> = completed.flat_map(|task| self.temporaries.done(task)).collect();
+        for (task, number) in &files {
+            let task = self.job.task(*task).ok();
+            let name = task.and_then(|task| Some(held_name(&task, task.temporary.get(*number as usize)?)));
+            name.iter().for_each(|name| self.transfers.discard(name));
+        }
         let ranks = self.coordinator.ranks_here().filter(|_| !files.is_empty());
         ranks.map(|rank| (rank, Message::Discard { files: files.clone() })).collect()
     }
@@ -329,4 +361,11 @@ impl CoordinatorDriver {
             ..RunProgress::default()
         }
     }
+}
+
+/// The answers to ranks that sought files.
+fn granted(granted: Vec<Granted>) -> Messages {
+    let answer =
+        |Granted { to, id, source }| (to, Message::Files { id, message: FileMessage::Source { rank: source } });
+    granted.into_iter().map(answer).collect()
 }

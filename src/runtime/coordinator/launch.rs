@@ -69,6 +69,7 @@ pub(crate) fn run(
 struct Run {
     executor: Arc<Executor>,
     pool: Option<Pool<Executor>>,
+    run_dir: RunDir,
     dir: PathBuf,
     lock: RunLock,
     /// Ranks may join.
@@ -83,8 +84,10 @@ impl Run {
     /// Runs to the end, and gives everything back.
     fn run_to_end(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
         main_loop(&self.executor);
-        self.executor.shared.offers.close();
+        self.executor.shared.close();
         drop(self.pool);
+        self.executor.shared.output_receiver.finish();
+        self.run_dir.unmark();
         let mut engine = self.executor.engine.lock();
         let broken = engine.broken().map(str::to_owned);
         let (back, mut driver) = engine.take_apart();
@@ -114,6 +117,7 @@ fn prepare(
 ) -> Result<Run, RunError> {
     let listener = options.listen.map(listen).transpose()?;
     let mut start = PreparedRun::open(options, &kernels)?;
+    start.dir.mark(start.welcome.began_unix_ns)?;
     let features = node_features(&start.prepared.job);
     let slots = start.prepared.job.slots;
     let ready =
@@ -212,8 +216,8 @@ fn prepare(
         driver = driver.with_joining(listener, provisioner);
     }
     driver.has_unplaced = unplaced.iter().any(|tasks| !tasks.is_empty());
-    let dir = PathBuf::from(dir.path());
-    let setup = RankSetup { welcome, job, resources };
+    let run_dir = dir.clone();
+    let setup = RankSetup { welcome, job, resources, dir: Some(dir) };
     let (executor, pool) = setup.start(fabric, Some(driver), kernels, wake)?;
     {
         let mut engine = executor.engine.lock();
@@ -221,7 +225,8 @@ fn prepare(
         let begun = engine.coordinator().map(|driver| driver.begin(now)).unwrap_or_default();
         engine.post([(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { executor, pool, dir, lock: held, open, watcher, serving })
+    let dir = PathBuf::from(run_dir.path());
+    Ok(Run { executor, pool, run_dir, dir, lock: held, open, watcher, serving })
 }
 
 /// The features of Slurm's nodes, which are labels of the ranks there, if the job asks for labels.

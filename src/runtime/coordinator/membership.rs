@@ -45,6 +45,11 @@ impl CoordinatorDriver {
             self.recording.node_arrived(site, delay);
         }
         let mut messages = effects.messages;
+        for event in &effects.events {
+            if let CoordinatorEvent::Change { rank, change: Change::Lose } = event {
+                messages.extend(self.end_transfers_of(now, *rank));
+            }
+        }
         messages.extend(self.step(now, effects.events));
         messages
     }

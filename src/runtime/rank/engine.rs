@@ -310,6 +310,7 @@ impl Engine {
             return false;
         }
         self.send_telemetry();
+        self.send_file_messages();
         if self.guest_signals.is_some() {
             self.check_link();
         }

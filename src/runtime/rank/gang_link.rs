@@ -13,13 +13,13 @@
 //! | cancellation, time limit | the leader ends |
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::piece_queue::PieceQueue;
 use crate::data::exchange::Stopped;
 use crate::exec::Peers;
-use crate::fabric::wire::{MAX_PIECE_BYTES, Piece, PieceKind, encode_piece};
+use crate::fabric::wire::{MAX_PIECE_BYTES, Piece, PieceKind, PieceStream};
 use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
 
@@ -31,55 +31,6 @@ const MAX_ROUNDS: usize = 2;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Pieces that the engine is to send.
-#[derive(Default)]
-pub(super) struct PieceQueue {
-    pieces: Mutex<VecDeque<QueuedPiece>>,
-    /// Their number, to be read without the lock.
-    waiting: AtomicUsize,
-    /// Number of threads that wait for pieces of other ranks.
-    awaiting: AtomicUsize,
-}
-
-struct QueuedPiece {
-    gang: u32,
-    to: Rank,
-    frame: Vec<u8>,
-}
-
-impl PieceQueue {
-    pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.load(SeqCst) > 0
-    }
-
-    /// True while a thread waits for pieces of other ranks.
-    pub(super) fn is_awaiting(&self) -> bool {
-        self.awaiting.load(SeqCst) > 0
-    }
-
-    /// Removes the first pieces, at most `most`, each with its receiver.
-    pub(super) fn take(&self, most: usize) -> Vec<(Rank, Vec<u8>)> {
-        let mut pieces = lock(&self.pieces);
-        let taken = most.min(pieces.len());
-        let taken = pieces.drain(..taken).map(|piece| (piece.to, piece.frame)).collect();
-        self.waiting.store(pieces.len(), SeqCst);
-        taken
-    }
-
-    fn add(&self, new: impl Iterator<Item = QueuedPiece>) {
-        let mut pieces = lock(&self.pieces);
-        pieces.extend(new);
-        self.waiting.store(pieces.len(), SeqCst);
-    }
-
-    /// Drops what a gang has not sent yet.
-    pub(super) fn withdraw(&self, gang: u32) {
-        let mut pieces = lock(&self.pieces);
-        pieces.retain(|piece| piece.gang != gang);
-        self.waiting.store(pieces.len(), SeqCst);
-    }
 }
 
 /// The inboxes of a gang on this rank. Bytes of others may arrive before this rank starts.
@@ -211,28 +162,17 @@ impl GangRun<'_> {
             let bytes = &outgoing[place];
             let end = bytes.len().min((number + 1) * MAX_PIECE_BYTES);
             let kind = if number + 1 == pieces_of(bytes) { last } else { PieceKind::More };
-            let piece = Piece { gang: self.gang, round, kind, bytes: &bytes[number * MAX_PIECE_BYTES..end] };
-            QueuedPiece { gang: self.gang, to: self.ranks[place], frame: encode_piece(piece) }
+            let piece = Piece {
+                stream: PieceStream::Gang(self.gang),
+                round,
+                kind,
+                bytes: &bytes[number * MAX_PIECE_BYTES..end],
+            };
+            (self.ranks[place], piece)
         });
         let (pieces, event_wait) = self.queue;
         pieces.add(queued);
         event_wait.notify();
-    }
-}
-
-/// Counts a thread that waits until it is dropped.
-struct Awaiting<'a>(&'a AtomicUsize);
-
-impl<'a> Awaiting<'a> {
-    fn of(count: &'a AtomicUsize) -> Awaiting<'a> {
-        count.fetch_add(1, SeqCst);
-        Awaiting(count)
-    }
-}
-
-impl Drop for Awaiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -251,7 +191,7 @@ impl Peers for GangRun<'_> {
 
     fn swap(&self, mut outgoing: Vec<Vec<u8>>, is_cancelled: &dyn Fn() -> bool) -> Result<Vec<Vec<u8>>, Stopped> {
         let place = self.place();
-        let _awaiting = Awaiting::of(&self.queue.0.awaiting);
+        let _awaiting = self.queue.0.await_pieces();
         let own = outgoing.get_mut(place).map(std::mem::take).unwrap_or_default();
         let mut state = lock(&self.link.state);
         let round = state.round;
@@ -285,7 +225,7 @@ mod tests {
     const OTHERS: [Rank; 3] = [Rank(0), Rank(1), Rank(2)];
 
     fn piece(round: u32, kind: PieceKind, bytes: &[u8]) -> Piece<'_> {
-        Piece { gang: 1, round, kind, bytes }
+        Piece { stream: PieceStream::Gang(1), round, kind, bytes }
     }
 
     fn take(link: &GangLink) -> Result<Option<Vec<Vec<u8>>>, Stopped> {

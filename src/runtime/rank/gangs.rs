@@ -12,7 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use super::gang_link::{GangLink, GangRun, PieceQueue};
+use super::gang_link::{GangLink, GangRun};
+use super::piece_queue::PieceQueue;
 use super::shared::{FAILED, Shared, lock, panic_without_team};
 use crate::exec::ExecContext;
 use crate::fabric::wire::Piece;
@@ -31,10 +32,14 @@ pub(super) struct HeldGangs {
     pub(super) running: AtomicU32,
     /// Number of shares of operations that other ranks lead.
     shares: AtomicU32,
-    pub(super) pieces: PieceQueue,
+    pub(super) pieces: Arc<PieceQueue>,
 }
 
 impl HeldGangs {
+    pub(super) fn new(pieces: Arc<PieceQueue>) -> HeldGangs {
+        HeldGangs { pieces, ..HeldGangs::default() }
+    }
+
     /// True if this rank runs a task of a gang, or a share of one.
     pub(super) fn is_running(&self) -> bool {
         self.running.load(SeqCst) + self.shares.load(SeqCst) > 0
@@ -259,8 +264,8 @@ impl Shared {
     }
 
     /// Takes a piece of an operation in; drops that of a gang that has ended.
-    pub(super) fn receive_piece(&self, from: Rank, piece: Piece) {
-        let link = lock(&self.gangs.by_gang).get(&piece.gang).map(|held| Arc::clone(&held.link));
+    pub(super) fn receive_piece(&self, from: Rank, gang: u32, piece: Piece) {
+        let link = lock(&self.gangs.by_gang).get(&gang).map(|held| Arc::clone(&held.link));
         if let Some(link) = link {
             link.receive(from, piece);
         }

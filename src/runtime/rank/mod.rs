@@ -13,6 +13,9 @@
 //! | `intra_node` | completions between ranks of one node, without the engine |
 //! | `gangs` | slots set aside for tasks on several ranks, and those tasks |
 //! | `gang_link` | what the ranks of an operation on a divided graph exchange |
+//! | `piece_queue` | pieces of gangs and of files that the engine is to send |
+//! | `file_link` | files on their way between ranks |
+//! | `output_link` | output of tasks on a rank that does not see the run directory |
 //! | `outbox` | the state of one slot, and what it leaves for the engine |
 //! | `paused_tasks` | tasks that the user has paused |
 //! | `live_job` | the job of the start, and tasks that were added since |
@@ -28,6 +31,7 @@
 mod driving;
 mod engine;
 pub(super) mod executor;
+mod file_link;
 mod gang_link;
 mod gangs;
 mod intra_node;
@@ -37,7 +41,9 @@ mod live_job;
 pub(super) mod main_loop;
 mod offers;
 mod outbox;
+mod output_link;
 mod paused_tasks;
+mod piece_queue;
 mod resource_monitor;
 pub(super) mod setup;
 mod shared;

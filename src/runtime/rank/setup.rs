@@ -3,25 +3,30 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
 use super::driving::EngineLock;
 use super::engine::Engine;
 use super::executor::Executor;
+use super::file_link::FileLink;
 use super::gangs::HeldGangs;
 use super::ledger_epochs::LedgerEpochs;
 use super::live_job::LiveJob;
 use super::offers::Offers;
+use super::output_link::{OutputPlace, OutputReceiver, OutputSender};
 use super::paused_tasks::PausedTasks;
+use super::piece_queue::PieceQueue;
 use super::resource_monitor::ResourceMonitor;
 use super::shared::Shared;
 use super::slot_breather::SlotBreather;
-use super::telemetry::{TaskOutput, TelemetryBuffer};
-use crate::exec::{Kernels, RankContext, Runner, TaskSource};
+use super::telemetry::{OutputFiles, TaskOutput, TelemetryBuffer};
+use crate::exec::{self, FileCarrier, Kernels, RankContext, Runner, TaskSource};
 use crate::fabric::{Alone, Fabric};
 use crate::job::{Job, SlotRange};
 use crate::journal::{OutputWriter, RunDir};
+use crate::model::{Rank, has_labels};
 use crate::pool::{Pool, PoolConfig, PoolGpu};
 use crate::runtime::RunError;
 use crate::runtime::clock::Clock;
@@ -88,6 +93,35 @@ pub(in crate::runtime) struct RankSetup {
     pub(in crate::runtime) welcome: Welcome,
     pub(in crate::runtime) job: Arc<Job>,
     pub(in crate::runtime) resources: RankResources,
+    /// The run directory; `None` if this rank does not see it.
+    pub(in crate::runtime) dir: Option<RunDir>,
+}
+
+/// How long a rank looks for the run directory on a shared file system.
+const RUN_DIR_WAIT: Duration = Duration::from_secs(10);
+
+/// The run directory as another rank than rank 0 sees it: what stands at its path may be another
+/// one, so it must have the mark of the session.
+pub(in crate::runtime) fn visible_run_dir(welcome: &Welcome) -> Option<RunDir> {
+    let path = Path::new(&welcome.run_dir);
+    let is_visible = exec::sees(&RunDir::mark_of(path, welcome.began_unix_ns), RUN_DIR_WAIT);
+    is_visible.then(|| RunDir::open(path).ok())?
+}
+
+/// Refuses a job with tasks that this rank would have to run, and that need the directory of the job,
+/// which it does not see.
+pub(in crate::runtime) fn check_away(job: &Job, hello: &Hello, welcome: &Welcome) -> Result<(), RunError> {
+    let here = job.groups.iter().filter(|group| has_labels(&hello.labels, &group.labels));
+    let mut tasks = here.filter_map(|group| job.task(group.first).ok());
+    let Some(task) = tasks.find(|task| exec::is_bound_to_its_directory(task)) else { return Ok(()) };
+    Err(RunError::Refused(format!(
+        "it does not see the run directory ({} on {} is another one, or none), and task `{}` reads and writes {} itself: \
+         have the node see that directory, add `stage = \"node\"` to the task, or let it ask with `labels` for ranks that do",
+        welcome.run_dir,
+        hello.node,
+        task.name,
+        task.dir.display()
+    )))
 }
 
 impl RankSetup {
@@ -100,13 +134,11 @@ impl RankSetup {
         kernels: Kernels,
         event_wait: Arc<EventWait>,
     ) -> Result<(Arc<Executor>, Option<Pool<Executor>>), RunError> {
-        let RankSetup { welcome, job, resources } = self;
+        let RankSetup { welcome, job, resources, dir } = self;
         let slots = resources.places.len();
         let extra = resources.extra.len();
         let me = fabric.me();
         let refused = |error: &dyn std::error::Error| RunError::Refused(error.to_string());
-        let dir = RunDir::open(Path::new(&welcome.run_dir))?;
-        let files = OutputWriter::create(&dir, welcome.session, me, job.output).map_err(|e| refused(&e))?;
         let gpus = resources.topology.grant.gpus.clone();
         let pool_gpu =
             |gpu: &Gpu| PoolGpu { number: gpu.ordinal, domain: gpu.device.as_ref().and_then(|device| device.domain) };
@@ -114,25 +146,43 @@ impl RankSetup {
         let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
         let site =
             RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), (slots + extra).max(1) as u16);
-        let graphs = Some(dir.path().join("graphs"));
-        let run_dir = Some(dir.path().to_owned());
+        let run_dir = dir.as_ref().map(|dir| dir.path().to_owned());
+        let graphs = run_dir.as_ref().map(|dir| dir.join("graphs"));
+        let scripts = run_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let is_away = dir.is_none();
+        let pieces = Arc::<PieceQueue>::default();
+        let node = resources.hello.node.clone();
+        let files = Arc::new(FileLink::new(me, node, is_away, Arc::clone(&event_wait), Arc::clone(&pieces)));
+        let carrier = Some(Arc::clone(&files) as Arc<dyn FileCarrier>);
         let is_shared = resources.has_other_nodes(welcome.open, fabric.size());
         let user_variables = welcome.user_variables.clone();
         let memory = resources.topology.grant.memory;
-        let site = RankContext {
-            memory,
-            gpus,
-            scripts: dir.path().to_owned(),
-            graphs,
-            run_dir,
-            is_shared,
-            user_variables,
-            ..site
-        };
+        let site =
+            RankContext { memory, gpus, scripts, graphs, run_dir, is_shared, is_away, carrier, user_variables, ..site };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let telemetry = Arc::new(TelemetryBuffer::default());
         let offers = Arc::new(Offers::new(Arc::clone(&telemetry), Arc::clone(&event_wait)));
-        let output = TaskOutput { files, telemetry: Arc::clone(&telemetry), offers: Arc::clone(&offers) };
+        let output_files = match &dir {
+            Some(dir) => {
+                let writer = OutputWriter::create(dir, welcome.session, me, job.output);
+                OutputFiles::Here(writer.map_err(|error| refused(&error))?)
+            }
+            None => {
+                OutputFiles::AtRankZero(Arc::new(OutputSender::new(Arc::clone(&telemetry), Arc::clone(&event_wait))))
+            }
+        };
+        let output_sender = match &output_files {
+            OutputFiles::AtRankZero(sender) => Some(Arc::clone(sender)),
+            OutputFiles::Here(_) => None,
+        };
+        let place = dir.filter(|_| me == Rank::ZERO).map(|dir| OutputPlace {
+            dir,
+            session: welcome.session,
+            keep: job.output,
+            files: Arc::clone(&files),
+            telemetry: Arc::clone(&telemetry),
+        });
+        let output = TaskOutput { files: output_files, telemetry: Arc::clone(&telemetry), offers: Arc::clone(&offers) };
         let runner = Runner::new(source, kernels.clone(), site, Arc::new(output)).map_err(|e| refused(&e))?;
         let job = Arc::new(LiveJob::new(job, &welcome.short));
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
@@ -156,7 +206,10 @@ impl RankSetup {
             breather: OnceLock::new(),
             constrained_waiting: AtomicU32::new(0),
             paused: PausedTasks::default(),
-            gangs: HeldGangs::default(),
+            gangs: HeldGangs::new(pieces),
+            files,
+            output_sender,
+            output_receiver: OutputReceiver::new(place),
             stops_by_failures: worker.stops_by_failures(),
             _monitor: ResourceMonitor::start(Arc::clone(&telemetry), fabric.size(), devices),
             telemetry,

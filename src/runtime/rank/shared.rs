@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crossbeam_utils::CachePadded;
 use slab::Slab;
 
+use super::file_link::FileLink;
 use super::gangs::HeldGangs;
 use super::ledger_epochs::LedgerEpochs;
 use super::live_job::LiveJob;
 use super::offers::Offers;
 use super::outbox::{Outbox, SlotState};
+use super::output_link::{OutputReceiver, OutputSender};
 use super::paused_tasks::PausedTasks;
 use super::resource_monitor::ResourceMonitor;
 use super::slot_breather::SlotBreather;
@@ -61,6 +63,11 @@ pub(in crate::runtime) struct Shared {
     pub(super) constrained_waiting: AtomicU32,
     pub(super) paused: PausedTasks,
     pub(super) gangs: HeldGangs,
+    pub(in crate::runtime) files: Arc<FileLink>,
+    /// Sends output to rank 0, if this rank does not see the run directory.
+    pub(super) output_sender: Option<Arc<OutputSender>>,
+    /// Writes the output of such ranks, on rank 0.
+    pub(in crate::runtime) output_receiver: OutputReceiver,
     /// The run ends after a number of failures.
     pub(super) stops_by_failures: bool,
     pub(super) telemetry: Arc<TelemetryBuffer>,
@@ -179,6 +186,13 @@ impl Shared {
     /// The outbox of threads that are no slots.
     pub(super) fn common_outbox(&self) -> MutexGuard<'_, Outbox> {
         lock(&self.slots[self.slots.len() - 1].outbox)
+    }
+
+    /// No answer of another rank will come any more: whoever waits for one ends.
+    pub(in crate::runtime) fn close(&self) {
+        self.offers.close();
+        self.files.close();
+        self.output_sender.iter().for_each(|sender| sender.close());
     }
 
     /// Fails a lease that was not run, for this reason.

@@ -10,13 +10,17 @@ use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire, Orderin
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::offers::Offers;
+use super::output_link::OutputSender;
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
 use crate::model::{CacheUse, Measure, Outcome, Reason, SlotsNow, StageUse, Stream, TaskId, Usage, UsedFile, Vitals};
-use crate::schedule::protocol::Message;
+use crate::schedule::protocol::{Message, OutputPart, OutputRecord};
 
 /// Values or reasons in one message, at most.
 const MAX_VALUES_PER_MESSAGE: usize = 256;
+
+/// Weight from which on further records of output go into another message.
+const MIN_OUTPUT_WEIGHT: u64 = 256 << 10;
 
 /// Holds telemetry until the engine sends it to rank 0.
 #[derive(Default)]
@@ -35,6 +39,7 @@ struct Pending {
     reasons: Vec<Reason>,
     vitals: Option<Vitals>,
     offers: Vec<Message>,
+    outputs: Vec<OutputRecord>,
     /// Why the run directory could not be written, until rank 0 has been notified.
     storage_error: Option<String>,
 }
@@ -56,6 +61,12 @@ impl TelemetryBuffer {
         self.has_pending.store(true, Release);
     }
 
+    /// Adds output that rank 0 is to write.
+    pub(super) fn add_output(&self, record: OutputRecord) {
+        self.pending().outputs.push(record);
+        self.has_pending.store(true, Release);
+    }
+
     /// Adds what an attempt offers.
     pub(super) fn add_offer(&self, offer: Message) {
         self.pending().offers.push(offer);
@@ -63,7 +74,7 @@ impl TelemetryBuffer {
     }
 
     /// Records that the run directory cannot be written. Rank 0 is notified once.
-    fn set_storage_lost(&self, error: &io::Error) {
+    pub(super) fn set_storage_lost(&self, error: &io::Error) {
         if !self.storage_lost.swap(true, AcqRel) {
             self.pending().storage_error = Some(error.to_string());
             self.has_pending.store(true, Release);
@@ -92,19 +103,46 @@ impl TelemetryBuffer {
         if !self.has_pending.load(Acquire) || !self.has_pending.swap(false, Acquire) {
             return Vec::new();
         }
-        let Pending { measures, reasons, vitals, offers, storage_error } = std::mem::take(&mut *self.pending());
+        let Pending { measures, reasons, vitals, offers, outputs, storage_error } =
+            std::mem::take(&mut *self.pending());
         let lost = storage_error.map(|reason| Message::StorageLost { reason });
         let reasons = reasons.chunks(MAX_VALUES_PER_MESSAGE).map(|chunk| Message::Reasons { reasons: chunk.to_vec() });
         let measured =
             measures.chunks(MAX_VALUES_PER_MESSAGE).map(|chunk| Message::Measured { measures: chunk.to_vec() });
         let vitals = vitals.map(|vitals| Message::Vitals(Box::new(vitals)));
-        lost.into_iter().chain(reasons).chain(measured).chain(vitals).chain(offers).collect()
+        let outputs = output_messages(outputs);
+        lost.into_iter().chain(outputs).chain(reasons).chain(measured).chain(vitals).chain(offers).collect()
     }
+}
+
+/// Messages with these records, in order, of bounded size.
+fn output_messages(records: Vec<OutputRecord>) -> Vec<Message> {
+    let (mut messages, mut batch, mut weight) = (Vec::new(), Vec::new(), 0);
+    for record in records {
+        weight += record.weight();
+        batch.push(record);
+        if weight >= MIN_OUTPUT_WEIGHT {
+            messages.push(Message::Output { records: std::mem::take(&mut batch) });
+            weight = 0;
+        }
+    }
+    if !batch.is_empty() {
+        messages.push(Message::Output { records: batch });
+    }
+    messages
+}
+
+/// Where text of a rank's tasks goes.
+pub(super) enum OutputFiles {
+    /// Into files of the run directory.
+    Here(OutputWriter),
+    /// To rank 0, which writes it there.
+    AtRankZero(Arc<OutputSender>),
 }
 
 /// Where the output of a rank's tasks goes: text into files, values into the telemetry buffer.
 pub(super) struct TaskOutput {
-    pub(super) files: OutputWriter,
+    pub(super) files: OutputFiles,
     pub(super) telemetry: Arc<TelemetryBuffer>,
     pub(super) offers: Arc<Offers>,
 }
@@ -117,27 +155,49 @@ impl TaskOutput {
 
 impl OutputSink for TaskOutput {
     fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()> {
-        self.checked(self.files.append(task, attempt, stream, bytes).map_err(io::Error::other))
+        self.checked(match &self.files {
+            OutputFiles::Here(files) => files.append(task, attempt, stream, bytes).map_err(io::Error::other),
+            OutputFiles::AtRankZero(sender) => {
+                sender.send_bytes((task, attempt), |bytes| OutputPart::Bytes(stream, bytes), bytes)
+            }
+        })
     }
 
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()> {
-        self.checked(self.files.finish(task, attempt, outcome).map_err(io::Error::other))
+        self.checked(match &self.files {
+            OutputFiles::Here(files) => files.finish(task, attempt, outcome).map_err(io::Error::other),
+            OutputFiles::AtRankZero(sender) => sender.send((task, attempt), OutputPart::End(outcome)),
+        })
     }
 
     fn account(&self, task: TaskId, attempt: u16, used: Usage) -> io::Result<()> {
-        self.checked(self.files.account(task, attempt, used).map_err(io::Error::other))
+        self.checked(match &self.files {
+            OutputFiles::Here(files) => files.account(task, attempt, used).map_err(io::Error::other),
+            OutputFiles::AtRankZero(sender) => sender.send((task, attempt), OutputPart::Usage(used)),
+        })
     }
 
-    fn used_files(&self, task: TaskId, attempt: u16, files: &[UsedFile]) -> io::Result<()> {
-        self.checked(self.files.used_files(task, attempt, files).map_err(io::Error::other))
+    fn used_files(&self, task: TaskId, attempt: u16, used: &[UsedFile]) -> io::Result<()> {
+        self.checked(match &self.files {
+            OutputFiles::Here(files) => files.used_files(task, attempt, used).map_err(io::Error::other),
+            OutputFiles::AtRankZero(sender) => sender.send((task, attempt), OutputPart::UsedFiles(used.to_vec())),
+        })
     }
 
     fn cache_used(&self, task: TaskId, attempt: u16, used: &CacheUse) -> io::Result<()> {
-        self.files.cache_used(task, attempt, used).map_err(io::Error::other)
+        match &self.files {
+            OutputFiles::Here(files) => files.cache_used(task, attempt, used).map_err(io::Error::other),
+            OutputFiles::AtRankZero(sender) => {
+                sender.send((task, attempt), OutputPart::Cache(serde_json::to_string(used)?))
+            }
+        }
     }
 
     fn staged(&self, task: TaskId, attempt: u16, used: &StageUse) -> io::Result<()> {
-        self.files.staged(task, attempt, used).map_err(io::Error::other)
+        match &self.files {
+            OutputFiles::Here(files) => files.staged(task, attempt, used).map_err(io::Error::other),
+            OutputFiles::AtRankZero(sender) => sender.send((task, attempt), OutputPart::Staging(*used)),
+        }
     }
 
     fn reason(&self, task: TaskId, attempt: u16, text: &str) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::main_loop::main_loop;
-use super::setup::{RankResources, RankSetup};
+use super::setup::{RankResources, RankSetup, check_away, visible_run_dir};
 use super::shared::Shared;
 use crate::exec::{Kernels, TaskStop};
 use crate::fabric::routed::RoutedFabric;
@@ -67,19 +67,24 @@ fn work(
     // Rank 0 hands out the edges that this rank needs.
     job.links = Vec::new();
     let resources = RankResources::new(topology, &welcome, labels, job.slots);
+    let dir = visible_run_dir(&welcome);
+    if dir.is_none() {
+        check_away(&job, &resources.hello, &welcome)?;
+        tracing::info!("{} is not visible here: files come from rank 0, and go there", welcome.run_dir);
+    }
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(resources.hello.clone()))?;
     let open = welcome.open;
     if open {
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(RoutedFabric::new(world, Rank::ZERO, None));
     }
-    let setup = RankSetup { welcome, job: Arc::new(job), resources };
+    let setup = RankSetup { welcome, job: Arc::new(job), resources, dir };
     let (executor, pool) = setup.start(fabric, None, kernels, event_wait)?;
     if guest {
         executor.engine.lock().set_guest();
     }
     main_loop(&executor);
-    executor.shared.offers.close();
+    executor.shared.close();
     let orphaned = executor.engine.lock().is_orphaned();
     if orphaned {
         end_orphaned_tasks(&executor.shared);

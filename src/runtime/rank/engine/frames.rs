@@ -1,6 +1,7 @@
 //! Frames and messages: received, delivered to the state machines, and sent.
 
 use super::{Engine, MAX_FRAMES_PER_POLL, MAX_PIECES_PER_POLL};
+use crate::fabric::wire::PieceStream;
 use crate::fabric::{FabricError, wire};
 use crate::model::Rank;
 use crate::schedule::protocol::Message;
@@ -35,7 +36,10 @@ impl Engine {
     /// Delivers the received frame.
     pub(super) fn process_frame(&mut self, from: Rank) {
         if let Some(piece) = wire::piece(&self.received) {
-            return self.shared.receive_piece(from, piece);
+            return match piece.stream {
+                PieceStream::Gang(gang) => self.shared.receive_piece(from, gang, piece),
+                PieceStream::Files(transfer) => self.shared.files.receive(from, transfer, piece),
+            };
         }
         match wire::decode(&self.received) {
             Ok(message) => {
@@ -56,7 +60,15 @@ impl Engine {
                 self.send_all(messages);
             }
         } else {
+            if let Message::Prepare { lost_ranks, .. } = &message {
+                self.shared.files.lose(lost_ranks.iter());
+            }
             match message {
+                Message::Files { id, message } => self.shared.on_file_message(from, id, message),
+                Message::Output { records } => self.shared.output_receiver.receive(from, records),
+                Message::OutputWritten { weight } => {
+                    self.shared.output_sender.iter().for_each(|sender| sender.written(weight));
+                }
                 Message::OfferAnswer { task, attempt, refusal } => self.shared.offers.answer(task, attempt, refusal),
                 Message::Discard { files } => self.shared.runner.discard(&files),
                 Message::Added(added) => {
@@ -86,6 +98,12 @@ impl Engine {
             }
             self.send(Rank::ZERO, message);
         }
+    }
+
+    /// Sends what threads that move files have left.
+    pub(super) fn send_file_messages(&mut self) {
+        let messages = self.shared.files.take_messages();
+        self.send_all(messages);
     }
 
     /// Sends messages of rank 0's coordinator outside a poll.

@@ -1,0 +1,328 @@
+//! Staged tasks on a rank that does not see the directories of the job and of the run.
+//!
+//! Such a rank is *away*. Rank 0 tells it what a task finds in its directory, and sends what the
+//! node does not have. From this a *home* is made, a directory that stands for that of the task
+//! during one attempt; there the attempt runs like any other. What it leaves in its home rank 0
+//! fetches and puts in place before the attempt ends.
+//!
+//! | on the rank | on rank 0 |
+//! |---|---|
+//! | asks for the files of a task | `files_for`: names, contents, temporary files, directories |
+//! | fetches what its store does not have | `send`: packs one of those |
+//! | runs the attempt, hands in what it left | `accept`: puts outputs and streams in place |
+
+use std::cell::Cell;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::aside::AttemptDeadline;
+use super::carrier::FileCarrier;
+use super::files;
+use super::used_files::{self, UsedFiles};
+use super::{Fault, RankContext};
+use crate::job::{FileNames, Task, Work};
+use crate::model::{CarriedFile, Rank, StageUse, UsedFile};
+use crate::store::{Content, Digest, HeldFiles, Store, lexical, pack, place_copy, remove_tree, resolve_output};
+
+/// Directories of an archive of results: outputs by their names, and the files for standard output
+/// and standard error.
+const OUTPUTS: &str = "outputs";
+const STREAMS: [&str; 2] = ["stdout", "stderr"];
+
+/// What a task finds in its directory.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct TaskFiles {
+    files: Vec<(String, Content)>,
+    /// Temporary files: each with its name in the stores and its version.
+    held: Vec<(String, Digest, u64)>,
+    /// Directories that outputs lie in.
+    dirs: Vec<String>,
+    /// The files that count as used once it has completed.
+    used: Vec<UsedFile>,
+}
+
+/// An attempt in a home of its own.
+pub(super) struct AwayAttempt {
+    pub(super) task: Task,
+    /// The files that it uses, as rank 0 sees them.
+    pub(super) used_files: Vec<UsedFile>,
+    /// What was moved for it so far.
+    pub(super) used: Cell<StageUse>,
+    store: Arc<Store>,
+}
+
+/// True for a task that reads or writes in its directory itself.
+pub(crate) fn is_bound_to_its_directory(task: &Task) -> bool {
+    let is_alone = task.inputs.is_empty() && task.outputs.is_empty() && task.stdout.is_none() && task.stderr.is_none();
+    !task.is_staged && !matches!(&task.work, Work::Kernel { name, .. } if is_alone && name != GRAPH_KERNEL)
+}
+
+/// Why a task cannot run away from its directory, if it cannot.
+pub(super) fn refusal(task: &Task, site: &RankContext) -> Option<String> {
+    is_bound_to_its_directory(task).then(|| format!(
+        "did not start: {} on {} does not see the directory of the run, and without `stage = \"node\"` a task reads and \
+         writes {} itself: add `stage = \"node\"`, have the node see that directory, or let the task ask with `labels` \
+         for ranks that do",
+        site.rank,
+        site.node,
+        task.dir.display()
+    ))
+}
+
+/// The kernel that reads data graphs.
+const GRAPH_KERNEL: &str = "graph_operation";
+
+/// A name that stays in the directory that it is relative to.
+fn is_inside(name: &Path) -> bool {
+    let clean = lexical(name);
+    let leaves = |depth: i32, part| match part {
+        std::path::Component::ParentDir => (depth > 0).then(|| depth - 1),
+        std::path::Component::Normal(_) => Some(depth + 1),
+        std::path::Component::CurDir => Some(depth),
+        _ => None,
+    };
+    !clean.as_os_str().is_empty() && name.components().try_fold(0, leaves).is_some()
+}
+
+/// The names of what a task reads in its directory, each once.
+fn names_of(task: &Task) -> Vec<PathBuf> {
+    let inputs = task.inputs.iter().map(|(file, _)| file).chain(&task.required).chain(&task.stdin).cloned();
+    let mut names = Vec::new();
+    for name in inputs.chain(used_files::programs_of(task)).filter(|name| is_inside(name)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// What a task finds in its directory, encoded for a rank that is away. Files that are not there are
+/// left out.
+pub(super) fn files_for(
+    (store, held): (&Store, Option<&HeldFiles>),
+    task: &Task,
+    used_files: &UsedFiles,
+    is_visible: &dyn Fn(&Path) -> bool,
+) -> Result<Vec<u8>, String> {
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| format!("{} is no text", path.display()));
+    let mut found = TaskFiles::default();
+    for name in names_of(task) {
+        let path = task.dir.join(&name);
+        if let Some(version) = held.and_then(|held| held.version_of(&path)) {
+            found.held.push((text(&name)?, HeldFiles::digest(&path), version));
+        } else if (task.required.contains(&name) && is_visible(&path)) || path.exists() {
+            let content = store.exact_content_of(&path);
+            found.files.push((text(&name)?, content.map_err(|error| format!("{}: {error}", path.display()))?));
+        }
+    }
+    let parents = task.outputs.iter().filter_map(|(file, _)| file.parent());
+    for dir in parents.filter(|dir| is_inside(dir) && task.dir.join(dir).is_dir()) {
+        found.dirs.push(text(dir)?);
+    }
+    found.used = used_files.seen(task);
+    postcard::to_stdvec(&found).map_err(|error| error.to_string())
+}
+
+/// Writes a file that a rank has asked for, as an archive.
+pub(super) fn send(
+    held: Option<&HeldFiles>,
+    task: Option<&Task>,
+    file: &CarriedFile,
+    to: &mut dyn Write,
+    is_given_up: &AtomicBool,
+) -> io::Result<u64> {
+    let from = match (file, task) {
+        (CarriedFile::Input { file, .. }, Some(task)) => {
+            let name = names_of(task).into_iter().find(|name| name.as_os_str() == file.as_str());
+            let name = name.ok_or_else(|| io::Error::other(format!("{} does not read {file}", task.name)))?;
+            fs::canonicalize(task.dir.join(name))?
+        }
+        (CarriedFile::Held { name, version }, _) => {
+            let found = held.and_then(|held| held.find_version(&Digest::from_bytes(*name), *version));
+            found.ok_or(io::ErrorKind::NotFound)?
+        }
+        _ => return Err(io::Error::other("there is no such file")),
+    };
+    pack(&[(PathBuf::new(), from)], to, is_given_up)
+}
+
+/// Makes the home of an attempt, with all that the task finds in its directory.
+pub(super) fn bring(
+    store: &Arc<Store>,
+    carrier: &dyn FileCarrier,
+    task: &Task,
+    home: PathBuf,
+    is_given_up: &AtomicBool,
+) -> io::Result<AwayAttempt> {
+    let start = Instant::now();
+    let planned = carrier.plan(task.id, is_given_up)?;
+    let found: TaskFiles = postcard::from_bytes(&planned).map_err(io::Error::other)?;
+    // An attempt of this number may have begun before.
+    remove_tree(&home);
+    super::stage::make_private_dir(&home)?;
+    let mut used = StageUse::default();
+    let place = |name: &str| -> io::Result<PathBuf> {
+        let path = match is_inside(Path::new(name)) {
+            true => home.join(lexical(Path::new(name))),
+            false => return Err(io::Error::other(format!("rank 0 names {name}, which is not in the directory"))),
+        };
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        Ok(path)
+    };
+    for (name, content) in &found.files {
+        let to = place(name)?;
+        // It may lie in a directory that is there already.
+        if to.symlink_metadata().is_ok() {
+            continue;
+        }
+        let file = CarriedFile::Input { task: task.id, file: name.clone() };
+        let fetch = |to: &Path| carrier.fetch(&file, to, is_given_up);
+        let came = store.receive(content, &to, &fetch, is_given_up).map_err(|error| named(name, error))?;
+        used.received += came.read;
+        used.local += came.bytes - came.read.min(came.bytes);
+    }
+    for (name, digest, version) in &found.held {
+        let file = CarriedFile::Held { name: *digest.bytes(), version: *version };
+        let bytes = carrier.fetch(&file, &place(name)?, is_given_up).map_err(|error| named(name, error))?;
+        used.received += bytes;
+        used.fetched += bytes;
+    }
+    for name in &found.dirs {
+        fs::create_dir_all(place(name)?)?;
+    }
+    used.in_s = start.elapsed().as_secs_f64();
+    let task = Task { dir: home, ..task.clone() };
+    Ok(AwayAttempt { task, used_files: found.used, used: Cell::new(used), store: Arc::clone(store) })
+}
+
+fn named(name: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name}: {error}"))
+}
+
+impl AwayAttempt {
+    /// Adds what was moved between the home and the directory of the task on the node's disk: what
+    /// was received is not counted again.
+    pub(super) fn add(&self, staged: &StageUse) {
+        let used = self.used.get();
+        let again = used.received + used.local;
+        self.used.set(StageUse {
+            local: used.local + (staged.read + staged.local).saturating_sub(again),
+            in_s: used.in_s + staged.in_s,
+            out_s: staged.out_s,
+            ..used
+        });
+    }
+
+    /// Has rank 0 put in place what the attempt has left.
+    pub(super) fn hand_in(
+        &self,
+        carrier: &Arc<dyn FileCarrier>,
+        (attempt, is_completed): (u16, bool),
+        names: &FileNames<'_>,
+        deadline: &AttemptDeadline<'_>,
+    ) -> Result<(), Fault> {
+        let (start, task) = (Instant::now(), &self.task);
+        let mut results = Vec::new();
+        let places: Vec<PathBuf> = task.outputs.iter().map(|(file, _)| task.dir.join(file)).collect();
+        for ((file, _), place) in task.outputs.iter().zip(&places).filter(|_| is_completed) {
+            if place.symlink_metadata().is_ok() {
+                let from = resolve_output(place, &places).map_err(|error| Fault::refused(file.display(), &error))?;
+                results.push((Path::new(OUTPUTS).join(lexical(file)), from));
+            }
+        }
+        for (name, pattern) in STREAMS.iter().zip([&task.stdout, &task.stderr]) {
+            let file = pattern.as_deref().map(|pattern| names.fill(pattern));
+            let is_output = |file: &PathBuf| task.outputs.iter().any(|(other, _)| other == file);
+            let path = file.filter(|file| is_inside(file) && !is_output(file)).map(|file| task.dir.join(file));
+            results.extend(path.filter(|path| path.is_file()).map(|path| (PathBuf::from(name), path)));
+        }
+        if results.is_empty() {
+            return Ok(());
+        }
+        let bytes: u64 = results.iter().map(|(_, path)| self.store.bytes_of(path)).sum();
+        let (carrier, id) = (Arc::clone(carrier), task.id);
+        let work = move |is_given_up: &_| carrier.hand_in((id, attempt), is_completed, results, is_given_up);
+        let handed = deadline.aside("handing in what it has written", work)?;
+        let refused = |error| Fault::refused("rank 0 could not put in place what it has written", &error);
+        let (written, held) = handed.map_err(refused)?;
+        let used = self.used.get();
+        let out_s = used.out_s + start.elapsed().as_secs_f64();
+        self.used.set(StageUse { written, held, sent: bytes, out_s, ..used });
+        Ok(())
+    }
+}
+
+/// Puts in place what an attempt on another rank has left, from the directory that it was unpacked
+/// into. What the task does not declare is left out. Returns the bytes that were put in place, and
+/// those that are held.
+pub(super) fn accept(
+    (store, held): (&Store, Option<&HeldFiles>),
+    task: &Task,
+    (rank, node, is_completed): (Rank, &str, bool),
+    site: &RankContext,
+    dir: &Path,
+    is_given_up: &AtomicBool,
+) -> io::Result<(u64, u64)> {
+    if node.is_empty() || node.contains('/') || node.starts_with('.') {
+        return Err(io::Error::other("the name of the node is none"));
+    }
+    let (mut kept, mut bytes) = (Vec::new(), 0);
+    for (file, _) in task.outputs.iter().filter(|_| is_completed) {
+        let (from, to) = (dir.join(OUTPUTS).join(lexical(file)), task.dir.join(file));
+        match held.filter(|_| task.temporary.contains(file)) {
+            None => kept.push((from, to)),
+            Some(held) if from.symlink_metadata().is_err() => held.discard(&to),
+            Some(held) => {
+                bytes += store.bytes_of(&from);
+                held.hold(&from, &to, is_given_up)?;
+                if let (Some(carrier), Some(version)) = (&site.carrier, held.version_of(&to)) {
+                    carrier.hold(*HeldFiles::digest(&to).bytes(), version);
+                }
+            }
+        }
+    }
+    let written = store.stage_out(&kept, is_given_up);
+    let mut written = written.map_err(|(file, error)| named(&file.display().to_string(), error))?;
+    let names = FileNames { node, rank: rank.0, ..site.file_names(&task.name, task.index) };
+    for (name, pattern) in STREAMS.iter().zip([&task.stdout, &task.stderr]) {
+        let file = pattern.as_deref().map(|pattern| names.fill(pattern)).filter(|file| is_inside(file));
+        if let Some(file) = file.filter(|_| dir.join(name).is_file()) {
+            written += place_copy(&dir.join(name), &task.dir.join(file), is_given_up)?;
+        }
+    }
+    Ok((written, bytes))
+}
+
+/// Waits until a file that a task needs is visible here.
+pub(super) fn is_visible(path: &Path, wait: std::time::Duration) -> bool {
+    files::is_there(path, Instant::now().checked_add(wait), &AtomicBool::new(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_in_its_directory() {
+        for (name, expected) in [
+            ("a", true),
+            ("a/b", true),
+            ("./a", true),
+            ("a/../b", true),
+            ("", false),
+            (".", false),
+            ("a/..", false),
+            ("../a", false),
+            ("a/../../b", false),
+            ("/a", false),
+        ] {
+            assert_eq!(is_inside(Path::new(name)), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Which rank sends a file that another one asks for, and when.
+//!
+//! Rank 0 keeps the table: who holds which temporary output, what is being sent, and which rank
+//! failed to send. A rank that needs a file *seeks* it and gets a source, at once or when the node
+//! of one may send again; whoever has received a temporary output is a source of it from then on,
+//! so what many need spreads as a tree. Without a source left the answer is none: the rank reads
+//! the copy in the run directory.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::model::{CarriedFile, Rank, Time};
+
+/// Transfers out of a node at once.
+pub const MAX_OUTGOING: usize = 10;
+
+/// A source that has failed is avoided for this time where there is another way.
+pub const AVOIDANCE: Duration = Duration::from_secs(15);
+
+/// The answer to a rank that sought a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The rank.
+    pub to: Rank,
+    /// The number that it gave the transfer.
+    pub id: u32,
+    /// The rank that sends the file; `None`: no rank does.
+    pub source: Option<Rank>,
+}
+
+/// The transfers of a run, and the sources of its temporary outputs.
+#[derive(Debug, Default)]
+pub struct Transfers {
+    /// Who holds a temporary output: its version, and ranks in the order in which they got it.
+    holders: HashMap<[u8; 32], (u64, Vec<Rank>)>,
+    /// In the order of arrival.
+    waiting: VecDeque<Sought>,
+    running: BTreeMap<(Rank, u32), (CarriedFile, Rank)>,
+    avoided: HashMap<Rank, Time>,
+}
+
+#[derive(Debug)]
+struct Sought {
+    by: Rank,
+    id: u32,
+    file: CarriedFile,
+}
+
+/// What is known of a source.
+enum Choice {
+    Now(Rank),
+    Later,
+    Never,
+}
+
+impl Transfers {
+    /// A rank holds a temporary output.
+    pub fn hold(&mut self, rank: Rank, name: [u8; 32], version: u64) {
+        let (known, ranks) = self.holders.entry(name).or_default();
+        if *known < version {
+            (*known, *ranks) = (version, Vec::new());
+        }
+        if *known == version && !ranks.contains(&rank) {
+            ranks.push(rank);
+        }
+    }
+
+    /// Nobody reads a temporary output any more.
+    pub fn discard(&mut self, name: &[u8; 32]) {
+        self.holders.remove(name);
+    }
+
+    /// A rank asks for a file. `node` says on which node a rank is; `None`: it is not here.
+    pub fn seek<N: Eq>(
+        &mut self,
+        now: Time,
+        (by, id): (Rank, u32),
+        file: CarriedFile,
+        node: &dyn Fn(Rank) -> Option<N>,
+    ) -> Vec<Granted> {
+        self.waiting.push_back(Sought { by, id, file });
+        self.grant(now, node)
+    }
+
+    /// A transfer has ended; `arrived` says whether the rank has the file.
+    pub fn end<N: Eq>(
+        &mut self,
+        now: Time,
+        (by, id): (Rank, u32),
+        arrived: bool,
+        node: &dyn Fn(Rank) -> Option<N>,
+    ) -> Vec<Granted> {
+        self.waiting.retain(|sought| (sought.by, sought.id) != (by, id));
+        if let Some((file, source)) = self.running.remove(&(by, id)) {
+            match file {
+                CarriedFile::Held { name, version } if arrived => self.hold(by, name, version),
+                _ if arrived => {}
+                _ => drop(self.avoided.insert(source, now.after(AVOIDANCE))),
+            }
+        }
+        self.grant(now, node)
+    }
+
+    /// A rank is lost, with what it held.
+    pub fn lose<N: Eq>(&mut self, now: Time, rank: Rank, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
+        self.holders.values_mut().for_each(|(_, ranks)| ranks.retain(|other| *other != rank));
+        self.waiting.retain(|sought| sought.by != rank);
+        self.running.retain(|(by, _), (_, source)| *by != rank && *source != rank);
+        self.grant(now, node)
+    }
+
+    /// Gives sources to those who wait, the first first.
+    fn grant<N: Eq>(&mut self, now: Time, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
+        self.avoided.retain(|_, until| *until > now);
+        let mut granted = Vec::new();
+        for sought in std::mem::take(&mut self.waiting) {
+            let Sought { by: to, id, .. } = sought;
+            let source = match self.choose(&sought, node) {
+                Choice::Later => {
+                    self.waiting.push_back(sought);
+                    continue;
+                }
+                Choice::Now(source) => Some(source),
+                Choice::Never => None,
+            };
+            granted.push(Granted { to, id, source });
+            if let Some(source) = source {
+                self.running.insert((to, id), (sought.file, source));
+            }
+        }
+        granted
+    }
+
+    fn choose<N: Eq>(&self, sought: &Sought, node: &dyn Fn(Rank) -> Option<N>) -> Choice {
+        let outgoing = |rank: Rank| {
+            let here = node(rank);
+            self.running.values().filter(|(_, source)| node(*source) == here).count()
+        };
+        let candidates: Vec<Rank> = match &sought.file {
+            CarriedFile::Input { .. } => vec![Rank::ZERO],
+            CarriedFile::Results { rank, .. } => vec![*rank],
+            CarriedFile::Held { name, version } => {
+                let holders = self.holders.get(name).filter(|(known, _)| known == version);
+                let ranks = holders.into_iter().flat_map(|(_, ranks)| ranks).copied();
+                let may_send = |rank: &Rank| *rank != sought.by && !self.avoided.contains_key(rank);
+                ranks.filter(may_send).collect()
+            }
+        };
+        let here = candidates.into_iter().filter(|rank| node(*rank).is_some());
+        match here.map(|rank| (outgoing(rank), rank)).min() {
+            None => Choice::Never,
+            Some((count, rank)) if count < MAX_OUTGOING => Choice::Now(rank),
+            Some(_) => Choice::Later,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TaskId;
+
+    /// Two ranks on each node.
+    fn node(rank: Rank) -> Option<u32> {
+        Some(rank.0 / 2)
+    }
+
+    fn input(number: u32) -> CarriedFile {
+        CarriedFile::Input { task: TaskId(number), file: "in".into() }
+    }
+
+    fn held(version: u64) -> CarriedFile {
+        CarriedFile::Held { name: [7; 32], version }
+    }
+
+    fn sources(granted: &[Granted]) -> Vec<Option<Rank>> {
+        granted.iter().map(|granted| granted.source).collect()
+    }
+
+    #[test]
+    fn a_node_sends_ten_files_at_once() {
+        let mut transfers = Transfers::default();
+        for id in 0..10 {
+            assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(4), id), input(id), &node)), [Some(Rank::ZERO)]);
+        }
+        assert_eq!(transfers.seek(Time::ZERO, (Rank(4), 10), input(10), &node), []);
+        transfers.hold(Rank(1), [7; 32], 3);
+        assert_eq!(transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node), [], "rank 1 is on the same node");
+        let of_other = CarriedFile::Results { rank: Rank(4), task: TaskId(1), attempt: 1 };
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank::ZERO, 0), of_other, &node)), [Some(Rank(4))]);
+        let next = transfers.end(Time::ZERO, (Rank(4), 3), true, &node);
+        assert_eq!(next, [Granted { to: Rank(4), id: 10, source: Some(Rank::ZERO) }], "who came first");
+        let next = transfers.end(Time::ZERO, (Rank(4), 4), true, &node);
+        assert_eq!(next, [Granted { to: Rank(6), id: 0, source: Some(Rank(1)) }]);
+        assert_eq!(transfers.end(Time::ZERO, (Rank(4), 99), true, &node), [], "a number that nobody has");
+    }
+
+    #[test]
+    fn who_has_received_a_file_sends_it_too() {
+        let mut transfers = Transfers::default();
+        transfers.hold(Rank(2), [7; 32], 3);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(4), 0), held(3), &node)), [Some(Rank(2))]);
+        transfers.end(Time::ZERO, (Rank(4), 0), true, &node);
+        transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 0), held(3), &node)), [Some(Rank(4))]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(9), 0), held(4), &node)), [None], "another version");
+        transfers.hold(Rank(2), [7; 32], 4);
+        transfers.hold(Rank(4), [7; 32], 3);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [None], "a stale one");
+        transfers.discard(&[7; 32]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 2), held(4), &node)), [None]);
+    }
+
+    #[test]
+    fn a_source_that_failed_is_avoided_for_a_while_where_there_is_another() {
+        let mut transfers = Transfers::default();
+        let later = Time::ZERO.after(AVOIDANCE);
+        transfers.hold(Rank(2), [7; 32], 3);
+        transfers.hold(Rank(4), [7; 32], 3);
+        transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node);
+        transfers.end(Time::ZERO, (Rank(6), 0), false, &node);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), 1), held(3), &node)), [Some(Rank(4))]);
+        transfers.end(Time::ZERO, (Rank(6), 1), false, &node);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), 2), held(3), &node)), [None]);
+        assert_eq!(sources(&transfers.seek(later, (Rank(6), 3), held(3), &node)), [Some(Rank(2))]);
+        transfers.seek(later, (Rank(6), 4), input(1), &node);
+        transfers.end(later, (Rank(6), 4), false, &node);
+        assert_eq!(sources(&transfers.seek(later, (Rank(6), 5), input(1), &node)), [Some(Rank::ZERO)], "no other way");
+    }
+
+    #[test]
+    fn a_lost_rank_neither_sends_nor_waits() {
+        let mut transfers = Transfers::default();
+        transfers.hold(Rank(2), [7; 32], 3);
+        transfers.hold(Rank(4), [7; 32], 3);
+        for id in 0..11 {
+            transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node);
+        }
+        transfers.seek(Time::ZERO, (Rank(8), 0), input(0), &node);
+        assert_eq!(
+            transfers.lose(Time::ZERO, Rank(6), &node),
+            [Granted { to: Rank(8), id: 0, source: Some(Rank::ZERO) }]
+        );
+        transfers.lose(Time::ZERO, Rank(2), &node);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [Some(Rank(4))]);
+        let has_left = |rank: Rank| node(rank).filter(|_| rank != Rank(4));
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 2), held(3), &has_left)), [None]);
+    }
+
+    #[test]
+    fn who_gives_up_does_not_wait_any_more() {
+        let mut transfers = Transfers::default();
+        (0..12).for_each(|id| drop(transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node)));
+        transfers.end(Time::ZERO, (Rank(6), 10), false, &node);
+        let next = transfers.end(Time::ZERO, (Rank(6), 0), true, &node);
+        assert_eq!(next, [Granted { to: Rank(6), id: 11, source: Some(Rank::ZERO) }]);
+    }
+}

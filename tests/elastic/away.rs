@@ -1,0 +1,159 @@
+//! Ranks that do not see the directory of the job: in a mount namespace of their own, with an empty
+//! file system where the directory is.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::support::checker::Trace;
+use crate::support::{Dir, Running, TestCommand, is_root, phalanx, program, skip_loudly, wait_for};
+
+/// True where a mount namespace can be made; else says so.
+fn can_be_away() -> bool {
+    let made = is_root()
+        && std::process::Command::new("unshare").args(["-m", "true"]).output().is_ok_and(|o| o.status.success());
+    if !made {
+        skip_loudly("mount namespaces cannot be made here");
+    }
+    made
+}
+
+/// Starts a run that can be joined, and waits until it can. Rank 0 runs no tasks unless it has slots.
+fn open_run(dir: &Dir, job: &str, slots: &str) -> Running {
+    dir.job("job.toml", job);
+    let args = ["-v", "run", "job.toml", "--run-dir", "run", "--join-on", "127.0.0.1"];
+    let whose: &[&str] = if slots == "0" { &["--coordinator-only"] } else { &["--slots", slots] };
+    let run = phalanx(dir).args(args).args(whose).patience(300).start();
+    wait_for("the contact file", 120, || dir.has("run/contact").then_some(()));
+    run
+}
+
+/// Joins from a place where the directory is empty; its store is in `elsewhere`.
+fn join_from_away(dir: &Dir, elsewhere: &Dir, store: &str) -> Running {
+    fs::copy(dir.path().join("run/contact"), elsewhere.path().join("contact")).unwrap();
+    let line = format!(
+        "mount -t tmpfs none {} && cd / && exec {} -v join --contact {}/contact --slots 2",
+        dir.path().display(),
+        program().display(),
+        elsewhere.path().display()
+    );
+    let away = elsewhere.path().join(store);
+    fs::create_dir_all(&away).unwrap();
+    let command = TestCommand::new("unshare", elsewhere.path()).args(["-m", "sh", "-c", &line]);
+    command.env("TMPDIR", away).patience(300).start()
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_rank_that_does_not_see_the_directory_runs_staged_tasks() {
+    if !can_be_away() {
+        return;
+    }
+    let (dir, elsewhere) = (Dir::new("away"), Dir::new("elsewhere"));
+    let job = "[[task]]\nname = \"make\"\narray = \"0-3\"\nstage = \"node\"\ninputs = [\"seed\", \"tree\"]\n\
+               outputs = [\"made/{index}\", \"empty-{index}\", { file = \"tmp-{index}\", keep = false }]\n\
+               stdout = \"seen-%a\"\n\
+               command = \"echo said >&2; ls; ./tool.sh {index}; : > empty-{index}; cat seed tree/link > tmp-{index}\"\n\
+               [[task]]\nname = \"sum\"\nstage = \"node\"\ninputs = [\"made\", \"tmp-0\", \"tmp-3\"]\noutputs = \"total\"\n\
+               needs = \"make\"\ncommand = \"cat made/*/x tmp-0 tmp-3 > total\"\n";
+    dir.file("seed", "5\n");
+    fs::create_dir(dir.path().join("tree")).unwrap();
+    dir.file("tree/leaf", "leaf\n");
+    std::os::unix::fs::symlink("leaf", dir.path().join("tree/link")).unwrap();
+    fs::create_dir(dir.path().join("made")).unwrap();
+    dir.file(
+        "tool.sh",
+        "#!/bin/sh\nmkdir made/$1; echo $(cat seed) $1 > made/$1/x; chmod 750 made/$1/x; ln -s x made/$1/link\n",
+    );
+    fs::set_permissions(dir.path().join("tool.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = open_run(&dir, job, "0");
+    let joined = join_from_away(&dir, &elsewhere, "tmp");
+    let ran = run.wait().ok();
+    joined.wait().ok();
+    assert_eq!(dir.read("total"), "5 0\n5 1\n5 2\n5 3\n5\nleaf\n5\nleaf\n", "{ran}");
+    let made = dir.path().join("made/2");
+    assert_eq!(fs::metadata(made.join("x")).unwrap().permissions().mode() & 0o777, 0o750);
+    assert_eq!(fs::read_link(made.join("link")).unwrap().to_str(), Some("x"));
+    assert_eq!(fs::metadata(dir.path().join("empty-1")).unwrap().len(), 0);
+    assert_eq!(dir.read("seen-1"), "made\nseed\ntool.sh\ntree\n");
+    assert!(!dir.has("tmp-0") && names(&dir.path().join("run/held")).is_empty());
+    assert_eq!(Trace::of(&dir, "run").ranks(), [1].into());
+    let said = phalanx(&dir).args(["report", "run", "--task", "make[2]"]).run().ok();
+    assert!(said.stdout().contains("said"), "what it printed is in the run directory: {said}");
+    let staging = &phalanx(&dir).args(["report", "run", "--json"]).run().ok().json()["staging"];
+    assert_eq!(staging["attempts"], 5);
+    assert!(staging["received_bytes"].as_u64() > Some(10) && staging["sent_bytes"].as_u64() > Some(10), "{staging}");
+    assert!(staging["local_bytes"].as_u64() > Some(0), "the second task finds the inputs on the node: {staging}");
+    // Nothing stays on the node but its store.
+    let stores = names(&elsewhere.path().join("tmp")).into_iter().filter(|name| name.starts_with("phalanx-"));
+    let left: Vec<String> =
+        stores.flat_map(|store| names(&elsewhere.path().join("tmp").join(store).join("stage"))).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn what_a_task_lacks_or_does_not_write_is_said_there_too() {
+    if !can_be_away() {
+        return;
+    }
+    let (dir, elsewhere) = (Dir::new("away-missing"), Dir::new("elsewhere"));
+    let job = "[[task]]\nname = \"lacks\"\nstage = \"node\"\ninputs = \"nowhere\"\noutputs = \"a\"\ncommand = \"true\"\n\
+               [[task]]\nname = \"forgets\"\nstage = \"node\"\noutputs = \"b\"\nstdout = \"log\"\n\
+               command = \"echo tried; true\"\n";
+    let run = open_run(&dir, job, "0");
+    let joined = join_from_away(&dir, &elsewhere, "tmp");
+    run.wait().code(1);
+    joined.wait();
+    let said = |task: &str| phalanx(&dir).args(["report", "run", "--task", task]).run().ok().stdout().to_owned();
+    assert!(said("lacks").contains("its input nowhere is missing"), "{}", said("lacks"));
+    assert!(said("forgets").contains("did not write its output b"), "{}", said("forgets"));
+    assert_eq!(dir.read("log"), "tried\n", "of a failed attempt, too");
+}
+
+#[test]
+fn tasks_that_need_the_directory_keep_a_rank_out_that_does_not_see_it() {
+    if !can_be_away() {
+        return;
+    }
+    let (dir, elsewhere) = (Dir::new("away-plain"), Dir::new("elsewhere"));
+    let job = "[[task]]\nname = \"plain\"\ncommand = \"until test -e end; do sleep 0.05; done\"\n";
+    let run = open_run(&dir, job, "1");
+    let refused = join_from_away(&dir, &elsewhere, "tmp").wait();
+    refused.code(2).says("it does not see the run directory").says("task `plain` reads and writes");
+    dir.file("end", "");
+    run.wait().ok().says("rank 1 cannot take part");
+}
+
+#[test]
+fn a_large_output_survives_the_death_of_the_rank_that_sends_it() {
+    if !can_be_away() {
+        return;
+    }
+    let (dir, elsewhere) = (Dir::new("away-killed"), Dir::new("elsewhere"));
+    let job = "[[task]]\nname = \"large\"\nstage = \"node\"\noutputs = \"large\"\nretries = 1\n\
+               command = \"echo x > made; head -c 300000000 /dev/zero > large\"\n";
+    let run = open_run(&dir, job, "0");
+    let mut first = join_from_away(&dir, &elsewhere, "one");
+    // Rank 0 is in the middle of it when it has begun to unpack.
+    let stores = || names(&std::env::temp_dir()).into_iter().filter(|name| name.starts_with("phalanx-"));
+    let arrives = || {
+        let dirs = stores().map(|store| std::env::temp_dir().join(store).join("stage"));
+        let ranks = dirs.flat_map(|dir| names(&dir).into_iter().map(move |name| dir.join(name)));
+        let part = |rank: std::path::PathBuf| rank.join("0.1.of-1/outputs/large");
+        ranks.map(part).any(|part| fs::metadata(part).is_ok_and(|meta| meta.len() > 0)).then_some(())
+    };
+    wait_for("the output to arrive", 120, arrives);
+    first.kill_all();
+    let second = join_from_away(&dir, &elsewhere, "two");
+    run.wait().ok();
+    second.wait().ok();
+    assert_eq!(fs::metadata(dir.path().join("large")).unwrap().len(), 300_000_000);
+    let trace = Trace::of(&dir, "run");
+    assert_eq!(trace.attempts("large").iter().filter(|row| row.state == "COMPLETED").count(), 1);
+}
