@@ -143,7 +143,7 @@ pub(super) fn send(
             let name = name.ok_or_else(|| io::Error::other(format!("{} does not read {file}", task.name)))?;
             fs::canonicalize(task.dir.join(name))?
         }
-        (CarriedFile::Held { name, version }, _) => {
+        (CarriedFile::Held { name, version } | CarriedFile::Published { name, version }, _) => {
             let found = held.and_then(|held| held.find_version(&Digest::from_bytes(*name), *version));
             found.ok_or(io::ErrorKind::NotFound)?
         }

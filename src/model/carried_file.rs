@@ -22,6 +22,13 @@ pub enum CarriedFile {
         /// Which of those of this name.
         version: u64,
     },
+    /// The copy of a temporary output in the run directory.
+    Published {
+        /// Its name there.
+        name: [u8; 32],
+        /// Its version.
+        version: u64,
+    },
     /// What an attempt has left for its place.
     Results {
         /// The rank that ran it.

@@ -137,7 +137,7 @@ impl Transfers {
             self.running.values().filter(|(_, source)| node(*source) == here).count()
         };
         let candidates: Vec<Rank> = match &sought.file {
-            CarriedFile::Input { .. } => vec![Rank::ZERO],
+            CarriedFile::Input { .. } | CarriedFile::Published { .. } => vec![Rank::ZERO],
             CarriedFile::Results { rank, .. } => vec![*rank],
             CarriedFile::Held { name, version } => {
                 let holders = self.holders.get(name).filter(|(known, _)| known == version);

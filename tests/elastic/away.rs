@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::checker::Trace;
-use crate::support::{Dir, Running, TestCommand, is_root, phalanx, program, skip_loudly, wait_for};
+use crate::support::{Dir, Output, Running, TestCommand, is_root, launcher, phalanx, program, skip_loudly, wait_for};
 
 /// True where a mount namespace can be made; else says so.
 fn can_be_away() -> bool {
@@ -18,14 +18,27 @@ fn can_be_away() -> bool {
     made
 }
 
-/// Starts a run that can be joined, and waits until it can. Rank 0 runs no tasks unless it has slots.
-fn open_run(dir: &Dir, job: &str, slots: &str) -> Running {
+/// Starts a run that can be joined, and waits until it can.
+fn open_run(dir: &Dir, job: &str) -> Running {
     dir.job("job.toml", job);
-    let args = ["-v", "run", "job.toml", "--run-dir", "run", "--join-on", "127.0.0.1"];
-    let whose: &[&str] = if slots == "0" { &["--coordinator-only"] } else { &["--slots", slots] };
-    let run = phalanx(dir).args(args).args(whose).patience(300).start();
+    let args = ["-v", "run", "job.toml", "--run-dir", "run", "--slots", "1", "--join-on", "127.0.0.1"];
+    let run = phalanx(dir).args(args).patience(300).start();
     wait_for("the contact file", 120, || dir.has("run/contact").then_some(()));
     run
+}
+
+/// Runs a job on a rank of another node that does not see the directory; rank 0 runs nothing.
+fn run_away(dir: &Dir, elsewhere: &Dir, job: &str) -> Output {
+    dir.job("job.toml", job);
+    let (program, place) = (program().display().to_string(), dir.path().display().to_string());
+    let run = ["run", "job.toml", "--run-dir", "run"];
+    let line = format!(
+        "hostname away && mount -t tmpfs none {place} && cd / && TMPDIR={} exec {program} {} --slots 2",
+        elsewhere.path().display(),
+        run.join(" ")
+    );
+    let here = launcher(dir, 1).args([program.as_str()]).args(run).args(["--coordinator-only"]);
+    here.args([":", "-n", "1", "unshare", "-m", "-u", "sh", "-c", &line]).run()
 }
 
 /// Joins from a place where the directory is empty; its store is in `elsewhere`.
@@ -72,10 +85,7 @@ fn a_rank_that_does_not_see_the_directory_runs_staged_tasks() {
         "#!/bin/sh\nmkdir made/$1; echo $(cat seed) $1 > made/$1/x; chmod 750 made/$1/x; ln -s x made/$1/link\n",
     );
     fs::set_permissions(dir.path().join("tool.sh"), fs::Permissions::from_mode(0o755)).unwrap();
-    let run = open_run(&dir, job, "0");
-    let joined = join_from_away(&dir, &elsewhere, "tmp");
-    let ran = run.wait().ok();
-    joined.wait().ok();
+    let ran = run_away(&dir, &elsewhere, job).ok();
     assert_eq!(dir.read("total"), "5 0\n5 1\n5 2\n5 3\n5\nleaf\n5\nleaf\n", "{ran}");
     let made = dir.path().join("made/2");
     assert_eq!(fs::metadata(made.join("x")).unwrap().permissions().mode() & 0o777, 0o750);
@@ -106,10 +116,7 @@ fn what_a_task_lacks_or_does_not_write_is_said_there_too() {
     let job = "[[task]]\nname = \"lacks\"\nstage = \"node\"\ninputs = \"nowhere\"\noutputs = \"a\"\ncommand = \"true\"\n\
                [[task]]\nname = \"forgets\"\nstage = \"node\"\noutputs = \"b\"\nstdout = \"log\"\n\
                command = \"echo tried; true\"\n";
-    let run = open_run(&dir, job, "0");
-    let joined = join_from_away(&dir, &elsewhere, "tmp");
-    run.wait().code(1);
-    joined.wait();
+    run_away(&dir, &elsewhere, job).code(1);
     let said = |task: &str| phalanx(&dir).args(["report", "run", "--task", task]).run().ok().stdout().to_owned();
     assert!(said("lacks").contains("its input nowhere is missing"), "{}", said("lacks"));
     assert!(said("forgets").contains("did not write its output b"), "{}", said("forgets"));
@@ -123,7 +130,7 @@ fn tasks_that_need_the_directory_keep_a_rank_out_that_does_not_see_it() {
     }
     let (dir, elsewhere) = (Dir::new("away-plain"), Dir::new("elsewhere"));
     let job = "[[task]]\nname = \"plain\"\ncommand = \"until test -e end; do sleep 0.05; done\"\n";
-    let run = open_run(&dir, job, "1");
+    let run = open_run(&dir, job);
     let refused = join_from_away(&dir, &elsewhere, "tmp").wait();
     refused.code(2).says("it does not see the run directory").says("task `plain` reads and writes");
     dir.file("end", "");
@@ -136,24 +143,62 @@ fn a_large_output_survives_the_death_of_the_rank_that_sends_it() {
         return;
     }
     let (dir, elsewhere) = (Dir::new("away-killed"), Dir::new("elsewhere"));
-    let job = "[[task]]\nname = \"large\"\nstage = \"node\"\noutputs = \"large\"\nretries = 1\n\
-               command = \"echo x > made; head -c 300000000 /dev/zero > large\"\n";
-    let run = open_run(&dir, job, "0");
+    // Rank 0 has one of them until the other is there, so a rank that joins runs that.
+    let job = format!(
+        "[[task]]\nname = \"large\"\narray = \"0-1\"\nstage = \"node\"\noutputs = \"large-{{index}}\"\n\
+         command = \"test $PHALANX_RANK != 0 || until test -e {0}/large-0 -o -e {0}/large-1; do sleep 0.05; done; \
+         head -c 100000000 /dev/zero > large-{{index}}\"\n",
+        dir.path().display()
+    );
+    let run = open_run(&dir, &job);
     let mut first = join_from_away(&dir, &elsewhere, "one");
     // Rank 0 is in the middle of it when it has begun to unpack.
-    let stores = || names(&std::env::temp_dir()).into_iter().filter(|name| name.starts_with("phalanx-"));
-    let arrives = || {
-        let dirs = stores().map(|store| std::env::temp_dir().join(store).join("stage"));
-        let ranks = dirs.flat_map(|dir| names(&dir).into_iter().map(move |name| dir.join(name)));
-        let part = |rank: std::path::PathBuf| rank.join("0.1.of-1/outputs/large");
-        ranks.map(part).any(|part| fs::metadata(part).is_ok_and(|meta| meta.len() > 0)).then_some(())
+    let part = |name: &str| {
+        let path = std::env::temp_dir().join(name).join("stage");
+        let ranks = names(&path).into_iter().map(|rank| path.join(rank));
+        let of_first =
+            |rank: std::path::PathBuf| (0..2).map(move |n| rank.join(format!("{n}.1.of-1/outputs/large-{n}")));
+        ranks.flat_map(of_first).any(|file| fs::metadata(file).is_ok_and(|meta| meta.len() > 0))
     };
+    let is_store = |name: &String| name.starts_with("phalanx-");
+    let arrives =
+        || names(&std::env::temp_dir()).iter().filter(|name| is_store(name)).any(|name| part(name)).then_some(());
     wait_for("the output to arrive", 120, arrives);
     first.kill_all();
     let second = join_from_away(&dir, &elsewhere, "two");
     run.wait().ok();
     second.wait().ok();
-    assert_eq!(fs::metadata(dir.path().join("large")).unwrap().len(), 300_000_000);
+    for name in ["large-0", "large-1"] {
+        assert_eq!(fs::metadata(dir.path().join(name)).unwrap().len(), 100_000_000);
+    }
     let trace = Trace::of(&dir, "run");
-    assert_eq!(trace.attempts("large").iter().filter(|row| row.state == "COMPLETED").count(), 1);
+    let ends: Vec<&str> = trace.0.iter().map(|row| row.state.as_str()).collect();
+    assert_eq!(ends.iter().filter(|state| **state == "COMPLETED").count(), 2, "{ends:?}");
+}
+
+#[test]
+fn a_temporary_file_goes_from_node_to_node() {
+    if !can_be_away() {
+        return;
+    }
+    let (dir, elsewhere) = (Dir::new("away-held"), Dir::new("elsewhere"));
+    dir.job(
+        "job.toml",
+        "[[task]]\nname = \"make\"\nlabels = \"one\"\nstage = \"node\"\noutputs = { file = \"tmp\", keep = false }\n\
+         command = \"mkdir tmp; head -c 3000000 /dev/zero > tmp/x; ln -s x tmp/link\"\n\
+         [[task]]\nname = \"use\"\nlabels = \"two\"\narray = \"0-1\"\nstage = \"node\"\ninputs = \"tmp\"\n\
+         outputs = \"size-{index}\"\ncommand = \"wc -c < tmp/link > size-{index}\"\n",
+    );
+    let program = program().display().to_string();
+    let line = format!(
+        "hostname other && TMPDIR={} exec {program} run job.toml --run-dir run --slots 1 --labels two",
+        elsewhere.path().display()
+    );
+    let here = launcher(&dir, 1).args([program.as_str(), "run", "job.toml", "--run-dir", "run", "--slots", "1"]);
+    here.args(["--labels", "one", ":", "-n", "1", "unshare", "-u", "sh", "-c", &line]).run().ok();
+    assert_eq!((dir.read("size-0"), dir.read("size-1")), ("3000000\n".into(), "3000000\n".into()));
+    let staging = &phalanx(&dir).args(["report", "run", "--json"]).run().ok().json()["staging"];
+    let moved = ["fetched_bytes", "received_bytes", "local_bytes"].map(|field| staging[field].as_u64());
+    assert_eq!(moved, [Some(3_000_000); 3], "it crosses the network once: {staging}");
+    assert!(names(&dir.path().join("run/held")).is_empty());
 }

@@ -13,15 +13,13 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::piece_queue::PieceQueue;
-use super::shared::Shared;
-use crate::exec::{FileCarrier, pack, remove_tree, unpack};
+use crate::exec::{FileCarrier, remove_tree, unpack};
 use crate::fabric::wire::{MAX_PIECE_BYTES, Piece, PieceKind, PieceStream};
 use crate::model::{CarriedFile, Rank, TaskId};
 use crate::runtime::event_wait::EventWait;
@@ -46,7 +44,7 @@ const MAX_SERVING: usize = 64;
 const MAX_SOURCES: usize = 3;
 
 /// What waits to be done for other ranks.
-type Work = Box<dyn FnOnce(&Arc<Shared>) + Send>;
+pub(super) type Work = Box<dyn FnOnce() + Send>;
 
 /// What the threads of a rank that move files share with its engine.
 pub(in crate::runtime) struct FileLink {
@@ -120,7 +118,7 @@ impl FileLink {
         self.event_wait.notify();
     }
 
-    fn post_about(&self, to: Rank, id: u32, message: FileMessage) {
+    pub(super) fn post_about(&self, to: Rank, id: u32, message: FileMessage) {
         self.post(to, Message::Files { id, message });
     }
 
@@ -153,22 +151,46 @@ impl FileLink {
         self.changed.notify_all();
     }
 
+    /// A rank asks for a transfer from here.
+    pub(super) fn begin_sending(&self, to: Rank, id: u32) {
+        self.state().outgoing.insert((to, id), WINDOW);
+    }
+
+    /// What an attempt has left that rank 0 is to fetch.
+    pub(super) fn results(&self, attempt: (TaskId, u16)) -> Option<Vec<(PathBuf, PathBuf)>> {
+        self.state().results.get(&attempt).cloned()
+    }
+
+    /// Leaves work for the threads that serve. True if another one is to be started.
+    pub(super) fn add_work(&self, work: Work) -> bool {
+        let mut state = self.state();
+        state.work.push_back(work);
+        let is_allowed = state.serving < MAX_SERVING;
+        state.serving += usize::from(is_allowed);
+        is_allowed
+    }
+
+    /// A thread that serves could not be started.
+    pub(super) fn lacks_thread(&self) {
+        self.state().serving -= 1;
+    }
+
     /// What a thread that serves does next; if there is nothing, it ends.
-    fn next_work(&self) -> Option<Work> {
+    pub(super) fn next_work(&self) -> Option<Work> {
         let mut state = self.state();
         let work = state.work.pop_front();
         state.serving -= usize::from(work.is_none());
         work
     }
 
-    fn answer(&self, from: Rank, id: u32, message: FileMessage) {
+    pub(super) fn answer(&self, from: Rank, id: u32, message: FileMessage) {
         if let Some((_, answer)) = self.state().asked.get_mut(&id).filter(|(asked, _)| *asked == from) {
             *answer = Some(message);
         }
         self.changed.notify_all();
     }
 
-    fn credit(&self, from: Rank, id: u32, pieces: u32) {
+    pub(super) fn credit(&self, from: Rank, id: u32, pieces: u32) {
         let mut state = self.state();
         match pieces {
             0 => drop(state.outgoing.remove(&(from, id))),
@@ -211,10 +233,6 @@ impl FileLink {
         let (id, answer) = self.ask(Rank::ZERO, FileMessage::Seek { file: file.clone() }, is_given_up);
         let fetched = match answer {
             Ok(FileMessage::Source { rank: Some(source) }) => self.fetch_from(source, id, file, to, is_given_up),
-            // Only rank 0 sees the copy in the run directory.
-            Ok(FileMessage::Source { rank: None }) if self.is_away => {
-                return self.fetch_from(Rank::ZERO, id, file, to, is_given_up);
-            }
             Ok(_) => return Err(io::Error::new(io::ErrorKind::NotFound, "no rank sends it")),
             Err(error) => Err(error),
         };
@@ -330,7 +348,7 @@ impl Read for PieceReader<'_> {
 }
 
 /// Cuts a stream into pieces for another rank.
-struct PieceWriter<'a> {
+pub(super) struct PieceWriter<'a> {
     link: &'a FileLink,
     to: Rank,
     id: u32,
@@ -338,7 +356,11 @@ struct PieceWriter<'a> {
     bytes: Vec<u8>,
 }
 
-impl PieceWriter<'_> {
+impl<'a> PieceWriter<'a> {
+    pub(super) fn new(link: &'a FileLink, to: Rank, id: u32) -> PieceWriter<'a> {
+        PieceWriter { link, to, id, round: 0, bytes: Vec::new() }
+    }
+
     fn send(&mut self, kind: PieceKind) {
         let piece = Piece { stream: PieceStream::Files(self.id), round: self.round, kind, bytes: &self.bytes };
         self.link.pieces.add(std::iter::once((self.to, piece)));
@@ -366,7 +388,7 @@ impl PieceWriter<'_> {
     }
 
     /// Sends the rest, or why there is none.
-    fn finish(mut self, sent: io::Result<u64>) {
+    pub(super) fn finish(mut self, sent: io::Result<u64>) {
         match sent.and_then(|_| self.await_credit()) {
             Ok(()) => self.send(PieceKind::Last),
             Err(error) => {
@@ -404,15 +426,21 @@ impl FileCarrier for FileLink {
     }
 
     fn fetch(&self, file: &CarriedFile, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-        let is_held = matches!(file, CarriedFile::Held { .. });
         let mut tries = 1;
         loop {
-            match self.fetch_once(file, to, is_given_up) {
-                Err(error) if is_held && tries < MAX_SOURCES && error.kind() != io::ErrorKind::NotFound => {
+            let fetched = self.fetch_once(file, to, is_given_up);
+            match (&fetched, file) {
+                (Err(error), CarriedFile::Held { .. })
+                    if tries < MAX_SOURCES && error.kind() != io::ErrorKind::NotFound =>
+                {
                     tracing::debug!("another source is tried: {error}");
                     tries += 1;
                 }
-                fetched => return fetched,
+                // Only rank 0 sees the copy in the run directory.
+                (Err(_), &CarriedFile::Held { name, version }) if self.is_away => {
+                    return self.fetch_once(&CarriedFile::Published { name, version }, to, is_given_up);
+                }
+                _ => return fetched,
             }
         }
     }
@@ -436,86 +464,6 @@ impl FileCarrier for FileLink {
 
     fn hold(&self, name: [u8; 32], version: u64) {
         self.post_about(Rank::ZERO, 0, FileMessage::Holds { name, version });
-    }
-}
-
-impl Shared {
-    /// Handles a message about files that is not for the coordinator.
-    pub(super) fn on_file_message(self: &Arc<Self>, from: Rank, id: u32, message: FileMessage) {
-        let is_rank_0 = self.me == Rank::ZERO;
-        match message {
-            FileMessage::Planned { .. } | FileMessage::Source { .. } | FileMessage::Taken { .. } => {
-                self.files.answer(from, id, message);
-            }
-            FileMessage::Credit { pieces } => self.files.credit(from, id, pieces),
-            FileMessage::Get { file } => {
-                self.files.state().outgoing.insert((from, id), WINDOW);
-                self.serve(Box::new(move |shared| shared.send_file(from, id, &file)));
-            }
-            FileMessage::Plan { task } if is_rank_0 => self.serve(Box::new(move |shared| {
-                let files = shared.runner.files_for(task);
-                shared.files.post_about(from, id, FileMessage::Planned { files });
-            })),
-            FileMessage::Take { task, attempt, node, completed } if is_rank_0 => {
-                self.serve(Box::new(move |shared| {
-                    let taken = shared.take_results((from, &node), (task, attempt), completed);
-                    let result = taken.map_err(|error| error.to_string());
-                    shared.files.post_about(from, id, FileMessage::Taken { result });
-                }));
-            }
-            _ => tracing::debug!(%from, id, "a message about files is for another rank"),
-        }
-    }
-
-    /// Does what another rank waits for, in a thread of its own.
-    fn serve(self: &Arc<Self>, work: Work) {
-        let mut state = self.files.state();
-        state.work.push_back(work);
-        if state.serving >= MAX_SERVING {
-            return;
-        }
-        state.serving += 1;
-        drop(state);
-        let shared = Arc::clone(self);
-        let run = move || {
-            while let Some(work) = shared.files.next_work() {
-                // A panic has been reported; who waits for the answer gives up.
-                let _ = catch_unwind(AssertUnwindSafe(|| work(&shared)));
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("files".into()).spawn(run) {
-            // The next request tries again.
-            self.files.state().serving -= 1;
-            tracing::error!("files for other ranks wait: the system refuses a thread: {error}");
-        }
-    }
-
-    fn send_file(&self, to: Rank, id: u32, file: &CarriedFile) {
-        let mut writer = PieceWriter { link: &self.files, to, id, round: 0, bytes: Vec::new() };
-        let never = AtomicBool::new(false);
-        let sent = match file {
-            CarriedFile::Results { task, attempt, .. } => {
-                let results = self.files.state().results.get(&(*task, *attempt)).cloned();
-                let results = results.filter(|_| to == Rank::ZERO).ok_or_else(|| io::ErrorKind::NotFound.into());
-                results.and_then(|results| pack(&results, &mut writer, &never))
-            }
-            file => self.runner.send(file, &mut writer, &never),
-        };
-        writer.finish(sent);
-    }
-
-    /// Fetches what an attempt on another rank has left, and puts it in place.
-    fn take_results(
-        &self,
-        (rank, node): (Rank, &str),
-        attempt: (TaskId, u16),
-        completed: bool,
-    ) -> io::Result<(u64, u64)> {
-        let (task, number) = attempt;
-        let dir = self.runner.reception((rank, task, number))?;
-        let file = CarriedFile::Results { rank, task, attempt: number };
-        self.files.fetch(&file, &dir, &AtomicBool::new(false))?;
-        self.runner.accept(task, (rank, node, completed), &dir)
     }
 }
 
@@ -590,7 +538,7 @@ mod tests {
         link.state().outgoing.insert((Rank(2), 5), 1);
         let sender = Arc::clone(&link);
         let thread = std::thread::spawn(move || {
-            let mut writer = PieceWriter { link: &sender, to: Rank(2), id: 5, round: 0, bytes: Vec::new() };
+            let mut writer = PieceWriter::new(&sender, Rank(2), 5);
             let sent = writer.write_all(&vec![7; 2 * MAX_PIECE_BYTES + 1]).map(|()| 0);
             writer.finish(sent);
         });

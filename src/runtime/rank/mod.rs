@@ -15,6 +15,7 @@
 //! | `gang_link` | what the ranks of an operation on a divided graph exchange |
 //! | `piece_queue` | pieces of gangs and of files that the engine is to send |
 //! | `file_link` | files on their way between ranks |
+//! | `file_service` | what a rank does for others that ask it for files |
 //! | `output_link` | output of tasks on a rank that does not see the run directory |
 //! | `outbox` | the state of one slot, and what it leaves for the engine |
 //! | `paused_tasks` | tasks that the user has paused |
@@ -32,6 +33,7 @@ mod driving;
 mod engine;
 pub(super) mod executor;
 mod file_link;
+mod file_service;
 mod gang_link;
 mod gangs;
 mod intra_node;

@@ -1,6 +1,6 @@
 //! Output of tasks on a rank that does not see the run directory: rank 0 writes it there.
 //!
-//! The records leave with the rank's telemetry, before the report of the attempt that they are
+//! The records leave before the rank's telemetry and the report of the attempt that they are
 //! about. Slots wait while much of what they have sent is not written yet.
 
 use std::collections::HashMap;
@@ -10,7 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::file_link::FileLink;
-use super::telemetry::TelemetryBuffer;
 use crate::job::KeepOutput;
 use crate::journal::{OutputError, OutputWriter, RunDir};
 use crate::model::{Rank, TaskId};
@@ -23,9 +22,11 @@ const MAX_UNWRITTEN: u64 = 4 << 20;
 /// Bytes of output in one record, at most.
 const MAX_RECORD_BYTES: usize = 256 << 10;
 
+/// Weight from which on further records go into another message.
+const MIN_MESSAGE_WEIGHT: u64 = 256 << 10;
+
 /// The side of the rank that does not see the run directory.
 pub(super) struct OutputSender {
-    telemetry: Arc<TelemetryBuffer>,
     event_wait: Arc<EventWait>,
     state: Mutex<SenderState>,
     changed: Condvar,
@@ -33,13 +34,16 @@ pub(super) struct OutputSender {
 
 #[derive(Default)]
 struct SenderState {
+    /// Records that the engine is to send.
+    records: Vec<OutputRecord>,
+    /// Weight of what has not been written yet.
     unwritten: u64,
     is_closed: bool,
 }
 
 impl OutputSender {
-    pub(super) fn new(telemetry: Arc<TelemetryBuffer>, event_wait: Arc<EventWait>) -> OutputSender {
-        OutputSender { telemetry, event_wait, state: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(event_wait: Arc<EventWait>) -> OutputSender {
+        OutputSender { event_wait, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Sends output of an attempt.
@@ -67,10 +71,28 @@ impl OutputSender {
             return Err(io::Error::other("the run is over"));
         }
         state.unwritten += weight;
-        self.telemetry.add_output(record);
+        state.records.push(record);
         drop(state);
         self.event_wait.notify();
         Ok(())
+    }
+
+    /// Messages with what the engine is to send, in order, of bounded size.
+    pub(super) fn take(&self) -> Vec<Message> {
+        let records = std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).records);
+        let (mut messages, mut batch, mut weight) = (Vec::new(), Vec::new(), 0);
+        for record in records {
+            weight += record.weight();
+            batch.push(record);
+            if weight >= MIN_MESSAGE_WEIGHT {
+                messages.push(Message::Output { records: std::mem::take(&mut batch) });
+                weight = 0;
+            }
+        }
+        if !batch.is_empty() {
+            messages.push(Message::Output { records: batch });
+        }
+        messages
     }
 
     /// Rank 0 has written records of this weight.
@@ -94,7 +116,8 @@ pub(super) struct OutputPlace {
     pub(super) session: u32,
     pub(super) keep: KeepOutput,
     pub(super) files: Arc<FileLink>,
-    pub(super) telemetry: Arc<TelemetryBuffer>,
+    /// Called when the run directory cannot be written.
+    pub(super) lost: Box<dyn Fn(&io::Error) + Send>,
 }
 
 /// Rank 0's side: a thread writes what has arrived, the first record starts it.
@@ -144,7 +167,7 @@ impl OutputPlace {
             let weight = records.iter().map(OutputRecord::weight).sum();
             let written = self.write_all(&mut writers, from, records);
             if let Err(error) = written {
-                self.telemetry.set_storage_lost(&io::Error::other(error));
+                (self.lost)(&io::Error::other(error));
             }
             self.files.post(from, Message::OutputWritten { weight });
         }

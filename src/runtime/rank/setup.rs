@@ -109,8 +109,22 @@ pub(in crate::runtime) fn visible_run_dir(welcome: &Welcome) -> Option<RunDir> {
 }
 
 /// Refuses a job with tasks that this rank would have to run, and that need the directory of the job,
-/// which it does not see.
-pub(in crate::runtime) fn check_away(job: &Job, hello: &Hello, welcome: &Welcome) -> Result<(), RunError> {
+/// which it does not see; also temporary outputs that ranks of its node keep to themselves.
+pub(in crate::runtime) fn check_away(
+    job: &Job,
+    resources: &RankResources,
+    welcome: &Welcome,
+    ranks: u32,
+) -> Result<(), RunError> {
+    let hello = &resources.hello;
+    let is_one_node = !resources.has_other_nodes(welcome.open, ranks);
+    if is_one_node && (0..job.groups.len()).any(|group| job.has_temporaries(group)) {
+        return Err(RunError::Refused(format!(
+            "it does not see the run directory {}, as the other ranks of this node do, and the job has outputs with \
+             `keep = false`: start all ranks where they see the same directories",
+            welcome.run_dir
+        )));
+    }
     let here = job.groups.iter().filter(|group| has_labels(&hello.labels, &group.labels));
     let mut tasks = here.filter_map(|group| job.task(group.first).ok());
     let Some(task) = tasks.find(|task| exec::is_bound_to_its_directory(task)) else { return Ok(()) };
@@ -167,9 +181,7 @@ impl RankSetup {
                 let writer = OutputWriter::create(dir, welcome.session, me, job.output);
                 OutputFiles::Here(writer.map_err(|error| refused(&error))?)
             }
-            None => {
-                OutputFiles::AtRankZero(Arc::new(OutputSender::new(Arc::clone(&telemetry), Arc::clone(&event_wait))))
-            }
+            None => OutputFiles::AtRankZero(Arc::new(OutputSender::new(Arc::clone(&event_wait)))),
         };
         let output_sender = match &output_files {
             OutputFiles::AtRankZero(sender) => Some(Arc::clone(sender)),
@@ -180,7 +192,10 @@ impl RankSetup {
             session: welcome.session,
             keep: job.output,
             files: Arc::clone(&files),
-            telemetry: Arc::clone(&telemetry),
+            lost: Box::new({
+                let telemetry = Arc::clone(&telemetry);
+                move |error| telemetry.set_storage_lost(error)
+            }),
         });
         let output = TaskOutput { files: output_files, telemetry: Arc::clone(&telemetry), offers: Arc::clone(&offers) };
         let runner = Runner::new(source, kernels.clone(), site, Arc::new(output)).map_err(|e| refused(&e))?;

@@ -14,13 +14,10 @@ use super::output_link::OutputSender;
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
 use crate::model::{CacheUse, Measure, Outcome, Reason, SlotsNow, StageUse, Stream, TaskId, Usage, UsedFile, Vitals};
-use crate::schedule::protocol::{Message, OutputPart, OutputRecord};
+use crate::schedule::protocol::{Message, OutputPart};
 
 /// Values or reasons in one message, at most.
 const MAX_VALUES_PER_MESSAGE: usize = 256;
-
-/// Weight from which on further records of output go into another message.
-const MIN_OUTPUT_WEIGHT: u64 = 256 << 10;
 
 /// Holds telemetry until the engine sends it to rank 0.
 #[derive(Default)]
@@ -39,7 +36,6 @@ struct Pending {
     reasons: Vec<Reason>,
     vitals: Option<Vitals>,
     offers: Vec<Message>,
-    outputs: Vec<OutputRecord>,
     /// Why the run directory could not be written, until rank 0 has been notified.
     storage_error: Option<String>,
 }
@@ -58,12 +54,6 @@ impl TelemetryBuffer {
     /// Adds the reason why an attempt failed.
     pub(super) fn add_reason(&self, reason: Reason) {
         self.pending().reasons.push(reason);
-        self.has_pending.store(true, Release);
-    }
-
-    /// Adds output that rank 0 is to write.
-    pub(super) fn add_output(&self, record: OutputRecord) {
-        self.pending().outputs.push(record);
         self.has_pending.store(true, Release);
     }
 
@@ -103,33 +93,14 @@ impl TelemetryBuffer {
         if !self.has_pending.load(Acquire) || !self.has_pending.swap(false, Acquire) {
             return Vec::new();
         }
-        let Pending { measures, reasons, vitals, offers, outputs, storage_error } =
-            std::mem::take(&mut *self.pending());
+        let Pending { measures, reasons, vitals, offers, storage_error } = std::mem::take(&mut *self.pending());
         let lost = storage_error.map(|reason| Message::StorageLost { reason });
         let reasons = reasons.chunks(MAX_VALUES_PER_MESSAGE).map(|chunk| Message::Reasons { reasons: chunk.to_vec() });
         let measured =
             measures.chunks(MAX_VALUES_PER_MESSAGE).map(|chunk| Message::Measured { measures: chunk.to_vec() });
         let vitals = vitals.map(|vitals| Message::Vitals(Box::new(vitals)));
-        let outputs = output_messages(outputs);
-        lost.into_iter().chain(outputs).chain(reasons).chain(measured).chain(vitals).chain(offers).collect()
+        lost.into_iter().chain(reasons).chain(measured).chain(vitals).chain(offers).collect()
     }
-}
-
-/// Messages with these records, in order, of bounded size.
-fn output_messages(records: Vec<OutputRecord>) -> Vec<Message> {
-    let (mut messages, mut batch, mut weight) = (Vec::new(), Vec::new(), 0);
-    for record in records {
-        weight += record.weight();
-        batch.push(record);
-        if weight >= MIN_OUTPUT_WEIGHT {
-            messages.push(Message::Output { records: std::mem::take(&mut batch) });
-            weight = 0;
-        }
-    }
-    if !batch.is_empty() {
-        messages.push(Message::Output { records: batch });
-    }
-    messages
 }
 
 /// Where text of a rank's tasks goes.

@@ -69,7 +69,7 @@ fn work(
     let resources = RankResources::new(topology, &welcome, labels, job.slots);
     let dir = visible_run_dir(&welcome);
     if dir.is_none() {
-        check_away(&job, &resources.hello, &welcome)?;
+        check_away(&job, &resources, &welcome, fabric.size())?;
         tracing::info!("{} is not visible here: files come from rank 0, and go there", welcome.run_dir);
     }
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(resources.hello.clone()))?;

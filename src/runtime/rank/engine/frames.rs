@@ -89,8 +89,11 @@ impl Engine {
         }
     }
 
-    /// Sends rank 0 what the telemetry buffer holds.
+    /// Sends rank 0 the output that it is to write, and what the telemetry buffer holds.
     pub(super) fn send_telemetry(&mut self) {
+        for message in self.shared.output_sender.as_ref().map(|sender| sender.take()).unwrap_or_default() {
+            self.send(Rank::ZERO, message);
+        }
         for mut message in self.shared.telemetry.take() {
             if let Message::Vitals(vitals) = &mut message {
                 (vitals.messages, vitals.message_bytes) = (self.traffic.messages, self.traffic.bytes);
