@@ -208,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    const GO: AtomicBool = AtomicBool::new(false);
+    static GO: AtomicBool = AtomicBool::new(false);
 
     fn packed(entries: &[(&str, &Path)]) -> Vec<u8> {
         let entries: Vec<_> = entries.iter().map(|(name, path)| (PathBuf::from(name), path.to_path_buf())).collect();

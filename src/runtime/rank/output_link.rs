@@ -4,6 +4,7 @@
 //! about. Slots wait while much of what they have sent is not written yet.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -120,11 +121,14 @@ pub(super) struct OutputPlace {
     pub(super) lost: Box<dyn Fn(&io::Error) + Send>,
 }
 
+/// What a rank has sent.
+type Received = (Rank, Vec<OutputRecord>);
+
 /// Rank 0's side: a thread writes what has arrived, the first record starts it.
 #[derive(Default)]
 pub(in crate::runtime) struct OutputReceiver {
     place: Mutex<Option<OutputPlace>>,
-    writing: Mutex<Option<(Sender<(Rank, Vec<OutputRecord>)>, JoinHandle<()>)>>,
+    writing: Mutex<Option<(Sender<Received>, JoinHandle<()>)>>,
 }
 
 impl OutputReceiver {
@@ -161,7 +165,7 @@ impl OutputReceiver {
 }
 
 impl OutputPlace {
-    fn write(&self, received: &Receiver<(Rank, Vec<OutputRecord>)>) {
+    fn write(&self, received: &Receiver<Received>) {
         let mut writers: HashMap<Rank, OutputWriter> = HashMap::new();
         while let Ok((from, records)) = received.recv() {
             let weight = records.iter().map(OutputRecord::weight).sum();
@@ -179,10 +183,10 @@ impl OutputPlace {
         from: Rank,
         records: Vec<OutputRecord>,
     ) -> Result<(), OutputError> {
-        if !writers.contains_key(&from) {
-            writers.insert(from, OutputWriter::create(&self.dir, self.session, from, self.keep)?);
-        }
-        let Some(writer) = writers.get(&from) else { return Ok(()) };
+        let writer = match writers.entry(from) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(OutputWriter::create(&self.dir, self.session, from, self.keep)?),
+        };
         records.into_iter().try_for_each(|OutputRecord { task, attempt, what }| match what {
             OutputPart::Bytes(stream, bytes) => writer.append(task, attempt, stream, &bytes),
             OutputPart::End(outcome) => writer.finish(task, attempt, outcome),

@@ -127,7 +127,7 @@ pub(in crate::runtime) fn check_away(
     }
     let here = job.groups.iter().filter(|group| has_labels(&hello.labels, &group.labels));
     let mut tasks = here.filter_map(|group| job.task(group.first).ok());
-    let Some(task) = tasks.find(|task| exec::is_bound_to_its_directory(task)) else { return Ok(()) };
+    let Some(task) = tasks.find(exec::is_bound_to_its_directory) else { return Ok(()) };
     Err(RunError::Refused(format!(
         "it does not see the run directory ({} on {} is another one, or none), and task `{}` reads and writes {} itself: \
          have the node see that directory, add `stage = \"node\"` to the task, or let it ask with `labels` for ranks that do",
@@ -179,7 +179,7 @@ impl RankSetup {
         let output_files = match &dir {
             Some(dir) => {
                 let writer = OutputWriter::create(dir, welcome.session, me, job.output);
-                OutputFiles::Here(writer.map_err(|error| refused(&error))?)
+                OutputFiles::Here(Box::new(writer.map_err(|error| refused(&error))?))
             }
             None => OutputFiles::AtRankZero(Arc::new(OutputSender::new(Arc::clone(&event_wait)))),
         };

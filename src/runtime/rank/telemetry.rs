@@ -106,7 +106,7 @@ impl TelemetryBuffer {
 /// Where text of a rank's tasks goes.
 pub(super) enum OutputFiles {
     /// Into files of the run directory.
-    Here(OutputWriter),
+    Here(Box<OutputWriter>),
     /// To rank 0, which writes it there.
     AtRankZero(Arc<OutputSender>),
 }
