@@ -19,8 +19,8 @@ use phalanx::scale::forecast::{Forecaster, Scope};
 use phalanx::scale::policy::policy_of;
 use phalanx::scale::remaining::{CHUNKS, EXACT};
 use phalanx::scale::{
-    ClassId, ClassPrior, Customs, Estimates, NodeTypeId, Observation, Prices, RankView, RemainingWork, Samples,
-    TaskCounts, TaskFacts,
+    ClassId, ClassPrior, Customs, Estimates, NodeTypeId, NodeTypes, Observation, Prices, RankView, RemainingWork,
+    Samples, TaskCounts, TaskFacts,
 };
 
 /// A graph of which nothing has run yet.
@@ -116,7 +116,12 @@ impl Fresh {
     /// What remains of it when `running` tasks have begun, a millisecond apart.
     fn work(&self, (exact, chunks): (usize, usize), running: u32) -> RemainingWork {
         let classes = Arc::clone(&self.classes);
-        let facts = move |task: TaskId| TaskFacts { class: ClassId(classes[task.index()]), prior: None, slots: 1 };
+        let facts = move |task: TaskId| TaskFacts {
+            class: ClassId(classes[task.index()]),
+            prior: None,
+            slots: 1,
+            runs_on: NodeTypes::default(),
+        };
         let mut work = RemainingWork::with_limits(Arc::clone(&self.graph), Arc::new(facts), exact, chunks);
         let is_free = |task: &u32| self.graph.predecessors(*task).len() == 0;
         let free = (0..self.graph.task_count() as u32).filter(is_free);
@@ -201,7 +206,7 @@ fn time_of(fresh: &Fresh, ranks: u32, most_ranks: u32, runs: usize) -> (f64, f64
 /// much more the choice made by the outline takes times costs than the exact choice, by the exact
 /// forecast.
 fn quality_of(fresh: &Fresh, chunks: usize) -> (f64, f64, f64) {
-    let scope = Scope { min_ranks: 1, max_ranks: MOST_RANKS, interval: 5.0 };
+    let scope = Scope { min_ranks: 1, max_ranks: MOST_RANKS, interval: 5.0, time_weight: 0.5 };
     let prices = Prices::of_job(&Cost::default(), 4);
     let estimates = fresh.estimates();
     let views: Vec<RankView> = (0..8).map(rank).collect();

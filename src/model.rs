@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cache_use::{CacheHit, CacheMiss, CacheUse, KeyDifference};
 pub use carried_file::CarriedFile;
-pub use labels::{Labels, Offers, has_labels, labels_of};
+pub use labels::{Labels, NodeNeed, NodeOffer, Offers, has_labels, labels_of};
 pub use stage_use::StageUse;
 
 /// Dense number of a task within its job: `0..job.task_count()`, in the order of the job file.

@@ -288,7 +288,7 @@ mod tests {
         let (contact, logs) = (dir.path().join("contact"), dir.path().to_owned());
         // Stands for a world: it ends when it cannot read the contact file.
         let program = "/bin/sleep".into();
-        let launch = Launch { program, contact, logs, run: "r".into(), began_unix_ns: 0 };
+        let launch = Launch { program, contact, logs, run: "r".into(), began_unix_ns: 0, slots: None };
         let host = |name: &str, labels: &[&str]| Host {
             name: name.into(),
             slots: 1,

@@ -23,6 +23,8 @@ pub struct Launch {
     pub run: String,
     /// When the run's time began, in nanoseconds since 1970.
     pub began_unix_ns: u64,
+    /// Slots of a rank there, if the job says.
+    pub slots: Option<u32>,
 }
 
 impl Launch {
@@ -34,6 +36,7 @@ impl Launch {
         let mut words = [&program, "join", "--contact", &contact, "--session", &session, "--block", &number]
             .map(str::to_owned)
             .to_vec();
+        words.extend(self.slots.iter().flat_map(|slots| ["--slots".to_owned(), slots.to_string()]));
         if !labels.is_empty() {
             words.extend(["--labels".to_owned(), labels.join(",")]);
         }

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::job::Diagnostics;
 use crate::job::units::parse_duration;
+use crate::job::{Diagnostics, NodeTerms};
 use crate::runtime::planned_sites;
 use crate::sim::Cluster;
 use crate::workload::PreparedJob;
@@ -33,19 +33,19 @@ pub(super) fn cluster_of(
     Ok((cluster, text.to_string()))
 }
 
-/// Cluster of nodes with the job's prices, used when no cluster file is given: those of the
-/// cheapest site if the job has several. By default a node has as many slots as the widest task
-/// asks for.
+/// Cluster of nodes with the job's prices, used when no cluster file is given: of the first ranks,
+/// and of the types that further nodes may have, in the order in which they are asked. By default a
+/// node has as many slots as the widest task asks for.
 fn default_cluster(prepared: &PreparedJob, slots: Option<u32>) -> Cluster {
     let job = &prepared.job;
     let widest = slots.unwrap_or_else(|| job.groups.iter().map(|group| group.cpus).max().unwrap_or(1));
-    let mut cluster = Cluster::of_job(&job.cost, widest).with_labels_of(job);
-    let first = planned_sites(job, widest, &|_| None).into_iter().next();
-    let terms = first.and_then(|site| job.sites.get(site.site as usize)?.terms.as_ref());
-    if let (Some(terms), Some(node)) = (terms, cluster.nodes.first_mut()) {
-        node.name.clone_from(&terms.name);
-        node.slots = slots.or(terms.slots).unwrap_or(widest);
-        (node.price, node.minimum, node.granularity) = (terms.node_hour, terms.minimum, terms.granularity);
+    let cluster = Cluster::of_job(&job.cost, widest).with_labels_of(job);
+    let sites = planned_sites(job, widest, &|_| None);
+    let of_sites = sites.iter().filter_map(|site| job.sites.get(site.site as usize)?.terms.as_ref());
+    let mut types: Vec<(&str, &NodeTerms)> = of_sites.map(|terms| (&*terms.name, &terms.node)).collect();
+    if types.is_empty() {
+        types.extend(job.cost.nodes.iter().map(|node| (&*node.name, node)));
     }
-    cluster
+    let first = job.scaling.as_ref().map_or(1, |scaling| scaling.min_ranks).max(1);
+    cluster.with_types(first, &types, slots)
 }

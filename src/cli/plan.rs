@@ -23,11 +23,11 @@ use crate::scale::SiteView;
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
 use crate::scale::sites::site_table;
-use crate::sim::ClassSpread;
 use crate::sim::plan::{
     Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, budget_needed, plan, ranks_between, svg,
 };
-use crate::text::{counted, seconds, shell_word};
+use crate::sim::{ClassSpread, TypeUse};
+use crate::text::{counted, counted_are, seconds, shell_word};
 use crate::workload::PreparedJob;
 use crate::workload::walltime::{longest_task, time_limit};
 
@@ -99,6 +99,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         Err(mistakes) => return check::refuse(&mistakes),
     };
     if args.cluster.is_none() {
+        cluster = cluster.filled();
         cluster.tasks.classes.extend(past.learnt.iter().map(|learnt| ClassSpread {
             name: learnt.class.clone(),
             spread: Some(learnt.spread),
@@ -108,7 +109,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     let mut cost = prepared.job.cost.clone();
     cost.deadline = args.deadline.or(cost.deadline);
     cost.budget = args.budget.or(cost.budget);
-    let limit = cluster.nodes[0].limit;
+    let limit = cluster.most_first_ranks();
     let ranks = ranks_between(args.ranks.0.min(limit), args.ranks.1.min(limit));
     let time_weight = time_weight(prepared.job.scaling.clone().unwrap_or_default().intent);
     let question = PlanQuestion {
@@ -278,6 +279,7 @@ fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch:
         "candidates": planned.candidates,
         "recommended": planned.recommended,
         "mix": planned.mix,
+        "node_types": chosen.map(|chosen| type_rows(question, chosen)),
         "sites": sites(question, past),
         "levers": planned.levers,
         "wishes": planned.verdict,
@@ -285,6 +287,23 @@ fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch:
         "sbatch": sbatch,
     });
     format!("{object:#}\n")
+}
+
+/// The types of nodes of a candidate.
+fn type_rows(question: &PlanQuestion<'_>, chosen: &PlanCandidate) -> Vec<serde_json::Value> {
+    let row = |of: TypeUse| {
+        let node = &question.cluster.nodes[of.kind.0 as usize];
+        serde_json::json!({
+            "node_type": node.name,
+            "slots": node.slots,
+            "memory": Some(node.memory).filter(|memory| *memory != u64::MAX),
+            "gpus": node.gpus,
+            "node_hour": node.price,
+            "nodes": of.nodes,
+            "cost": of.cost,
+        })
+    };
+    question.cluster.type_uses(chosen.ranks, chosen.makespan_q50_s).into_iter().map(row).collect()
 }
 
 fn has_budget(question: &PlanQuestion<'_>) -> bool {
@@ -395,10 +414,12 @@ fn text(
         site_table(&sites, Some(first.site)).iter().for_each(|line| _ = writeln!(text, "{line}"));
         let _ = writeln!(
             text,
-            "Without --cluster all ranks are priced as nodes of the cheapest site; the first nodes of a run cost {} per hour.",
+            "Without --cluster the first {} priced at {} per hour, and further ones as nodes of these sites, in this order.",
+            counted_are(question.cluster.nodes[0].first, "rank"),
             question.cost.node_hour
         );
     }
+    text += &types(question, planned, paint);
     if let Some(mix) = &planned.mix {
         let nodes = mix.nodes.iter().map(|&(node, count)| {
             let name = question.cluster.nodes.get(node.0 as usize).map_or("?", |node| node.name.as_str());
@@ -417,6 +438,26 @@ fn text(
                 "Node-hours to ask for: {hours:.3} ({nodes} until the time limit); the run is expected to use {expected:.3}"
             );
         }
+    }
+    text
+}
+
+/// The types of nodes of the recommended number of ranks, with what they cost.
+fn types(question: &PlanQuestion<'_>, planned: &Plan, paint: Paint) -> String {
+    let nodes = &question.cluster.nodes;
+    let chosen = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
+    let Some(chosen) = chosen.or(planned.candidates.last()).filter(|_| nodes.len() > 1) else { return String::new() };
+    let mut text = format!("\nTypes of nodes with {}:\n", counted(chosen.ranks, "rank"));
+    let head = "  type             slots   memory   GPUs   per hour   nodes        cost";
+    let _ = writeln!(text, "{}", paint.dim(head));
+    for use_of in question.cluster.type_uses(chosen.ranks, chosen.makespan_q50_s) {
+        let node = &nodes[use_of.kind.0 as usize];
+        let memory = if node.memory == u64::MAX { "-".to_owned() } else { format!("{}M", node.memory >> 20) };
+        let _ = writeln!(
+            text,
+            "  {:<16} {:>5} {memory:>8} {:>6} {:>10} {:>7} {:>11.4}",
+            node.name, node.slots, node.gpus, node.price, use_of.nodes, use_of.cost
+        );
     }
     text
 }

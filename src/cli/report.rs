@@ -7,8 +7,8 @@ use super::{complain, print, refuse};
 use crate::journal::RunDir;
 use crate::observe::html::html;
 use crate::observe::report::{
-    write_failed, write_failed_json, write_joblog, write_json, write_report, write_task, write_task_json, write_tasks,
-    write_values,
+    write_failed, write_failed_json, write_joblog, write_json, write_node_types, write_report, write_task,
+    write_task_json, write_tasks, write_values,
 };
 use crate::observe::{Paint, RunState, RunView, follow_task, to_stdout, write_summary};
 use crate::runtime::subject_of;
@@ -111,8 +111,14 @@ pub(super) fn summarize(dir: &Path, json: bool) {
     let printed = RunDir::open(dir).map_err(|error| error.to_string()).and_then(|dir| {
         let view = super::view::load(&dir).map_err(|error| error.to_string())?;
         let paint = Paint::for_stream(&std::io::stdout());
-        to_stdout(|out| if json { write_json(out, &view) } else { write_summary(out, &view, paint) })
-            .map_err(|error| error.to_string())
+        to_stdout(|out| {
+            if json {
+                write_json(out, &view)
+            } else {
+                write_summary(out, &view, paint).and_then(|()| write_node_types(out, &view, paint))
+            }
+        })
+        .map_err(|error| error.to_string())
     });
     if let Err(error) = printed {
         complain(error);

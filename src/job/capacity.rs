@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A source of nodes: a `[[site]]` table, or the `[capacity]` table of a job without one.
+use super::NodeTerms;
+
+/// A source of nodes: a `[[site]]` table or, in a job without one, the `[capacity]` table, once for
+/// each `[[cost.node]]` if the job has these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Site {
     /// How its nodes are requested.
     pub capacity: Capacity,
-    /// Name, price and limits of a `[[site]]`; `None`: nodes of `[capacity]`, at the price of
-    /// `[cost]`.
+    /// Name, nodes and limits of a `[[site]]` or of a node type; `None`: nodes of `[capacity]`, at
+    /// the price of `[cost]`.
     pub terms: Option<SiteTerms>,
 }
 
@@ -22,21 +25,14 @@ impl Site {
     }
 }
 
-/// What only a `[[site]]` has.
+/// What a `[[site]]` has beside the fields of `[capacity]`; with `[[cost.node]]` and without sites
+/// each type is one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteTerms {
     /// `name`.
     pub name: String,
-    /// `node_hour`: price of one of its nodes for one hour.
-    pub node_hour: f64,
-    /// `minimum`: minimum charged time per node.
-    pub minimum: Duration,
-    /// `granularity`: charged time is rounded up to a multiple of this.
-    pub granularity: Duration,
-    /// `slots`: slots of a rank there; `None`: as many as those of the first ranks.
-    pub slots: Option<u32>,
-    /// `limit`: maximum number of its nodes at a time.
-    pub limit: Option<u32>,
+    /// Its nodes: what they have, their price, and how many there may be at a time.
+    pub node: NodeTerms,
     /// `patience`: a node that has not been granted for this long is requested from the next site,
     /// too.
     pub patience: Duration,

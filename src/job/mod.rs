@@ -70,7 +70,7 @@ pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded};
 pub(crate) use resolve::names::check_name;
 pub use retry::{AUTO_MEMORY_FACTOR, DEFAULT_AUTO_MEMORY, Retry};
-pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
+pub use scaling::{Above, Cost, Intent, NodeTerms, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
 pub use several::JobPart;
 pub(crate) use several::is_several;

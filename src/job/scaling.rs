@@ -199,8 +199,8 @@ pub struct Cost {
     pub budget_per_hour: Option<f64>,
     /// `deadline`: target end, counted from the start of the run.
     pub deadline: Option<Duration>,
-    /// `[[cost.node]]`: prices of further node types.
-    pub nodes: Vec<NodePrice>,
+    /// `[[cost.node]]`: the types of nodes that the run may get beside the first ones.
+    pub nodes: Vec<NodeTerms>,
 }
 
 impl Default for Cost {
@@ -217,15 +217,27 @@ impl Default for Cost {
     }
 }
 
-/// `[[cost.node]]`: price of a node type; absent fields are as in `[cost]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct NodePrice {
+/// A type of nodes: a `[[cost.node]]`, or what a `[[site]]` says of its nodes itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeTerms {
     /// `name` of the node type.
     pub name: String,
-    /// `node_hour`.
+    /// `node_hour`: price of one such node for one hour.
     pub node_hour: f64,
-    /// `minimum`.
+    /// `minimum`: minimum charged time per node.
     pub minimum: Duration,
-    /// `granularity`.
+    /// `granularity`: charged time is rounded up to a multiple of this.
     pub granularity: Duration,
+    /// `slots`: slots of a rank there; `None`: as many as those of the first ranks.
+    pub slots: Option<u32>,
+    /// `memory`: bytes for tasks, if known.
+    pub memory: Option<u64>,
+    /// `gpus`: GPUs, if known.
+    pub gpus: Option<u32>,
+    /// `labels` of all ranks there, ascending.
+    pub labels: Vec<String>,
+    /// `limit`: maximum number of such nodes at a time.
+    pub limit: Option<u32>,
+    /// `partition`: partition or queue of these nodes.
+    pub partition: Option<String>,
 }

@@ -18,8 +18,8 @@ use super::read::{
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Background, Budget, CacheUse, CommandSpec, ContainerUse, DurationSpec, EnvSpec,
-    EstimateSpec, FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemoryRequest, NeedsSpec, OneOf,
-    OperationName, PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, SlotCountSpec,
+    EstimateSpec, FilesSpec, FlushSpec, Fraction, GraphWeights, MatrixSpec, MemoryRequest, MemorySpec, NeedsSpec,
+    OneOf, OperationName, PoolAmounts, PoolsSpec, RateSpec, RetriesSpec, ShellSpec, Signed, SizeSpec, SlotCountSpec,
     SlotsSpec, StageUse, Strings, TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Placement, PolicyKind, ProviderKind};
@@ -407,14 +407,14 @@ section! {
         budget_per_hour: Budget = "no limit",
         /// Target end of the run, counted from its start
         deadline: DurationSpec = "none",
-        /// Prices of further node types, one table each
-        node: Tables<NodePriceSpec>,
+        /// Types of nodes that the run may get, one table each
+        node: Tables<NodeTypeSpec>,
     }
 }
 
 section! {
-    /// Price of a node type
-    NodePriceSpec {
+    /// A type of nodes
+    NodeTypeSpec {
         /// Name of the node type
         name: String = required,
         /// Price of one such node for one hour
@@ -423,6 +423,25 @@ section! {
         minimum: DurationSpec = "as in [cost]",
         /// Charged time is rounded up to a multiple of this
         granularity: DurationSpec = "as in [cost]",
+        /// Slots of a rank there
+        slots: Whole<1, 4096> = "as many as the first ranks have",
+        /// Memory of such a node for tasks, as 64G; a bare number is megabytes
+        memory: MemorySpec = "unknown until one has joined",
+        /// GPUs of such a node
+        gpus: Whole<0, 1024> = "unknown until one has joined",
+        /// Labels of all ranks there
+        labels: Strings,
+        /// Maximum number of such nodes at a time
+        limit: Whole<1, 1_000_000> = "no limit",
+        /// Partition or queue of these nodes
+        partition: String = "that of [capacity] or of the site",
+    }
+}
+
+impl CostSpec {
+    /// The `[[cost.node]]` tables.
+    pub(crate) fn node_types(&self) -> &[At<NodeTypeSpec>] {
+        self.node.as_ref().map_or(&[], |types| &types.value.0)
     }
 }
 
@@ -489,6 +508,8 @@ section! {
     SiteFields {
         /// Name of the site
         name: String = required,
+        /// Type of its nodes, a `[[cost.node]]`
+        node: String = "nodes as described here",
         /// Price of one of its nodes for one hour; required with a budget
         node_hour: Amount = "as in [cost]",
         /// Minimum charged time
@@ -698,7 +719,7 @@ mod tests {
 
     #[test]
     fn every_field_is_documented() {
-        let scaling = [ScalingSpec::FIELDS, RuleSpec::FIELDS, CostSpec::FIELDS, NodePriceSpec::FIELDS];
+        let scaling = [ScalingSpec::FIELDS, RuleSpec::FIELDS, CostSpec::FIELDS, NodeTypeSpec::FIELDS];
         let others = [
             NodesSpec::FIELDS,
             CapacityFields::FIELDS,

@@ -18,25 +18,117 @@ pub fn labels_of(words: impl IntoIterator<Item = impl Into<String>>) -> Labels {
     labels.into()
 }
 
-/// The nodes that a run can request, by their labels.
+/// What tasks need of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeNeed {
+    /// Labels, all of them.
+    pub labels: Labels,
+    /// Slots of a rank.
+    pub slots: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// GPUs.
+    pub gpus: u32,
+}
+
+impl NodeNeed {
+    /// True if a node for these tasks can also run those with another need.
+    pub fn covers(&self, other: &NodeNeed) -> bool {
+        has_labels(&self.labels, &other.labels)
+            && other.slots <= self.slots
+            && other.memory <= self.memory
+            && other.gpus <= self.gpus
+    }
+
+    /// What the need asks for, for messages; empty for any node.
+    pub fn words(&self) -> String {
+        let mut words = Vec::new();
+        if !self.labels.is_empty() {
+            words.push(format!("the label {}", self.labels.join(", ")));
+        }
+        if self.gpus > 0 {
+            words.push(format!("{} GPU{}", self.gpus, if self.gpus == 1 { "" } else { "s" }));
+        }
+        if self.memory > 0 {
+            words.push(format!("{} MiB of memory", self.memory >> 20));
+        }
+        words.join(" and ")
+    }
+}
+
+/// What a node has, as far as that is known before it is there; `None` for what is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeOffer {
+    /// Labels.
+    pub labels: Option<Labels>,
+    /// Slots of a rank there.
+    pub slots: Option<u32>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// GPUs.
+    pub gpus: Option<u32>,
+}
+
+impl NodeOffer {
+    /// A node of which only the labels are known.
+    pub fn with_labels(labels: Labels) -> NodeOffer {
+        NodeOffer { labels: Some(labels), ..NodeOffer::default() }
+    }
+
+    /// True unless it is known to lack something.
+    pub fn may_serve(&self, need: &NodeNeed) -> bool {
+        self.labels.as_ref().is_none_or(|labels| has_labels(labels, &need.labels))
+            && self.slots.is_none_or(|slots| need.slots <= slots)
+            && self.memory.is_none_or(|memory| need.memory <= memory)
+            && self.gpus.is_none_or(|gpus| need.gpus <= gpus)
+    }
+
+    /// True if something beside labels is asked for, and it is known to have that.
+    fn surely_serves(&self, need: &NodeNeed) -> bool {
+        self.may_serve(need)
+            && (need.slots <= 1 || self.slots.is_some())
+            && (need.memory == 0 || self.memory.is_some())
+            && (need.gpus == 0 || self.gpus.is_some())
+            && (need.slots > 1 || need.memory > 0 || need.gpus > 0)
+    }
+}
+
+/// The nodes that a run can request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Offers {
     /// None.
     #[default]
     Nothing,
-    /// There are some, and which labels they have is not known.
+    /// There are some, and what they have is not known.
     Unknown,
-    /// Nodes with one of these sets of labels.
-    Nodes(Arc<[Labels]>),
+    /// Nodes of these kinds.
+    Nodes(Arc<[NodeOffer]>),
 }
 
 impl Offers {
-    /// Nodes with these labels, each set once.
+    /// Nodes with these labels.
     pub fn of(sets: impl IntoIterator<Item = Labels>) -> Offers {
-        let mut sets: Vec<Labels> = sets.into_iter().collect();
-        sets.sort_unstable();
-        sets.dedup();
-        Offers::Nodes(sets.into())
+        Offers::of_nodes(sets.into_iter().map(NodeOffer::with_labels))
+    }
+
+    /// Nodes of these kinds, each once.
+    pub fn of_nodes(nodes: impl IntoIterator<Item = NodeOffer>) -> Offers {
+        let mut nodes: Vec<NodeOffer> = nodes.into_iter().collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Offers::Nodes(nodes.into())
+    }
+
+    /// The same nodes, of which this is known besides their labels.
+    #[must_use]
+    pub fn with(self, known: &NodeOffer) -> Offers {
+        let node = |labels: &Option<Labels>| NodeOffer { labels: labels.clone(), ..known.clone() };
+        match self {
+            Offers::Nothing => Offers::Nothing,
+            Offers::Unknown if *known == NodeOffer::default() => Offers::Unknown,
+            Offers::Unknown => Offers::of_nodes([node(&None)]),
+            Offers::Nodes(nodes) => Offers::of_nodes(nodes.iter().map(|offer| node(&offer.labels))),
+        }
     }
 
     /// These nodes and others.
@@ -44,18 +136,29 @@ impl Offers {
     pub fn or(self, other: Offers) -> Offers {
         match (self, other) {
             (Offers::Nothing, offers) | (offers, Offers::Nothing) => offers,
-            (Offers::Nodes(some), Offers::Nodes(more)) => Offers::of(some.iter().chain(more.iter()).cloned()),
+            (Offers::Nodes(some), Offers::Nodes(more)) => Offers::of_nodes(some.iter().chain(more.iter()).cloned()),
             _ => Offers::Unknown,
         }
     }
 
     /// True if a node with all of these labels can be requested, or that is not known.
     pub fn may_have(&self, wanted: &[String]) -> bool {
+        self.may_serve(&NodeNeed { labels: wanted.into(), ..NodeNeed::default() })
+    }
+
+    /// True if a node that can run tasks with this need can be requested, or that is not known.
+    pub fn may_serve(&self, need: &NodeNeed) -> bool {
         match self {
             Offers::Nothing => false,
             Offers::Unknown => true,
-            Offers::Nodes(sets) => sets.iter().any(|labels| has_labels(labels, wanted)),
+            Offers::Nodes(nodes) => nodes.iter().any(|node| node.may_serve(need)),
         }
+    }
+
+    /// True if a node can be requested that is known to have more than labels that the need asks
+    /// for.
+    pub fn surely_serve(&self, need: &NodeNeed) -> bool {
+        matches!(self, Offers::Nodes(nodes) if nodes.iter().any(|node| node.surely_serves(need)))
     }
 
     /// True if a node can be requested.
@@ -66,7 +169,9 @@ impl Offers {
     /// The known labels, ascending.
     pub fn labels(&self) -> Labels {
         match self {
-            Offers::Nodes(sets) => labels_of(sets.iter().flat_map(|labels| labels.iter().cloned())),
+            Offers::Nodes(nodes) => {
+                labels_of(nodes.iter().filter_map(|node| node.labels.as_ref()).flat_map(|it| it.iter().cloned()))
+            }
             Offers::Nothing | Offers::Unknown => Labels::default(),
         }
     }
@@ -85,5 +190,20 @@ mod tests {
         assert_eq!(offers.labels(), labels_of(["gpu", "highmem", "ssd"]));
         assert!(Offers::Unknown.may_have(&["other".to_owned()]) && !Offers::Nothing.has_any());
         assert!(!Offers::of([]).has_any() && Offers::of([Labels::default()]).has_any());
+    }
+
+    #[test]
+    fn what_a_type_of_nodes_lacks_is_known() {
+        let big = NodeOffer { memory: Some(64), gpus: Some(0), ..NodeOffer::default() };
+        let offers = Offers::of([labels_of(["ssd"])]).with(&big);
+        let need = NodeNeed { memory: 64, ..NodeNeed::default() };
+        assert!(offers.may_serve(&need) && offers.surely_serve(&need));
+        assert!(!offers.may_serve(&NodeNeed { memory: 65, ..need.clone() }));
+        assert!(!offers.may_serve(&NodeNeed { gpus: 1, ..NodeNeed::default() }));
+        let wide = NodeNeed { slots: 8, ..NodeNeed::default() };
+        assert!(offers.may_serve(&wide) && !offers.surely_serve(&wide), "its slots are not known");
+        assert!(!Offers::Unknown.with(&big).may_serve(&NodeNeed { gpus: 1, ..NodeNeed::default() }));
+        assert!(Offers::Unknown.with(&big).may_have(&["any".to_owned()]));
+        assert!(NodeNeed { slots: 2, ..need.clone() }.covers(&need) && !need.covers(&wide));
     }
 }

@@ -24,6 +24,7 @@ pub mod live;
 mod live_output;
 pub mod logging;
 mod measures;
+mod node_types;
 mod nodes;
 mod pool_samples;
 mod pools;

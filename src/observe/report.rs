@@ -12,6 +12,7 @@ use super::figures::{Figures, JobFigures, StateCounts, of_jobs};
 use super::latency::{ClassLatency, classes};
 use super::live_output::write_so_far;
 use super::measures::{Figure, MeasureReader};
+use super::node_types::{self, TypeUse};
 use super::nodes::{NodeUse, uses};
 use super::pools::{PoolUse, pools};
 use super::print::ReportError;
@@ -49,6 +50,7 @@ pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
     write_cache(out, run, paint)?;
     write_measures(out, run, paint)?;
     write_pools(out, run, paint)?;
+    write_node_types(out, run, paint)?;
     write_nodes(out, run, paint)
 }
 
@@ -89,6 +91,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         failures: failures(run).iter().take(MAX_JSON_FAILURES).map(|failure| failed(run, failure)).collect(),
         measures: measures.iter().collect(),
         nodes_held: uses(run),
+        node_types: node_types::uses(run),
         pools: pools(run),
         cache: CacheFigures::of(run),
         staging: StagingFigures::of(run),
@@ -147,6 +150,8 @@ struct ReportJson<'a> {
     measures: BTreeMap<&'a str, &'a Figure>,
     /// Use of each node, by time.
     nodes_held: Vec<NodeUse>,
+    /// The bill by type of node.
+    node_types: Vec<TypeUse>,
     /// Pools and limits of arrays; empty until the run has ended.
     pools: Vec<PoolUse>,
     /// What the result cache did; null if no task uses it.
@@ -447,6 +452,23 @@ fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
         writeln!(out, "  {more} classes with less work")?;
     }
     Ok(())
+}
+
+/// Writes the bill by type of node, for runs that may have several types.
+pub fn write_node_types(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let uses = node_types::uses(run);
+    if run.session().terms.as_ref().is_none_or(|terms| terms.prices.nodes.len() < 2) || uses.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint.bold("Types of nodes"))?;
+    let hours = |seconds: f64| format!("{:.3}", seconds / 3600.0);
+    let row = |it: &TypeUse| {
+        let figures =
+            [count(it.nodes), format!("{}", it.node_hour), hours(it.billed_node_s), format!("{:.4}", it.cost)];
+        std::iter::once(it.node_type.clone()).chain(figures).collect()
+    };
+    let rows: Vec<Vec<String>> = uses.iter().map(row).collect();
+    write_columns(out, &["type", "nodes", "per hour", "node-hours", "cost"], &rows, paint)
 }
 
 /// Writes the use of each node, for runs that have a price or whose nodes changed.

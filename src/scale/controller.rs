@@ -16,13 +16,13 @@ use super::estimate::{History, Learnt, Moment};
 use super::forecast::Forecaster;
 use super::remaining::FactsOf;
 use super::{
-    Account, Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Estimates, Forecast, NodeTypeId, Observation,
-    Prices, RankView, RemainingWork, RequestView, Samples, Scaler, SiteView, TaskCounts, TaskFacts,
+    Account, Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Estimates, Forecast, NodeTypeId, NodeTypes,
+    Observation, Prices, RankView, RemainingWork, RequestView, Samples, Scaler, SiteView, TaskCounts, TaskFacts,
 };
 use crate::graph::link::GroupId;
-use crate::job::Job;
+use crate::job::{Group, Job};
 use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
-use crate::workload::{PreparedJob, TaskEstimates, requirements};
+use crate::workload::{PreparedJob, TaskEstimates, placement, requirements};
 
 /// Observes a run and decides about its ranks.
 pub(crate) struct ScalingController {
@@ -60,11 +60,13 @@ struct JobFacts {
     estimates: Arc<TaskEstimates>,
     /// The class of each group.
     classes: Vec<ClassId>,
+    /// The types of nodes that may run the tasks of each group.
+    runs_on: Vec<NodeTypes>,
 }
 
 impl JobFacts {
     /// The facts of each task of a job, and what is known of its classes.
-    fn of(prepared: &PreparedJob) -> (Arc<FactsOf>, Vec<ClassPrior>) {
+    fn of(prepared: &PreparedJob, prices: &Prices) -> (Arc<FactsOf>, Vec<ClassPrior>) {
         let PreparedJob { job, estimates, .. } = prepared;
         let (classes, firsts) = job.classes();
         let prior = |first: &GroupId| {
@@ -73,7 +75,12 @@ impl JobFacts {
         };
         let priors = firsts.iter().map(prior).collect();
         let classes = classes.into_iter().map(ClassId).collect();
-        let facts = JobFacts { job: Arc::clone(job), estimates: Arc::clone(estimates), classes };
+        let runs_on = |group: &Group| match group.mpi {
+            Some(_) => NodeTypes::default(),
+            None => prices.types_for(&placement::need(group)),
+        };
+        let runs_on = job.groups.iter().map(runs_on).collect();
+        let facts = JobFacts { job: Arc::clone(job), estimates: Arc::clone(estimates), classes, runs_on };
         (Arc::new(move |task| facts.facts(task)), priors)
     }
 
@@ -86,6 +93,7 @@ impl JobFacts {
             // Without an estimate in the job file, this one is a guess.
             prior: group.estimate.map(|_| Duration::from_nanos(self.estimates.ns(place))),
             slots: requirements::slots(group),
+            runs_on: self.runs_on[at],
         }
     }
 }
@@ -109,7 +117,7 @@ impl ScalingController {
         interval: Duration,
         delays: &[Duration],
     ) -> ScalingController {
-        let (facts, priors) = JobFacts::of(prepared);
+        let (facts, priors) = JobFacts::of(prepared, &prices);
         ScalingController {
             work: RemainingWork::new(Arc::clone(&prepared.graph), facts),
             scaler,
@@ -133,7 +141,7 @@ impl ScalingController {
 
     /// Takes the tasks by which the job has grown.
     pub(crate) fn grow(&mut self, prepared: &PreparedJob) {
-        let (facts, priors) = JobFacts::of(prepared);
+        let (facts, priors) = JobFacts::of(prepared, &self.prices);
         self.work.grow(Arc::clone(&prepared.graph), facts);
         self.estimates.grow(priors);
     }

@@ -16,6 +16,7 @@ pub mod decision;
 pub mod elasticity;
 pub mod estimate;
 pub mod forecast;
+mod growth;
 pub mod observation;
 pub mod policy;
 pub mod price;
@@ -31,7 +32,7 @@ pub use decision::{Action, BudgetAlert, Candidate, Decision, Effect, Forecast, I
 pub use estimate::{ClassId, ClassPrior, Estimates, Quantiles};
 pub use observation::{Customs, Observation, RankView, RequestId, RequestView, Samples, TaskCounts};
 pub use policy::{Policy, Target, policy_by_name, policy_names, policy_of};
-pub use price::{Account, NodeType, NodeTypeId, Prices};
+pub use price::{Account, NodeType, NodeTypeId, NodeTypes, Prices};
 pub use remaining::{RemainingTask, RemainingWork, Stage, TaskFacts};
 pub use scaler::Scaler;
 pub use sites::SiteView;

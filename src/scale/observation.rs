@@ -152,14 +152,21 @@ impl Observation<'_> {
         self.ranks.iter().filter(|r| r.state == state).count() as u32
     }
 
-    /// The nodes that can be requested, the first to be asked for first: their type, how many at
-    /// most, and their site.
-    pub fn growth(&self) -> Vec<(NodeTypeId, u32, Option<&str>)> {
+    /// The nodes that can be requested, the first to be asked for first, those of the type `first`
+    /// before all others: their type, and how many at most.
+    pub fn growth(&self, first: Option<NodeTypeId>) -> Vec<(NodeTypeId, u32)> {
         if self.sites.is_empty() {
-            return vec![(NodeTypeId(0), u32::MAX, None)];
+            return vec![(NodeTypeId(0), u32::MAX)];
         }
         let open = self.sites.iter().filter(|site| site.can_be_asked());
-        open.map(|site| (site.node_type, site.room.unwrap_or(u32::MAX), Some(&*site.name))).collect()
+        let mut growth: Vec<_> = open.map(|site| (site.node_type, site.room.unwrap_or(u32::MAX))).collect();
+        growth.sort_by_key(|(node_type, _)| Some(*node_type) != first);
+        growth
+    }
+
+    /// The name of the site whose nodes have a type.
+    pub fn site_of(&self, node_type: NodeTypeId) -> Option<&str> {
+        self.sites.iter().find(|site| site.node_type == node_type).map(|site| &*site.name)
     }
 
     /// The type of the next node that is requested.

@@ -19,6 +19,7 @@ use self::evidence::{IdleRanks, usable_ranks};
 use super::advisor::{Advice, Advisor, Answer, Matter, Outcome, Question};
 use super::decision::{Action, BudgetAlert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
+use super::growth::{self, NodeOrder, Particular, TypedRequest};
 use super::observation::{Observation, RankView, RequestId};
 use super::policy::{Policy, Target, policy_of, utilisation};
 use super::price::{Account, Alarm, Prices, STOP_MARGIN, paid_until};
@@ -31,6 +32,9 @@ const FEW_RANKS: u32 = 4;
 
 /// As the end of the budget comes near, this many decisions are made until then.
 const PAUSES_TO_STOP: u32 = 4;
+
+/// Without a forecast, types of nodes are compared by their bill for this time.
+const USUAL_HOLD: Duration = Duration::from_secs(3600);
 
 /// Minimum time between decisions.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
@@ -180,6 +184,10 @@ impl Scaler {
                     None => self.policy.decide(seen, estimates, prices),
                 };
                 let wish = self.keep_useful(seen, estimates, wish);
+                let wish = match self.guarded() {
+                    true => Particular::of(seen, prices, rest_s(seen, &wish)).raise(seen, prices, wish),
+                    false => wish,
+                };
                 let wish = match self.advisor.as_mut().filter(|_| self.held.is_none()) {
                     Some(advisor) => advisor.apply_standing(seen.now, supply, wish),
                     None => wish,
@@ -362,8 +370,8 @@ impl Scaler {
         let (least, most) = self.bounds();
         let bound = if target == ranks { String::new() } else { format!(" (bounds: {least} to {most})") };
         let mut plans = match target.cmp(&supply) {
-            std::cmp::Ordering::Greater => self.grow(seen, account, target - supply, needed),
-            std::cmp::Ordering::Less => self.shrink(seen, supply - target, prices),
+            std::cmp::Ordering::Greater => self.grow(seen, account, (wish, target - supply), prices, needed),
+            std::cmp::Ordering::Less => self.shrink(seen, wish, supply - target, prices),
             std::cmp::Ordering::Equal => Vec::new(),
         };
         plans.iter_mut().for_each(|plan| plan.reason = format!("{}{bound}; {}", wish.reason, plan.reason));
@@ -394,7 +402,14 @@ impl Scaler {
 
     /// Wakes ranks, then requests nodes: as many as the budget pays for while all of them are
     /// `needed`, so that the tasks that start next can end on them.
-    fn grow(&self, seen: &Observation<'_>, account: &Account<'_>, more: u32, needed: Duration) -> Vec<ScalingPlan> {
+    fn grow(
+        &self,
+        seen: &Observation<'_>,
+        account: &Account<'_>,
+        (wish, more): (&Target, u32),
+        prices: &Prices,
+        needed: Duration,
+    ) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let supply = seen.supply();
         let parked = seen.ranks.iter().filter(|r| r.state == RankState::Parked).map(|r| r.rank);
@@ -405,23 +420,22 @@ impl Scaler {
             plans.push(ScalingPlan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
         }
         let until = seen.now.after(needed).after(self.scaling.interval).after(STOP_MARGIN);
-        let (mut account, mut left) = (account.clone(), more - awake);
-        for (node_type, room, site) in seen.growth() {
-            let nodes = left.min(room).min(account.affordable(node_type, until));
-            if nodes > 0 {
-                left -= nodes;
-                account = account.with_request(node_type, nodes);
-                let from = site.map_or_else(String::new, |site| format!(" from `{site}`"));
-                let reason = format!("{} requested{from}", counted_are(nodes, "more node"));
-                plans.push(ScalingPlan { action: Action::Grow { nodes, node_type }, to: supply + more - left, reason });
-            }
+        let hold = rest_s(seen, wish).and_then(|rest| Duration::try_from_secs_f64(rest).ok());
+        let hold = hold.unwrap_or(USUAL_HOLD).max(needed);
+        let order = NodeOrder { more: more - awake, first: wish.first, hold, until };
+        let mut to = supply + awake;
+        for TypedRequest { node_type, nodes, why } in growth::choose(seen, account, prices, &order) {
+            to += nodes;
+            let from = seen.site_of(node_type).map_or_else(String::new, |site| format!(" from `{site}`"));
+            let reason = format!("{} requested{from}{why}", counted_are(nodes, "more node"));
+            plans.push(ScalingPlan { action: Action::Grow { nodes, node_type }, to, reason });
         }
         plans
     }
 
-    /// Withdraws requests, then gives back the least busy ranks, and parks those that cannot be
-    /// given back.
-    fn shrink(&self, seen: &Observation<'_>, fewer: u32, prices: &Prices) -> Vec<ScalingPlan> {
+    /// Withdraws requests, then gives back the least busy ranks, of these the dearest, and parks
+    /// those that cannot be given back. Ranks that alone can run some of the tasks stay.
+    fn shrink(&self, seen: &Observation<'_>, wish: &Target, fewer: u32, prices: &Prices) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let mut left = fewer;
         let withdrawn = withdrawable(seen, &mut left);
@@ -436,10 +450,16 @@ impl Scaler {
             .iter()
             .filter(|r| matches!(r.state, RankState::Active | RankState::Joining) && r.rank != Rank::ZERO && !r.needed)
             .collect();
-        candidates.sort_by_key(|r| (r.busy_slots, std::cmp::Reverse(r.failures), std::cmp::Reverse(r.rank)));
+        let price = |r: &RankView| prices.node(r.node_type).map_or(0.0, |node| node.node_hour);
+        candidates.sort_by(|a, b| {
+            let least_use = a.busy_slots.cmp(&b.busy_slots).then(b.failures.cmp(&a.failures));
+            least_use.then(price(b).total_cmp(&price(a))).then(b.rank.cmp(&a.rank))
+        });
         let goes = |r: &RankView| !keep_paid || !self.is_paid(r, seen.now, prices);
         let (go, bound): (Vec<&RankView>, Vec<&RankView>) = candidates.into_iter().partition(|r| r.releasable);
-        let gone: Vec<Rank> = go.iter().filter(|r| goes(r)).take(left as usize).map(|r| r.rank).collect();
+        let mut particular = Particular::of(seen, prices, rest_s(seen, wish));
+        let leaves = |r: &&&RankView| goes(r) && particular.spares(r);
+        let gone: Vec<Rank> = go.iter().filter(leaves).take(left as usize).map(|r| r.rank).collect();
         left -= gone.len() as u32;
         // An idle rank that cannot leave is parked: that saves no money, but CPU time and power.
         // One whose time is paid for stays awake, since it may be of use.
@@ -511,6 +531,12 @@ impl Scaler {
         }
         self.watched = Some(PendingEffect { number: change.number, active, arrived: None });
     }
+}
+
+/// Seconds until the end, by the forecast of a target.
+fn rest_s(seen: &Observation<'_>, wish: &Target) -> Option<f64> {
+    let chosen = wish.chosen.and_then(|at| wish.candidates.get(at))?;
+    Some(chosen.finish_q50.since(seen.now).as_secs_f64())
 }
 
 /// Until when an account pays for everything, less a margin, so that tasks are stopped before the

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::estimate::{ClassId, ClassPrior, Estimates};
 use super::observation::{Customs, Observation, RankView, RequestId, RequestView, Samples, TaskCounts};
-use super::price::NodeTypeId;
+use super::price::{NodeTypeId, NodeTypes};
 use super::remaining::{CHUNKS, EXACT, RemainingWork, Stage, TaskFacts};
 use super::sites::SiteView;
 use crate::graph::TaskGraph;
@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub now: f64,
     pub settled: f64,
     pub sites: Vec<SiteView>,
+    /// The types of nodes that may run every other task; the others run on all.
+    pub narrow: NodeTypes,
 }
 
 /// A rank of four slots whose node has been billed since `since`.
@@ -95,6 +97,7 @@ impl World {
             now: 0.0,
             settled: 0.0,
             sites: Vec::new(),
+            narrow: NodeTypes::default(),
         }
     }
 
@@ -154,11 +157,12 @@ impl World {
 
     /// The remaining work: task by task up to `exact` tasks, in `chunks` chunks beyond.
     pub fn remaining(&self, exact: usize, chunks: usize) -> RemainingWork {
-        let durations = self.durations.clone();
+        let (durations, narrow) = (self.durations.clone(), self.narrow);
         let facts = move |task: TaskId| TaskFacts {
             class: ClassId(0),
             prior: durations.get(task.index()).map(|&seconds| Duration::from_secs_f64(seconds)),
             slots: 1,
+            runs_on: if task.0 % 2 == 0 { narrow } else { NodeTypes::default() },
         };
         let mut work = RemainingWork::with_limits(Arc::clone(&self.graph), Arc::new(facts), exact, chunks);
         for (task, stage) in (0..).map(TaskId).zip(&self.stages) {

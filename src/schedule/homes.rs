@@ -22,7 +22,7 @@ use super::score::RankRecord;
 use crate::graph::TaskGraph;
 use crate::graph::deal::{Dealer, LoadRule, RankLoad};
 use crate::graph::long_tasks::{self, OpenWork, RankSpeed};
-use crate::model::{Labels, Rank, TaskId};
+use crate::model::{Labels, NodeNeed, Rank, TaskId};
 
 /// Approximate time in nanoseconds per node of the graph that rank 0 needs to choose new homes and
 /// to cut the parts anew.
@@ -68,6 +68,10 @@ pub trait Advice: Send {
     fn labels(&self, task: TaskId) -> Labels {
         let _ = task;
         Labels::default()
+    }
+    /// What a node must have to run a task.
+    fn need(&self, task: TaskId) -> NodeNeed {
+        NodeNeed { labels: self.labels(task), ..NodeNeed::default() }
     }
     /// The sets of labels that tasks of the job ask for, each once.
     fn label_sets(&self) -> &[Labels] {

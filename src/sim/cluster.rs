@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::random::Distribution;
 use super::read;
-use crate::job::{Cost, Diagnostics, Job};
-use crate::model::Time;
+use crate::job::{Cost, Diagnostics, Job, NodeTerms};
+use crate::model::{Labels, Time, labels_of};
 use crate::scale::{self, NodeTypeId, Prices};
 
 /// A cluster, as far as it affects a run.
@@ -60,6 +60,17 @@ pub struct NodeKind {
     pub startup: Distribution,
     /// Share of requests that fail after their delay, 0 to 1.
     pub failure: f64,
+}
+
+/// The nodes of one kind in a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TypeUse {
+    /// The kind.
+    pub kind: NodeTypeId,
+    /// Number of nodes.
+    pub nodes: u32,
+    /// Their bill.
+    pub cost: f64,
 }
 
 /// Message delays. Messages between two ranks keep their order.
@@ -172,6 +183,21 @@ impl Cluster {
         self.first_kinds(ranks).map(|kind| f64::from(node(kind).slots) * node(kind).speed).sum()
     }
 
+    /// The nodes of the first `ranks` ranks by kind, with their bill if they are held for
+    /// `makespan_s` seconds.
+    pub fn type_uses(&self, ranks: u32, makespan_s: f64) -> Vec<TypeUse> {
+        let held = Duration::try_from_secs_f64(makespan_s).unwrap_or_default();
+        let mut uses: Vec<TypeUse> = Vec::new();
+        for kind in self.first_kinds(ranks) {
+            let bill = self.nodes[kind.0 as usize].priced().bill(held);
+            match uses.iter_mut().find(|known| known.kind == kind) {
+                Some(known) => (known.nodes, known.cost) = (known.nodes + 1, known.cost + bill),
+                None => uses.push(TypeUse { kind, nodes: 1, cost: bill }),
+            }
+        }
+        uses
+    }
+
     /// Hourly cost of the nodes of the first `ranks` ranks.
     pub fn first_price(&self, ranks: u32) -> f64 {
         self.first_kinds(ranks).map(|kind| self.nodes[kind.0 as usize].price).sum()
@@ -194,6 +220,45 @@ impl Cluster {
         let node = &mut cluster.nodes[0];
         (node.price, node.minimum, node.granularity) = (cost.node_hour, cost.minimum, cost.granularity);
         cluster
+    }
+
+    /// The same cluster, in which only the first `first` ranks are on nodes of the first kind, and
+    /// further ones on nodes of these types, in this order; `slots` overrides what the types say.
+    #[must_use]
+    pub fn with_types(mut self, first: u32, types: &[(&str, &NodeTerms)], slots: Option<u32>) -> Cluster {
+        let Some(usual) = self.nodes.first().cloned().filter(|_| !types.is_empty()) else { return self };
+        self.nodes[0].limit = first;
+        self.nodes[0].first = first;
+        // Nodes of a type whose labels are not known may have any that no other type is known for.
+        let known: BTreeSet<&String> = types.iter().flat_map(|(_, node)| &node.labels).collect();
+        let others: Labels = usual.labels.iter().filter(|label| !known.contains(label)).cloned().collect();
+        self.nodes[0].labels = Arc::clone(&others);
+        self.nodes.extend(types.iter().map(|(name, node)| NodeKind {
+            name: (*name).to_owned(),
+            slots: slots.or(node.slots).unwrap_or(usual.slots),
+            memory: node.memory.unwrap_or(usual.memory),
+            gpus: node.gpus.unwrap_or(usual.gpus),
+            labels: labels_of(others.iter().chain(&node.labels).cloned()),
+            price: node.node_hour,
+            granularity: node.granularity,
+            minimum: node.minimum,
+            limit: node.limit.unwrap_or(usual.limit),
+            ..usual.clone()
+        }));
+        self
+    }
+
+    /// The same cluster for a run that has all its ranks from the beginning: those beyond the first
+    /// ones are on nodes of the other kinds, in their order.
+    #[must_use]
+    pub fn filled(mut self) -> Cluster {
+        self.nodes.iter_mut().skip(1).for_each(|node| node.first = node.limit);
+        self
+    }
+
+    /// Upper limit on the ranks with which a run can start.
+    pub fn most_first_ranks(&self) -> u32 {
+        self.first_ranks().unwrap_or(0).max(self.nodes.first().map_or(u32::MAX, |node| node.limit))
     }
 
     /// The same cluster, whose nodes have all labels that the tasks of a job ask for.
@@ -224,6 +289,8 @@ impl NodeKind {
             minimum: self.minimum,
             granularity: self.granularity,
             limit: Some(self.limit),
+            memory: Some(self.memory),
+            gpus: Some(self.gpus),
         }
     }
 }

@@ -33,7 +33,7 @@ mod simulation;
 mod simulator;
 mod steal_matching;
 
-pub use cluster::{ClassSpread, Cluster, Faults, Network, NodeKind, TaskSpread};
+pub use cluster::{ClassSpread, Cluster, Faults, Network, NodeKind, TaskSpread, TypeUse};
 pub use fates::RecordedTasks;
 pub use provider::Node;
 pub use random::Distribution;

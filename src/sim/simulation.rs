@@ -210,7 +210,7 @@ impl<'a> Simulation<'a> {
             scaler = scaler.with_advisor(Advisor::replaying(self.advice));
         }
         // Where nothing can be decided, no periodic decisions are needed.
-        let decides = self.policy != "fixed" || prices.budget.is_some() || self.waits_for_labels();
+        let decides = self.policy != "fixed" || prices.budget.is_some() || self.waits_for_nodes();
         let controller = decides.then(|| ScalingSetup { scaler, prices: prices.clone(), interval });
         let (ranks, seed) = (self.first_ranks(), self.seed);
         let setup = Setup {
@@ -227,18 +227,18 @@ impl<'a> Simulation<'a> {
         Ok(self.judge(ended, &prices))
     }
 
-    /// True if tasks ask for labels that no rank has at the start, and the job has a provider: then
-    /// nodes are requested for them, whatever the policy.
-    fn waits_for_labels(&self) -> bool {
+    /// True if tasks fit on no rank at the start, and the job has a provider: then nodes are
+    /// requested for them, whatever the policy.
+    fn waits_for_nodes(&self) -> bool {
         let members = Simulator::first_members(self.cluster, self.first_ranks());
         let job = &self.prepared.job;
-        !job.sites.is_empty() && placement::lacks_labels(job, &members)
+        !job.sites.is_empty() && placement::lacks_ranks(job, &members)
     }
 
     /// The bounds, limited to the capacity of the cluster and extended to include the ranks at the
     /// start.
     fn bounds(&self) -> Scaling {
-        let limit = self.cluster.nodes.first().map_or(u32::MAX, |node| node.limit);
+        let limit = self.cluster.nodes.iter().map(|node| node.limit).fold(0, u32::saturating_add);
         let most = self.scaling.max_ranks.min(limit).max(self.first_ranks());
         Scaling { max_ranks: most, ..self.scaling.clone() }
     }

@@ -21,6 +21,8 @@ use crate::schedule::coordinator::StopReason;
 use crate::seeds::{Named, seeds};
 use crate::workload::PreparedJob;
 
+mod node_types;
+
 fn prepared(text: &str) -> PreparedJob {
     crate::job::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
         .and_then(PreparedJob::of)

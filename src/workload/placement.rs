@@ -11,7 +11,7 @@ use crate::graph::link::GroupId;
 use crate::graph::partition::{self, Method, Partition, PartitionProblem};
 use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
-use crate::model::{self, Labels, Offers, Shortfalls, TaskId, labels_of};
+use crate::model::{self, Labels, NodeNeed, Offers, Shortfalls, TaskId, labels_of};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
 use crate::schedule::protocol::Hello;
@@ -46,10 +46,19 @@ pub(crate) fn check(
     if misfits.is_empty() { Ok(()) } else { Err(misfits.join("\n")) }
 }
 
-/// True if some ranks are here, but none that has the labels of a task: `check` depends on what the
-/// run could get.
-pub(crate) fn lacks_labels(job: &Job, members: &[Member]) -> bool {
-    job.groups.iter().any(|group| !members.iter().any(|member| member.slots > 0 && has_labels(group, member)))
+/// True if some tasks fit on none of these ranks: `check` depends on what the run could get.
+pub(crate) fn lacks_ranks(job: &Job, members: &[Member]) -> bool {
+    let serves = |group: &Group, member: &Member| match group.mpi {
+        Some(_) => member.slots > 0 && has_labels(group, member),
+        None => fits(group, member),
+    };
+    job.groups.iter().any(|group| !members.iter().any(|member| serves(group, member)))
+}
+
+/// What a node must have to run the group's tasks.
+pub(crate) fn need(group: &Group) -> NodeNeed {
+    let (labels, memory) = (Labels::clone(&group.labels), group.memory.unwrap_or(0));
+    NodeNeed { labels, slots: requirements::slots(group), memory, gpus: group.gpus }
 }
 
 /// For each rank, the open tasks at home there that no rank can run: it counts what they wait for,
@@ -101,8 +110,11 @@ fn misfit(group: &Group, members: &[Member], offers: &Offers) -> Option<String> 
     if !members.iter().any(|member| member.slots > 0 && has_labels(group, member)) {
         // What else such a node has is not known before it is there. A gang is placed by slots
         // alone.
-        let waits = offers.may_have(&group.labels) && (group.mpi.is_none() || group.labels.is_empty());
+        let waits = offers.may_serve(&need(group)) && (group.mpi.is_none() || group.labels.is_empty());
         return (!waits).then(|| unlabelled(group, members, offers));
+    }
+    if group.mpi.is_none() && offers.surely_serve(&need(group)) {
+        return None;
     }
     let Some(mpi) = group.mpi else { return Some(too_large(group, members)) };
     if gang::place(requirements::shape(group), members).is_none() {
@@ -317,6 +329,10 @@ impl Advice for PlacementRules {
 
     fn labels(&self, task: TaskId) -> Labels {
         Labels::clone(&self.group(task).1.labels)
+    }
+
+    fn need(&self, task: TaskId) -> NodeNeed {
+        need(self.group(task).1)
     }
 
     fn label_sets(&self) -> &[Labels] {

@@ -93,9 +93,52 @@ fn a_plan_shows_the_sites() {
     let dir = Dir::new("plan-sites");
     dir.job("job.toml", &(job("budget = 100.0\n") + PAIR));
     let plan = phalanx(&dir).args(["plan", "job.toml", "--ranks", "1..2"]).run().ok();
-    plan.says("at 3.6 per hour").says("* full").says("  works");
+    plan.says("the first 1 rank is priced at 3600 per hour").says("* full").says("  works");
     let sites =
         phalanx(&dir).args(["plan", "job.toml", "--ranks", "1..2", "--json"]).run().ok().json()["sites"].clone();
     let names: Vec<&str> = sites.as_array().unwrap().iter().map(|site| site["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["full", "refuses", "works"]);
+}
+
+/// Two types of nodes of this machine, of which one is cheap and small and there is only one.
+fn types(dir: &Dir) {
+    let text = "[job]\nname = \"types\"\n[scaling]\npolicy = \"hybrid\"\nmax_ranks = 3\ninterval = \"1s\"\n\
+         [cost]\nnode_hour = 3600.0\nminimum = \"0s\"\n\
+         [[cost.node]]\nname = \"small\"\nnode_hour = 36.0\nslots = 1\nlimit = 1\n\
+         [[cost.node]]\nname = \"big\"\nnode_hour = 180.0\nslots = 2\nlimit = 1\n\
+         [capacity]\nprovider = \"local\"\n\
+         [[task]]\nname = \"a\"\nestimate = \"30s\"\narray = \"1-9\"\n\
+         command = \"echo {index} >> met; until [ $(wc -l < met) -ge 4 ]; do sleep 0.05; done; until test -e end; do sleep 0.05; done\"\n";
+    dir.job("job.toml", text);
+}
+
+#[test]
+fn a_run_gains_nodes_of_two_types_and_pays_for_each() {
+    let dir = Dir::new("types");
+    types(&dir);
+    let run = phalanx(&dir).args(["run", "job.toml", "-q", "--slots", "1", "--run-dir", "run"]).start();
+    // Four tasks meet: one slot here, one of the small node, two of the big one.
+    wait_for("both types to work", 180, || {
+        let status = phalanx(&dir).args(["status", "run", "--json"]).run();
+        let types = (status.exit() == 0).then(|| status.json()["node_types"].clone())?;
+        let now = |name: &str| types.as_array()?.iter().find(|it| it["node_type"] == name)?["nodes_now"].as_u64();
+        let met = dir.has("met") && dir.read("met").lines().count() >= 4;
+        (met && now("node") == Some(1) && now("small") == Some(1) && now("big") == Some(1)).then_some(())
+    });
+    dir.file("end", "");
+    run.wait_clean().ok();
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 9);
+
+    let report = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json();
+    let types = report["node_types"].as_array().expect("types");
+    let cost = |name: &str| types.iter().find(|it| it["node_type"] == name).expect(name)["cost"].as_f64().unwrap();
+    let (all, sum) = (report["cost"].as_f64().unwrap(), cost("node") + cost("small") + cost("big"));
+    assert!((all - sum).abs() < 1e-6 * all, "{all} {types:#?}");
+    for it in types {
+        let (hours, price) = (it["billed_node_s"].as_f64().unwrap() / 3600.0, it["node_hour"].as_f64().unwrap());
+        assert!((hours * price - it["cost"].as_f64().unwrap()).abs() < 1e-6 * all, "{it}");
+    }
+    phalanx(&dir).args(["report", "run"]).run().ok().says("Types of nodes").says("small").says("report.html");
+    assert!(dir.read("run/report.html").contains("What the types of nodes cost"));
+    phalanx(&dir).args(["explain", "run"]).run().ok().says("requested from `small`").says("requested from `big`");
 }

@@ -98,6 +98,12 @@ fn scaling_and_cost_have_the_defaults_of_their_documentation() {
         name = "fat"
         node_hour = 3
         minimum = "10m"
+        slots = 64
+        memory = "512G"
+        gpus = 4
+        labels = ["nvme"]
+        limit = 2
+        partition = "highmem"
         {task}"#
     ));
     let scaling = job.scaling.unwrap();
@@ -114,7 +120,13 @@ fn scaling_and_cost_have_the_defaults_of_their_documentation() {
     assert_eq!((scaling.rules[2].below, scaling.rules[2].act), (Some(-0.5), Above::Grow));
     let hour = Duration::from_secs(3600);
     assert_eq!((job.cost.node_hour, job.cost.budget, job.cost.deadline), (1.2, Some(25.0), Some(2 * hour)));
-    assert_eq!((job.cost.nodes[0].minimum, job.cost.nodes[0].granularity), (hour / 6, hour));
+    let fat = &job.cost.nodes[0];
+    assert_eq!((fat.minimum, fat.granularity), (hour / 6, hour));
+    assert_eq!(
+        (fat.slots, fat.memory.map(|bytes| bytes >> 30), fat.gpus, fat.limit),
+        (Some(64), Some(512), Some(4), Some(2))
+    );
+    assert_eq!((fat.partition.as_deref(), &fat.labels[..]), (Some("highmem"), &["nvme".to_owned()][..]));
 }
 
 /// Each bad file says in its first lines what it must be told, and where: `# expect 4:8: fragment

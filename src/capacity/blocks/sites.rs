@@ -18,7 +18,7 @@
 use std::time::Duration;
 
 use super::{BlockEvent, BlockId, Blocks, MAX_FAILED_STARTS, MAX_REFUSALS, State};
-use crate::model::{Labels, Time, labels_of};
+use crate::model::{Labels, NodeNeed, Time, labels_of};
 
 /// After a first failure a site of several is not asked for this long.
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
@@ -67,8 +67,8 @@ impl SiteHealth {
 /// What a node is requested for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// The labels that it must have.
-    pub labels: Labels,
+    /// What it must have.
+    pub need: NodeNeed,
     /// Upper bound on how long it is needed, if known.
     pub limit: Option<Duration>,
 }
@@ -110,7 +110,7 @@ impl Blocks {
     /// Adds a requested block of a site whose nodes have the labels `of_site`; `None` if the site
     /// cannot be asked now.
     pub fn request(&mut self, now: Time, site: SiteId, wanted: &Wanted, of_site: &[String]) -> Option<BlockId> {
-        let id = self.request_for(now, None, site, &wanted.labels, of_site)?;
+        let id = self.request_for(now, None, site, &wanted.need.labels, of_site)?;
         self.open.insert(id, OpenNeed { wanted: wanted.clone(), blocks: vec![id] });
         Some(id)
     }
@@ -118,7 +118,7 @@ impl Blocks {
     /// Requests the node of an open need from another site, too.
     pub fn request_too(&mut self, now: Time, need: &OverdueNeed, site: SiteId, of_site: &[String]) -> Option<BlockId> {
         self.open.get(&need.need)?;
-        let id = self.request_for(now, Some(need.need), site, &need.wanted.labels, of_site)?;
+        let id = self.request_for(now, Some(need.need), site, &need.wanted.need.labels, of_site)?;
         self.open.get_mut(&need.need)?.blocks.push(id);
         Some(id)
     }

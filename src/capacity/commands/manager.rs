@@ -286,6 +286,7 @@ mod tests {
             logs: dir.to_owned(),
             run: "r-1".into(),
             began_unix_ns: 5_000_000_000,
+            slots: None,
         };
         let (sender, events) = std::sync::mpsc::channel();
         (Manager::new(launch, lines, LeftJobs::read(dir).unwrap(), sender), events)

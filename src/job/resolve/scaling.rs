@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::names::{check_name, resolve_labels};
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
 use crate::job::spec::{CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
 use crate::job::units::shorten;
 use crate::job::values::{Amount, DurationSpec, Signed};
-use crate::job::{Above, Cost, NodePrice, Rule, Scaling, ScoreWeights, Trigger};
+use crate::job::{Above, Cost, NodeTerms, Rule, Scaling, ScoreWeights, Trigger};
 
 /// Resolves `[scaling]`.
 pub(super) fn resolve_scaling(spec: &ScalingSpec, findings: &mut Findings) -> Scaling {
@@ -136,27 +137,45 @@ pub(super) fn resolve_cost(spec: &CostSpec, findings: &mut Findings) -> Cost {
         budget: spec.budget.as_ref().map(|at| at.value.0),
         budget_per_hour: spec.budget_per_hour.as_ref().map(|at| at.value.0),
         deadline: spec.deadline.as_ref().map(|at| at.value.0),
-        nodes: node_prices(spec, minimum, granularity, findings),
+        nodes: node_types(spec, minimum, granularity, findings),
     }
 }
 
-fn node_prices(spec: &CostSpec, minimum: Duration, granularity: Duration, findings: &mut Findings) -> Vec<NodePrice> {
-    let mut prices: Vec<NodePrice> = Vec::new();
-    for at in spec.node.iter().flat_map(|nodes| &nodes.value.0) {
+fn node_types(spec: &CostSpec, minimum: Duration, granularity: Duration, findings: &mut Findings) -> Vec<NodeTerms> {
+    let mut types: Vec<NodeTerms> = Vec::new();
+    for at in spec.node_types() {
+        let node = &at.value;
         // Missing fields are already reported.
-        let (Some(name), Some(price)) = (&at.value.name, &at.value.node_hour) else { continue };
-        if prices.iter().any(|p| p.name == name.value) {
+        let (Some(name), Some(price)) = (&node.name, &node.node_hour) else { continue };
+        if let Err(why) = check_name(&name.value) {
+            let error = Diagnostic::error(format!("this is no name of a node type: {why}")).at(&name.span);
+            findings.push(error.help("write a word such as \"big\""));
+        }
+        if types.iter().any(|known| known.name == name.value) {
             let error = Diagnostic::error(format!("two node types are called `{}`", shorten(&name.value)));
             findings.push(error.at(&name.span).help("give each a name of its own"));
         }
-        prices.push(NodePrice {
+        if let Some(hourly) = spec.budget_per_hour.as_ref().filter(|hourly| hourly.value.0 < price.value.0) {
+            let error = Diagnostic::error(format!(
+                "`budget_per_hour` ({}) does not pay for a single node of this type ({} per hour)",
+                hourly.value.0, price.value.0
+            ));
+            findings.push(error.at(&price.span).help("raise the budget, or remove the type"));
+        }
+        types.push(NodeTerms {
             name: name.value.clone(),
             node_hour: price.value.0,
-            minimum: time(at.value.minimum.as_ref(), minimum),
-            granularity: time(at.value.granularity.as_ref(), granularity),
+            minimum: time(node.minimum.as_ref(), minimum),
+            granularity: time(node.granularity.as_ref(), granularity),
+            slots: whole(node.slots.as_ref().map(|at| at.value.0)),
+            memory: node.memory.as_ref().map(|at| at.value.0),
+            gpus: whole(node.gpus.as_ref().map(|at| at.value.0)),
+            labels: node.labels.iter().flat_map(|at| resolve_labels(&at.value, findings).to_vec()).collect(),
+            limit: whole(node.limit.as_ref().map(|at| at.value.0)),
+            partition: node.partition.as_ref().map(|at| at.value.clone()),
         });
     }
-    prices
+    types
 }
 
 pub(super) fn time(typed: Option<&At<DurationSpec>>, usual: Duration) -> Duration {

@@ -12,7 +12,8 @@ use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::{At, Span};
 use crate::job::spec::{CapacitySpec, CommandsSpec, CostSpec, FileSpec, NodesSpec, SiteSpec};
 use crate::job::units::shorten;
-use crate::job::{Capacity, CommandCapacity, Cost, ProviderKind, Site, SiteTerms};
+use crate::job::{Capacity, CommandCapacity, Cost, NodeTerms, ProviderKind, Site, SiteTerms};
+use crate::model::labels_of;
 
 /// Default `patience`.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(300);
@@ -48,17 +49,23 @@ pub(super) fn resolve_sites(spec: &FileSpec, cost: &Cost, findings: &mut Finding
     let sites = spec.sites();
     if sites.is_empty() {
         let capacity = common.map(|it| capacity(&it.nodes, Place::Capacity, findings)).unwrap_or_default();
-        let is_source = capacity.provider != ProviderKind::None;
-        return (is_source.then_some(Site { capacity, terms: None }).into_iter().collect(), listen);
+        return (sites_of_types(capacity, spec.cost.as_ref().map(|at| &at.value), cost, findings), listen);
     }
     for (key, span) in common.map(fields_of_sites).unwrap_or_default() {
         let error = Diagnostic::error(format!("`{key}` is a field of each [[site]] in a job that has them"));
         findings.push(error.at(span).help("move it there: beside [[site]], [capacity] may only have `listen`"));
     }
     let limits = spec.cost.as_ref().map(|at| &at.value);
+    for name in limits.into_iter().flat_map(CostSpec::node_types).filter_map(|node| node.value.name.as_ref()) {
+        if !sites.iter().any(|site| site.value.own.node.as_ref().is_some_and(|node| node.value == name.value)) {
+            let name_shown = shorten(&name.value);
+            let error = Diagnostic::error(format!("no site has nodes of the type `{name_shown}`")).at(&name.span);
+            findings.push(error.help(format!("write `node = \"{name_shown}\"` in a [[site]], or remove the type")));
+        }
+    }
     let mut found: Vec<Site> = Vec::new();
     for at in sites {
-        let capacity = capacity(&at.value.nodes, Place::Site, findings);
+        let mut capacity = capacity(&at.value.nodes, Place::Site, findings);
         if capacity.provider == ProviderKind::None {
             let typed = at.value.nodes.provider.as_ref();
             let error = Diagnostic::error("the site has no provider").at(typed.map_or(&at.span, |typed| &typed.span));
@@ -76,31 +83,98 @@ pub(super) fn resolve_sites(spec: &FileSpec, cost: &Cost, findings: &mut Finding
             findings.push(error.at(&name.span).help("give each a name of its own"));
         }
         let terms = terms(&at.value, name.value.clone(), cost, findings);
+        add_type(&mut capacity, &terms.node);
         found.push(Site { capacity, terms: Some(terms) });
     }
     (found, listen)
+}
+
+/// The sources of nodes of a job without `[[site]]`: `[capacity]`, for each node type if the job has
+/// several.
+fn sites_of_types(capacity: Capacity, spec: Option<&CostSpec>, cost: &Cost, findings: &mut Findings) -> Vec<Site> {
+    if capacity.provider == ProviderKind::None {
+        return Vec::new();
+    }
+    if capacity.provider == ProviderKind::Local {
+        let partitions = spec.into_iter().flat_map(CostSpec::node_types).filter_map(|at| at.value.partition.as_ref());
+        for partition in partitions {
+            let error = Diagnostic::error("`partition` is for batch systems, and the provider is \"local\"");
+            findings.push(error.at(&partition.span).help("write `provider = \"slurm\"` or remove it"));
+        }
+    }
+    if cost.nodes.is_empty() {
+        return vec![Site { capacity, terms: None }];
+    }
+    let site = |node: &NodeTerms| {
+        let mut capacity = capacity.clone();
+        capacity.partition = node.partition.clone().or(capacity.partition);
+        add_type(&mut capacity, node);
+        let (name, node) = (node.name.clone(), node.clone());
+        Site { capacity, terms: Some(SiteTerms { name, node, patience: DEFAULT_PATIENCE, bandwidth: None }) }
+    };
+    cost.nodes.iter().map(site).collect()
+}
+
+/// What the type of the nodes adds to how they are requested.
+fn add_type(capacity: &mut Capacity, node: &NodeTerms) {
+    capacity.partition = capacity.partition.take().or_else(|| node.partition.clone());
+    capacity.labels = labels_of(capacity.labels.iter().chain(node.labels.iter()).cloned()).to_vec();
 }
 
 fn terms(spec: &SiteSpec, name: String, cost: &Cost, findings: &mut Findings) -> SiteTerms {
     let own = &spec.own;
     not_zero("patience", own.patience.as_ref(), findings);
     SiteTerms {
+        node: match &own.node {
+            Some(node) => type_of_site(spec, node, cost, findings),
+            None => NodeTerms {
+                name: name.clone(),
+                node_hour: own.node_hour.as_ref().map_or(cost.node_hour, |at| at.value.0),
+                minimum: time(own.minimum.as_ref(), cost.minimum),
+                granularity: time(own.granularity.as_ref(), cost.granularity),
+                slots: whole(own.slots.as_ref().map(|at| at.value.0)),
+                limit: whole(own.limit.as_ref().map(|at| at.value.0)),
+                ..NodeTerms::default()
+            },
+        },
         name,
-        node_hour: own.node_hour.as_ref().map_or(cost.node_hour, |at| at.value.0),
-        minimum: time(own.minimum.as_ref(), cost.minimum),
-        granularity: time(own.granularity.as_ref(), cost.granularity),
-        slots: whole(own.slots.as_ref().map(|at| at.value.0)),
-        limit: whole(own.limit.as_ref().map(|at| at.value.0)),
         patience: time(own.patience.as_ref(), DEFAULT_PATIENCE),
         bandwidth: own.bandwidth.as_ref().map(|at| at.value.0),
     }
+}
+
+/// The type that a site names. The site does not say again what the type says.
+fn type_of_site(spec: &SiteSpec, name: &At<String>, cost: &Cost, findings: &mut Findings) -> NodeTerms {
+    let own = &spec.own;
+    let Some(node) = cost.nodes.iter().find(|node| node.name == name.value) else {
+        let error = Diagnostic::error(format!("there is no node type `{}`", shorten(&name.value))).at(&name.span);
+        let known: Vec<String> = cost.nodes.iter().map(|node| format!("`{}`", node.name)).collect();
+        findings.push(error.help(match known.is_empty() {
+            true => "describe it in a [[cost.node]]".to_owned(),
+            false => format!("the [[cost.node]] tables describe {}", known.join(", ")),
+        }));
+        return NodeTerms::default();
+    };
+    let twice = [
+        ("node_hour", own.node_hour.as_ref().map(|at| &at.span)),
+        ("minimum", own.minimum.as_ref().map(|at| &at.span)),
+        ("granularity", own.granularity.as_ref().map(|at| &at.span)),
+        ("slots", own.slots.as_ref().map(|at| &at.span)),
+        ("limit", own.limit.as_ref().filter(|_| node.limit.is_some()).map(|at| &at.span)),
+        ("partition", spec.nodes.partition.as_ref().filter(|_| node.partition.is_some()).map(|at| &at.span)),
+    ];
+    for (key, span) in twice.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+        let error = Diagnostic::error(format!("`{key}` is said by the node type `{}`", shorten(&name.value)));
+        findings.push(error.at(span).help("write it in the [[cost.node]] alone"));
+    }
+    NodeTerms { limit: node.limit.or(whole(own.limit.as_ref().map(|at| at.value.0))), ..node.clone() }
 }
 
 /// A budget needs the price of each site, and must pay for one of its nodes.
 fn check_price(at: &At<SiteSpec>, cost: &Cost, limits: Option<&CostSpec>, findings: &mut Findings) {
     let has_limit = cost.budget.is_some() || cost.budget_per_hour.is_some();
     match &at.value.own.node_hour {
-        None if has_limit => {
+        None if has_limit && at.value.own.node.is_none() => {
             let name =
                 at.value.own.name.as_ref().map_or_else(String::new, |name| format!(" `{}`", shorten(&name.value)));
             let mut error = Diagnostic::error(format!("the site{name} has no price, and the job has a budget"));

@@ -3,6 +3,7 @@
 use super::charts;
 use super::page::{Escaped, Html};
 use crate::model::Vitals;
+use crate::observe::node_types;
 use crate::observe::nodes::{NodeUse, uses};
 use crate::observe::run_view::RunView;
 use crate::observe::timeline::Timeline;
@@ -43,6 +44,28 @@ pub(super) fn used(html: &mut Html, run: &RunView, timeline: &Timeline) {
     charts::shares(html, "CPU, memory and I/O of the nodes over time", &lines, end);
 }
 
+/// Writes the bill by type of node, for runs that may have several types.
+fn types(html: &mut Html, run: &RunView) {
+    if run.session().terms.as_ref().is_none_or(|terms| terms.prices.nodes.len() < 2) {
+        return;
+    }
+    html.add(
+        "<h2>What the types of nodes cost</h2>\n<div class=\"wide\"><table><thead><tr><th>type</th><th class=\"n\">nodes</th>\
+         <th class=\"n\">per hour</th><th class=\"n\">node-hours</th><th class=\"n\">cost</th></tr></thead><tbody>",
+    );
+    for it in node_types::uses(run) {
+        html.add(format_args!(
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.3}</td><td class=\"n\">{:.4}</td></tr>",
+            Escaped(&it.node_type),
+            it.nodes,
+            it.node_hour,
+            it.billed_node_s / 3600.0,
+            it.cost
+        ));
+    }
+    html.add("</tbody></table></div>\n");
+}
+
 /// Writes the use of the time of each node, longest held first, for runs that have a price or whose
 /// nodes changed.
 pub(super) fn held(html: &mut Html, run: &RunView) {
@@ -73,4 +96,5 @@ pub(super) fn held(html: &mut Html, run: &RunView) {
     if let Some(more) = nodes.len().checked_sub(ROWS).filter(|more| *more > 0) {
         html.add(format_args!("<p class=\"note\">And {more} more, held for shorter times.</p>\n"));
     }
+    types(html, run);
 }

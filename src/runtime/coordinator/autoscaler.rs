@@ -14,21 +14,21 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::advisor_client::AdvisorClient;
-use super::pricing::{prices, type_of};
+use super::pricing::{known_of, prices, type_of};
 use super::provisioner::default_delay;
 use super::run_history::{LoadedHistory, kind_of};
 use crate::capacity::{Bill, Block, BlockId, NodeTable};
 use crate::graph::TaskGraph;
 use crate::job::{Group, Job, PolicyKind, Scaling, Site};
 use crate::journal::RankInfo;
-use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals, total};
+use crate::model::{Attempt, Labels, Measure, NodeOffer, Rank, TaskId, Time, Vitals, total};
 use crate::scale::commands::{NodeChanges, ScalingStep};
 use crate::scale::controller::ScalingController;
 use crate::scale::price::STOP_MARGIN;
 use crate::scale::{
     Advisor, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler, SiteView,
 };
-use crate::schedule::coordinator::Coordinator;
+use crate::schedule::coordinator::{Coordinator, Member};
 use crate::workload::PreparedJob;
 
 /// Time that a parked rank takes to be active again; the only delay of a run without a provider.
@@ -76,6 +76,7 @@ impl Autoscaler {
     pub(super) fn new(
         prepared: &PreparedJob,
         ranks: &[RankInfo],
+        members: &[Member],
         done: &dyn Fn(u32) -> bool,
         spent: f64,
         past: &LoadedHistory,
@@ -93,6 +94,10 @@ impl Autoscaler {
         }
         let mut prices = prices(job, ranks);
         prices.budget = prices.budget.map(|budget| (budget - spent).max(0.0));
+        if let Some(first) = prices.nodes.first_mut() {
+            first.memory = members.iter().map(|member| member.memory).max();
+            first.gpus = members.iter().map(|member| member.gpus).max();
+        }
         let delays = delays(job);
         let mut scaler = Scaler::of(&scaling);
         scaler.spent_earlier(spent);
@@ -295,13 +300,15 @@ impl Autoscaler {
 
     /// A block that was requested as a decision sees it.
     fn request_view(&self, block: &Block, nodes: &NodeTable, coordinator: &Coordinator) -> RequestView {
+        let labels = Some(Labels::clone(&block.labels));
+        let offer = NodeOffer { labels, ..known_of(self.job.sites.get(block.site.index())) };
         RequestView {
             id: RequestId(block.id.0),
             nodes: 1,
             node_type: type_of(&self.job, Some(block.site)),
             rivals: nodes.blocks.rivals(block.id).map(|site| type_of(&self.job, Some(site))).collect(),
             asked: block.asked,
-            needed: coordinator.is_waited_for(&block.labels),
+            needed: coordinator.is_waited_for(&offer),
         }
     }
 
@@ -358,7 +365,7 @@ fn kinds(job: &Job) -> Vec<String> {
 fn of_types<T: Clone>(job: &Job, of: &dyn Fn(Option<&Site>) -> T) -> Vec<T> {
     let first = of(job.sites.first().filter(|site| site.terms.is_none()));
     let named = job.sites.iter().filter(|site| site.terms.is_some());
-    std::iter::repeat_n(first, 1 + job.cost.nodes.len()).chain(named.map(|site| of(Some(site)))).collect()
+    std::iter::once(first).chain(named.map(|site| of(Some(site)))).collect()
 }
 
 /// For each node of a graph the number of its dependencies.

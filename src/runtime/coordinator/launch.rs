@@ -159,7 +159,7 @@ fn prepare(
     } = start;
     let done = Done::of(&kept, &prepared);
     let left_out = prepared.left_out_count();
-    let autoscaler = Autoscaler::new(&prepared, &infos, &|task| done.has(task), spent, &past);
+    let autoscaler = Autoscaler::new(&prepared, &infos, &members, &|task| done.has(task), spent, &past);
     let fair = prepared.family_slots();
     let PreparedJob { job, graph, estimates, order, urgency, pools, fair: _, left_out: _ } = prepared;
     drop(order);
@@ -249,8 +249,7 @@ fn check(prepared: &PreparedJob, hellos: &[Hello]) -> Result<(), RunError> {
             .into(),
         ));
     }
-    let offers =
-        if placement::lacks_labels(job, &members) { provisioner::offers(&job.sites)? } else { Offers::Nothing };
+    let offers = if placement::lacks_ranks(job, &members) { provisioner::offers(&job.sites)? } else { Offers::Nothing };
     prepared.check(&members, &offers).map_err(RunError::Refused)
 }
 

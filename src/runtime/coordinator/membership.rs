@@ -44,6 +44,13 @@ impl CoordinatorDriver {
             self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.node_arrived(node_type, delay));
             self.recording.node_arrived(site, delay);
         }
+        for event in &effects.events {
+            if let CoordinatorEvent::Change { rank, change: Change::Arrive(member) } = event
+                && let (Some(provisioner), Some(site)) = (&mut self.provisioner, self.nodes.site_of(*rank))
+            {
+                provisioner.learn(site, member);
+            }
+        }
         let mut messages = effects.messages;
         for event in &effects.events {
             if let CoordinatorEvent::Change { rank, change: Change::Lose } = event {

@@ -1,12 +1,15 @@
 //! The prices and terms of a real run.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::capacity::{Bill, SiteId};
-use crate::job::{Cost, Job, PolicyKind};
+use crate::job::{Cost, Job, PolicyKind, Site};
 use crate::journal::{RankInfo, Terms};
-use crate::model::{Time, total};
-use crate::scale::{NodeTypeId, Prices};
+use crate::model::{NodeOffer, Time, total};
+use crate::scale::{NodeType, NodeTypeId, Prices};
 
 /// The terms of a job on these ranks; `None` if it names neither a policy nor a price.
 pub(super) fn terms(job: &Job, ranks: &[RankInfo]) -> Option<Terms> {
@@ -26,6 +29,30 @@ pub(super) fn bill(job: &Job, bills: impl Iterator<Item = Bill>, now: Time) -> O
     Some(total(bills.map(|bill| prices.bill(type_of(job, bill.site), bill.from, bill.to.unwrap_or(now)))))
 }
 
+/// The bill of a session for its nodes up to `now`, by type, for a job that may have several types.
+pub(super) fn types(job: &Job, bills: impl Iterator<Item = Bill>, now: Time) -> Vec<Value> {
+    let prices = Prices::of_job(&job.cost, 1).with_sites(&job.sites);
+    if prices.nodes.len() < 2 {
+        return Vec::new();
+    }
+    let bills: Vec<Bill> = bills.collect();
+    let of_type = |(number, node): (u32, &NodeType)| {
+        let of_type = bills.iter().filter(|bill| type_of(job, bill.site) == NodeTypeId(number));
+        let held: Vec<Duration> = of_type.clone().map(|bill| bill.to.unwrap_or(now).since(bill.from)).collect();
+        (!held.is_empty()).then(|| {
+            json!({
+                "node_type": node.name,
+                "nodes": held.len(),
+                "nodes_now": of_type.filter(|bill| bill.to.is_none()).count(),
+                "node_hour": node.node_hour,
+                "billed_node_s": total(held.iter().map(|held| node.charged(*held).as_secs_f64())),
+                "cost": total(held.iter().map(|held| node.bill(*held))),
+            })
+        })
+    };
+    (0..).zip(&prices.nodes).filter_map(of_type).collect()
+}
+
 /// The type of the nodes of a site; without one, of those that the run began with.
 pub(super) fn type_of(job: &Job, site: Option<SiteId>) -> NodeTypeId {
     site.map_or(NodeTypeId(0), |site| Prices::type_of_site(job, site.index()))
@@ -39,4 +66,15 @@ pub(super) fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     let more = job.scaling.as_ref().filter(|_| !job.sites.is_empty()).map_or(0, |s| s.max_ranks);
     prices.nodes.iter_mut().for_each(|node| node.limit = Some(nodes.len() as u32 + more));
     prices.with_sites(&job.sites)
+}
+
+/// What is known of the nodes of a site, besides their labels, before one is there.
+pub(super) fn known_of(site: Option<&Site>) -> NodeOffer {
+    let node = site.and_then(|site| site.terms.as_ref()).map(|terms| &terms.node);
+    node.map_or_else(NodeOffer::default, |node| NodeOffer {
+        labels: None,
+        slots: node.slots,
+        memory: node.memory,
+        gpus: node.gpus,
+    })
 }

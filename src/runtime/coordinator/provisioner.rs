@@ -8,21 +8,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::join_address::Listen;
-use super::pricing::type_of;
+use super::pricing::{known_of, type_of};
 use crate::capacity::commands::{self, CommandProvider};
 use crate::capacity::local::{self, Local, hosts};
 use crate::capacity::slurm::{self, Allocation, Slurm};
 use crate::capacity::{
-    BlockId, BlockNote, Blocks, Launch, OverdueNeed, Provider, ProviderOrder, SiteId, State, Wanted, folder_of,
+    Block, BlockId, BlockNote, Blocks, Launch, OverdueNeed, Provider, ProviderOrder, SiteId, State, Wanted, folder_of,
     withdraw_others,
 };
 use crate::fabric::bridge::contact::FILE;
 use crate::job::{Capacity, Job, ProviderKind, Site, SiteTerms};
 use crate::journal::{EndedSessions, Level};
-use crate::model::{Labels, Offers, Time, labels_of};
+use crate::model::{Labels, NodeNeed, NodeOffer, Offers, Time, labels_of};
 use crate::runtime::{Options, RunError};
 use crate::scale::sites::rank_sites;
 use crate::scale::{NodeTypeId, SiteView};
+use crate::schedule::coordinator::Member;
 use crate::schedule::protocol::Welcome;
 use crate::text::seconds;
 
@@ -45,6 +46,8 @@ struct ProvidedSite {
     /// Labels of all its blocks.
     labels: Labels,
     node_type: NodeTypeId,
+    /// What its nodes have besides labels, as far as it is known.
+    known: NodeOffer,
     /// Of a `[[site]]`.
     terms: Option<SiteTerms>,
 }
@@ -76,7 +79,9 @@ pub(super) fn check(sites: &[Site]) -> Result<(), RunError> {
 /// # Errors
 /// If a hostfile cannot be used.
 pub(super) fn offers(sites: &[Site]) -> Result<Offers, RunError> {
-    sites.iter().try_fold(Offers::Nothing, |offers, site| Ok(offers.or(offers_of(&site.capacity)?)))
+    sites
+        .iter()
+        .try_fold(Offers::Nothing, |offers, site| Ok(offers.or(offers_of(&site.capacity)?.with(&known_of(Some(site))))))
 }
 
 fn offers_of(capacity: &Capacity) -> Result<Offers, RunError> {
@@ -130,7 +135,12 @@ impl ProvidedSite {
                 Box::new(slurm)
             }
         };
-        Ok(ProvidedSite { provider, kind: capacity.provider, labels, node_type, terms })
+        Ok(ProvidedSite { provider, kind: capacity.provider, labels, node_type, known: known_of(Some(site)), terms })
+    }
+
+    /// The nodes that can be requested.
+    fn offers(&self) -> Offers {
+        self.provider.offers().with(&self.known)
     }
 
     /// Number of further nodes that it can hold; `None` if it is not known.
@@ -138,7 +148,7 @@ impl ProvidedSite {
         if self.kind == ProviderKind::None {
             return Some(held(blocks) as u32);
         }
-        let limit = self.terms.as_ref().and_then(|terms| terms.limit);
+        let limit = self.terms.as_ref().and_then(|terms| terms.node.limit);
         let most = self.provider.most_blocks().into_iter().chain(limit).min()?;
         let taken = blocks.iter().filter(|block| block.site == site && !block.state.is_over()).count() as u32;
         Some(most.saturating_sub(taken))
@@ -164,12 +174,13 @@ impl Provisioner {
         let mut allocation = Allocation::from_environment();
         let system = |what| move |source| RunError::System { what, source };
         let program = std::env::current_exe().map_err(system("find this program"))?;
-        let launch = |site: Option<&str>| Launch {
+        let launch = |site: Option<&str>, slots: Option<u32>| Launch {
             program: program.clone(),
             contact: dir.join(FILE),
             logs: folder_of(&logs, site),
             run: site.map_or_else(|| welcome.run_name.clone(), |site| format!("{}-{site}", welcome.run_name)),
             began_unix_ns: welcome.began_unix_ns,
+            slots,
         };
         let mut sites = Vec::new();
         for (place, site) in (0..).map(SiteId).zip(&job.sites) {
@@ -178,7 +189,8 @@ impl Provisioner {
             let own = allocation.take_if(|_| site.terms.is_none() && site.capacity.cluster.is_none());
             let own = own.filter(|_| site.capacity.provider == ProviderKind::Slurm);
             let about = (site, place, type_of(job, Some(place)));
-            sites.push(ProvidedSite::new(about, launch(site.name()), own, ended, blocks)?);
+            let launch = launch(site.name(), site.terms.as_ref().and_then(|terms| terms.node.slots));
+            sites.push(ProvidedSite::new(about, launch, own, ended, blocks)?);
         }
         blocks.set_sites(sites.len());
         if allocation.is_some() {
@@ -186,7 +198,7 @@ impl Provisioner {
             let about = (&site, place, type_of(job, Some(place)));
             // `[capacity]` keeps its files where those of the only source of nodes are.
             let name = names.contains(&None).then_some(ALLOCATION);
-            sites.push(ProvidedSite::new(about, launch(name), allocation, ended, blocks)?);
+            sites.push(ProvidedSite::new(about, launch(name, None), allocation, ended, blocks)?);
         }
         Ok((!sites.is_empty()).then_some(Provisioner { sites }))
     }
@@ -221,14 +233,30 @@ impl Provisioner {
         views
     }
 
-    /// The sites that may have a node with these labels, in the order in which they are asked, and
+    /// A rank of a site has joined: what it has is what the site's nodes have.
+    pub(super) fn learn(&mut self, site: SiteId, member: &Member) {
+        let Some(site) = self.sites.get_mut(site.index()) else { return };
+        let least = |known: Option<u64>, is: u64| known.map(|known| known.min(is));
+        let NodeOffer { slots, memory, gpus, .. } = site.known;
+        let narrow = |known: Option<u32>, is: u32| known.map(|known| known.min(is));
+        let (slots, gpus) = (narrow(slots, member.slots), narrow(gpus, member.gpus));
+        site.known = NodeOffer { labels: None, slots, memory: least(memory, member.memory), gpus };
+    }
+
+    /// What a block has, as far as it is known.
+    pub(super) fn offer_of(&self, block: &Block) -> NodeOffer {
+        let known = self.sites.get(block.site.index()).map(|site| site.known.clone()).unwrap_or_default();
+        NodeOffer { labels: Some(Labels::clone(&block.labels)), ..known }
+    }
+
+    /// The sites that may have a node for this need, in the order in which they are asked, and
     /// how many nodes of each at most. A node of the allocation that is billed without a world
     /// comes first, then those of the `preferred` type.
     pub(super) fn order(
         &self,
         blocks: &Blocks,
         views: &[SiteView],
-        labels: &Labels,
+        need: &NodeNeed,
         preferred: Option<NodeTypeId>,
     ) -> Vec<(SiteId, u32)> {
         let unnamed = (0..).map(SiteId).zip(&self.sites).filter(|(_, site)| site.terms.is_none());
@@ -238,15 +266,15 @@ impl Provisioner {
         });
         let mut order: Vec<(SiteId, u32)> = unnamed.collect();
         order.sort_by_key(|(_, most)| *most);
-        let mut named: Vec<&SiteView> = views.iter().filter(|view| self.can_give(view, labels)).collect();
+        let mut named: Vec<&SiteView> = views.iter().filter(|view| self.can_give(view, need)).collect();
         named.sort_by_key(|view| Some(view.node_type) != preferred);
         order.extend(named.iter().map(|view| (SiteId(view.site), view.room.unwrap_or(u32::MAX))));
         order
     }
 
-    /// True if a `[[site]]` can be asked for a node with these labels.
-    pub(super) fn can_give(&self, view: &SiteView, labels: &Labels) -> bool {
-        let may_have = |site: &ProvidedSite| site.provider.offers().may_have(labels);
+    /// True if a `[[site]]` can be asked for a node for this need.
+    pub(super) fn can_give(&self, view: &SiteView, need: &NodeNeed) -> bool {
+        let may_have = |site: &ProvidedSite| site.offers().may_serve(need);
         view.can_be_asked() && self.sites.get(view.site as usize).is_some_and(may_have)
     }
 
@@ -262,7 +290,7 @@ impl Provisioner {
         let request = |_| blocks.request(now, place, wanted, &site.labels);
         let ids: Vec<BlockId> = (0..nodes).map_while(request).collect();
         if !ids.is_empty() {
-            site.provider.request(&ids, &wanted.labels, wanted.limit);
+            site.provider.request(&ids, &wanted.need.labels, wanted.limit);
         }
         ids
     }
@@ -277,7 +305,7 @@ impl Provisioner {
     ) -> Option<BlockId> {
         let site = self.sites.get_mut(place.index())?;
         let id = blocks.request_too(now, need, place, &site.labels)?;
-        site.provider.request(&[id], &need.wanted.labels, limit);
+        site.provider.request(&[id], &need.wanted.need.labels, limit);
         Some(id)
     }
 
@@ -293,7 +321,7 @@ impl Provisioner {
             site.kind != ProviderKind::None && blocks.paused().is_none() && !blocks.is_given_up(*place)
         };
         let sources = (0..).map(SiteId).zip(&self.sites).filter(works);
-        sources.fold(Offers::Nothing, |offers, (_, site)| offers.or(site.provider.offers()))
+        sources.fold(Offers::Nothing, |offers, (_, site)| offers.or(site.offers()))
     }
 
     /// Number of further nodes that the sites can hold; `None` if it is not known.
@@ -372,12 +400,12 @@ fn view_of((place, node_type, terms): (SiteId, NodeTypeId, &SiteTerms), wait_s: 
         site: place.0,
         name: terms.name.clone(),
         node_type,
-        node_hour: terms.node_hour,
-        slots: terms.slots.unwrap_or(base_slots),
+        node_hour: terms.node.node_hour,
+        slots: terms.node.slots.unwrap_or(base_slots),
         wait_s,
         patience_s: terms.patience.as_secs_f64(),
         bandwidth: terms.bandwidth,
-        room: terms.limit,
+        room: terms.node.limit,
         closed: None,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::driver::{CoordinatorDriver, Messages};
 use crate::capacity::{BlockEvent, BlockId, OverdueNeed, SiteId, Wanted};
 use crate::journal::{Level, Record, SiteRequest};
-use crate::model::{Labels, Time};
+use crate::model::{Labels, NodeNeed, Time};
 use crate::scale::commands::{NodeChanges, ScalingCommand, ScalingStep};
 use crate::scale::{NodeTypeId, SiteView};
 use crate::schedule::coordinator::{Change, CoordinatorEvent, ProvisioningState, StopReason};
@@ -19,15 +19,16 @@ impl CoordinatorDriver {
         if self.autoscaler.is_none() {
             return Messages::new();
         }
-        let sites = self.site_views(now);
         let base = self.nodes.base_ranks();
         let mut records = self.rank_changes(now, base);
         let mut step = ScalingStep::default();
-        if let Some(autoscaler) = self.autoscaler.as_mut().filter(|_| self.finished.is_none())
-            && autoscaler.is_due(now)
-        {
+        let autoscaler = self.autoscaler.as_mut().filter(|_| self.finished.is_none());
+        if autoscaler.is_some_and(|autoscaler| autoscaler.is_due(now)) {
+            let sites = self.site_views(now);
             let can = NodeChanges { grows: self.provisioner.is_some(), shrinks: self.listener.is_some() };
-            step = autoscaler.decide(now, &self.coordinator, &self.nodes, &sites, can);
+            if let Some(autoscaler) = &mut self.autoscaler {
+                step = autoscaler.decide(now, &self.coordinator, &self.nodes, &sites, can);
+            }
         }
         if self.coordinator.is_stopping() {
             step.commands.retain(ScalingCommand::applies_while_stopping);
@@ -74,23 +75,24 @@ impl CoordinatorDriver {
         needed_for: Option<Duration>,
     ) -> u32 {
         let wanted = self.coordinator.labels_of_next_nodes(nodes);
+        let need = |labels| NodeNeed { labels, ..NodeNeed::default() };
         let request =
-            |(labels, nodes): (&Labels, &u32)| self.request_nodes_with(now, (*nodes, labels), preferred, needed_for);
-        wanted.iter().map(|(labels, nodes)| (labels, nodes)).map(request).sum()
+            |(labels, nodes): (Labels, u32)| self.request_nodes_for(now, (nodes, &need(labels)), preferred, needed_for);
+        wanted.into_iter().map(request).sum()
     }
 
-    fn request_nodes_with(
+    fn request_nodes_for(
         &mut self,
         now: Time,
-        (nodes, labels): (u32, &Labels),
+        (nodes, need): (u32, &NodeNeed),
         preferred: Option<NodeTypeId>,
         needed_for: Option<Duration>,
     ) -> u32 {
-        let wanted = Wanted { labels: Labels::clone(labels), limit: self.block_limit(now, needed_for) };
+        let wanted = Wanted { need: need.clone(), limit: self.block_limit(now, needed_for) };
         let views = self.site_views(now);
         let Some(provisioner) = &self.provisioner else { return 0 };
         let mut left = nodes;
-        for (site, most) in provisioner.order(&self.nodes.blocks, &views, labels, preferred) {
+        for (site, most) in provisioner.order(&self.nodes.blocks, &views, need, preferred) {
             let view = views.iter().find(|view| view.site == site.0);
             // A decision has checked the budget for nodes of the preferred type only.
             let unchecked =
@@ -102,6 +104,7 @@ impl CoordinatorDriver {
             left -= blocks.len() as u32;
             let reason = match views.first() {
                 Some(first) if first.site == site.0 => "the cheapest that meets the need",
+                _ if view.is_some_and(|view| Some(view.node_type) == preferred) => "as decided",
                 _ => "the cheapest that is left",
             };
             self.record_site_request(now, site, blocks, reason.to_owned(), &views);
@@ -169,7 +172,7 @@ impl CoordinatorDriver {
         let is_next = |view: &&SiteView| {
             let key = (SiteId(view.site), need.waits_at.clone());
             if need.waits_at.contains(&key.0)
-                || !provisioner.can_give(view, &need.wanted.labels)
+                || !provisioner.can_give(view, &need.wanted.need)
                 || unaffordable.contains(&key)
             {
                 return false;
@@ -207,9 +210,10 @@ impl CoordinatorDriver {
             return Messages::new();
         }
         let messages = self.step(now, [CoordinatorEvent::Provisioning(self.provisioning())]);
-        for labels in self.coordinator.wanted_nodes() {
-            let with = if labels.is_empty() { String::new() } else { format!(" with the label {}", labels.join(", ")) };
-            if self.request_nodes_with(now, (1, &labels), None, None) > 0 {
+        for need in self.coordinator.wanted_nodes() {
+            let words = need.words();
+            let with = if words.is_empty() { String::new() } else { format!(" with {words}") };
+            if self.request_nodes_for(now, (1, &need), None, None) > 0 {
                 let text = format!("tasks are left that no rank can run: a node{with} is requested");
                 self.recording.note(now, Level::Warning, &text);
             }
@@ -223,7 +227,7 @@ impl CoordinatorDriver {
         let offers = self.provisioner.as_ref().filter(|_| !self.limits.is_spent).map(|it| it.offers(blocks));
         ProvisioningState {
             offers: offers.unwrap_or_default(),
-            coming: blocks.coming().map(|block| Labels::clone(&block.labels)).collect(),
+            coming: self.provisioner.iter().flat_map(|it| blocks.coming().map(|block| it.offer_of(block))).collect(),
             most: self.job.scaling.as_ref().map_or(1, |scaling| scaling.max_ranks),
         }
     }

@@ -65,6 +65,7 @@ impl CoordinatorDriver {
             "ranks": ranks,
             "blocks": blocks,
             "sites": self.site_views(now),
+            "node_types": pricing::types(&self.job, self.nodes.bills(), now),
             "open": self.coordinator.is_open(),
             "paused": self.nodes.blocks.paused(),
             "paused_tasks": self.paused_tasks(),

@@ -21,7 +21,7 @@ fn candidate(ranks: u32, feasible: bool) -> Candidate {
 fn target(ranks: u32, by_forecast: bool) -> Target {
     let candidates: Vec<Candidate> = [1, 2, 4, 8, 16].map(|ranks| candidate(ranks, ranks < 16)).into();
     let chosen = candidates.iter().position(|candidate| candidate.ranks == ranks);
-    Target { ranks, confidence: 0.9, candidates, chosen, by_forecast, reason: "because".into() }
+    Target { ranks, confidence: 0.9, candidates, chosen, by_forecast, first: None, reason: "because".into() }
 }
 
 /// Asks about a wish at a supply, at this second.

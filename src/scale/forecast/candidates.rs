@@ -13,7 +13,7 @@ use super::remaining_chunks::RemainingChunks;
 use super::usage::{self, Peaks, RankUsage};
 use super::{Prospect, Scope};
 use crate::model::RankState;
-use crate::scale::estimate::{Estimates, Quantiles};
+use crate::scale::estimate::Estimates;
 use crate::scale::observation::Observation;
 use crate::scale::price::{Account, NodeType, NodeTypeId, Prices};
 use crate::scale::remaining::CoarseGraph;
@@ -55,6 +55,9 @@ pub(super) struct CandidateSearch<'a> {
     deadline: Option<f64>,
     budget: Option<f64>,
     now: f64,
+    /// The type that further nodes are of first, and the seconds until one arrives.
+    first: NodeTypeId,
+    delay: f64,
     least: u32,
     most: u32,
     pub found: BTreeMap<u32, Prospect>,
@@ -66,30 +69,32 @@ impl<'a> CandidateSearch<'a> {
         estimates: &Estimates,
         prices: &Prices,
         scope: &'a Scope,
-        delay: Quantiles,
+        first: NodeTypeId,
     ) -> CandidateSearch<'a> {
-        let node = prices.node(seen.growth_type());
+        let (node, delay) = (prices.node(first), estimates.delay(first));
         let account = Account::of(seen, prices);
         let charge = |node_type| Charge {
             notice: scope.interval,
             ..prices.node(node_type).map_or(Charge::default(), charge_of)
         };
-        let mut holders = alike::holders(seen, estimates, scope.min_ranks, &charge);
+        let slots_of_type = |node_type| slots_of(seen, prices, node_type);
+        let mut holders = alike::holders(seen, estimates, scope.min_ranks, (&charge, &slots_of_type));
         let supply = holders.ranks();
         let fallback = node.map_or(1, |n| n.slots.max(1));
         let working = holders.groups().filter(|group| group.holder.slots > 0).map(|group| group.ranks).sum();
         let slots = holders.slots().checked_div(working).unwrap_or(fallback).max(1);
         let most = scope.max_ranks.max(supply).max(1);
         let further = |node_type| {
-            let charge = charge(node_type);
-            HeldNode { since: Some(delay.q50), arrives: delay.q50, slots, charge, ..HeldNode::default() }
+            let (charge, arrives) = (charge(node_type), estimates.delay(node_type).q50);
+            let slots = slots_of(seen, prices, node_type).unwrap_or(slots);
+            HeldNode { since: Some(arrives), arrives, slots, charge, ..HeldNode::default() }
         };
         let mut left = most - supply;
-        for (node_type, room, _) in seen.growth() {
+        for (node_type, room) in seen.growth(Some(first)) {
             holders.add(further(node_type), left.min(room));
             left = left.saturating_sub(room);
         }
-        holders.add(further(seen.growth_type()), left);
+        holders.add(further(first), left);
         holders.keep(scope.min_ranks.min(most));
         CandidateSearch {
             scope,
@@ -97,7 +102,7 @@ impl<'a> CandidateSearch<'a> {
             speed: speed(seen, prices),
             // A node given back with one decision can be requested with the next at the earliest,
             // and both changes cost the run some time.
-            gap: delay.q50 + charge(seen.growth_type()).minimum.max(2.0 * scope.interval),
+            gap: longest_delay(seen, estimates, first) + charge(first).minimum.max(2.0 * scope.interval),
             lead: delay.q50 + scope.interval,
             late: (delay.q90 / delay.q50.max(1e-9)).max(1.0),
             settled: account.settled(),
@@ -106,6 +111,8 @@ impl<'a> CandidateSearch<'a> {
             budget: prices.budget,
             now: seen.now.seconds(),
             leaving: alike::leaving(seen, &charge),
+            first,
+            delay: delay.q50,
             least: scope.min_ranks.clamp(1, most),
             most,
             holders,
@@ -164,6 +171,27 @@ impl<'a> CandidateSearch<'a> {
         numbers
     }
 
+    /// For each number of ranks keeps the better of this and another order of types: within
+    /// deadline and budget, then by the trade between time and money.
+    pub fn take_better(&mut self, other: CandidateSearch<'_>) {
+        let weight = self.scope.time_weight;
+        let misses = |p: &Prospect| {
+            self.deadline.is_some_and(|deadline| p.finish_q90 > deadline)
+                || self.budget.is_some_and(|budget| p.cost_q90 > budget)
+        };
+        let burden =
+            |p: &Prospect| weight * (self.now + p.finish_q50).max(1e-9).ln() + (1.0 - weight) * p.cost.max(1e-12).ln();
+        for (ranks, prospect) in other.found.into_iter().filter(|(ranks, _)| *ranks > self.supply) {
+            let known = self.found.get(&ranks).map(|known| (misses(known), burden(known)));
+            let is_better = |known: (bool, f64)| {
+                misses(&prospect).cmp(&known.0).then(burden(&prospect).total_cmp(&known.1)).is_lt()
+            };
+            if known.is_none_or(is_better) {
+                self.found.insert(ranks, prospect);
+            }
+        }
+    }
+
     /// Evaluates one number of ranks; returns the most slots that were busy at once.
     fn look_at(
         &mut self,
@@ -203,6 +231,8 @@ impl<'a> CandidateSearch<'a> {
             cost: bill(finish_q50),
             cost_q90: bill(finish_q90),
             wanted: self.wanted(ranks, course, &holders),
+            first: self.first,
+            delay: self.delay,
         };
         self.found.insert(ranks, prospect);
         course.peak
@@ -218,6 +248,23 @@ impl<'a> CandidateSearch<'a> {
         let keep = holders.last_that_stays(self.supply.min(ranks), |until| needed(self.gap.max(until)));
         grow.max(keep).clamp(self.scope.min_ranks.min(ranks), ranks)
     }
+}
+
+/// Seconds until the nodes that are held or requested would be there again if they were given back,
+/// at most, or one of the type `first`.
+fn longest_delay(seen: &Observation<'_>, estimates: &Estimates, first: NodeTypeId) -> f64 {
+    let mut types: Vec<NodeTypeId> = seen.requests.iter().map(|request| request.node_type).collect();
+    types.extend(seen.ranks.iter().map(|rank| rank.node_type));
+    types.push(first);
+    types.sort_unstable();
+    types.dedup();
+    types.into_iter().map(|node_type| estimates.delay(node_type).q50).fold(0.0, f64::max)
+}
+
+/// Slots of a node of one of several types.
+pub(super) fn slots_of(seen: &Observation<'_>, prices: &Prices, node_type: NodeTypeId) -> Option<u32> {
+    let several = seen.sites.len() > 1;
+    prices.node(node_type).filter(|_| several).map(|node| node.slots.max(1))
 }
 
 /// Mean speed of the present slots.

@@ -20,8 +20,11 @@ use self::remaining_chunks::{Beliefs, RemainingChunks};
 use super::decision::{Candidate, Forecast};
 use super::estimate::{Estimates, Quantiles};
 use super::observation::Observation;
-use super::price::Prices;
+use super::price::{NodeTypeId, Prices};
 use crate::model::Time;
+
+/// Number of orders of node types that are tried.
+const MAX_ORDERS: usize = 6;
 
 /// Makes the forecasts of one run. It keeps its buffers between decisions.
 #[derive(Debug, Default)]
@@ -39,6 +42,9 @@ pub struct Scope {
     pub max_ranks: u32,
     /// Seconds until the next decision.
     pub interval: f64,
+    /// Which nodes to request where there are several types: one percent of time is worth `w / (1 -
+    /// w)` percent of money.
+    pub time_weight: f64,
 }
 
 /// The result of a forecast. Times are in seconds from now.
@@ -84,6 +90,10 @@ pub struct Prospect {
     /// Number of ranks to request or hold now: those that will be used before new ones could
     /// arrive, and those with a gap shorter than giving back and requesting again would take.
     pub wanted: u32,
+    /// The type of nodes that further ranks are requested of first.
+    pub first: NodeTypeId,
+    /// Seconds until a node of that type arrives.
+    pub delay: f64,
 }
 
 impl Prospect {
@@ -110,15 +120,23 @@ impl Forecaster {
 
     /// Makes a forecast from an observation.
     pub fn look(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices, scope: &Scope) -> Outlook {
-        let delay = estimates.delay(seen.growth_type());
-        let mut sight = CandidateSearch::new(seen, estimates, prices, scope, delay);
+        let usual = seen.growth_type();
+        let mut sight = CandidateSearch::new(seen, estimates, prices, scope, usual);
         self.scene.fill(seen.remaining, &Beliefs { now: seen.now, estimates, speed: sight.speed });
         sight.deal(&mut self.scene);
         let before = self.player.parts_run;
         sight.look_around(seen.remaining.outline(), &self.scene, &mut self.player);
+        // The types in other orders: what is dear may be fast or large.
+        let others = seen.growth(None).into_iter().map(|(node_type, _)| node_type);
+        for first in others.filter(|first| *first != usual).take(MAX_ORDERS - 1) {
+            let mut other = CandidateSearch::new(seen, estimates, prices, scope, first);
+            other.deal(&mut self.scene);
+            other.look_around(seen.remaining.outline(), &self.scene, &mut self.player);
+            sight.take_better(other);
+        }
         Outlook {
             supply: sight.supply,
-            delay,
+            delay: estimates.delay(usual),
             gap: sight.gap,
             critical: self.scene.critical,
             work: self.scene.work,
@@ -130,7 +148,7 @@ impl Forecaster {
     /// Predicts end and cost of the run if the number of ranks stays as it is.
     pub fn forecast_end(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Option<Forecast> {
         let supply = seen.supply().max(1);
-        let scope = Scope { min_ranks: supply, max_ranks: supply, interval: 0.0 };
+        let scope = Scope { min_ranks: supply, max_ranks: supply, interval: 0.0, time_weight: 0.5 };
         let outlook = self.look(seen, estimates, prices, &scope);
         let prospect = outlook.prospects.iter().find(|prospect| prospect.ranks == supply);
         prospect.map(|prospect| prospect.candidate(seen.now, true).forecast())
@@ -141,11 +159,11 @@ impl Forecaster {
 mod tests {
     use super::*;
     use crate::job::Cost;
+    use crate::scale::SiteView;
     use crate::scale::price::NodeType;
     use crate::scale::testing::{World, site_view};
-    use crate::scale::{NodeTypeId, SiteView};
 
-    const SCOPE: Scope = Scope { min_ranks: 1, max_ranks: 16, interval: 5.0 };
+    const SCOPE: Scope = Scope { min_ranks: 1, max_ranks: 16, interval: 5.0, time_weight: 0.5 };
 
     fn look(world: &World, delay: f64, scope: &Scope) -> Outlook {
         let prices = Prices::of_job(&Cost { node_hour: 3600.0, ..Cost::default() }, 4);

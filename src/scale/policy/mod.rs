@@ -12,7 +12,7 @@ mod score;
 use super::decision::Candidate;
 use super::estimate::Estimates;
 use super::observation::Observation;
-use super::price::Prices;
+use super::price::{NodeTypeId, Prices};
 use super::reference_policies;
 use crate::job::{PolicyKind, Scaling};
 
@@ -50,6 +50,8 @@ pub struct Target {
     pub chosen: Option<usize>,
     /// True if the candidate chosen is the reason for the target; false where rules set it.
     pub by_forecast: bool,
+    /// The type of nodes that the candidate chosen begins with; `None`: the cheapest.
+    pub first: Option<NodeTypeId>,
     /// The reason, in a sentence without a full stop.
     pub reason: String,
 }
@@ -63,6 +65,7 @@ impl Target {
             candidates: Vec::new(),
             chosen: None,
             by_forecast: false,
+            first: None,
             reason: reason.into(),
         }
     }

@@ -43,6 +43,15 @@ impl Objective {
         Objective::Trade(time_weight(intent))
     }
 
+    /// The weight of time against money.
+    fn time_weight(self) -> f64 {
+        match self {
+            Objective::Trade(weight) => weight,
+            Objective::Cheapest => NEGLIGIBLE_GAIN,
+            Objective::Fastest => 1.0 - NEGLIGIBLE_GAIN,
+        }
+    }
+
     /// The quantity to minimize. Differences are shares: 0.01 is one percent.
     fn burden(self, finish: f64, cost: f64) -> f64 {
         let (time, money) = (finish.max(1e-9).ln(), cost.max(1e-12).ln());
@@ -66,7 +75,8 @@ pub struct Ahead {
 impl Ahead {
     /// A policy with this name and objective.
     pub fn new(name: &'static str, aim: Objective, scaling: &Scaling) -> Ahead {
-        Ahead { name, aim, scope: Scope::of(scaling), forecaster: Forecaster::new() }
+        let scope = Scope { time_weight: aim.time_weight(), ..Scope::of(scaling) };
+        Ahead { name, aim, scope, forecaster: Forecaster::new() }
     }
 }
 
@@ -101,7 +111,7 @@ impl Choice<'_> {
         let mut reason = self.sentence(&best, &stay, excuse);
         let gain = self.gain(&stay, &best);
         let may_stay = self.in_budget(&stay) && self.in_time(&stay);
-        let short = stay.finish_q50 <= 2.0 * self.outlook.delay.q50;
+        let short = stay.finish_q50 <= 2.0 * best.delay;
         if ranks > supply && may_stay && gain < NEGLIGIBLE_GAIN {
             (ranks, chosen) = (stay.wanted.min(supply), stay);
             reason = format!("more ranks would gain less than {:.0} %", NEGLIGIBLE_GAIN * 100.0);
@@ -114,7 +124,7 @@ impl Choice<'_> {
             (ranks, chosen) = (supply, stay);
             reason = format!(
                 "the rest takes {:.0} s, and new ranks {:.0} s to come: they would not be worth it",
-                stay.finish_q50, self.outlook.delay.q50
+                stay.finish_q50, best.delay
             );
         }
         let candidates: Vec<Candidate> = self.outlook.prospects.iter().map(|p| self.candidate(p)).collect();
@@ -123,6 +133,7 @@ impl Choice<'_> {
             confidence: confidence(&chosen),
             chosen: candidates.iter().position(|c| c.ranks == chosen.ranks),
             by_forecast: true,
+            first: Some(best.first),
             candidates,
             reason,
         }
@@ -213,6 +224,7 @@ impl Scope {
             min_ranks: scaling.min_ranks.max(1),
             max_ranks: scaling.max_ranks.max(scaling.min_ranks).max(1),
             interval: scaling.interval.as_secs_f64(),
+            time_weight: time_weight(scaling.intent),
         }
     }
 }

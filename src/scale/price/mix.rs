@@ -133,6 +133,8 @@ mod tests {
             minimum: Duration::ZERO,
             granularity: Duration::from_secs(1),
             limit,
+            memory: None,
+            gpus: None,
         };
         // Per slot the big node is cheapest, the small one dearest; only one big node is available.
         let nodes = vec![node("small", 4, 1.0, None), node("middle", 8, 1.9, None), node("big", 64, 8.0, Some(1))];

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Cost, Job, Site};
-use crate::model::Time;
+use crate::model::{NodeNeed, Time};
 
 pub use account::{Account, Alarm, Savings, paid_until};
 pub use mix::{CapacityNeed, Infeasible, Mix, cheapest_mix};
@@ -38,6 +38,35 @@ pub struct NodeType {
     pub granularity: Duration,
     /// Upper limit on nodes held at once, if known.
     pub limit: Option<u32>,
+    /// Bytes of memory for tasks, if known. Records of a run do not have it.
+    #[serde(skip)]
+    pub memory: Option<u64>,
+    /// GPUs, if known. Records of a run do not have them.
+    #[serde(skip)]
+    pub gpus: Option<u32>,
+}
+
+/// A set of node types: those that may run some tasks. Types from the 64th on are in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeTypes(u64);
+
+impl Default for NodeTypes {
+    /// All types.
+    fn default() -> NodeTypes {
+        NodeTypes(u64::MAX)
+    }
+}
+
+impl NodeTypes {
+    /// True if the type is one of them.
+    pub fn has(self, node_type: NodeTypeId) -> bool {
+        node_type.0 >= u64::BITS || self.0 & (1 << node_type.0) != 0
+    }
+
+    /// True if all of them are among others, and not all of these among them.
+    pub fn is_part_of(self, others: NodeTypes) -> bool {
+        self.0 & !others.0 == 0 && self != others
+    }
 }
 
 /// Time between the moment when all nodes must be back and the moment when the budget is exhausted:
@@ -58,22 +87,21 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// The price list of a job, for nodes of one rank with `slots` slots each. The types of
-    /// `[[cost.node]]` follow as 1, 2, ...
+    /// The price list of the first nodes of a job, of one rank with `slots` slots each.
     pub fn of_job(cost: &Cost, slots: u32) -> Prices {
-        let node = |name: &str, node_hour, minimum, granularity| NodeType {
-            name: name.to_owned(),
+        let first = NodeType {
+            name: "node".to_owned(),
             slots,
             speed: 1.0,
-            node_hour,
-            minimum,
-            granularity,
+            node_hour: cost.node_hour,
+            minimum: cost.minimum,
+            granularity: cost.granularity,
             limit: None,
+            memory: None,
+            gpus: None,
         };
-        let first = node("node", cost.node_hour, cost.minimum, cost.granularity);
-        let more = cost.nodes.iter().map(|n| node(&n.name, n.node_hour, n.minimum, n.granularity));
         Prices {
-            nodes: std::iter::once(first).chain(more).collect(),
+            nodes: vec![first],
             budget: cost.budget,
             budget_per_hour: cost.budget_per_hour,
             deadline: cost.deadline.map(|d| Time::ZERO.after(d)),
@@ -86,12 +114,14 @@ impl Prices {
         let usual = self.nodes.first().map_or(1, |node| node.slots);
         self.nodes.extend(sites.iter().filter_map(|site| site.terms.as_ref()).map(|terms| NodeType {
             name: terms.name.clone(),
-            slots: terms.slots.unwrap_or(usual),
+            slots: terms.node.slots.unwrap_or(usual),
             speed: 1.0,
-            node_hour: terms.node_hour,
-            minimum: terms.minimum,
-            granularity: terms.granularity,
-            limit: terms.limit,
+            node_hour: terms.node.node_hour,
+            minimum: terms.node.minimum,
+            granularity: terms.node.granularity,
+            limit: terms.node.limit,
+            memory: terms.node.memory,
+            gpus: terms.node.gpus,
         }));
         self
     }
@@ -100,8 +130,23 @@ impl Prices {
     /// [with its sites](Prices::with_sites).
     pub fn type_of_site(job: &Job, site: usize) -> NodeTypeId {
         match job.sites.get(site) {
-            Some(Site { terms: Some(_), .. }) => NodeTypeId((1 + job.cost.nodes.len() + site) as u32),
+            Some(Site { terms: Some(_), .. }) => NodeTypeId(1 + site as u32),
             _ => NodeTypeId(0),
+        }
+    }
+
+    /// The types that may run tasks with a need: those that are not known to lack something, or all
+    /// if each does. What labels they have is not considered.
+    pub fn types_for(&self, need: &NodeNeed) -> NodeTypes {
+        let may = |node: &NodeType| {
+            need.slots <= node.slots
+                && node.memory.is_none_or(|memory| need.memory <= memory)
+                && node.gpus.is_none_or(|gpus| need.gpus <= gpus)
+        };
+        let able = (0..).zip(&self.nodes).take(64).filter(|(_, node)| may(node));
+        match able.fold((0, 0), |(set, count), (number, _)| (set | 1 << number, count + 1)) {
+            (_, count) if count == 0 || count == self.nodes.len() => NodeTypes::default(),
+            (set, _) => NodeTypes(set),
         }
     }
 
@@ -162,6 +207,8 @@ mod tests {
             minimum: Duration::from_secs(minimum),
             granularity: Duration::from_secs(granularity),
             limit: None,
+            memory: None,
+            gpus: None,
         }
     }
 

@@ -13,12 +13,15 @@ mod coarsen;
 mod open_set;
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) use self::coarsen::{CoarseGraph, NONE};
 use self::open_set::OpenSet;
 use super::estimate::ClassId;
+use super::price::NodeTypes;
 use crate::graph::TaskGraph;
 use crate::model::{TaskId, Time};
 
@@ -42,12 +45,43 @@ pub struct TaskFacts {
     pub prior: Option<Duration>,
     /// Slots that it takes on one rank.
     pub slots: u32,
+    /// The types of nodes that may run it.
+    pub runs_on: NodeTypes,
+}
+
+/// The open tasks that the same types of nodes may run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NodeDemand {
+    /// The types.
+    pub runs_on: NodeTypes,
+    /// Number of tasks.
+    pub tasks: u64,
+    /// The sum of their sizes in seconds, each times its slots.
+    pub size_s: f64,
+    /// The same of the ready and running ones.
+    pub now_s: f64,
+    /// Slots that the ready and running ones take.
+    pub now_slots: u64,
+}
+
+/// The sums behind a [`NodeDemand`].
+#[derive(Clone, Copy, Debug, Default)]
+struct DemandSums {
+    tasks: u64,
+    size_ns: u128,
+    now_ns: u128,
+    now_slots: u64,
 }
 
 impl TaskFacts {
     /// Nanoseconds that its duration is proportional to: its prior, or a second.
     pub(super) fn size(&self) -> u64 {
         self.prior.map_or(1_000_000_000, |prior| u64::try_from(prior.as_nanos()).unwrap_or(u64::MAX).max(1))
+    }
+
+    /// Its size on all its slots.
+    fn work(&self) -> u128 {
+        u128::from(self.size()) * u128::from(self.slots)
     }
 }
 
@@ -125,6 +159,8 @@ pub struct RemainingWork {
     remaining: u64,
     /// The ready tasks of each class.
     ready: Vec<ReadyTasks>,
+    /// The open tasks by the types of nodes that may run them; a job has few such sets.
+    demands: BTreeMap<NodeTypes, DemandSums>,
     exact: usize,
     chunks: usize,
     outline: OnceCell<CoarseGraph>,
@@ -140,31 +176,57 @@ impl RemainingWork {
     /// beyond.
     pub fn with_limits(graph: Arc<TaskGraph>, facts: Arc<FactsOf>, exact: usize, chunks: usize) -> RemainingWork {
         let tasks = graph.task_count();
-        RemainingWork {
+        let mut work = RemainingWork {
             stages: vec![WAITING; tasks],
             open: OpenSet::full(tasks),
             running: Vec::new(),
             remaining: tasks as u64,
             ready: Vec::new(),
+            demands: BTreeMap::new(),
             exact,
             chunks: chunks.max(16),
             outline: OnceCell::new(),
             graph,
             facts,
+        };
+        work.add_demands(0..tasks as u32);
+        work
+    }
+
+    fn add_demands(&mut self, tasks: Range<u32>) {
+        for task in tasks {
+            let facts = (self.facts)(TaskId(task));
+            let sums = self.demands.entry(facts.runs_on).or_default();
+            sums.tasks += 1;
+            sums.size_ns += facts.work();
         }
+    }
+
+    /// The open tasks, by the types of nodes that may run them.
+    pub(super) fn demands(&self) -> impl Iterator<Item = NodeDemand> {
+        let demand = |(&runs_on, sums): (&NodeTypes, &DemandSums)| NodeDemand {
+            runs_on,
+            tasks: sums.tasks,
+            size_s: sums.size_ns as f64 / 1e9,
+            now_s: sums.now_ns as f64 / 1e9,
+            now_slots: sums.now_slots,
+        };
+        self.demands.iter().filter(|(_, sums)| sums.tasks > 0).map(demand)
     }
 
     /// Takes the tasks by which the graph has grown, in stage `Waiting`. `facts` has those of all
     /// tasks.
     pub fn grow(&mut self, graph: Arc<TaskGraph>, facts: Arc<FactsOf>) {
         let tasks = graph.task_count();
-        self.remaining += (tasks - self.stages.len()) as u64;
+        let before = self.stages.len();
+        self.remaining += (tasks - before) as u64;
         self.stages.resize(tasks, WAITING);
         self.open = OpenSet::full(tasks);
         let ended = (0..).zip(&self.stages).filter(|(_, stage)| **stage == ENDED);
         ended.for_each(|(task, _)| self.open.remove(task));
         (self.graph, self.facts) = (graph, facts);
         self.outline = OnceCell::new();
+        self.add_demands(before as u32..tasks as u32);
         self.running.iter_mut().for_each(|running| running.cell = NONE);
     }
 
@@ -255,6 +317,20 @@ impl RemainingWork {
             (_, READY) => self.ready_of(facts.class).add(&facts),
             _ => {}
         }
+        let sums = self.demands.entry(facts.runs_on).or_default();
+        let is_now = |stage| stage <= READY;
+        if is_now(from) {
+            sums.now_ns -= facts.work();
+            sums.now_slots -= u64::from(facts.slots);
+        }
+        if is_now(to) {
+            sums.now_ns += facts.work();
+            sums.now_slots += u64::from(facts.slots);
+        }
+        if to == ENDED {
+            sums.tasks -= 1;
+            sums.size_ns -= facts.work();
+        }
         let mut cell = NONE;
         if let Some(outline) = self.outline.get_mut() {
             cell = outline.cell_of(task);
@@ -287,7 +363,7 @@ impl RemainingWork {
     }
 
     fn task(&self, task: TaskId, stage: u32) -> RemainingTask {
-        let TaskFacts { class, prior, slots } = (self.facts)(task);
+        let TaskFacts { class, prior, slots, .. } = (self.facts)(task);
         let stage = match stage {
             WAITING | ENDED => Stage::Waiting,
             READY => Stage::Ready,

@@ -32,6 +32,7 @@ fn random_facts(rng: &mut Rng, tasks: u32) -> Arc<FactsOf> {
             class: ClassId(rng.u32(0..4)),
             prior: rng.bool().then(|| Duration::from_nanos(rng.u64(1..1 << 50))),
             slots: rng.u32(0..4),
+            runs_on: NodeTypes::default(),
         })
         .collect();
     Arc::new(move |task: TaskId| facts[task.index()])

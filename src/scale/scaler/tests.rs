@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::job::{Capacity, Cost, Intent, PolicyKind, Site, SiteTerms};
+use crate::job::{Capacity, Cost, Intent, NodeTerms, PolicyKind, Site, SiteTerms};
 use crate::scale::NodeTypeId;
 use crate::scale::policy::policy_by_name;
 use crate::scale::testing::{World, rank, site_view, time};
@@ -430,16 +430,15 @@ proptest! {
 /// A site of the job, and as a decision sees it.
 fn site(place: u32, node_hour: f64, room: Option<u32>) -> (Site, SiteView) {
     let (name, patience) = (format!("s{place}"), Duration::from_secs(60));
-    let terms = SiteTerms {
-        name,
+    let node = NodeTerms {
+        name: name.clone(),
         node_hour,
         minimum: patience,
         granularity: Duration::from_secs(1),
-        slots: None,
         limit: room,
-        patience,
-        bandwidth: None,
+        ..NodeTerms::default()
     };
+    let terms = SiteTerms { name, node, patience, bandwidth: None };
     let view = SiteView { room, ..site_view(place, node_hour) };
     (Site { capacity: Capacity::default(), terms: Some(terms) }, view)
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::graph::TaskGraph;
-use crate::model::{Labels, Offers, Rank};
+use crate::model::{NodeOffer, Offers, Rank};
 use crate::schedule::action::StopReason;
 use crate::schedule::homes::Advice;
 use crate::schedule::membership::Change;
@@ -70,8 +70,8 @@ pub enum CoordinatorEvent {
 pub struct ProvisioningState {
     /// Nodes that can be requested.
     pub offers: Offers,
-    /// Nodes requested and not arrived yet: the labels that each will have at least.
-    pub coming: Vec<Labels>,
+    /// Nodes requested and not arrived yet: what each will have at least.
+    pub coming: Vec<NodeOffer>,
     /// Upper limit on ranks that may join in total.
     pub most: u32,
 }

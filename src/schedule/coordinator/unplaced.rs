@@ -1,22 +1,22 @@
 //! Tasks that no rank can run: they wait for a node, bring resting ranks back, or end the run.
 
 use super::{Change, Coordinator, CoordinatorAction, Member, StopReason};
-use crate::model::{Labels, Rank, RankState, TaskId, Time, has_labels};
+use crate::model::{Labels, NodeNeed, NodeOffer, Rank, RankState, TaskId, Time, has_labels};
 use crate::schedule::protocol::Stop;
 
 impl Coordinator {
     /// The nodes to request for tasks that no rank can run and a further node may be able to run:
-    /// the labels of each.
-    pub fn wanted_nodes(&self) -> Vec<Labels> {
-        let mut wanted: Vec<Labels> = Vec::new();
+    /// what each must have.
+    pub fn wanted_nodes(&self) -> Vec<NodeNeed> {
+        let mut wanted: Vec<NodeNeed> = Vec::new();
         if self.is_changing() || self.stopping.is_some() {
             return wanted;
         }
-        let of_tasks = self.homeless.some.iter().map(|&task| self.tasks.advice.labels(task));
-        let of_gangs = (self.gangs.unplaced() > 0 && self.may_request_for_gang()).then(Labels::default);
-        for labels in of_tasks.filter(|labels| self.may_request(labels)).chain(of_gangs) {
-            if !self.is_coming(&labels) && !wanted.iter().any(|other| has_labels(other, &labels)) {
-                wanted.push(labels);
+        let of_tasks = self.homeless.some.iter().map(|&task| self.tasks.advice.need(task));
+        let of_gangs = (self.gangs.unplaced() > 0 && self.may_request_for_gang()).then(NodeNeed::default);
+        for need in of_tasks.filter(|need| self.may_request(need)).chain(of_gangs) {
+            if !self.is_coming(&need) && !wanted.iter().any(|other| other.covers(&need)) {
+                wanted.push(need);
             }
         }
         wanted
@@ -27,10 +27,10 @@ impl Coordinator {
         self.homeless.tasks
     }
 
-    /// True if tasks that no rank can run may be able to run on a node with these labels.
-    pub fn is_waited_for(&self, labels: &[String]) -> bool {
+    /// True if tasks that no rank can run may be able to run on such a node.
+    pub fn is_waited_for(&self, node: &NodeOffer) -> bool {
         self.gangs.unplaced() > 0
-            || self.homeless.some.iter().any(|&task| has_labels(labels, &self.tasks.advice.labels(task)))
+            || self.homeless.some.iter().any(|&task| node.may_serve(&self.tasks.advice.need(task)))
     }
 
     /// The ranks without which some of the remaining tasks would find no rank with their labels.
@@ -76,7 +76,7 @@ impl Coordinator {
         }
         let members: Vec<&Member> = self.members.active().filter_map(|rank| self.members.member(rank)).collect();
         let mean = members.iter().map(|member| f64::from(member.slots)).sum::<f64>() / members.len().max(1) as f64;
-        let coming = self.provisioning.coming.iter().map(|labels| (labels, mean.max(1.0)));
+        let coming = self.provisioning.coming.iter().filter_map(|node| Some((node.labels.as_ref()?, mean.max(1.0))));
         for (labels, slots) in members.iter().map(|member| (&member.labels, f64::from(member.slots))).chain(coming) {
             let is_special = sets.iter().any(|set| has_labels(labels, set));
             let serves = |demand: &&mut LabelDemand| match demand.labels.is_empty() {
@@ -129,21 +129,24 @@ impl Coordinator {
 
     /// True if nodes may still arrive that can help.
     pub(super) fn may_get_node(&self) -> bool {
-        let helps = |labels: &Labels| self.is_coming(labels) || self.may_request(labels);
+        let helps = |need: &NodeNeed| self.is_coming(need) || self.may_request(need);
         let gangs = self.gangs.unplaced() > 0;
         (gangs && (!self.provisioning.coming.is_empty() || self.may_request_for_gang()))
-            || self.homeless.some.iter().any(|&task| helps(&self.tasks.advice.labels(task)))
+            || self.homeless.some.iter().any(|&task| helps(&self.tasks.advice.need(task)))
     }
 
-    /// True if a node with these labels is on its way.
-    fn is_coming(&self, labels: &[String]) -> bool {
-        self.provisioning.coming.iter().any(|coming| has_labels(coming, labels))
+    /// True if a node that may serve a need is on its way.
+    fn is_coming(&self, need: &NodeNeed) -> bool {
+        self.provisioning.coming.iter().any(|coming| coming.may_serve(need))
     }
 
-    /// True if a requested node with these labels may be able to run tasks that no rank can run.
-    /// Nodes with the same labels are alike: if one that has arrived cannot, others cannot either.
-    fn may_request(&self, labels: &[String]) -> bool {
-        self.provisioning.offers.may_have(labels) && !self.joined().any(|member| has_labels(&member.labels, labels))
+    /// True if a requested node may be able to run tasks that no rank can run. Where only labels
+    /// are known, nodes with the same labels are alike: if one that has arrived cannot, others
+    /// cannot either.
+    fn may_request(&self, need: &NodeNeed) -> bool {
+        let offers = &self.provisioning.offers;
+        let has_joined = || self.joined().any(|member| has_labels(&member.labels, &need.labels));
+        offers.surely_serve(need) || (offers.may_serve(need) && !has_joined())
     }
 
     /// Tasks that need several ranks may need more of them.

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::job::{ALONE, Job, Terms, labels_of_slots};
 use super::world::World;
 use super::{check_executions, random_slots, upheavals};
-use crate::model::{Labels, Offers, Rank, Time};
+use crate::model::{Labels, NodeOffer, Offers, Rank, Time};
 use crate::schedule::coordinator::{Coordinator, CoordinatorEvent, Member, ProvisioningState, StopReason, Tasks};
 use crate::seeds::{Named, seeds};
 
@@ -66,7 +66,11 @@ fn coordinator(needs: &[u32], slots: &[u32]) -> Coordinator {
 }
 
 fn provide(coordinator: &mut Coordinator, offers: &[Labels], coming: &[Labels]) {
-    let state = ProvisioningState { offers: Offers::of(offers.to_vec()), coming: coming.to_vec(), most: 8 };
+    let state = ProvisioningState {
+        offers: Offers::of(offers.to_vec()),
+        coming: coming.iter().cloned().map(NodeOffer::with_labels).collect(),
+        most: 8,
+    };
     coordinator.step(Time(1), CoordinatorEvent::Provisioning(state), &mut Vec::new());
 }
 

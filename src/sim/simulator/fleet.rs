@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::{ScalingSetup, SimulatedEvent, SimulatedRank, Simulator};
 use crate::journal::{Level, RankChange, RankInfo, Record};
-use crate::model::{Labels, Offers, Rank, RankState, TaskId, has_labels};
+use crate::model::{Labels, NodeNeed, NodeOffer, Offers, Rank, RankState, TaskId};
 use crate::scale::commands::{NodeChanges, ScalingCommand};
 use crate::scale::controller::ScalingController;
-use crate::scale::{NodeTypeId, RankView};
+use crate::scale::sites::rank_sites;
+use crate::scale::{NodeTypeId, RankView, SiteView};
 use crate::schedule::coordinator::{self, Change, Member, ProvisioningState, StopReason};
 use crate::schedule::protocol::Stop;
 use crate::schedule::worker::Worker;
@@ -33,10 +34,15 @@ pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
     Member { node: name, slots: node.slots, memory: node.memory, gpus: node.gpus, labels, ..Member::default() }
 }
 
+/// What a node of a kind has.
+fn offer(node: &NodeKind) -> NodeOffer {
+    let (slots, memory, gpus) = (Some(node.slots), Some(node.memory), Some(node.gpus));
+    NodeOffer { labels: Some(Labels::clone(&node.labels)), slots, memory, gpus }
+}
+
 /// The nodes that a run whose ranks change can get.
 pub(super) fn offers(cluster: &Cluster) -> Offers {
-    let kinds = cluster.nodes.iter().filter(|node| node.limit > 0);
-    Offers::of(kinds.map(|node| Labels::clone(&node.labels)))
+    Offers::of_nodes(cluster.nodes.iter().filter(|node| node.limit > 0).map(offer))
 }
 
 /// The ranks at the start of a run.
@@ -130,8 +136,8 @@ impl Simulator<'_> {
         if self.finished.is_some() || self.stopping {
             return;
         }
-        let ranks = self.views();
         self.provide_for_waiting_tasks();
+        let (ranks, sites) = (self.views(), self.sites());
         let Some(controller) = &mut self.controller else { return };
         self.events += 1;
         let running = self.coordinator.running().map(|(_, started)| (started.task, started.start));
@@ -140,9 +146,9 @@ impl Simulator<'_> {
         let can = NodeChanges { grows: true, shrinks: true };
         let mut requests = self.provider.requests().to_vec();
         for request in &mut requests {
-            request.needed = self.coordinator.is_waited_for(&self.cluster.nodes[request.node_type.0 as usize].labels);
+            request.needed = self.coordinator.is_waited_for(&offer(&self.cluster.nodes[request.node_type.0 as usize]));
         }
-        let step = controller.decide(self.now, &ranks, &requests, settled, &[], can);
+        let step = controller.decide(self.now, &ranks, &requests, settled, &sites, can);
         step.warnings.into_iter().for_each(|warning| self.note(Level::Warning, warning));
         step.advice.into_iter().for_each(|advice| self.log.record(Record::Advice(Box::new(advice))));
         step.decisions.into_iter().for_each(|decision| self.log.record(Record::Decision(Box::new(decision))));
@@ -156,25 +162,52 @@ impl Simulator<'_> {
         let kinds = self.provider.requests().iter().map(|request| request.node_type);
         let starting = (0..).zip(&self.ranks).filter(|(_, rank)| rank.state == RankState::Joining && !rank.is_present);
         let kinds = kinds.chain(starting.map(|(rank, _)| self.provider.node(rank).kind));
-        let coming = kinds.map(|kind| Labels::clone(&self.cluster.nodes[kind.0 as usize].labels)).collect();
+        let coming = kinds.map(|kind| offer(&self.cluster.nodes[kind.0 as usize])).collect();
         let kinds = (0..).map(NodeTypeId).zip(&self.cluster.nodes).filter(|(kind, _)| self.provider.room(*kind) > 0);
-        let offers = Offers::of(kinds.map(|(_, node)| Labels::clone(&node.labels)));
+        let offers = Offers::of_nodes(kinds.map(|(_, node)| offer(node)));
         let state = ProvisioningState { offers, coming, most: controller.most_ranks() };
         self.coordinate(coordinator::CoordinatorEvent::Provisioning(state));
-        for labels in self.coordinator.wanted_nodes() {
-            self.request(NodeTypeId(0), &labels, 1);
+        let order: Vec<NodeTypeId> = self.sites().iter().map(|site| site.node_type).collect();
+        for need in self.coordinator.wanted_nodes() {
+            let first = order.first().copied().unwrap_or_default();
+            self.request((first, &order), &need, 1);
         }
     }
 
-    /// Requests nodes of this kind, or of the first with these labels.
-    fn request(&mut self, kind: NodeTypeId, labels: &[String], nodes: u32) {
-        let mut kinds = (0..).map(NodeTypeId).zip(&self.cluster.nodes);
-        let has = |kind, node: &NodeKind| self.provider.room(kind) > 0 && has_labels(&node.labels, labels);
-        let labelled = kinds.find(|&(kind, node)| has(kind, node)).map(|(kind, _)| kind);
-        let kind = labelled.filter(|_| !labels.is_empty()).unwrap_or(kind);
+    /// Requests nodes of this kind or, if they cannot serve the need, of the first in the order that
+    /// can.
+    fn request(&mut self, (kind, order): (NodeTypeId, &[NodeTypeId]), need: &NodeNeed, nodes: u32) {
+        let node = |kind: NodeTypeId| self.cluster.nodes.get(kind.0 as usize);
+        let serves = |kind: &NodeTypeId| {
+            self.provider.room(*kind) > 0 && node(*kind).is_some_and(|node| offer(node).may_serve(need))
+        };
+        let kind = std::iter::once(kind).chain(order.iter().copied()).find(serves).unwrap_or(kind);
         for answer in self.provider.request(self.now, kind, nodes) {
             self.events_due.schedule(answer.at, SimulatedEvent::Answered(answer));
         }
+    }
+
+    /// The kinds of nodes as input of a decision, in the order in which they are asked; empty if
+    /// there is only one.
+    fn sites(&self) -> Vec<SiteView> {
+        let Some(controller) = self.controller.as_ref().filter(|_| self.cluster.nodes.len() > 1) else {
+            return Vec::new();
+        };
+        let view = |(site, node): (u32, &NodeKind)| SiteView {
+            site,
+            name: node.name.clone(),
+            node_type: NodeTypeId(site),
+            node_hour: node.price,
+            slots: node.slots,
+            wait_s: controller.delay_s(NodeTypeId(site)),
+            patience_s: f64::INFINITY,
+            bandwidth: None,
+            room: Some(self.provider.room(NodeTypeId(site))),
+            closed: None,
+        };
+        let mut sites: Vec<SiteView> = (0..).zip(&self.cluster.nodes).map(view).collect();
+        rank_sites(&mut sites);
+        sites
     }
 
     /// The ranks as input of a decision.
@@ -182,7 +215,7 @@ impl Simulator<'_> {
         let bound = self.coordinator.needed_ranks();
         let view = |(rank, simulated): (u32, &SimulatedRank)| {
             let node = self.provider.node(rank);
-            let is_waited_for = || self.coordinator.is_waited_for(&simulated.member.labels);
+            let is_waited_for = || self.coordinator.is_waited_for(&offer(&self.cluster.nodes[node.kind.0 as usize]));
             let needed = bound.contains(&Rank(rank)) || (!simulated.is_present && is_waited_for());
             let view = RankView {
                 rank: Rank(rank),
@@ -214,8 +247,10 @@ impl Simulator<'_> {
     fn carry_out_scaling(&mut self, command: ScalingCommand) {
         match command {
             ScalingCommand::Request { nodes, node_type, .. } => {
+                let order: Vec<NodeTypeId> = (0..self.cluster.nodes.len() as u32).map(NodeTypeId).collect();
                 for (labels, nodes) in self.coordinator.labels_of_next_nodes(nodes) {
-                    self.request(node_type, &labels, nodes);
+                    let need = NodeNeed { labels, ..NodeNeed::default() };
+                    self.request((node_type, &order), &need, nodes);
                 }
             }
             ScalingCommand::Withdraw(request) => self.provider.withdraw(request),

@@ -126,7 +126,8 @@ fn a_site_that_let_wait_too_long_is_tried_again_after_a_while() {
 #[test]
 fn the_next_site_is_asked_for_what_the_node_is_wanted_for() {
     let mut blocks = blocks_of(2);
-    let wanted = Wanted { labels: ["gpu".to_owned()].into(), limit: Some(MINUTE) };
+    let need = NodeNeed { labels: ["gpu".to_owned()].into(), ..NodeNeed::default() };
+    let wanted = Wanted { need, limit: Some(MINUTE) };
     let id = blocks.request(second(0), SiteId(0), &wanted, &[]).unwrap();
     blocks.step(second(0), id, BlockEvent::Refused("no".into()));
     assert_eq!(blocks.overdue(second(0), &patience).remove(0).wanted, wanted);

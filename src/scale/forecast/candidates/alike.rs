@@ -28,12 +28,12 @@ struct Alike {
 }
 
 /// The ranks present or under way, in order of use: first those that cannot leave, then the present
-/// ones, the busiest first.
+/// ones, the busiest first and of these the cheapest.
 pub(super) fn holders(
     seen: &Observation<'_>,
     estimates: &Estimates,
     min_ranks: u32,
-    charge: &dyn Fn(NodeTypeId) -> Charge,
+    (charge, slots_of): (&dyn Fn(NodeTypeId) -> Charge, &dyn Fn(NodeTypeId) -> Option<u32>),
 ) -> Holders {
     let rest =
         |node_type, age: f64| estimates.delay_rest(node_type, std::time::Duration::from_secs_f64(age)).max(0.001);
@@ -52,7 +52,8 @@ pub(super) fn holders(
         .collect();
     for request in seen.requests {
         let arrives = rest(request.node_type, seen.now.since(request.asked).as_secs_f64());
-        let slots = groups.first().map_or(1, |group| group.holder.slots);
+        let usual = groups.first().map_or(1, |group| group.holder.slots);
+        let slots = slots_of(request.node_type).unwrap_or(usual);
         let charge = charge(request.node_type);
         let asked = HeldNode { since: Some(arrives), arrives, slots, charge, ..HeldNode::default() };
         groups.push(HolderGroup::of(asked, request.nodes));
@@ -60,7 +61,7 @@ pub(super) fn holders(
     groups.sort_by(|a, b| {
         let (a, b) = (&a.holder, &b.holder);
         let first = (!a.kept).cmp(&!b.kept).then(a.arrives.total_cmp(&b.arrives));
-        first.then(b.busy.cmp(&a.busy))
+        first.then(b.busy.cmp(&a.busy)).then(a.charge.per_second.total_cmp(&b.charge.per_second))
     });
     let mut holders = Holders::new(groups);
     holders.keep(min_ranks);

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{LINK_TIMEOUT_NS, Life, World, member};
-use crate::model::{Labels, Offers, Rank};
+use crate::model::{Labels, NodeOffer, Offers, Rank};
 use crate::schedule::coordinator::{self, Change, ProvisioningState, StopReason};
 use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::tests::job::labels_of_slots;
@@ -128,9 +128,13 @@ impl World {
 
     fn provide(&mut self) {
         let offers = Offers::of([Labels::default(), labels_of_slots(3)]);
-        let state = ProvisioningState { offers, coming: self.coming.clone(), most: 9 };
+        let state = ProvisioningState {
+            offers,
+            coming: self.coming.iter().cloned().map(NodeOffer::with_labels).collect(),
+            most: 9,
+        };
         self.coordinate(coordinator::CoordinatorEvent::Provisioning(state));
-        for labels in self.coordinator.wanted_nodes() {
+        for labels in self.coordinator.wanted_nodes().into_iter().map(|need| need.labels) {
             assert!(!self.coming.contains(&labels), "one is coming");
             self.coming.push(Labels::clone(&labels));
             let later = self.now + self.rng.u64(0..2_000_000);
