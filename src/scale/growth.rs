@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use super::observation::{Observation, RankView};
+use super::observation::{Observation, RankView, RequestView};
 use super::policy::Target;
 use super::price::{Account, CapacityNeed, NodeType, NodeTypeId, NodeTypes, Prices, cheapest_mix};
 use super::remaining::NodeDemand;
-use crate::model::{RankState, Time};
+use crate::model::{Rank, RankState, Time};
 use crate::text::counted;
 
 /// Mixes that cost less than this share below the plain choice are not worth a word.
@@ -21,7 +21,7 @@ const MIN_SAVING: f64 = 0.01;
 const MAX_LATER_S: f64 = 1.0;
 
 /// What further nodes are for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct NodeOrder {
     /// How many at most.
     pub more: u32,
@@ -31,6 +31,8 @@ pub(super) struct NodeOrder {
     pub hold: Duration,
     /// Until when the budget must pay for all nodes.
     pub until: Time,
+    /// Nodes that are requested before all others, by the types that will do.
+    pub missing: Vec<(NodeTypes, u32)>,
 }
 
 /// Nodes of one type to request.
@@ -75,10 +77,10 @@ pub(super) fn choose(
     prices: &Prices,
     order: &NodeOrder,
 ) -> Vec<TypedRequest> {
-    let mut sources = sources(seen, prices, order.first);
+    let mut sources = sources(seen, prices, (account, order.until), order.first);
     let mut account = account.clone();
     let mut requests: Vec<TypedRequest> = Vec::new();
-    for share in allot(seen, prices, order.more, &sources) {
+    for share in allot(seen, prices, order, &sources) {
         let able = |source: &Source| share.demand.runs_on.has(source.node_type);
         let of_share: Vec<usize> = (0..sources.len()).filter(|&at| able(&sources[at])).collect();
         let plain = plain(&of_share, &sources, share.nodes);
@@ -108,50 +110,68 @@ pub(super) fn choose(
     requests
 }
 
-/// The types that can be requested, in the order in which they are, `first` before all others.
-fn sources(seen: &Observation<'_>, prices: &Prices, first: Option<NodeTypeId>) -> Vec<Source> {
+/// The types that can be requested and paid for until a moment, in the order in which they are,
+/// `first` before all others.
+fn sources(
+    seen: &Observation<'_>,
+    prices: &Prices,
+    (account, until): (&Account<'_>, Time),
+    first: Option<NodeTypeId>,
+) -> Vec<Source> {
     let source = |(node_type, room): (NodeTypeId, u32)| Source {
         node_type,
-        room,
+        room: room.min(account.affordable(node_type, until)),
         slots: prices.node(node_type).map_or(1, |node| node.slots.max(1)),
         wait_s: seen.sites.iter().find(|site| site.node_type == node_type).map_or(0.0, |site| site.wait_s),
     };
-    seen.growth(first).into_iter().map(source).collect()
+    seen.growth(first).into_iter().map(source).filter(|source| source.room > 0).collect()
 }
 
-/// Divides further nodes among the tasks, by what can run them.
-fn allot(seen: &Observation<'_>, prices: &Prices, more: u32, sources: &[Source]) -> Vec<Share> {
+/// Divides further nodes among the tasks, by what can run them. Tasks whose nodes cannot be had get
+/// none.
+fn allot(seen: &Observation<'_>, prices: &Prices, order: &NodeOrder, sources: &[Source]) -> Vec<Share> {
     let mut shares = shares(seen, prices);
-    let first_of = |share: &Share| sources.iter().find(|source| share.demand.runs_on.has(source.node_type));
-    shares.retain(|share| first_of(share).is_some());
     if shares.is_empty() {
-        let demand = NodeDemand { runs_on: NodeTypes::default(), tasks: 0, size_s: 0.0, now_s: 0.0, now_slots: 0 };
+        let demand = NodeDemand { runs_on: NodeTypes::default(), tasks: 0, now_s: 0.0, now_slots: 0 };
         shares.push(Share { demand, slots: 0.0, nodes: 0 });
     }
-    for _ in 0..more {
+    let able = |share: &Share| {
+        let runs_on = share.demand.runs_on;
+        sources.iter().filter(move |source| runs_on.has(source.node_type))
+    };
+    let has_room = |share: &Share| share.nodes < able(share).map(|source| source.room).fold(0, u32::saturating_add);
+    let add = |share: &mut Share| {
+        share.slots += f64::from(able(share).next().map_or(1, |source| source.slots));
+        share.nodes += 1;
+    };
+    let mut left = order.more;
+    for &(types, nodes) in &order.missing {
+        let Some(share) = shares.iter_mut().find(|share| share.demand.runs_on == types) else { continue };
+        for _ in 0..nodes.min(left) {
+            if has_room(share) {
+                add(share);
+                left -= 1;
+            }
+        }
+    }
+    for _ in 0..left {
+        let open = shares.iter_mut().filter(|share| has_room(share));
         // Of equals the first, which the most types can run.
-        let most = shares.iter_mut().reduce(|a, b| if b.pressure() > a.pressure() { b } else { a });
-        let Some(most) = most else { break };
-        let slots = first_of(most).map_or(1, |source| source.slots);
-        most.slots += f64::from(slots);
-        most.nodes += 1;
+        let Some(most) = open.reduce(|a, b| if b.pressure() > a.pressure() { b } else { a }) else { break };
+        add(most);
     }
     shares.retain(|share| share.nodes > 0);
+    // Those that are requested first get what there is for them.
+    shares.sort_by_key(|share| !order.missing.iter().any(|(types, _)| *types == share.demand.runs_on));
     shares
 }
 
 /// The open tasks by what can run them, the least particular first, with the slots here and on their
 /// way. A rank counts for the most particular tasks that it can run.
 fn shares(seen: &Observation<'_>, prices: &Prices) -> Vec<Share> {
-    let mut demands: Vec<NodeDemand> = seen.remaining.demands().collect();
-    demands.sort_by(|a, b| b.runs_on.cmp(&a.runs_on));
-    demands.sort_by_key(|demand| demands_within(demand, seen));
+    let demands = demands(seen);
     let mut shares: Vec<Share> = demands.iter().map(|&demand| Share { demand, slots: 0.0, nodes: 0 }).collect();
-    let works = |rank: &&RankView| matches!(rank.state, RankState::Active | RankState::Joining);
-    let here = seen.ranks.iter().filter(works).map(|rank| (rank.node_type, f64::from(rank.slots)));
-    let slots = |node_type| prices.node(node_type).map_or(1.0, |node| f64::from(node.slots));
-    let coming = seen.requests.iter().map(|it| (it.node_type, f64::from(it.nodes) * slots(it.node_type)));
-    for (node_type, slots) in here.chain(coming) {
+    for (node_type, slots) in present(seen, prices) {
         let serves = |at: &usize| shares[*at].demand.runs_on.has(node_type);
         let able: Vec<usize> = (0..shares.len()).filter(serves).collect();
         let is_narrowest = |at: &usize| {
@@ -162,6 +182,26 @@ fn shares(seen: &Observation<'_>, prices: &Prices) -> Vec<Share> {
         narrowest.into_iter().for_each(|at| shares[at].slots += slots);
     }
     shares
+}
+
+/// The open tasks by what can run them, the least particular first.
+fn demands(seen: &Observation<'_>) -> Vec<NodeDemand> {
+    let mut demands: Vec<NodeDemand> = seen.remaining.demands().collect();
+    demands.sort_by(|a, b| b.runs_on.cmp(&a.runs_on));
+    demands.sort_by_key(|demand| demands_within(demand, seen));
+    demands
+}
+
+/// The slots of the nodes here and on their way, by type.
+fn present(seen: &Observation<'_>, prices: &Prices) -> Vec<(NodeTypeId, f64)> {
+    let works = |rank: &&RankView| matches!(rank.state, RankState::Active | RankState::Joining);
+    let here = seen.ranks.iter().filter(works).map(|rank| (rank.node_type, f64::from(rank.slots)));
+    here.chain(seen.requests.iter().map(|request| (request.node_type, slots_of(request, prices)))).collect()
+}
+
+/// The slots of requested nodes.
+fn slots_of(request: &RequestView, prices: &Prices) -> f64 {
+    f64::from(request.nodes) * prices.node(request.node_type).map_or(1.0, |node| f64::from(node.slots.max(1)))
 }
 
 /// How particular tasks are: the number of sets of types, of others, that theirs is part of.
@@ -235,10 +275,20 @@ fn why(share: &Share, is_mix: bool, sources: usize) -> String {
 
 /// What the ranks must keep for tasks that only some types of nodes can run, so that these tasks end
 /// no later than the others.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Particular {
-    /// Types, slots that are needed of them, and those there are.
-    needs: Vec<(NodeTypes, f64, f64)>,
+    /// The most particular first.
+    needs: Vec<SlotNeed>,
+}
+
+/// The slots that nodes of some types must have.
+#[derive(Clone, Copy, Debug)]
+struct SlotNeed {
+    types: NodeTypes,
+    /// For all tasks that only these types can run, or only some of these.
+    needed: f64,
+    /// Of all nodes of these types here and on their way.
+    has: f64,
 }
 
 impl Particular {
@@ -248,42 +298,102 @@ impl Particular {
             return Particular::default();
         }
         let all = (0..).take(prices.nodes.len()).map(NodeTypeId);
-        let is_particular = |share: &&Share| all.clone().any(|node_type| !share.demand.runs_on.has(node_type));
-        let need = |share: &Share| {
-            let in_time = rest_s.map_or(0.0, |rest| share.demand.now_s / rest.max(1.0));
-            in_time.min(share.demand.now_slots as f64).max(1.0)
+        let (demands, present) = (demands(seen), present(seen, prices));
+        let in_time = |demand: &NodeDemand| {
+            let slots = rest_s.map_or(0.0, |rest| demand.now_s / rest.max(1.0));
+            slots.min(demand.now_slots as f64)
         };
-        let shares = shares(seen, prices);
-        let needs = shares.iter().filter(is_particular).map(|share| (share.demand.runs_on, need(share), share.slots));
-        Particular { needs: needs.collect() }
+        let need = |types: NodeTypes| {
+            let within = demands.iter().filter(|it| it.runs_on == types || it.runs_on.is_part_of(types));
+            let of_types = present.iter().filter(|(node_type, _)| types.has(*node_type));
+            let needed = within.map(in_time).sum::<f64>().max(1.0);
+            SlotNeed { types, needed, has: of_types.map(|(_, slots)| slots).sum() }
+        };
+        let is_particular = |types: &NodeTypes| all.clone().any(|node_type| !types.has(node_type));
+        Particular { needs: demands.iter().rev().map(|it| it.runs_on).filter(is_particular).map(need).collect() }
     }
 
-    /// Raises a target by the nodes that are missing.
-    pub(super) fn raise(&self, seen: &Observation<'_>, prices: &Prices, wish: Target) -> Target {
-        let sources = sources(seen, prices, None);
-        let missing = |(types, needed, has): &(NodeTypes, f64, f64)| {
-            let slots = sources.iter().find(|source| types.has(source.node_type))?.slots;
-            Some(((needed - has) / f64::from(slots)).ceil().max(0.0) as u32)
+    /// The nodes that are missing and can be requested and paid for until a moment, by the types
+    /// that will do.
+    pub(super) fn missing(
+        &self,
+        seen: &Observation<'_>,
+        prices: &Prices,
+        paid: (&Account<'_>, Time),
+    ) -> Vec<(NodeTypes, u32)> {
+        if self.needs.iter().all(|need| need.has >= need.needed) {
+            return Vec::new();
+        }
+        let mut needs = self.needs.clone();
+        let mut sources = sources(seen, prices, paid, None);
+        let mut missing = Vec::new();
+        for at in 0..needs.len() {
+            let SlotNeed { types, needed, has } = needs[at];
+            let Some(source) = sources.iter_mut().find(|it| it.room > 0 && types.has(it.node_type)) else { continue };
+            let slots = f64::from(source.slots);
+            let nodes = (((needed - has) / slots).ceil().max(0.0) as u32).min(source.room);
+            if nodes > 0 {
+                source.room -= nodes;
+                // They count for the less particular tasks, too.
+                let of_type = needs.iter_mut().filter(|need| need.types.has(source.node_type));
+                of_type.for_each(|need| need.has += slots * f64::from(nodes));
+                missing.push((types, nodes));
+            }
+        }
+        missing
+    }
+
+    /// Raises a target by `missing` nodes, or to the ranks and requests that cannot be spared.
+    pub(super) fn raise(
+        &self,
+        seen: &Observation<'_>,
+        missing: &[(NodeTypes, u32)],
+        prices: &Prices,
+        wish: Target,
+    ) -> Target {
+        let more = missing.iter().map(|(_, nodes)| nodes).sum();
+        let least = match more {
+            0 => self.kept(seen, prices),
+            more => seen.supply() + more,
         };
-        let missing: u32 = self.needs.iter().filter_map(missing).sum();
-        let least = seen.supply() + missing;
-        if missing == 0 || wish.ranks >= least {
+        if wish.ranks >= least {
             return wish;
         }
-        let nodes = counted(missing, "node");
-        let reason = format!("{}; {nodes} more for tasks that no idle rank can run", wish.reason);
+        if more == 0 {
+            let reason = format!("{}; but {least} are kept for tasks that not every node can run", wish.reason);
+            return Target { ranks: least, reason, ..wish };
+        }
+        let reason = format!("{}; {} more for tasks that no idle rank can run", wish.reason, counted(more, "node"));
         Target { ranks: least, reason, confidence: 1.0, ..wish }
     }
 
-    /// True if a rank may go; then it counts as gone.
-    pub(super) fn spares(&mut self, rank: &RankView) -> bool {
-        let slots = f64::from(rank.slots);
-        let counts = |need: &&mut (NodeTypes, f64, f64)| need.0.has(rank.node_type);
-        let stays = self.needs.iter_mut().filter(counts).any(|(_, needed, has)| *has - slots < *needed);
+    /// Number of ranks and requests that cannot be spared, and rank 0.
+    fn kept(&self, seen: &Observation<'_>, prices: &Prices) -> u32 {
+        if self.needs.is_empty() {
+            return 0;
+        }
+        let mut rest = self.clone();
+        let requests = seen.requests.iter().filter(|it| !rest.spares(it.node_type, slots_of(it, prices)));
+        let requested: u32 = requests.map(|request| request.nodes).sum();
+        let goes =
+            |rank: &&RankView| matches!(rank.state, RankState::Active | RankState::Joining) && rank.rank != Rank::ZERO;
+        let ranks = seen.ranks.iter().filter(goes).filter(|rank| !rest.spares(rank.node_type, f64::from(rank.slots)));
+        requested + ranks.count() as u32 + 1
+    }
+
+    /// True if nodes of a type may go; then their slots count as gone.
+    pub(super) fn spares(&mut self, node_type: NodeTypeId, slots: f64) -> bool {
+        let of_type = |need: &&mut SlotNeed| need.types.has(node_type);
+        let stays = self.needs.iter_mut().filter(of_type).any(|need| need.has - slots < need.needed);
         if !stays {
-            self.needs.iter_mut().filter(counts).for_each(|(_, _, has)| *has -= slots);
+            self.needs.iter_mut().filter(of_type).for_each(|need| need.has -= slots);
         }
         !stays
+    }
+
+    /// True if a request may be withdrawn; then its nodes count as gone.
+    pub(super) fn spares_request(&mut self, request: &RequestView, prices: &Prices) -> bool {
+        self.needs.is_empty() || self.spares(request.node_type, slots_of(request, prices))
     }
 }
 
@@ -315,7 +425,7 @@ mod tests {
     fn requests(world: &World, prices: &Prices, more: u32, first: Option<u32>) -> Vec<(u32, u32)> {
         world.see(|seen: &Observation<'_>| {
             let (hold, until) = (Duration::from_secs(3600), seen.now.after(Duration::from_secs(60)));
-            let order = NodeOrder { more, first: first.map(NodeTypeId), hold, until };
+            let order = NodeOrder { more, first: first.map(NodeTypeId), hold, until, missing: Vec::new() };
             let requests = choose(seen, &Account::of(seen, prices), prices, &order);
             requests.into_iter().map(|request| (request.node_type.0, request.nodes)).collect()
         })
@@ -365,17 +475,80 @@ mod tests {
         world.ranks[0].node_type = NodeTypeId(1);
         world.see(|seen| {
             let mut particular = Particular::of(seen, &prices, Some(600.0));
-            assert!(!particular.spares(&big) && particular.spares(&seen.ranks[2]));
-            let wish = Target::plain(3, "why");
-            assert_eq!(particular.raise(seen, &prices, wish.clone()).ranks, 3);
+            assert!(!particular.spares(big.node_type, 32.0) && particular.spares(NodeTypeId(1), 4.0));
+            assert_eq!(raised(seen, &prices, Some(600.0), 3).ranks, 3);
             // They would take 1200 slot-seconds, 10 s are left: more slots are needed.
-            let hurried = Particular::of(seen, &prices, Some(10.0)).raise(seen, &prices, wish);
+            let hurried = raised(seen, &prices, Some(10.0), 3);
             assert_eq!(hurried.ranks, 3, "20 tasks run at once on 32 slots: {hurried:?}");
         });
         world.ranks.remove(1);
         world.see(|seen| {
-            let raised = Particular::of(seen, &prices, None).raise(seen, &prices, Target::plain(1, "why"));
+            let raised = raised(seen, &prices, None, 1);
             assert_eq!((raised.ranks, raised.reason.contains("no idle rank can run")), (3, true), "{raised:?}");
         });
+    }
+
+    /// What a wish for some ranks becomes.
+    fn raised(seen: &Observation<'_>, prices: &Prices, rest_s: Option<f64>, ranks: u32) -> Target {
+        let particular = Particular::of(seen, prices, rest_s);
+        let missing = particular.missing(seen, prices, (&Account::of(seen, prices), seen.now));
+        particular.raise(seen, &missing, prices, Target::plain(ranks, "why"))
+    }
+
+    #[test]
+    fn what_was_requested_for_some_tasks_stays() {
+        let prices = prices();
+        let large = prices.types_for(&NodeNeed { memory: 64, ..NodeNeed::default() });
+        let mut world = World { sites: sites([10.0, 10.0]), narrow: large, ..World::bag(4, 60.0) };
+        assert_eq!(world.see(|seen| raised(seen, &prices, Some(600.0), 1).ranks), 2);
+        world.request(1, 1);
+        world.requests[0].node_type = NodeTypeId(2);
+        world.see(|seen| {
+            let kept = raised(seen, &prices, Some(600.0), 1);
+            assert_eq!((kept.ranks, kept.reason.contains("are kept")), (2, true), "{kept:?}");
+            let mut particular = Particular::of(seen, &prices, Some(600.0));
+            assert!(!particular.spares_request(&seen.requests[0], &prices));
+        });
+        // A second one is of no use.
+        world.request(2, 1);
+        world.requests[1].node_type = NodeTypeId(2);
+        world.see(|seen| {
+            assert_eq!(raised(seen, &prices, Some(600.0), 1).ranks, 2);
+            let mut particular = Particular::of(seen, &prices, Some(600.0));
+            let spared = seen.requests.iter().filter(|it| particular.spares_request(it, &prices)).count();
+            assert_eq!(spared, 1);
+        });
+    }
+
+    #[test]
+    fn a_rank_counts_for_all_tasks_that_it_can_run() {
+        let mut prices = prices();
+        prices.nodes[1].memory = Some(48);
+        let for_memory = |memory| prices.types_for(&NodeNeed { memory, ..NodeNeed::default() });
+        let (rich, wide) = (for_memory(64), for_memory(48));
+        assert!(rich.is_part_of(wide) && !wide.has(NodeTypeId(0)));
+        // One open task that needs a rich node, and one that needs a rich or a lean one.
+        let mut world = World { sites: sites([10.0, 10.0]), narrow: wide, others: rich, ..World::bag(2, 60.0) };
+        let of_type = |number| RankView { node_type: NodeTypeId(2), ..rank(number, RankState::Active, 0.0) };
+        world.ranks = (0..4).map(of_type).collect();
+        world.see(|seen| {
+            assert_eq!(raised(seen, &prices, Some(60.0), 4).ranks, 4, "nothing is missing");
+            let mut particular = Particular::of(seen, &prices, Some(60.0));
+            let spared = seen.ranks.iter().filter(|it| particular.spares(it.node_type, f64::from(it.slots))).count();
+            assert_eq!(spared, 3);
+        });
+        // Where both are missing, one node is for both.
+        world.ranks = vec![rank(0, RankState::Active, 0.0)];
+        assert_eq!(world.see(|seen| raised(seen, &prices, Some(60.0), 1).ranks), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_paid_for_keeps_nothing_from_others() {
+        let prices = Prices { budget_per_hour: Some(6.5), ..prices() };
+        let large = prices.types_for(&NodeNeed { memory: 64, ..NodeNeed::default() });
+        let world = World { sites: sites([10.0, 10.0]), narrow: large, ..World::bag(400, 60.0) };
+        // The first rank costs 1 per hour, which leaves 5.5.
+        assert_eq!(requests(&world, &prices, 2, None), [(1, 2)]);
+        assert_eq!(world.see(|seen| raised(seen, &prices, Some(60.0), 1).ranks), 1);
     }
 }

@@ -20,7 +20,7 @@ use super::advisor::{Advice, Advisor, Answer, Matter, Outcome, Question};
 use super::decision::{Action, BudgetAlert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
 use super::growth::{self, NodeOrder, Particular, TypedRequest};
-use super::observation::{Observation, RankView, RequestId};
+use super::observation::{Observation, RankView, RequestId, RequestView};
 use super::policy::{Policy, Target, policy_of, utilisation};
 use super::price::{Account, Alarm, Prices, STOP_MARGIN, paid_until};
 use crate::job::{Scaling, Trigger};
@@ -185,7 +185,11 @@ impl Scaler {
                 };
                 let wish = self.keep_useful(seen, estimates, wish);
                 let wish = match self.guarded() {
-                    true => Particular::of(seen, prices, rest_s(seen, &wish)).raise(seen, prices, wish),
+                    true => {
+                        let particular = Particular::of(seen, prices, rest_s(seen, &wish));
+                        let missing = particular.missing(seen, prices, (&account, self.paid_at_least(seen, needed)));
+                        particular.raise(seen, &missing, prices, wish)
+                    }
                     false => wish,
                 };
                 let wish = match self.advisor.as_mut().filter(|_| self.held.is_none()) {
@@ -412,17 +416,23 @@ impl Scaler {
     ) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let supply = seen.supply();
-        let parked = seen.ranks.iter().filter(|r| r.state == RankState::Parked).map(|r| r.rank);
-        let woken: Vec<Rank> = parked.take(more as usize).collect();
+        let until = self.paid_at_least(seen, needed);
+        let missing = Particular::of(seen, prices, rest_s(seen, wish)).missing(seen, prices, (account, until));
+        // Parked ranks are no substitute for nodes of other types.
+        let others = more.saturating_sub(missing.iter().map(|(_, nodes)| nodes).sum());
+        let parked = seen.ranks.iter().filter(|r| r.state == RankState::Parked);
+        let (able, rest): (Vec<&RankView>, Vec<&RankView>) =
+            parked.partition(|r| missing.iter().any(|(types, _)| types.has(r.node_type)));
+        let parked = able.into_iter().chain(rest.into_iter().take(others as usize));
+        let woken: Vec<Rank> = parked.take(more as usize).map(|r| r.rank).collect();
         let awake = woken.len() as u32;
         if awake > 0 {
             let reason = format!("{} woken", counted_are(awake, "parked rank"));
             plans.push(ScalingPlan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
         }
-        let until = seen.now.after(needed).after(self.scaling.interval).after(STOP_MARGIN);
         let hold = rest_s(seen, wish).and_then(|rest| Duration::try_from_secs_f64(rest).ok());
         let hold = hold.unwrap_or(USUAL_HOLD).max(needed);
-        let order = NodeOrder { more: more - awake, first: wish.first, hold, until };
+        let order = NodeOrder { more: more - awake, first: wish.first, hold, until, missing };
         let mut to = supply + awake;
         for TypedRequest { node_type, nodes, why } in growth::choose(seen, account, prices, &order) {
             to += nodes;
@@ -433,12 +443,18 @@ impl Scaler {
         plans
     }
 
+    /// Until when the budget must pay for what is requested now.
+    fn paid_at_least(&self, seen: &Observation<'_>, needed: Duration) -> Time {
+        seen.now.after(needed).after(self.scaling.interval).after(STOP_MARGIN)
+    }
+
     /// Withdraws requests, then gives back the least busy ranks, of these the dearest, and parks
     /// those that cannot be given back. Ranks that alone can run some of the tasks stay.
     fn shrink(&self, seen: &Observation<'_>, wish: &Target, fewer: u32, prices: &Prices) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let mut left = fewer;
-        let withdrawn = withdrawable(seen, &mut left);
+        let mut particular = Particular::of(seen, prices, rest_s(seen, wish));
+        let withdrawn = withdrawable(seen, &mut left, &mut |request| particular.spares_request(request, prices));
         let mut to = seen.supply() - (fewer - left);
         if !withdrawn.is_empty() {
             let reason = format!("{} that had not come", counted(withdrawn.len() as u32, "node"));
@@ -457,8 +473,8 @@ impl Scaler {
         });
         let goes = |r: &RankView| !keep_paid || !self.is_paid(r, seen.now, prices);
         let (go, bound): (Vec<&RankView>, Vec<&RankView>) = candidates.into_iter().partition(|r| r.releasable);
-        let mut particular = Particular::of(seen, prices, rest_s(seen, wish));
-        let leaves = |r: &&&RankView| goes(r) && particular.spares(r);
+        let mut spares = |r: &RankView| particular.spares(r.node_type, f64::from(r.slots));
+        let leaves = |r: &&&RankView| goes(r) && spares(r);
         let gone: Vec<Rank> = go.iter().filter(leaves).take(left as usize).map(|r| r.rank).collect();
         left -= gone.len() as u32;
         // An idle rank that cannot leave is parked: that saves no money, but CPU time and power.
@@ -467,7 +483,7 @@ impl Scaler {
         let asleep = left.saturating_sub(paid) as usize;
         let parked: Vec<Rank> = bound
             .iter()
-            .filter(|r| r.busy_slots == 0 && r.state == RankState::Active)
+            .filter(|r| r.busy_slots == 0 && r.state == RankState::Active && spares(r))
             .take(asleep)
             .map(|r| r.rank)
             .collect();
@@ -545,14 +561,18 @@ fn stop_with_margin(account: &Account<'_>) -> Option<Time> {
     account.stop_by().map(|by| Time(by.0.saturating_sub(STOP_MARGIN.as_nanos() as u64)).max(account.now()))
 }
 
-/// The latest requests that can be withdrawn without falling below the target; reduces `left` by
-/// their nodes.
-fn withdrawable(seen: &Observation<'_>, left: &mut u32) -> Vec<RequestId> {
+/// The latest requests that can be withdrawn without falling below the target, and that the run can
+/// spare; reduces `left` by their nodes.
+fn withdrawable(
+    seen: &Observation<'_>,
+    left: &mut u32,
+    is_spared: &mut dyn FnMut(&RequestView) -> bool,
+) -> Vec<RequestId> {
     let mut withdrawn = Vec::new();
     let mut requests: Vec<_> = seen.requests.iter().collect();
     requests.sort_by_key(|r| std::cmp::Reverse((r.asked, r.id)));
     for request in requests.into_iter().filter(|r| r.nodes > 0 && !r.needed) {
-        if request.nodes <= *left {
+        if request.nodes <= *left && is_spared(request) {
             *left -= request.nodes;
             withdrawn.push(request.id);
         }

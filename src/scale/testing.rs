@@ -26,8 +26,10 @@ pub(crate) struct World {
     pub now: f64,
     pub settled: f64,
     pub sites: Vec<SiteView>,
-    /// The types of nodes that may run every other task; the others run on all.
+    /// The types of nodes that may run every other task, from the first one on.
     pub narrow: NodeTypes,
+    /// The types of nodes that may run the others.
+    pub others: NodeTypes,
 }
 
 /// A rank of four slots whose node has been billed since `since`.
@@ -98,6 +100,7 @@ impl World {
             settled: 0.0,
             sites: Vec::new(),
             narrow: NodeTypes::default(),
+            others: NodeTypes::default(),
         }
     }
 
@@ -157,12 +160,12 @@ impl World {
 
     /// The remaining work: task by task up to `exact` tasks, in `chunks` chunks beyond.
     pub fn remaining(&self, exact: usize, chunks: usize) -> RemainingWork {
-        let (durations, narrow) = (self.durations.clone(), self.narrow);
+        let (durations, narrow, others) = (self.durations.clone(), self.narrow, self.others);
         let facts = move |task: TaskId| TaskFacts {
             class: ClassId(0),
             prior: durations.get(task.index()).map(|&seconds| Duration::from_secs_f64(seconds)),
             slots: 1,
-            runs_on: if task.0 % 2 == 0 { narrow } else { NodeTypes::default() },
+            runs_on: if task.0 % 2 == 0 { narrow } else { others },
         };
         let mut work = RemainingWork::with_limits(Arc::clone(&self.graph), Arc::new(facts), exact, chunks);
         for (task, stage) in (0..).map(TaskId).zip(&self.stages) {

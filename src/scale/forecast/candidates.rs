@@ -171,6 +171,11 @@ impl<'a> CandidateSearch<'a> {
         numbers
     }
 
+    /// True if further ranks can be requested.
+    pub fn can_grow(&self) -> bool {
+        self.most > self.supply
+    }
+
     /// For each number of ranks keeps the better of this and another order of types: within
     /// deadline and budget, then by the trade between time and money.
     pub fn take_better(&mut self, other: CandidateSearch<'_>) {
@@ -261,10 +266,9 @@ fn longest_delay(seen: &Observation<'_>, estimates: &Estimates, first: NodeTypeI
     types.into_iter().map(|node_type| estimates.delay(node_type).q50).fold(0.0, f64::max)
 }
 
-/// Slots of a node of one of several types.
+/// Slots of a node of a type, if further nodes are of types of their own.
 pub(super) fn slots_of(seen: &Observation<'_>, prices: &Prices, node_type: NodeTypeId) -> Option<u32> {
-    let several = seen.sites.len() > 1;
-    prices.node(node_type).filter(|_| several).map(|node| node.slots.max(1))
+    prices.node(node_type).filter(|_| !seen.sites.is_empty()).map(|node| node.slots.max(1))
 }
 
 /// Mean speed of the present slots.

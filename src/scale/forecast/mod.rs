@@ -127,8 +127,9 @@ impl Forecaster {
         let before = self.player.parts_run;
         sight.look_around(seen.remaining.outline(), &self.scene, &mut self.player);
         // The types in other orders: what is dear may be fast or large.
+        let can_grow = sight.can_grow();
         let others = seen.growth(None).into_iter().map(|(node_type, _)| node_type);
-        for first in others.filter(|first| *first != usual).take(MAX_ORDERS - 1) {
+        for first in others.filter(|first| *first != usual && can_grow).take(MAX_ORDERS - 1) {
             let mut other = CandidateSearch::new(seen, estimates, prices, scope, first);
             other.deal(&mut self.scene);
             other.look_around(seen.remaining.outline(), &self.scene, &mut self.player);
@@ -231,6 +232,18 @@ mod tests {
             let is = cost_of(ranks, room);
             assert!((is / cost - 1.0).abs() < 0.1, "{ranks} ranks, room for {room:?}: {is}");
         }
+    }
+
+    #[test]
+    fn further_nodes_have_the_slots_of_their_type() {
+        let mut prices = Prices::of_job(&Cost { node_hour: 3600.0, ..Cost::default() }, 4);
+        prices.nodes.push(NodeType { slots: 32, ..prices.nodes[0].clone() });
+        let world = World { sites: vec![SiteView { slots: 32, ..site_view(0, 1.0) }], ..World::bag(360, 10.0) };
+        let estimates = world.estimates(0.1);
+        let outlook = world.see(|seen| Forecaster::new().look(seen, &estimates, &prices, &SCOPE));
+        // Ten rounds on 4 + 32 slots.
+        let end = at(&outlook, 2).finish_q50;
+        assert!((end / 100.0 - 1.0).abs() < 0.2, "{end}");
     }
 
     #[test]

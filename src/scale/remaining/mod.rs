@@ -56,9 +56,7 @@ pub struct NodeDemand {
     pub runs_on: NodeTypes,
     /// Number of tasks.
     pub tasks: u64,
-    /// The sum of their sizes in seconds, each times its slots.
-    pub size_s: f64,
-    /// The same of the ready and running ones.
+    /// The sum of the sizes of the ready and running ones in seconds, each times its slots.
     pub now_s: f64,
     /// Slots that the ready and running ones take.
     pub now_slots: u64,
@@ -68,7 +66,6 @@ pub struct NodeDemand {
 #[derive(Clone, Copy, Debug, Default)]
 struct DemandSums {
     tasks: u64,
-    size_ns: u128,
     now_ns: u128,
     now_slots: u64,
 }
@@ -196,9 +193,7 @@ impl RemainingWork {
     fn add_demands(&mut self, tasks: Range<u32>) {
         for task in tasks {
             let facts = (self.facts)(TaskId(task));
-            let sums = self.demands.entry(facts.runs_on).or_default();
-            sums.tasks += 1;
-            sums.size_ns += facts.work();
+            self.demands.entry(facts.runs_on).or_default().tasks += 1;
         }
     }
 
@@ -207,7 +202,6 @@ impl RemainingWork {
         let demand = |(&runs_on, sums): (&NodeTypes, &DemandSums)| NodeDemand {
             runs_on,
             tasks: sums.tasks,
-            size_s: sums.size_ns as f64 / 1e9,
             now_s: sums.now_ns as f64 / 1e9,
             now_slots: sums.now_slots,
         };
@@ -329,7 +323,6 @@ impl RemainingWork {
         }
         if to == ENDED {
             sums.tasks -= 1;
-            sums.size_ns -= facts.work();
         }
         let mut cell = NONE;
         if let Some(outline) = self.outline.get_mut() {
