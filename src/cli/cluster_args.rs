@@ -42,10 +42,7 @@ fn default_cluster(prepared: &PreparedJob, slots: Option<u32>) -> Cluster {
     let cluster = Cluster::of_job(&job.cost, widest).with_labels_of(job);
     let sites = planned_sites(job, widest, &|_| None);
     let of_sites = sites.iter().filter_map(|site| job.sites.get(site.site as usize)?.terms.as_ref());
-    let mut types: Vec<(&str, &NodeTerms)> = of_sites.map(|terms| (&*terms.name, &terms.node)).collect();
-    if types.is_empty() {
-        types.extend(job.cost.nodes.iter().map(|node| (&*node.name, node)));
-    }
+    let types: Vec<(&str, &NodeTerms)> = of_sites.map(|terms| (&*terms.name, &terms.node)).collect();
     let first = job.scaling.as_ref().map_or(1, |scaling| scaling.min_ranks).max(1);
     cluster.with_types(first, &types, slots)
 }

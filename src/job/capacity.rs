@@ -62,6 +62,8 @@ pub struct Capacity {
     pub time: Option<Duration>,
     /// `labels`: labels of all ranks of the blocks, ascending.
     pub labels: Vec<String>,
+    /// `slots` of the `[[cost.node]]` that its nodes are; `None`: as many as a rank finds there.
+    pub slots: Option<u32>,
     /// `extra`: further options of `sbatch`.
     pub extra: Vec<String>,
     /// `[capacity.commands]` or `[site.commands]`: the lines of the provider `commands`.

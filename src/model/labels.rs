@@ -40,6 +40,10 @@ impl NodeNeed {
             && other.gpus <= self.gpus
     }
 
+    fn is_more_than_labels(&self) -> bool {
+        self.slots > 1 || self.memory > 0 || self.gpus > 0
+    }
+
     /// What the need asks for, for messages; empty for any node.
     pub fn words(&self) -> String {
         let mut words = Vec::new();
@@ -83,13 +87,27 @@ impl NodeOffer {
             && self.gpus.is_none_or(|gpus| need.gpus <= gpus)
     }
 
-    /// True if something beside labels is asked for, and it is known to have that.
-    fn surely_serves(&self, need: &NodeNeed) -> bool {
+    /// True if it is known to have what is asked for beside labels.
+    fn is_known_for(&self, need: &NodeNeed) -> bool {
         self.may_serve(need)
             && (need.slots <= 1 || self.slots.is_some())
             && (need.memory == 0 || self.memory.is_some())
             && (need.gpus == 0 || self.gpus.is_some())
-            && (need.slots > 1 || need.memory > 0 || need.gpus > 0)
+    }
+
+    /// What is known once such a node has turned out to have this. What nothing was known of is
+    /// learnt only if all these nodes are `alike`.
+    #[must_use]
+    pub fn learnt(&self, (slots, memory, gpus): (u32, u64, u32), alike: bool) -> NodeOffer {
+        fn least<T: Ord + Copy>(known: Option<T>, is: T, alike: bool) -> Option<T> {
+            known.map(|known| known.min(is)).or(alike.then_some(is))
+        }
+        NodeOffer {
+            labels: self.labels.clone(),
+            slots: least(self.slots, slots, alike),
+            memory: least(self.memory, memory, alike),
+            gpus: least(self.gpus, gpus, alike),
+        }
     }
 }
 
@@ -155,10 +173,19 @@ impl Offers {
         }
     }
 
-    /// True if a node can be requested that is known to have more than labels that the need asks
-    /// for.
+    /// True if the need asks for more than labels, and a node can be requested that is known to have
+    /// that.
     pub fn surely_serve(&self, need: &NodeNeed) -> bool {
-        matches!(self, Offers::Nodes(nodes) if nodes.iter().any(|node| node.surely_serves(need)))
+        need.is_more_than_labels() && self.are_known_for(need)
+    }
+
+    /// True if a node can be requested that is known to have what the need asks for beside labels.
+    pub fn are_known_for(&self, need: &NodeNeed) -> bool {
+        match self {
+            Offers::Nothing => false,
+            Offers::Unknown => !need.is_more_than_labels(),
+            Offers::Nodes(nodes) => nodes.iter().any(|node| node.is_known_for(need)),
+        }
     }
 
     /// True if a node can be requested.
@@ -205,5 +232,19 @@ mod tests {
         assert!(!Offers::Unknown.with(&big).may_serve(&NodeNeed { gpus: 1, ..NodeNeed::default() }));
         assert!(Offers::Unknown.with(&big).may_have(&["any".to_owned()]));
         assert!(NodeNeed { slots: 2, ..need.clone() }.covers(&need) && !need.covers(&wide));
+    }
+
+    #[test]
+    fn what_a_node_turns_out_to_lack_is_known_of_the_others() {
+        let unsaid = NodeOffer { memory: Some(64), ..NodeOffer::default() };
+        let gpu = NodeNeed { gpus: 1, ..NodeNeed::default() };
+        let of = |offer: &NodeOffer| Offers::of([Labels::default()]).with(offer);
+        assert!(of(&unsaid).may_serve(&gpu) && !of(&unsaid).are_known_for(&gpu));
+        assert!(of(&unsaid).are_known_for(&NodeNeed::default()) && !of(&unsaid).surely_serve(&NodeNeed::default()));
+        let learnt = unsaid.learnt((4, 60, 0), true);
+        assert_eq!(learnt, NodeOffer { labels: None, slots: Some(4), memory: Some(60), gpus: Some(0) });
+        assert!(!of(&learnt).may_serve(&gpu));
+        let mixed = unsaid.learnt((4, 60, 0), false);
+        assert!(of(&mixed).may_serve(&gpu) && mixed.memory == Some(60), "others may have GPUs");
     }
 }

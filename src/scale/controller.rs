@@ -21,7 +21,7 @@ use super::{
 };
 use crate::graph::link::GroupId;
 use crate::job::{Group, Job};
-use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
+use crate::model::{Attempt, Measure, NodeOffer, Rank, RankState, TaskId, Time, Vitals};
 use crate::workload::{PreparedJob, TaskEstimates, placement, requirements};
 
 /// Observes a run and decides about its ranks.
@@ -31,6 +31,7 @@ pub(crate) struct ScalingController {
     pub(crate) prices: Prices,
     /// Time between two decisions.
     pub(crate) interval: Duration,
+    facts: Arc<JobFacts>,
     /// Tasks that remain, and their stages.
     work: RemainingWork,
     /// Tasks reported as running.
@@ -55,6 +56,7 @@ pub(crate) struct ScalingController {
 }
 
 /// The facts about the job that decisions need.
+#[derive(Clone)]
 struct JobFacts {
     job: Arc<Job>,
     estimates: Arc<TaskEstimates>,
@@ -66,7 +68,7 @@ struct JobFacts {
 
 impl JobFacts {
     /// The facts of each task of a job, and what is known of its classes.
-    fn of(prepared: &PreparedJob, prices: &Prices) -> (Arc<FactsOf>, Vec<ClassPrior>) {
+    fn of(prepared: &PreparedJob, prices: &Prices) -> (Arc<JobFacts>, Vec<ClassPrior>) {
         let PreparedJob { job, estimates, .. } = prepared;
         let (classes, firsts) = job.classes();
         let prior = |first: &GroupId| {
@@ -75,13 +77,14 @@ impl JobFacts {
         };
         let priors = firsts.iter().map(prior).collect();
         let classes = classes.into_iter().map(ClassId).collect();
-        let runs_on = |group: &Group| match group.mpi {
-            Some(_) => NodeTypes::default(),
-            None => prices.types_for(&placement::need(group)),
-        };
-        let runs_on = job.groups.iter().map(runs_on).collect();
+        let runs_on = runs_on(job, prices);
         let facts = JobFacts { job: Arc::clone(job), estimates: Arc::clone(estimates), classes, runs_on };
-        (Arc::new(move |task| facts.facts(task)), priors)
+        (Arc::new(facts), priors)
+    }
+
+    fn of_tasks(self: &Arc<JobFacts>) -> Arc<FactsOf> {
+        let facts = Arc::clone(self);
+        Arc::new(move |task| facts.facts(task))
     }
 
     fn facts(&self, task: TaskId) -> TaskFacts {
@@ -96,6 +99,15 @@ impl JobFacts {
             runs_on: self.runs_on[at],
         }
     }
+}
+
+/// The types of nodes that may run the tasks of each group of a job.
+fn runs_on(job: &Job, prices: &Prices) -> Vec<NodeTypes> {
+    let of_group = |group: &Group| match group.mpi {
+        Some(_) => NodeTypes::default(),
+        None => prices.types_for(&placement::need(group)),
+    };
+    job.groups.iter().map(of_group).collect()
 }
 
 /// Events since the last decision.
@@ -119,7 +131,8 @@ impl ScalingController {
     ) -> ScalingController {
         let (facts, priors) = JobFacts::of(prepared, &prices);
         ScalingController {
-            work: RemainingWork::new(Arc::clone(&prepared.graph), facts),
+            work: RemainingWork::new(Arc::clone(&prepared.graph), facts.of_tasks()),
+            facts,
             scaler,
             estimates: Estimates::new(priors, delays),
             prices,
@@ -142,8 +155,22 @@ impl ScalingController {
     /// Takes the tasks by which the job has grown.
     pub(crate) fn grow(&mut self, prepared: &PreparedJob) {
         let (facts, priors) = JobFacts::of(prepared, &self.prices);
-        self.work.grow(Arc::clone(&prepared.graph), facts);
+        self.work.grow(Arc::clone(&prepared.graph), facts.of_tasks());
+        self.facts = facts;
         self.estimates.grow(priors);
+    }
+
+    /// Records what nodes of a type have turned out to have: other tasks may run there than was
+    /// thought.
+    pub(crate) fn learn_type(&mut self, node_type: NodeTypeId, known: &NodeOffer) {
+        let Some(node) = self.prices.nodes.get_mut(node_type.0 as usize) else { return };
+        node.slots = known.slots.unwrap_or(node.slots);
+        (node.memory, node.gpus) = (known.memory.or(node.memory), known.gpus.or(node.gpus));
+        let runs_on = runs_on(&self.facts.job, &self.prices);
+        if runs_on != self.facts.runs_on {
+            self.facts = Arc::new(JobFacts { runs_on, ..JobFacts::clone(&self.facts) });
+            self.work.set_node_types(self.facts.of_tasks());
+        }
     }
 
     /// Time from a decision to the next one.

@@ -5,6 +5,7 @@
 //! the higher bandwidth to rank 0.
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,8 @@ pub fn site_table(sites: &[SiteView], asked: Option<u32>) -> Vec<String> {
     let asked = sites.iter().find(|site| Some(site.site) == asked);
     let line = |site: &SiteView| {
         let room = site.room.map_or_else(|| "-".to_owned(), |room| room.to_string());
+        let is_endless = Duration::try_from_secs_f64(site.patience_s).is_err();
+        let patience = if is_endless { "-".to_owned() } else { seconds(site.patience_s) };
         let bandwidth = site.bandwidth.map_or_else(|| "-".to_owned(), |bytes| format!("{:.3}", bytes as f64 / 1e9));
         let line = format!(
             "{} {:<16} {:>9.4} {:>5} {:>9} {:>9} {:>5} {:>8}  {}",
@@ -93,7 +96,7 @@ pub fn site_table(sites: &[SiteView], asked: Option<u32>) -> Vec<String> {
             site.node_hour,
             site.slots,
             seconds(site.wait_s),
-            seconds(site.patience_s),
+            patience,
             room,
             bandwidth,
             site.verdict(asked),
@@ -130,6 +133,8 @@ mod tests {
         let table = site_table(&[site(0, 3.0), late, full, closed], Some(0));
         let ends = ["asked", "waits longer than its patience", "full", "it refused"];
         assert!(table[1..].iter().zip(ends).all(|(line, end)| line.ends_with(end)), "{table:#?}");
+        let endless = SiteView { patience_s: Duration::MAX.as_secs_f64(), ..site(0, 1.0) };
+        assert!(site_table(&[endless], None)[1].contains(" - "), "it waits for ever");
         assert!(table[1].starts_with("* s0 ") && table[2].starts_with("  s1 "), "{table:#?}");
     }
 }

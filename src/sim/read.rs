@@ -28,7 +28,7 @@ section! {
     ClusterSpec {
         /// Name of the cluster
         name: String = "the name of the file without its ending",
-        /// Node types, one table each; a run requests nodes of the first one
+        /// Node types, one table each; a run may request nodes of each
         node: Tables<NodeSpec> = required,
         /// Delays of messages between ranks
         network: NetworkSpec,

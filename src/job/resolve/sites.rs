@@ -83,7 +83,20 @@ pub(super) fn resolve_sites(spec: &FileSpec, cost: &Cost, findings: &mut Finding
             findings.push(error.at(&name.span).help("give each a name of its own"));
         }
         let terms = terms(&at.value, name.value.clone(), cost, findings);
-        add_type(&mut capacity, &terms.node);
+        if let Some(node_type) = &at.value.own.node {
+            check_type(&terms.node, node_type, capacity.provider, findings);
+            let is_same =
+                |other: &&At<SiteSpec>| other.value.own.node.as_ref().is_some_and(|it| it.value == node_type.value);
+            let is_first = sites.iter().find(is_same).is_some_and(|first| std::ptr::eq(first, at));
+            let has_limit = cost.nodes.iter().any(|it| it.name == node_type.value && it.limit.is_some());
+            if has_limit && !is_first {
+                let of = shorten(&node_type.value);
+                let error = Diagnostic::error(format!("two sites have nodes of the type `{of}`, which has a `limit`"));
+                let help = "write a `limit` in each [[site]] instead of the [[cost.node]]: a site counts its own nodes";
+                findings.push(error.at(&node_type.span).help(help));
+            }
+            add_type(&mut capacity, &terms.node);
+        }
         found.push(Site { capacity, terms: Some(terms) });
     }
     (found, listen)
@@ -110,13 +123,27 @@ fn sites_of_types(capacity: Capacity, spec: Option<&CostSpec>, cost: &Cost, find
         capacity.partition = node.partition.clone().or(capacity.partition);
         add_type(&mut capacity, node);
         let (name, node) = (node.name.clone(), node.clone());
-        Site { capacity, terms: Some(SiteTerms { name, node, patience: DEFAULT_PATIENCE, bandwidth: None }) }
+        // What is decided to be of one type waits for that.
+        Site { capacity, terms: Some(SiteTerms { name, node, patience: Duration::MAX, bandwidth: None }) }
     };
     cost.nodes.iter().map(site).collect()
 }
 
+/// Refuses a type with a partition for a site that has none.
+fn check_type(node: &NodeTerms, name: &At<String>, provider: ProviderKind, findings: &mut Findings) {
+    if provider == ProviderKind::Local && node.partition.is_some() {
+        let of = shorten(&name.value);
+        let error =
+            Diagnostic::error(format!("nodes of the type `{of}` have a partition, and the provider is \"local\""));
+        findings.push(
+            error.at(&name.span).help("write `provider = \"slurm\"`, or remove `partition` from the [[cost.node]]"),
+        );
+    }
+}
+
 /// What the type of the nodes adds to how they are requested.
 fn add_type(capacity: &mut Capacity, node: &NodeTerms) {
+    capacity.slots = node.slots;
     capacity.partition = capacity.partition.take().or_else(|| node.partition.clone());
     capacity.labels = labels_of(capacity.labels.iter().chain(node.labels.iter()).cloned()).to_vec();
 }
@@ -245,6 +272,7 @@ fn capacity(spec: &NodesSpec, place: Place, findings: &mut Findings) -> Capacity
         hostfile: text(&spec.hostfile).map(PathBuf::from),
         time: spec.time.as_ref().map(|at| at.value.0),
         labels: spec.labels.iter().flat_map(|at| resolve_labels(&at.value, findings).to_vec()).collect(),
+        slots: None,
         extra: spec.extra.iter().flat_map(|lines| &lines.value.0).map(|line| line.value.clone()).collect(),
         commands: commands(spec, provider, place, findings),
     }

@@ -7,7 +7,7 @@
 //! and sleep, and their nodes are billed. Nodes that joined are given back, and further ones are
 //! requested if there is a provider. The driver carries the commands out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub(super) struct Autoscaler {
     /// For each node of the graph the number of its dependencies that have not ended.
     waits: Vec<u32>,
     prices: Prices,
+    /// What nodes of the types that have joined turned out to have, besides labels.
+    known: BTreeMap<NodeTypeId, NodeOffer>,
     /// False if it only forecasts the end.
     decides: bool,
     /// When the run ends, as of the last decision.
@@ -115,6 +117,7 @@ impl Autoscaler {
             graph: Arc::clone(graph),
             waits: Vec::new(),
             prices,
+            known: BTreeMap::new(),
             decides,
             forecast: None,
             latest: VecDeque::new(),
@@ -179,6 +182,12 @@ impl Autoscaler {
     /// A requested node of this type took this long to join.
     pub(super) fn node_arrived(&mut self, node_type: NodeTypeId, delay: Duration) {
         self.controller.rank_arrived(node_type, delay);
+    }
+
+    /// Nodes of a type have turned out to have this.
+    pub(super) fn learn(&mut self, (node_type, known): (NodeTypeId, NodeOffer)) {
+        self.controller.learn_type(node_type, &known);
+        self.known.insert(node_type, known);
     }
 
     /// Median time in seconds until a requested node of a type joins.
@@ -300,12 +309,14 @@ impl Autoscaler {
 
     /// A block that was requested as a decision sees it.
     fn request_view(&self, block: &Block, nodes: &NodeTable, coordinator: &Coordinator) -> RequestView {
-        let labels = Some(Labels::clone(&block.labels));
-        let offer = NodeOffer { labels, ..known_of(self.job.sites.get(block.site.index())) };
+        let (labels, node_type) = (Some(Labels::clone(&block.labels)), type_of(&self.job, Some(block.site)));
+        let known = self.known.get(&node_type).cloned();
+        let known = known.unwrap_or_else(|| known_of(self.job.sites.get(block.site.index())));
+        let offer = NodeOffer { labels, ..known };
         RequestView {
             id: RequestId(block.id.0),
             nodes: 1,
-            node_type: type_of(&self.job, Some(block.site)),
+            node_type,
             rivals: nodes.blocks.rivals(block.id).map(|site| type_of(&self.job, Some(site))).collect(),
             asked: block.asked,
             needed: coordinator.is_waited_for(&offer),

@@ -48,7 +48,8 @@ impl CoordinatorDriver {
             if let CoordinatorEvent::Change { rank, change: Change::Arrive(member) } = event
                 && let (Some(provisioner), Some(site)) = (&mut self.provisioner, self.nodes.site_of(*rank))
             {
-                provisioner.learn(site, member);
+                let learnt = provisioner.learn(site, member);
+                self.autoscaler.iter_mut().zip(learnt).for_each(|(autoscaler, learnt)| autoscaler.learn(learnt));
             }
         }
         let mut messages = effects.messages;

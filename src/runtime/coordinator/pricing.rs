@@ -70,10 +70,10 @@ pub(super) fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
 
 /// What is known of the nodes of a site, besides their labels, before one is there.
 pub(super) fn known_of(site: Option<&Site>) -> NodeOffer {
-    let node = site.and_then(|site| site.terms.as_ref()).map(|terms| &terms.node);
-    node.map_or_else(NodeOffer::default, |node| NodeOffer {
+    let terms = site.and_then(|site| Some((&site.capacity, &site.terms.as_ref()?.node)));
+    terms.map_or_else(NodeOffer::default, |(capacity, node)| NodeOffer {
         labels: None,
-        slots: node.slots,
+        slots: capacity.slots,
         memory: node.memory,
         gpus: node.gpus,
     })

@@ -46,7 +46,9 @@ struct ProvidedSite {
     /// Labels of all its blocks.
     labels: Labels,
     node_type: NodeTypeId,
-    /// What its nodes have besides labels, as far as it is known.
+    /// What its nodes are said to have besides labels.
+    said: NodeOffer,
+    /// What they have, as far as it is known.
     known: NodeOffer,
     /// Of a `[[site]]`.
     terms: Option<SiteTerms>,
@@ -135,7 +137,8 @@ impl ProvidedSite {
                 Box::new(slurm)
             }
         };
-        Ok(ProvidedSite { provider, kind: capacity.provider, labels, node_type, known: known_of(Some(site)), terms })
+        let (kind, said) = (capacity.provider, known_of(Some(site)));
+        Ok(ProvidedSite { provider, kind, labels, node_type, known: said.clone(), said, terms })
     }
 
     /// The nodes that can be requested.
@@ -189,7 +192,7 @@ impl Provisioner {
             let own = allocation.take_if(|_| site.terms.is_none() && site.capacity.cluster.is_none());
             let own = own.filter(|_| site.capacity.provider == ProviderKind::Slurm);
             let about = (site, place, type_of(job, Some(place)));
-            let launch = launch(site.name(), site.terms.as_ref().and_then(|terms| terms.node.slots));
+            let launch = launch(site.name(), site.capacity.slots);
             sites.push(ProvidedSite::new(about, launch, own, ended, blocks)?);
         }
         blocks.set_sites(sites.len());
@@ -233,14 +236,29 @@ impl Provisioner {
         views
     }
 
-    /// A rank of a site has joined: what it has is what the site's nodes have.
-    pub(super) fn learn(&mut self, site: SiteId, member: &Member) {
-        let Some(site) = self.sites.get_mut(site.index()) else { return };
-        let least = |known: Option<u64>, is: u64| known.map(|known| known.min(is));
-        let NodeOffer { slots, memory, gpus, .. } = site.known;
-        let narrow = |known: Option<u32>, is: u32| known.map(|known| known.min(is));
-        let (slots, gpus) = (narrow(slots, member.slots), narrow(gpus, member.gpus));
-        site.known = NodeOffer { labels: None, slots, memory: least(memory, member.memory), gpus };
+    /// A rank of a site has joined: what it has is what the site's nodes have. Returns what is known
+    /// now of the nodes of that type, if that has changed.
+    pub(super) fn learn(&mut self, site: SiteId, member: &Member) -> Option<(NodeTypeId, NodeOffer)> {
+        let site = self.sites.get_mut(site.index())?;
+        let is_mixed = matches!(site.provider.offers(), Offers::Nodes(nodes) if nodes.len() > 1);
+        let has = (member.slots, member.memory, member.gpus);
+        let known = site.known.learnt(has, site.terms.is_some() && !is_mixed);
+        (std::mem::replace(&mut site.known, known.clone()) != known).then_some((site.node_type, known))
+    }
+
+    /// What a node must have that is requested with these labels: what nodes of a type are said to
+    /// have, if they may have the labels.
+    pub(super) fn need_of(&self, node_type: Option<NodeTypeId>, labels: Labels) -> NodeNeed {
+        let need = NodeNeed { labels, ..NodeNeed::default() };
+        let is_of_type = |site: &&ProvidedSite| site.terms.is_some() && Some(site.node_type) == node_type;
+        let site = self.sites.iter().find(is_of_type).filter(|site| site.offers().may_serve(&need));
+        let Some(ProvidedSite { said, known, .. }) = site else { return need };
+        NodeNeed {
+            slots: said.slots.and(known.slots).unwrap_or_default(),
+            memory: said.memory.and(known.memory).unwrap_or_default(),
+            gpus: said.gpus.and(known.gpus).unwrap_or_default(),
+            ..need
+        }
     }
 
     /// What a block has, as far as it is known.
@@ -251,7 +269,7 @@ impl Provisioner {
 
     /// The sites that may have a node for this need, in the order in which they are asked, and
     /// how many nodes of each at most. A node of the allocation that is billed without a world
-    /// comes first, then those of the `preferred` type.
+    /// comes first, then those of the `preferred` type, then those that are known to meet the need.
     pub(super) fn order(
         &self,
         blocks: &Blocks,
@@ -267,7 +285,7 @@ impl Provisioner {
         let mut order: Vec<(SiteId, u32)> = unnamed.collect();
         order.sort_by_key(|(_, most)| *most);
         let mut named: Vec<&SiteView> = views.iter().filter(|view| self.can_give(view, need)).collect();
-        named.sort_by_key(|view| Some(view.node_type) != preferred);
+        named.sort_by_key(|view| (Some(view.node_type) != preferred, !self.is_known_for(view, need)));
         order.extend(named.iter().map(|view| (SiteId(view.site), view.room.unwrap_or(u32::MAX))));
         order
     }
@@ -276,6 +294,11 @@ impl Provisioner {
     pub(super) fn can_give(&self, view: &SiteView, need: &NodeNeed) -> bool {
         let may_have = |site: &ProvidedSite| site.offers().may_serve(need);
         view.can_be_asked() && self.sites.get(view.site as usize).is_some_and(may_have)
+    }
+
+    /// True if the nodes of a `[[site]]` are known to have what a need asks for beside labels.
+    pub(super) fn is_known_for(&self, view: &SiteView, need: &NodeNeed) -> bool {
+        self.sites.get(view.site as usize).is_some_and(|site| site.offers().are_known_for(need))
     }
 
     /// Requests up to this number of nodes from a site; returns the requests.
@@ -413,4 +436,70 @@ fn view_of((place, node_type, terms): (SiteId, NodeTypeId, &SiteTerms), wait_s: 
 /// Number of nodes of the run's own allocation that are billed without a world.
 fn held(blocks: &Blocks) -> usize {
     blocks.iter().filter(|block| block.state == State::Held && block.own).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::NodeTerms;
+
+    /// A site of this machine.
+    fn site(place: u32, node: NodeTerms) -> ProvidedSite {
+        let launch = Launch {
+            program: "true".into(),
+            contact: "contact".into(),
+            logs: "logs".into(),
+            run: "run".into(),
+            began_unix_ns: 0,
+            slots: node.slots,
+        };
+        let capacity = Capacity { provider: ProviderKind::Local, slots: node.slots, ..Capacity::default() };
+        let terms = SiteTerms { name: place.to_string(), node, patience: Duration::MAX, bandwidth: None };
+        let site = Site { capacity, terms: Some(terms) };
+        let said = known_of(Some(&site));
+        ProvidedSite {
+            provider: Box::new(Local::new(launch, None, Labels::default())),
+            kind: ProviderKind::Local,
+            labels: Labels::default(),
+            node_type: NodeTypeId(1 + place),
+            known: said.clone(),
+            said,
+            terms: site.terms,
+        }
+    }
+
+    fn places(provisioner: &Provisioner, need: &NodeNeed, preferred: Option<NodeTypeId>) -> Vec<u32> {
+        let blocks = Blocks::default();
+        let views = provisioner.views(Time::ZERO, &blocks, &|_| None, 1);
+        provisioner.order(&blocks, &views, need, preferred).iter().map(|(site, _)| site.0).collect()
+    }
+
+    #[test]
+    fn nodes_that_surely_serve_come_first_and_what_a_node_lacks_is_learnt() {
+        let plain = NodeTerms { node_hour: 1.0, ..NodeTerms::default() };
+        let gpu = NodeTerms { node_hour: 5.0, gpus: Some(1), ..NodeTerms::default() };
+        let mut provisioner = Provisioner { sites: vec![site(0, plain), site(1, gpu)] };
+        let need = NodeNeed { gpus: 1, ..NodeNeed::default() };
+        assert_eq!(places(&provisioner, &need, None), [1, 0]);
+        assert_eq!(places(&provisioner, &NodeNeed::default(), None), [0, 1], "the cheapest");
+        let member = Member { slots: 4, memory: 1 << 30, gpus: 0, ..Member::default() };
+        let known = NodeOffer { labels: None, slots: Some(4), memory: Some(1 << 30), gpus: Some(0) };
+        assert_eq!(provisioner.learn(SiteId(0), &member), Some((NodeTypeId(1), known)));
+        assert_eq!(provisioner.learn(SiteId(0), &member), None);
+        assert_eq!(places(&provisioner, &need, None), [1]);
+    }
+
+    #[test]
+    fn only_nodes_with_as_much_take_the_place_of_those_of_a_type() {
+        let node = |node_hour, slots| NodeTerms { node_hour, slots: Some(slots), ..NodeTerms::default() };
+        let provisioner =
+            Provisioner { sites: vec![site(0, node(1.0, 1)), site(1, node(5.0, 2)), site(2, node(9.0, 4))] };
+        let of_type = |number| provisioner.need_of(Some(NodeTypeId(number)), Labels::default());
+        assert_eq!(places(&provisioner, &of_type(2), Some(NodeTypeId(2))), [1, 2]);
+        assert_eq!(places(&provisioner, &of_type(3), Some(NodeTypeId(3))), [2]);
+        assert_eq!(provisioner.need_of(None, Labels::default()), NodeNeed::default());
+        let labels: Labels = ["other".to_owned()].into();
+        let need = provisioner.need_of(Some(NodeTypeId(2)), Labels::clone(&labels));
+        assert_eq!(need, NodeNeed { labels, ..NodeNeed::default() }, "nodes of the type do not have the label");
+    }
 }

@@ -65,8 +65,9 @@ impl CoordinatorDriver {
         Messages::new()
     }
 
-    /// Requests nodes, first of the `preferred` type, which are needed for about `needed_for` if
-    /// that is known, with the labels that the ready tasks ask for; returns the number of requests.
+    /// Requests nodes of the `preferred` type, or others that have as much, which are needed for
+    /// about `needed_for` if that is known, with the labels that the ready tasks ask for; returns
+    /// the number of requests.
     pub(super) fn request_nodes(
         &mut self,
         now: Time,
@@ -75,9 +76,10 @@ impl CoordinatorDriver {
         needed_for: Option<Duration>,
     ) -> u32 {
         let wanted = self.coordinator.labels_of_next_nodes(nodes);
-        let need = |labels| NodeNeed { labels, ..NodeNeed::default() };
-        let request =
-            |(labels, nodes): (Labels, u32)| self.request_nodes_for(now, (nodes, &need(labels)), preferred, needed_for);
+        let request = |(labels, nodes): (Labels, u32)| {
+            let need = self.provisioner.as_ref().map(|it| it.need_of(preferred, labels)).unwrap_or_default();
+            self.request_nodes_for(now, (nodes, &need), preferred, needed_for)
+        };
         wanted.into_iter().map(request).sum()
     }
 
@@ -159,8 +161,8 @@ impl CoordinatorDriver {
         }
     }
 
-    /// The first of `views` that can give the node of a need and that the budget pays for.
-    /// `unaffordable`: sites that it does not pay for, with those where a need waits already.
+    /// The first of `views` that can give the node of a need and that the budget pays for, of those
+    /// that are known to have what it asks for if there are any. `unaffordable`: sites that it does not pay for, with those where a need waits already.
     fn next_site(
         &self,
         now: Time,
@@ -183,7 +185,9 @@ impl CoordinatorDriver {
             }
             is_paid
         };
-        views.iter().find(is_next).map(|view| SiteId(view.site))
+        let (known, others): (Vec<&SiteView>, Vec<&SiteView>) =
+            views.iter().partition(|view| provisioner.is_known_for(view, &need.wanted.need));
+        known.into_iter().chain(others).find(is_next).map(|view| SiteId(view.site))
     }
 
     /// Records a request to one of several sites.

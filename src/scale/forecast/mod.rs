@@ -239,7 +239,8 @@ mod tests {
         let mut prices = Prices::of_job(&Cost { node_hour: 3600.0, ..Cost::default() }, 4);
         prices.nodes.push(NodeType { slots: 32, ..prices.nodes[0].clone() });
         let world = World { sites: vec![SiteView { slots: 32, ..site_view(0, 1.0) }], ..World::bag(360, 10.0) };
-        let estimates = world.estimates(0.1);
+        let mut estimates = world.estimates(0.1);
+        estimates.observe_delay(NodeTypeId(1), std::time::Duration::from_millis(100));
         let outlook = world.see(|seen| Forecaster::new().look(seen, &estimates, &prices, &SCOPE));
         // Ten rounds on 4 + 32 slots.
         let end = at(&outlook, 2).finish_q50;

@@ -224,6 +224,21 @@ impl RemainingWork {
         self.running.iter_mut().for_each(|running| running.cell = NONE);
     }
 
+    /// Takes facts of which only the types of nodes that may run the tasks differ.
+    pub fn set_node_types(&mut self, facts: Arc<FactsOf>) {
+        self.facts = facts;
+        self.demands.clear();
+        for (task, &stage) in (0..).zip(&self.stages).filter(|(_, stage)| **stage != ENDED) {
+            let facts = (self.facts)(TaskId(task));
+            let sums = self.demands.entry(facts.runs_on).or_default();
+            sums.tasks += 1;
+            if stage <= READY {
+                sums.now_ns += facts.work();
+                sums.now_slots += u64::from(facts.slots);
+            }
+        }
+    }
+
     /// The graph of all tasks.
     pub fn graph(&self) -> &TaskGraph {
         &self.graph

@@ -189,3 +189,38 @@ fn an_outline_is_made_anew_when_half_has_ended_and_ends_up_exact() {
     }
     assert!(work.outline().is_exact && work.outline().cells.iter().map(|cell| cell.left).sum::<u32>() == 5);
 }
+
+#[test]
+fn tasks_that_other_types_of_nodes_may_run_are_counted_anew() {
+    let mut rng = Rng::with_seed(5);
+    let mut work = random_work(&mut rng, 1000, 16);
+    for task in (0..work.count() as u32).map(TaskId) {
+        match task.0 % 3 {
+            0 => work.became_ready(task),
+            1 => work.started(task, Time::ZERO),
+            _ => _ = work.ended(task),
+        }
+    }
+    let sums = |work: &RemainingWork| {
+        let of =
+            |total: (u64, u64, f64), it: NodeDemand| (total.0 + it.tasks, total.1 + it.now_slots, total.2 + it.now_s);
+        work.demands().fold((0, 0, 0.0), of)
+    };
+    let (before, facts) = (sums(&work), Arc::clone(&work.facts));
+    let narrow = of_type_one();
+    let runs_on = move |task: TaskId| if task.0 % 2 == 0 { narrow } else { NodeTypes::default() };
+    work.set_node_types(Arc::new(move |task| TaskFacts { runs_on: runs_on(task), ..facts(task) }));
+    let after = sums(&work);
+    assert!(work.demands().count() == 2 && (before.0, before.1) == (after.0, after.1), "{before:?} {after:?}");
+    assert!((before.2 - after.2).abs() <= 1e-6 * before.2);
+    (0..work.graph().task_count() as u32).for_each(|task| _ = work.ended(TaskId(task)));
+    assert_eq!(work.demands().count(), 0);
+}
+
+fn of_type_one() -> NodeTypes {
+    use crate::job::Cost;
+    use crate::scale::Prices;
+    let mut prices = Prices::of_job(&Cost::default(), 1);
+    prices.nodes.push(crate::scale::NodeType { slots: 2, ..prices.nodes[0].clone() });
+    prices.types_for(&crate::model::NodeNeed { slots: 2, ..crate::model::NodeNeed::default() })
+}
