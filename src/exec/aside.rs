@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Fault;
-use super::control::{Control, timespec};
+use super::control::{Control, TaskStop, timespec};
 use crate::model::State;
 use crate::system::event::EventFd;
 
@@ -23,13 +23,15 @@ pub(super) struct AttemptDeadline<'a> {
     pub(super) control: &'a Control,
     /// The time limit and its deadline.
     pub(super) limit: Option<(Duration, Instant)>,
+    /// The weakest stop that ends the present operation.
+    heeds: TaskStop,
 }
 
 impl<'a> AttemptDeadline<'a> {
     /// Starts the time limit now. A limit beyond the clock's range counts as none.
     pub(super) fn begin(control: &'a Control, limit: Option<Duration>) -> AttemptDeadline<'a> {
         let limit = limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
-        AttemptDeadline { control, limit }
+        AttemptDeadline { control, limit, heeds: TaskStop::Terminate }
     }
 
     /// Returns a copy whose time limit starts now.
@@ -42,6 +44,17 @@ impl<'a> AttemptDeadline<'a> {
         AttemptDeadline { limit: None, ..*self }
     }
 
+    /// Returns a copy for what is left to do for an attempt that has not completed: it goes on after
+    /// the attempt was asked to end, for `grace`, until it is to end at once. Without a stop the time
+    /// limit starts now, and is no shorter than `grace`.
+    pub(super) fn after_the_end(&self, grace: Duration) -> AttemptDeadline<'a> {
+        let limit = match self.control.stop() {
+            Some(_) => Some(grace),
+            None => self.limit.map(|(limit, _)| limit.max(grace)),
+        };
+        AttemptDeadline { heeds: TaskStop::Kill, ..AttemptDeadline::begin(self.control, limit) }
+    }
+
     /// The deadline, if there is a time limit.
     pub(super) fn instant(&self) -> Option<Instant> {
         self.limit.map(|(_, at)| at)
@@ -50,7 +63,7 @@ impl<'a> AttemptDeadline<'a> {
     /// Fails once the attempt is cancelled or its time limit is over; `doing` describes the present
     /// operation for the message.
     pub(super) fn check(&self, doing: &str) -> Result<(), Fault> {
-        if self.control.stop().is_some() {
+        if self.control.stop().is_some_and(|stop| stop >= self.heeds) {
             return Err(Fault::ended(State::Cancelled, format!("cancelled while {doing}")));
         }
         match self.limit {
@@ -125,5 +138,29 @@ struct DoneSignal(Arc<EventFd>);
 impl Drop for DoneSignal {
     fn drop(&mut self) {
         self.0.signal();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TaskId;
+
+    #[test]
+    fn what_follows_the_end_of_an_attempt_heeds_only_a_kill() {
+        let control = Control::new().unwrap();
+        let _running = control.begin(TaskId(1));
+        let (grace, long) = (Duration::from_secs(60), Duration::from_secs(600));
+        let deadline = AttemptDeadline::begin(&control, Some(Duration::ZERO));
+        assert_eq!(deadline.after_the_end(grace).limit.map(|(limit, _)| limit), Some(grace));
+        let untimed = deadline.untimed();
+        assert_eq!(untimed.after_the_end(grace).limit, None);
+        control.request(None, TaskStop::Terminate);
+        let after = AttemptDeadline::begin(&control, Some(long)).after_the_end(grace);
+        assert_eq!(after.limit.map(|(limit, _)| limit), Some(grace));
+        assert_eq!(untimed.aside("asking", |_| 7).unwrap_err().state, State::Cancelled);
+        assert_eq!(after.aside("asking", |_| 7).unwrap(), 7);
+        control.request(None, TaskStop::Kill);
+        assert_eq!(after.check("asking").unwrap_err().state, State::Cancelled);
     }
 }

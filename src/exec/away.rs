@@ -28,7 +28,9 @@ use super::used_files::{self, UsedFiles};
 use super::{Fault, RankContext};
 use crate::job::{FileNames, Task, Work};
 use crate::model::{CarriedFile, Rank, StageUse, UsedFile};
-use crate::store::{Content, Digest, HeldFiles, Store, lexical, pack, place_copy, remove_tree, resolve_output};
+use crate::store::{
+    Content, Digest, HeldFiles, Store, lexical, not_given_up, pack, place_copy, remove_tree, resolve_output,
+};
 
 /// Directories of an archive of results: outputs by their names, and the files for standard output
 /// and standard error.
@@ -246,9 +248,10 @@ impl AwayAttempt {
             return Ok(());
         }
         let bytes: u64 = results.iter().map(|(_, path)| self.store.bytes_of(path)).sum();
-        let (carrier, id) = (Arc::clone(carrier), task.id);
+        let (given_up, carrier, id) = (carrier, Arc::clone(carrier), task.id);
         let work = move |is_given_up: &_| carrier.hand_in((id, attempt), is_completed, results, is_given_up);
-        let handed = deadline.aside("handing in what it has written", work)?;
+        let handed = deadline.aside("handing in what it has written", work);
+        let handed = handed.inspect_err(|_| given_up.give_up((id, attempt)))?;
         let refused = |error| Fault::refused("rank 0 could not put in place what it has written", &error);
         let (written, held) = handed.map_err(refused)?;
         let used = self.used.get();
@@ -272,31 +275,52 @@ pub(super) fn accept(
     if node.is_empty() || node.contains('/') || node.starts_with('.') {
         return Err(io::Error::other("the name of the node is none"));
     }
-    let (mut kept, mut bytes) = (Vec::new(), 0);
-    for (file, _) in task.outputs.iter().filter(|_| is_completed) {
-        let (from, to) = (dir.join(OUTPUTS).join(lexical(file)), task.dir.join(file));
-        match held.filter(|_| task.temporary.contains(file)) {
-            None => kept.push((from, to)),
-            Some(held) if from.symlink_metadata().is_err() => held.discard(&to),
-            Some(held) => {
-                bytes += store.bytes_of(&from);
-                held.hold(&from, &to, is_given_up)?;
-                if let (Some(carrier), Some(version)) = (&site.carrier, held.version_of(&to)) {
-                    carrier.hold(*HeldFiles::digest(&to).bytes(), version);
-                }
-            }
-        }
+    let outputs = task.outputs.iter().filter(|_| is_completed);
+    let outputs = outputs.map(|(file, _)| (dir.join(OUTPUTS).join(lexical(file)), task.dir.join(file)));
+    let is_held = |(_, to): &(PathBuf, PathBuf)| task.temporary.iter().any(|file| task.dir.join(file) == *to);
+    let (temporary, kept): (Vec<_>, Vec<_>) = outputs.partition(|output| held.is_some() && is_held(output));
+    let all: Vec<PathBuf> = kept.iter().map(|(from, _)| from.clone()).collect();
+    for (from, to) in kept.iter().chain(&temporary) {
+        let is_kept_link = |from: &Path| resolve_output(from, &all).is_ok_and(|path| path == from);
+        check_received(dir, from, &is_kept_link).map_err(|error| named(&to.display().to_string(), error))?;
     }
     let written = store.stage_out(&kept, is_given_up);
     let mut written = written.map_err(|(file, error)| named(&file.display().to_string(), error))?;
+    let mut bytes = 0;
+    for (from, to) in &temporary {
+        let Some(held) = held else { break };
+        not_given_up(is_given_up)?;
+        if from.symlink_metadata().is_err() {
+            held.discard(to);
+            continue;
+        }
+        bytes += store.bytes_of(from);
+        held.hold(from, to, is_given_up)?;
+        if let (Some(carrier), Some(version)) = (&site.carrier, held.version_of(to)) {
+            carrier.hold(*HeldFiles::digest(to).bytes(), version);
+        }
+    }
     let names = FileNames { node, rank: rank.0, ..site.file_names(&task.name, task.index) };
     for (name, pattern) in STREAMS.iter().zip([&task.stdout, &task.stderr]) {
         let file = pattern.as_deref().map(|pattern| names.fill(pattern)).filter(|file| is_inside(file));
-        if let Some(file) = file.filter(|_| dir.join(name).is_file()) {
+        if let Some(file) = file.filter(|_| dir.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file())) {
             written += place_copy(&dir.join(name), &task.dir.join(file), is_given_up)?;
         }
     }
     Ok((written, bytes))
+}
+
+/// Refuses what would be read or moved from outside the directory that it was unpacked into, as a
+/// link leads there. A link that is itself put in place is not followed.
+fn check_received(dir: &Path, from: &Path, is_kept_link: &dyn Fn(&Path) -> bool) -> io::Result<()> {
+    let Ok(meta) = from.symlink_metadata() else { return Ok(()) };
+    let (root, parent) = (fs::canonicalize(dir)?, fs::canonicalize(from.parent().unwrap_or(dir))?);
+    let is_inside = !dir.symlink_metadata()?.is_symlink() && parent.starts_with(&root);
+    let stays = |from: &Path| fs::canonicalize(from).is_ok_and(|path| path.starts_with(&root));
+    match is_inside && (!meta.is_symlink() || is_kept_link(from) || stays(from)) {
+        true => Ok(()),
+        false => Err(io::Error::other("what was sent leads out of the directory of the attempt")),
+    }
 }
 
 /// Waits until a file that a task needs is visible here.
@@ -307,6 +331,43 @@ pub(super) fn is_visible(path: &Path, wait: std::time::Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_taken_from_outside_the_directory_that_was_unpacked() {
+        let tmp = tempfile::tempdir().unwrap();
+        let link = |to: &Path, name: &Path| std::os::unix::fs::symlink(to, name).unwrap();
+        let (dir, outputs, secret) =
+            (tmp.path().join("of-1"), tmp.path().join("of-1/outputs"), tmp.path().join("secret"));
+        fs::create_dir_all(outputs.join("sub")).unwrap();
+        fs::create_dir(&secret).unwrap();
+        for file in [outputs.join("sub/file"), secret.join("file")] {
+            fs::write(file, "").unwrap();
+        }
+        link(&secret.join("file"), &outputs.join("file"));
+        link(&secret, &outputs.join("dir"));
+        link(Path::new("../../secret"), &outputs.join("up"));
+        link(Path::new("sub/file"), &outputs.join("within"));
+        link(Path::new("gone"), &outputs.join("dangling"));
+        let checked = |name: &str, is_kept| check_received(&dir, &outputs.join(name), &|_| is_kept).is_ok();
+        for (name, expected) in [
+            ("sub", true),
+            ("sub/file", true),
+            ("within", true),
+            ("nothing", true),
+            ("file", false),
+            ("dir", false),
+            ("dir/file", false),
+            ("up/file", false),
+            ("dangling", false),
+        ] {
+            assert_eq!(checked(name, false), expected, "{name}");
+        }
+        assert!(checked("dangling", true), "it is put in place as a link");
+        assert!(!checked("dir/file", true));
+        link(&secret, &tmp.path().join("root"));
+        let root = tmp.path().join("root");
+        assert!(check_received(&root, &root.join("file"), &|_| false).is_err(), "the archive was a link itself");
+    }
 
     #[test]
     fn a_name_stays_in_its_directory() {

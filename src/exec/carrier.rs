@@ -36,6 +36,10 @@ pub trait FileCarrier: fmt::Debug + Send + Sync {
         is_given_up: &AtomicBool,
     ) -> io::Result<(u64, u64)>;
 
+    /// Rank 0 is to put in place no more of what an attempt has left. A call for it that goes on is
+    /// to be given up before.
+    fn give_up(&self, attempt: (TaskId, u16));
+
     /// This rank holds a version of a temporary output, which it may send to others.
     fn hold(&self, name: [u8; 32], version: u64);
 }

@@ -35,6 +35,9 @@ use crate::store::{lexical, remove_tree};
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
 
+/// What an attempt that has not completed has printed is handed in for this long after it was to end.
+const HAND_IN_GRACE: Duration = Duration::from_secs(30);
+
 /// Set in `stopping` once any task has been cancelled.
 const ANY_CANCELLED: u8 = 1 << 7;
 
@@ -329,13 +332,18 @@ impl Runner {
         let ran = self.each_here(&AttemptRun { away: Some(&home), ..*turn }, &home.task, output);
         let is_completed = ran.as_ref().is_ok_and(|outcome| outcome.ok());
         let names = self.site.file_names(&task.name, task.index);
-        let handed = home.hand_in(carrier, (attempt, is_completed), &names, &deadline.renewed());
+        // Cancelled or not, what it has printed is kept.
+        let deadline = if is_completed { deadline.renewed() } else { deadline.after_the_end(HAND_IN_GRACE) };
+        let handed = home.hand_in(carrier, (attempt, is_completed), &names, &deadline);
         output.staged(&home.used.get());
         remove_tree(&home.task.dir);
         match (&ran, handed) {
             (Ok(outcome), Err(fault)) if outcome.ok() => Err(fault),
             (_, Err(fault)) => {
-                output.remark(&fault.text);
+                // Who ends everything at once knows that something is missing.
+                if fault.state != State::Cancelled {
+                    output.remark(&fault.text);
+                }
                 ran
             }
             _ => ran,
@@ -374,14 +382,21 @@ impl Runner {
     }
 
     /// Puts in place what an attempt on another rank has left, which has been unpacked into `dir`,
-    /// and removes that. Returns the bytes that were put in place, and those that are held.
+    /// and removes that. Nothing more is put in place once the attempt is given up. Returns the bytes
+    /// that were put in place, and those that are held.
     ///
     /// # Errors
     /// Of reading or writing.
-    pub fn accept(&self, task: TaskId, of: (Rank, &str, bool), dir: &Path) -> io::Result<(u64, u64)> {
+    pub fn accept(
+        &self,
+        task: TaskId,
+        of: (Rank, &str, bool),
+        dir: &Path,
+        is_given_up: &AtomicBool,
+    ) -> io::Result<(u64, u64)> {
         let (task, _) = self.expanded(task).map_err(io::Error::other)?;
         let store = (&**self.cache.store(), self.cache.held().map(|held| &**held));
-        let accepted = away::accept(store, &task, of, &self.site, dir, &AtomicBool::new(false));
+        let accepted = away::accept(store, &task, of, &self.site, dir, is_given_up);
         remove_tree(dir);
         accepted
     }
@@ -509,7 +524,9 @@ impl Runner {
         let required = stage::required_at_home(task, self.cache.held(), &attempt.deadline)?;
         let limit = attempt.deadline.limit.map_or(Duration::MAX, |(limit, _)| limit);
         let deadline = AttemptDeadline::begin(turn.control, Some(limit.min(attempt.output_wait + ANSWER_TIMEOUT)));
-        let look = |deadline| files::first_missing(&deadline, &task.dir, &required, attempt.output_wait);
+        // Rank 0 has waited already.
+        let wait = turn.away.map_or(attempt.output_wait, |_| Duration::ZERO);
+        let look = |deadline| files::first_missing(&deadline, &task.dir, &required, wait);
         let missing = match self.commands.retry_while_scarce(&deadline, look) {
             // Of a file system that gives no answer nothing is known; the command may do without
             // it.
@@ -519,7 +536,8 @@ impl Runner {
             found => found,
         };
         let Some(file) = missing? else { return Ok(()) };
-        let (path, file): (PathBuf, PathBuf) = (task.dir.join(&file), file.components().collect());
+        let dir = turn.away.map_or(Ok(task.dir.clone()), |_| turn.source.task(task.id).map(|task| task.dir));
+        let (path, file): (PathBuf, PathBuf) = (dir.map_err(Fault::new)?.join(&file), file.components().collect());
         let writer = [turn.tables, &self.start].into_iter().find_map(|tables| {
             let written = tables.written.get_or_init(|| tables.source.written_files());
             let writer = written.writer_of(&path).filter(|writer| *writer != task.id)?;

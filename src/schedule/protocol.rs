@@ -299,10 +299,13 @@ pub enum Message {
         /// In order.
         records: Vec<OutputRecord>,
     },
-    /// Rank 0 to such a rank: that much of it has been written.
+    /// Rank 0 to such a rank: that much of it has been processed.
     OutputWritten {
         /// Sum of the weights of the records.
         weight: u64,
+        /// The attempts whose end was among them, each with why something of its output could not be
+        /// written.
+        ended: Vec<(TaskId, u16, Result<(), String>)>,
     },
 }
 
@@ -366,6 +369,19 @@ pub enum FileMessage {
     Taken {
         /// Bytes that were put in place and that are held, or why that failed.
         result: Result<(u64, u64), String>,
+    },
+    /// Rank to rank 0, before the report of the attempt: what it has left is not to be put in place
+    /// any more.
+    GiveUp {
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u16,
+    },
+    /// Coordinator to rank 0, and to ranks that receive files from this rank: it has left or is lost.
+    Gone {
+        /// The rank.
+        rank: Rank,
     },
 }
 

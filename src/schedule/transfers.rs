@@ -2,11 +2,11 @@
 //!
 //! Rank 0 keeps the table: who holds which temporary output, what is being sent, and which rank
 //! failed to send. A rank that needs a file *seeks* it and gets a source, at once or when the node
-//! of one may send again; whoever has received a temporary output is a source of it from then on,
-//! so what many need spreads as a tree. Without a source left the answer is none: the rank reads
-//! the copy in the run directory.
+//! of one may send again. A rank that has received a temporary output and keeps it says so, and is a
+//! source of it from then on, so what many need spreads as a tree. Without a source left the answer
+//! is none: the rank reads the copy in the run directory.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::model::{CarriedFile, Rank, Time};
@@ -91,17 +91,21 @@ impl Transfers {
         node: &dyn Fn(Rank) -> Option<N>,
     ) -> Vec<Granted> {
         self.waiting.retain(|sought| (sought.by, sought.id) != (by, id));
-        if let Some((file, source)) = self.running.remove(&(by, id)) {
-            match file {
-                CarriedFile::Held { name, version } if arrived => self.hold(by, name, version),
-                _ if arrived => {}
-                _ => drop(self.avoided.insert(source, now.after(AVOIDANCE))),
+        if let Some((_, source)) = self.running.remove(&(by, id)) {
+            if !arrived {
+                self.avoided.insert(source, now.after(AVOIDANCE));
             }
         }
         self.grant(now, node)
     }
 
-    /// A rank is lost, with what it held.
+    /// The ranks that receive files from this one.
+    pub fn receivers(&self, source: Rank) -> BTreeSet<Rank> {
+        let receives = |((by, _), (_, from)): (&(Rank, u32), &(CarriedFile, Rank))| (*from == source).then_some(*by);
+        self.running.iter().filter_map(receives).collect()
+    }
+
+    /// A rank has left or is lost, with what it held.
     pub fn lose<N: Eq>(&mut self, now: Time, rank: Rank, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
         self.holders.values_mut().for_each(|(_, ranks)| ranks.retain(|other| *other != rank));
         self.waiting.retain(|sought| sought.by != rank);
@@ -196,12 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn who_has_received_a_file_sends_it_too() {
+    fn who_has_received_a_file_and_keeps_it_sends_it_too() {
         let mut transfers = Transfers::default();
         transfers.hold(Rank(2), [7; 32], 3);
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(4), 0), held(3), &node)), [Some(Rank(2))]);
         transfers.end(Time::ZERO, (Rank(4), 0), true, &node);
         transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 9), held(3), &node)), [Some(Rank(2))]);
+        transfers.hold(Rank(4), [7; 32], 3);
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 0), held(3), &node)), [Some(Rank(4))]);
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(9), 0), held(4), &node)), [None], "another version");
         transfers.hold(Rank(2), [7; 32], 4);
@@ -237,6 +243,7 @@ mod tests {
             transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node);
         }
         transfers.seek(Time::ZERO, (Rank(8), 0), input(0), &node);
+        assert_eq!(transfers.receivers(Rank::ZERO), [Rank(6)].into(), "each once, and no one that waits");
         assert_eq!(
             transfers.lose(Time::ZERO, Rank(6), &node),
             [Granted { to: Rank(8), id: 0, source: Some(Rank::ZERO) }]

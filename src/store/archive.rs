@@ -4,7 +4,7 @@
 //! content of a file is followed by its digest. What arrives is not trusted: a path cannot leave the
 //! directory that is unpacked into, nor pass a link, and a file whose digest differs is refused.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -29,19 +29,28 @@ const LINK: u8 = b'l';
 const END: u8 = b'e';
 
 /// Writes what stands behind paths, each under a relative name; the name of what stands for the
-/// whole archive is empty. Directories around a name are made where it is unpacked. Returns the
-/// number of bytes of the files.
+/// whole archive is empty. Directories around a name are made where it is unpacked. A name in a
+/// directory that is an entry, too, is packed once, as what has that name itself. Returns the number
+/// of bytes of the files.
 ///
 /// # Errors
 /// Of reading or writing, also if a file changes meanwhile.
 pub fn pack(entries: &[(PathBuf, PathBuf)], to: &mut dyn Write, is_given_up: &AtomicBool) -> io::Result<u64> {
-    let mut packer = Packer { to, is_given_up, made: HashSet::new(), buffer: vec![0; BUFFER], bytes: 0 };
-    for (name, path) in entries {
+    let named: HashMap<&Path, &Path> = entries.iter().map(|(name, path)| (&**name, &**path)).collect();
+    let mut names: Vec<&Path> = named.keys().copied().collect();
+    // A directory comes before what is in it.
+    names.sort_unstable();
+    let mut packer = Packer { to, is_given_up, named, made: HashMap::new(), buffer: vec![0; BUFFER], bytes: 0 };
+    for name in names {
         let around: Vec<&Path> = name.ancestors().skip(1).collect();
+        // In what stands for a link is nothing.
+        if around.iter().any(|dir| packer.made.get(*dir) == Some(&false)) {
+            continue;
+        }
         for dir in around.into_iter().rev() {
             packer.directory(dir, 0o700)?;
         }
-        packer.add(name, path, 0)?;
+        packer.add(name, packer.named[name], 0)?;
     }
     packer.to.write_all(&[END])?;
     Ok(packer.bytes)
@@ -50,8 +59,10 @@ pub fn pack(entries: &[(PathBuf, PathBuf)], to: &mut dyn Write, is_given_up: &At
 struct Packer<'a> {
     to: &'a mut dyn Write,
     is_given_up: &'a AtomicBool,
-    /// Directories that are in the archive.
-    made: HashSet<PathBuf>,
+    /// The entries.
+    named: HashMap<&'a Path, &'a Path>,
+    /// What is in the archive; true for directories.
+    made: HashMap<PathBuf, bool>,
     buffer: Vec<u8>,
     bytes: u64,
 }
@@ -71,16 +82,22 @@ impl Packer<'_> {
     }
 
     fn directory(&mut self, name: &Path, mode: u32) -> io::Result<()> {
-        match self.made.insert(name.to_owned()) {
-            true => self.record(DIRECTORY, mode, name),
-            false => Ok(()),
+        match self.made.insert(name.to_owned(), true) {
+            None => self.record(DIRECTORY, mode, name),
+            Some(_) => Ok(()),
         }
     }
 
     fn add(&mut self, name: &Path, path: &Path, depth: usize) -> io::Result<()> {
         not_given_up(self.is_given_up)?;
+        if self.made.contains_key(name) {
+            return Ok(());
+        }
         let meta = fs::symlink_metadata(path)?;
         let mode = meta.permissions().mode() & 0o777;
+        if !meta.is_dir() {
+            self.made.insert(name.to_owned(), false);
+        }
         if meta.is_symlink() {
             self.record(LINK, mode, name)?;
             return self.text(&fs::read_link(path)?.into_os_string().into_vec());
@@ -96,7 +113,9 @@ impl Packer<'_> {
         self.directory(name, mode)?;
         for entry in fs::read_dir(path)? {
             let entry = entry?;
-            self.add(&name.join(entry.file_name()), &entry.path(), depth + 1)?;
+            let (name, path) = (name.join(entry.file_name()), entry.path());
+            let path = self.named.get(&*name).map_or(path, |named| named.to_path_buf());
+            self.add(&name, &path, depth + 1)?;
         }
         Ok(())
     }
@@ -257,6 +276,25 @@ mod tests {
         crate::store::remove_tree(&dir.path().join("to0"));
         assert!(unpack(&mut &packed(&[])[..], &dir.path().join("none"), &GO).is_ok());
         assert!(!dir.path().join("none").exists());
+    }
+
+    #[test]
+    fn an_entry_within_another_one_is_packed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = made(dir.path());
+        fs::set_permissions(&from, Permissions::from_mode(0o750)).unwrap();
+        let other = dir.path().join("other");
+        fs::write(&other, "other").unwrap();
+        let entries: [(&str, &Path); 4] =
+            [("o/d/run", &other), ("o/d/new", &other), ("o/d", &from), ("o/d/link/x", &other)];
+        for (number, entries) in [entries.to_vec(), entries.into_iter().rev().collect()].iter().enumerate() {
+            let to = dir.path().join(format!("to{number}"));
+            let size = unpack(&mut &packed(entries)[..], &to, &GO).unwrap();
+            assert_eq!(size, (3 * BUFFER + 5 + 2 * 5) as u64);
+            assert_eq!(mode(&to.join("o/d")), 0o750, "that of the directory itself");
+            assert_eq!(["run", "new"].map(|name| fs::read(to.join("o/d").join(name)).unwrap()), [b"other", b"other"]);
+            assert!(to.join("o/d/link").is_symlink());
+        }
     }
 
     fn record(kind: u8, name: &str, rest: &[u8]) -> Vec<u8> {

@@ -249,7 +249,7 @@ pub(super) fn place_bytes(bytes: &[u8], mode: u32, path: &Path) -> io::Result<()
 }
 
 /// Another attempt may have written meanwhile what one that was given up would write.
-pub(super) fn not_given_up(is_given_up: &AtomicBool) -> io::Result<()> {
+pub(crate) fn not_given_up(is_given_up: &AtomicBool) -> io::Result<()> {
     if is_given_up.load(Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
 }
 

@@ -143,6 +143,7 @@ impl HeldFiles {
     /// Of the file systems.
     pub fn hold(&self, from: &Path, file: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
         self.enter()?;
+        not_given_up(is_given_up)?;
         let (name, place) = (Self::name(file), self.place(file));
         remove_tree(&self.node.join(&name));
         fs::create_dir_all(self.node.join(&name))?;

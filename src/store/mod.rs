@@ -49,7 +49,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use admin::{Dropped, LevelInfo, ListedResult, StoreDir, Verified};
 pub use archive::{pack, unpack};
 pub use content::Content;
-pub(crate) use content::{check_links, lexical, place_copy, remove_tree};
+pub(crate) use content::{check_links, lexical, not_given_up, place_copy, remove_tree};
 pub use digest::Digest;
 pub use evict::{Evicted, Limits};
 pub use held::{CarryHeld, HeldFiles, HeldIn};

@@ -30,6 +30,11 @@ fn open_run(dir: &Dir, job: &str) -> Running {
 /// Runs a job on a rank of another node that does not see the directory; rank 0 runs nothing.
 fn run_away(dir: &Dir, elsewhere: &Dir, job: &str) -> Output {
     dir.job("job.toml", job);
+    away_command(dir, elsewhere).run()
+}
+
+/// The command that runs `job.toml` so.
+fn away_command(dir: &Dir, elsewhere: &Dir) -> TestCommand {
     let (program, place) = (program().display().to_string(), dir.path().display().to_string());
     let run = ["run", "job.toml", "--run-dir", "run"];
     let line = format!(
@@ -38,7 +43,7 @@ fn run_away(dir: &Dir, elsewhere: &Dir, job: &str) -> Output {
         run.join(" ")
     );
     let here = launcher(dir, 1).args([program.as_str()]).args(run).args(["--coordinator-only"]);
-    here.args([":", "-n", "1", "unshare", "-m", "-u", "sh", "-c", &line]).run()
+    here.args([":", "-n", "1", "unshare", "-m", "-u", "sh", "-c", &line])
 }
 
 /// Joins from a place where the directory is empty; its store is in `elsewhere`.
@@ -74,7 +79,9 @@ fn a_rank_that_does_not_see_the_directory_runs_staged_tasks() {
                stdout = \"seen-%a\"\n\
                command = \"echo said >&2; ls; ./tool.sh {index}; : > empty-{index}; cat seed tree/link > tmp-{index}\"\n\
                [[task]]\nname = \"sum\"\nstage = \"node\"\ninputs = [\"made\", \"tmp-0\", \"tmp-3\"]\noutputs = \"total\"\n\
-               needs = \"make\"\ncommand = \"cat made/*/x tmp-0 tmp-3 > total\"\n";
+               needs = \"make\"\ncommand = \"cat made/*/x tmp-0 tmp-3 > total\"\n\
+               [[task]]\nname = \"nested\"\nstage = \"node\"\noutputs = [\"all\", \"all/first\"]\n\
+               command = \"mkdir -m 750 all; echo 1 > all/first; echo 2 > all/second\"\n";
     dir.file("seed", "5\n");
     fs::create_dir(dir.path().join("tree")).unwrap();
     dir.file("tree/leaf", "leaf\n");
@@ -90,6 +97,8 @@ fn a_rank_that_does_not_see_the_directory_runs_staged_tasks() {
     let made = dir.path().join("made/2");
     assert_eq!(fs::metadata(made.join("x")).unwrap().permissions().mode() & 0o777, 0o750);
     assert_eq!(fs::read_link(made.join("link")).unwrap().to_str(), Some("x"));
+    assert_eq!(fs::metadata(dir.path().join("all")).unwrap().permissions().mode() & 0o777, 0o750);
+    assert_eq!((dir.read("all/first"), dir.read("all/second")), ("1\n".into(), "2\n".into()));
     assert_eq!(fs::metadata(dir.path().join("empty-1")).unwrap().len(), 0);
     assert_eq!(dir.read("seen-1"), "made\nseed\ntool.sh\ntree\n");
     assert!(!dir.has("tmp-0") && names(&dir.path().join("run/held")).is_empty());
@@ -97,7 +106,7 @@ fn a_rank_that_does_not_see_the_directory_runs_staged_tasks() {
     let said = phalanx(&dir).args(["report", "run", "--task", "make[2]"]).run().ok();
     assert!(said.stdout().contains("said"), "what it printed is in the run directory: {said}");
     let staging = &phalanx(&dir).args(["report", "run", "--json"]).run().ok().json()["staging"];
-    assert_eq!(staging["attempts"], 5);
+    assert_eq!(staging["attempts"], 6);
     assert!(staging["received_bytes"].as_u64() > Some(10) && staging["sent_bytes"].as_u64() > Some(10), "{staging}");
     assert!(staging["local_bytes"].as_u64() > Some(0), "the second task finds the inputs on the node: {staging}");
     // Nothing stays on the node but its store.
@@ -115,12 +124,40 @@ fn what_a_task_lacks_or_does_not_write_is_said_there_too() {
     let (dir, elsewhere) = (Dir::new("away-missing"), Dir::new("elsewhere"));
     let job = "[[task]]\nname = \"lacks\"\nstage = \"node\"\ninputs = \"nowhere\"\noutputs = \"a\"\ncommand = \"true\"\n\
                [[task]]\nname = \"forgets\"\nstage = \"node\"\noutputs = \"b\"\nstdout = \"log\"\n\
-               command = \"echo tried; true\"\n";
+               command = \"echo tried; true\"\n\
+               [[task]]\nname = \"may\"\nstage = \"node\"\noutputs = { file = \"c\", optional = true }\ncommand = \"true\"\n\
+               [[task]]\nname = \"needs\"\nstage = \"node\"\ninputs = \"c\"\noutputs = \"d\"\ncommand = \"true\"\n";
     run_away(&dir, &elsewhere, job).code(1);
     let said = |task: &str| phalanx(&dir).args(["report", "run", "--task", task]).run().ok().stdout().to_owned();
-    assert!(said("lacks").contains("its input nowhere is missing"), "{}", said("lacks"));
+    assert!(said("lacks").contains("its input nowhere is missing, and no task"), "{}", said("lacks"));
+    assert!(said("needs").contains("its input c is missing, which may should have written"), "{}", said("needs"));
     assert!(said("forgets").contains("did not write its output b"), "{}", said("forgets"));
     assert_eq!(dir.read("log"), "tried\n", "of a failed attempt, too");
+}
+
+#[test]
+fn what_a_cancelled_attempt_has_printed_there_is_kept() {
+    if !can_be_away() {
+        return;
+    }
+    let (dir, elsewhere) = (Dir::new("away-cancelled"), Dir::new("elsewhere"));
+    let job = "[[task]]\nname = \"endless\"\nstage = \"node\"\noutputs = \"never\"\nstdout = \"log\"\n\
+               command = \"echo tried; echo begun >&2; while :; do sleep 0.1; done\"\n";
+    dir.job("job.toml", job);
+    let run = away_command(&dir, &elsewhere).start();
+    let state_and_output = || {
+        let said = phalanx(&dir).args(["explain", "run", "--task", "endless", "--json"]).run();
+        (said.exit() == 0).then(|| said.json()["tasks"][0]["output"].as_str().map(str::to_owned))?
+    };
+    wait_for("the task to print", 120, || {
+        let is_there = dir.has("run/control/socket");
+        (is_there && state_and_output()?.contains("begun")).then_some(())
+    });
+    phalanx(&dir).args(["cancel", "run", "endless"]).run().ok();
+    run.wait();
+    assert_eq!(dir.read("log"), "tried\n");
+    let said = phalanx(&dir).args(["report", "run", "--task", "endless"]).run().ok();
+    assert!(said.stdout().contains("CANCELLED") && !said.stdout().contains("handing in"), "{said}");
 }
 
 #[test]

@@ -173,9 +173,7 @@ impl CoordinatorDriver {
 
     /// Handles what a rank says about a file that it needs or holds.
     fn on_file_message(&mut self, now: Time, about: (Rank, u32), message: FileMessage) -> Messages {
-        let (nodes, coordinator) = (&self.nodes, &self.coordinator);
-        let is_gone = |rank| coordinator.standing(rank).is_none_or(RankState::is_gone);
-        let node = |rank| nodes.rank(rank).filter(|_| !is_gone(rank)).map(|rank| rank.facts.node.as_str());
+        let node = node_of(&self.nodes, &self.coordinator);
         granted(match message {
             FileMessage::Seek { file } => self.transfers.seek(now, about, file, &node),
             FileMessage::Ended { arrived } => self.transfers.end(now, about, arrived, &node),
@@ -187,10 +185,18 @@ impl CoordinatorDriver {
         })
     }
 
-    /// A rank is lost: others get their files elsewhere.
+    /// A rank has left or is lost: others get their files elsewhere, and rank 0 puts in place no more
+    /// of what attempts there have left.
     pub(super) fn end_transfers_of(&mut self, now: Time, rank: Rank) -> Messages {
-        let node = |rank| self.nodes.rank(rank).map(|rank| rank.facts.node.as_str());
-        granted(self.transfers.lose(now, rank, &node))
+        let gone = Message::Files { id: 0, message: FileMessage::Gone { rank } };
+        let mut receivers = self.transfers.receivers(rank);
+        receivers.insert(Rank::ZERO);
+        receivers.remove(&rank);
+        let mut messages: Messages = receivers.into_iter().map(|to| (to, gone.clone())).collect();
+        let node = node_of(&self.nodes, &self.coordinator);
+        let here = |other| node(other).filter(|_| other != rank);
+        messages.extend(granted(self.transfers.lose(now, rank, &here)));
+        messages
     }
 
     /// The periodic work.
@@ -255,7 +261,11 @@ impl CoordinatorDriver {
                     if matches!(message, Message::HandOut(_)) {
                         messages.extend(self.additions.unsent(to).map(|added| (to, added)));
                     }
+                    let has_left = message == Message::Finish && self.coordinator.standing(to) == Some(RankState::Left);
                     messages.push((to, message));
+                    if has_left {
+                        messages.extend(self.end_transfers_of(now, to));
+                    }
                 }
                 CoordinatorAction::Offered { task, counts } => self.settle_offer(now, task, counts),
                 CoordinatorAction::Journal(attempts) => {
@@ -361,6 +371,12 @@ impl CoordinatorDriver {
             ..RunProgress::default()
         }
     }
+}
+
+/// Says on which node a rank is; `None`: it is not here.
+fn node_of<'a>(nodes: &'a NodeTable, coordinator: &'a Coordinator) -> impl Fn(Rank) -> Option<&'a str> {
+    let is_here = |rank: &Rank| !coordinator.standing(*rank).is_none_or(RankState::is_gone);
+    move |rank| nodes.rank(rank).filter(|_| is_here(&rank)).map(|rank| rank.facts.node.as_str())
 }
 
 /// The answers to ranks that sought files.

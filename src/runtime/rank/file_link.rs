@@ -7,8 +7,8 @@
 //!
 //! | who | waits for | ends when |
 //! |---|---|---|
-//! | the thread of an attempt | an answer, pieces | the attempt is given up, the other rank is lost or silent, the run is over |
-//! | a thread that sends | leave to send more | the receiver wants no more, is lost or silent, the run is over |
+//! | the thread of an attempt | an answer, pieces | the attempt is given up, the other rank is gone or falls silent, the run is over |
+//! | a thread that sends | leave to send more | the receiver wants no more, is gone or silent, the run is over |
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -31,20 +31,33 @@ const WINDOW: u32 = 8;
 /// The receiver allows further pieces when it has taken this many.
 const CREDIT: u32 = WINDOW / 2;
 
-/// A rank that sends nothing, or wants nothing, for this long has failed.
+/// A rank that sends nothing more, or wants nothing, for this long has failed. The first piece may
+/// take longer: the rank has others to serve.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// How often a thread that waits looks whether its attempt is given up.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Threads that serve other ranks, at most; further requests wait.
-const MAX_SERVING: usize = 64;
+/// Threads for each [`Service`], at most; further requests wait.
+const MAX_THREADS: [usize; 2] = [64, 16];
 
 /// Attempts to get a temporary file from another source.
 const MAX_SOURCES: usize = 3;
 
 /// What waits to be done for other ranks.
 pub(super) type Work = Box<dyn FnOnce() + Send>;
+
+/// What a rank does for others.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Service {
+    /// It answers and sends.
+    Send,
+    /// Rank 0 takes in what attempts have left; these may take long, and do not hold up the others.
+    TakeIn,
+}
+
+/// An attempt on a rank.
+pub(super) type AttemptOf = (Rank, TaskId, u16);
 
 /// What the threads of a rank that move files share with its engine.
 pub(in crate::runtime) struct FileLink {
@@ -70,10 +83,18 @@ struct LinkState {
     outgoing: HashMap<(Rank, u32), u32>,
     /// What attempts have left that rank 0 is to fetch.
     results: HashMap<(TaskId, u16), Vec<(PathBuf, PathBuf)>>,
-    lost: HashSet<Rank>,
-    work: VecDeque<Work>,
-    serving: usize,
+    /// What rank 0 takes in; the flag is set when it is not to be put in place any more.
+    receptions: HashMap<AttemptOf, Arc<AtomicBool>>,
+    /// Ranks that have left or are lost.
+    gone: HashSet<Rank>,
+    services: [ServiceState; 2],
     is_closed: bool,
+}
+
+#[derive(Default)]
+struct ServiceState {
+    work: VecDeque<Work>,
+    threads: usize,
 }
 
 /// A transfer that arrives here.
@@ -130,9 +151,27 @@ impl FileLink {
         std::mem::take(&mut self.state().messages)
     }
 
-    /// A rank is lost: nothing more arrives from it.
+    /// Ranks have left or are lost: nothing more arrives from them.
     pub(super) fn lose(&self, ranks: impl Iterator<Item = Rank>) {
-        self.state().lost.extend(ranks);
+        let mut state = self.state();
+        state.gone.extend(ranks);
+        let of_gone = state.receptions.iter().filter(|((rank, ..), _)| state.gone.contains(rank));
+        of_gone.for_each(|(_, is_given_up)| is_given_up.store(true, Relaxed));
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Rank 0 begins to take in what an attempt has left.
+    pub(super) fn begin_reception(self: &Arc<Self>, of: AttemptOf) -> Reception {
+        let mut state = self.state();
+        let is_given_up = Arc::new(AtomicBool::new(state.gone.contains(&of.0)));
+        state.receptions.insert(of, Arc::clone(&is_given_up));
+        Reception { link: Arc::clone(self), of, is_given_up }
+    }
+
+    /// What an attempt has left is not to be put in place any more.
+    pub(super) fn end_reception(&self, of: AttemptOf) {
+        self.state().receptions.get(&of).into_iter().for_each(|is_given_up| is_given_up.store(true, Relaxed));
         self.changed.notify_all();
     }
 
@@ -162,24 +201,29 @@ impl FileLink {
     }
 
     /// Leaves work for the threads that serve. True if another one is to be started.
-    pub(super) fn add_work(&self, work: Work) -> bool {
+    pub(super) fn add_work(&self, service: Service, work: Work) -> bool {
         let mut state = self.state();
-        state.work.push_back(work);
-        let is_allowed = state.serving < MAX_SERVING;
-        state.serving += usize::from(is_allowed);
+        let ServiceState { work: waiting, threads } = &mut state.services[service as usize];
+        waiting.push_back(work);
+        let is_allowed = *threads < MAX_THREADS[service as usize];
+        *threads += usize::from(is_allowed);
         is_allowed
     }
 
-    /// A thread that serves could not be started.
-    pub(super) fn lacks_thread(&self) {
-        self.state().serving -= 1;
+    /// A thread that serves could not be started. Returns the work that no thread will do.
+    pub(super) fn lacks_thread(&self, service: Service) -> VecDeque<Work> {
+        let mut state = self.state();
+        let ServiceState { work, threads } = &mut state.services[service as usize];
+        *threads -= 1;
+        if *threads == 0 { std::mem::take(work) } else { VecDeque::new() }
     }
 
     /// What a thread that serves does next; if there is nothing, it ends.
-    pub(super) fn next_work(&self) -> Option<Work> {
+    pub(super) fn next_work(&self, service: Service) -> Option<Work> {
         let mut state = self.state();
-        let work = state.work.pop_front();
-        state.serving -= usize::from(work.is_none());
+        let ServiceState { work, threads } = &mut state.services[service as usize];
+        let work = work.pop_front();
+        *threads -= usize::from(work.is_none());
         work
     }
 
@@ -203,15 +247,19 @@ impl FileLink {
         self.changed.notify_all();
     }
 
-    /// Asks a rank and waits for its answer. Returns it with the number of the question.
+    /// Asks a rank and waits for its answer. Returns it with the number of the question. Whoever has
+    /// given up before is not asked: what is posted after that comes last.
     fn ask(&self, to: Rank, message: FileMessage, is_given_up: &AtomicBool) -> (u32, io::Result<FileMessage>) {
         let mut state = self.state();
         state.next = state.next.wrapping_add(1);
         let id = state.next;
+        if is_given_up.load(Relaxed) {
+            return (id, Err(io::ErrorKind::Interrupted.into()));
+        }
         state.asked.insert(id, (to, None));
-        drop(state);
-        self.post_about(to, id, message);
-        let mut state = self.state();
+        state.messages.push((to, Message::Files { id, message }));
+        self.has_messages.store(true, Release);
+        self.event_wait.notify();
         loop {
             let answer = state.asked.get_mut(&id).and_then(|(_, answer)| answer.take());
             let end = match answer {
@@ -237,6 +285,9 @@ impl FileLink {
             Err(error) => Err(error),
         };
         self.post_about(Rank::ZERO, id, FileMessage::Ended { arrived: fetched.is_ok() });
+        if let (Ok(_), &CarriedFile::Held { name, version }, false) = (&fetched, file, self.is_away) {
+            self.hold(name, version);
+        }
         fetched
     }
 
@@ -262,6 +313,20 @@ impl FileLink {
             self.post_about(source, id, FileMessage::Credit { pieces: 0 });
             remove_tree(to);
         })
+    }
+}
+
+/// What rank 0 takes in of an attempt, until it is dropped.
+pub(super) struct Reception {
+    link: Arc<FileLink>,
+    pub(super) of: AttemptOf,
+    /// It is not to be put in place any more.
+    pub(super) is_given_up: Arc<AtomicBool>,
+}
+
+impl Drop for Reception {
+    fn drop(&mut self) {
+        self.link.state().receptions.remove(&self.of);
     }
 }
 
@@ -314,12 +379,12 @@ impl PieceReader<'_> {
             match incoming.end.take() {
                 Some(Ok(())) => return Ok(None),
                 Some(Err(reason)) => return Err(io::Error::other(format!("{source} could not send it: {reason}"))),
-                None if state.lost.contains(&source) => {
-                    return Err(io::Error::other(format!("{source} is lost, which sent it")));
+                None if state.gone.contains(&source) => {
+                    return Err(io::Error::other(format!("{source} is gone, which sent it")));
                 }
                 None if self.is_given_up.load(Relaxed) => return Err(io::ErrorKind::Interrupted.into()),
                 None if state.is_closed => return Err(io::Error::other("the run is over")),
-                None if start.elapsed() > MAX_SILENCE => {
+                None if self.taken > 0 && start.elapsed() > MAX_SILENCE => {
                     let text = format!("{source} has sent nothing for {} s", MAX_SILENCE.as_secs());
                     return Err(io::Error::other(text));
                 }
@@ -374,7 +439,7 @@ impl<'a> PieceWriter<'a> {
         let start = Instant::now();
         let mut state = self.link.state();
         loop {
-            let is_over = state.is_closed || state.lost.contains(&self.to) || start.elapsed() > MAX_SILENCE;
+            let is_over = state.is_closed || state.gone.contains(&self.to) || start.elapsed() > MAX_SILENCE;
             match state.outgoing.get_mut(&(self.to, self.id)) {
                 None => return Err(io::Error::other("it is not wanted any more")),
                 Some(_) if is_over => return Err(io::Error::other(format!("{} does not take it", self.to))),
@@ -462,6 +527,10 @@ impl FileCarrier for FileLink {
         }
     }
 
+    fn give_up(&self, (task, attempt): (TaskId, u16)) {
+        self.post_about(Rank::ZERO, 0, FileMessage::GiveUp { task, attempt });
+    }
+
     fn hold(&self, name: [u8; 32], version: u64) {
         self.post_about(Rank::ZERO, 0, FileMessage::Holds { name, version });
     }
@@ -516,7 +585,7 @@ mod tests {
         let lost = receiving();
         lost.receive(Rank(2), 1, piece(0, PieceKind::More, b"ab"));
         lost.lose([Rank(2)].into_iter());
-        assert!(read(&lost).unwrap_err().to_string().contains("rank 2 is lost"));
+        assert!(read(&lost).unwrap_err().to_string().contains("rank 2 is gone"));
         let closed = receiving();
         closed.close();
         assert!(read(&closed).unwrap_err().to_string().contains("the run is over"));
@@ -530,6 +599,76 @@ mod tests {
         let link = receiving();
         link.receive(Rank(2), 1, piece(1, PieceKind::Last, b"x"));
         assert!(read(&link).is_err(), "the first piece is missing");
+    }
+
+    #[test]
+    fn what_is_taken_in_is_given_up_with_its_attempt_and_its_rank() {
+        let link = Arc::new(link());
+        let [kept, given_up, of_gone] =
+            [(2, 1), (2, 2), (3, 1)].map(|(rank, attempt)| link.begin_reception((Rank(rank), TaskId(7), attempt)));
+        link.end_reception((Rank(2), TaskId(7), 2));
+        link.end_reception((Rank(2), TaskId(8), 1));
+        link.lose([Rank(3)].into_iter());
+        let flags = |receptions: [&Reception; 3]| receptions.map(|reception| reception.is_given_up.load(Relaxed));
+        assert_eq!(flags([&kept, &given_up, &of_gone]), [false, true, true]);
+        assert!(link.begin_reception((Rank(3), TaskId(9), 1)).is_given_up.load(Relaxed), "a message of a lost rank");
+        drop((kept, given_up, of_gone));
+        assert!(link.state().receptions.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_asked_after_it_was_given_up() {
+        let link = link();
+        let take = FileMessage::Take { task: TaskId(1), attempt: 1, node: "n".into(), completed: true };
+        let (_, answer) = link.ask(Rank::ZERO, take, &AtomicBool::new(true));
+        assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        assert!(link.take_messages().is_empty());
+    }
+
+    #[test]
+    fn only_who_keeps_a_temporary_file_becomes_a_source() {
+        for is_away in [false, true] {
+            let event_wait = Arc::new(EventWait::new().unwrap());
+            let link = Arc::new(FileLink::new(Rank(1), "n".into(), is_away, event_wait, Arc::default()));
+            let (dir, at) = (tempfile::tempdir().unwrap(), Arc::clone(&link));
+            let to = dir.path().join("file");
+            let file = CarriedFile::Held { name: [7; 32], version: 3 };
+            let thread = std::thread::spawn(move || at.fetch_once(&file, &to, &AtomicBool::new(false)));
+            let next = || {
+                loop {
+                    match link.take_messages().pop() {
+                        Some((_, Message::Files { id, message })) => return (id, message),
+                        _ => std::thread::yield_now(),
+                    }
+                }
+            };
+            let (id, _) = next();
+            link.answer(Rank::ZERO, id, FileMessage::Source { rank: Some(Rank(2)) });
+            assert!(matches!(next(), (_, FileMessage::Get { .. })));
+            let mut archive = Vec::new();
+            let empty = dir.path().join("empty");
+            std::fs::write(&empty, "").unwrap();
+            crate::exec::pack(&[(PathBuf::new(), empty)], &mut archive, &AtomicBool::new(false)).unwrap();
+            let last = Piece { stream: PieceStream::Files(id), round: 0, kind: PieceKind::Last, bytes: &archive };
+            link.receive(Rank(2), id, last);
+            thread.join().unwrap().unwrap();
+            let mut messages = link.take_messages();
+            messages
+                .retain(|(_, message)| matches!(message, Message::Files { message: FileMessage::Holds { .. }, .. }));
+            assert_eq!(messages.len(), usize::from(!is_away));
+        }
+    }
+
+    #[test]
+    fn work_that_no_thread_will_do_comes_back() {
+        let link = link();
+        assert!(link.add_work(Service::TakeIn, Box::new(|| ())));
+        assert!(link.add_work(Service::TakeIn, Box::new(|| ())));
+        assert!(link.lacks_thread(Service::TakeIn).is_empty(), "another thread does it");
+        assert_eq!(link.lacks_thread(Service::TakeIn).len(), 2);
+        let starts = (0..100).filter(|_| link.add_work(Service::TakeIn, Box::new(|| ()))).count();
+        assert_eq!(starts, MAX_THREADS[1]);
+        assert!(link.add_work(Service::Send, Box::new(|| ())), "who takes in does not hold up who sends");
     }
 
     #[test]

@@ -6,11 +6,44 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::file_link::PieceWriter;
+use super::file_link::{FileLink, PieceWriter, Reception, Service};
 use super::shared::Shared;
 use crate::exec::{FileCarrier, pack};
-use crate::model::{CarriedFile, Rank, TaskId};
+use crate::model::{CarriedFile, Rank};
 use crate::schedule::protocol::FileMessage;
+
+/// A request of another rank. One that is dropped before it has been answered is refused.
+struct Request {
+    files: Arc<FileLink>,
+    from: Rank,
+    id: u32,
+    /// Answers it with an error.
+    refuse: Option<fn(&FileLink, Rank, u32, io::Error)>,
+}
+
+impl Request {
+    fn is_answered(mut self) {
+        self.refuse = None;
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(refuse) = self.refuse {
+            let error = io::Error::other("it has failed there, see the log of that rank");
+            refuse(&self.files, self.from, self.id, error);
+        }
+    }
+}
+
+fn answer_plan(files: &FileLink, to: Rank, id: u32, planned: Result<Vec<u8>, String>) {
+    files.post_about(to, id, FileMessage::Planned { files: planned });
+}
+
+fn answer_take(files: &FileLink, to: Rank, id: u32, taken: io::Result<(u64, u64)>) {
+    let result = taken.map_err(|error| error.to_string());
+    files.post_about(to, id, FileMessage::Taken { result });
+}
 
 impl Shared {
     /// Handles a message about files that is not for the coordinator.
@@ -21,19 +54,25 @@ impl Shared {
                 self.files.answer(from, id, message);
             }
             FileMessage::Credit { pieces } => self.files.credit(from, id, pieces),
+            FileMessage::Gone { rank } if from == Rank::ZERO => self.files.lose([rank].into_iter()),
+            FileMessage::GiveUp { task, attempt } => self.files.end_reception((from, task, attempt)),
             FileMessage::Get { file } => {
                 self.files.begin_sending(from, id);
-                self.serve(move |shared| shared.send_file(from, id, &file));
+                let refuse = |files: &_, from, id, error| PieceWriter::new(files, from, id).finish(Err(error));
+                self.serve(Service::Send, (from, id, refuse), move |shared| shared.send_file(from, id, &file));
             }
-            FileMessage::Plan { task } if is_rank_0 => self.serve(move |shared| {
-                let files = shared.runner.files_for(task);
-                shared.files.post_about(from, id, FileMessage::Planned { files });
-            }),
+            FileMessage::Plan { task } if is_rank_0 => {
+                let refuse =
+                    |files: &_, from, id, error: io::Error| answer_plan(files, from, id, Err(error.to_string()));
+                self.serve(Service::Send, (from, id, refuse), move |shared| {
+                    answer_plan(&shared.files, from, id, shared.runner.files_for(task));
+                });
+            }
             FileMessage::Take { task, attempt, node, completed } if is_rank_0 => {
-                self.serve(move |shared| {
-                    let taken = shared.take_results((from, &node), (task, attempt), completed);
-                    let result = taken.map_err(|error| error.to_string());
-                    shared.files.post_about(from, id, FileMessage::Taken { result });
+                let refuse = |files: &_, from, id, error| answer_take(files, from, id, Err(error));
+                let reception = self.files.begin_reception((from, task, attempt));
+                self.serve(Service::TakeIn, (from, id, refuse), move |shared| {
+                    answer_take(&shared.files, from, id, shared.take_results(&reception, &node, completed));
                 });
             }
             _ => tracing::debug!(%from, id, "a message about files is for another rank"),
@@ -41,22 +80,32 @@ impl Shared {
     }
 
     /// Does what another rank waits for, in a thread of its own.
-    fn serve(self: &Arc<Self>, work: impl FnOnce(&Shared) + Send + 'static) {
+    fn serve(
+        self: &Arc<Self>,
+        service: Service,
+        (from, id, refuse): (Rank, u32, fn(&FileLink, Rank, u32, io::Error)),
+        work: impl FnOnce(&Shared) + Send + 'static,
+    ) {
         let shared = Arc::clone(self);
-        if !self.files.add_work(Box::new(move || work(&shared))) {
+        let request = Request { files: Arc::clone(&self.files), from, id, refuse: Some(refuse) };
+        let answer = move || {
+            work(&shared);
+            request.is_answered();
+        };
+        if !self.files.add_work(service, Box::new(answer)) {
             return;
         }
         let files = Arc::clone(&self.files);
         let run = move || {
-            while let Some(work) = files.next_work() {
-                // A panic has been reported; who waits for the answer gives up.
+            while let Some(work) = files.next_work(service) {
+                // A panic has been reported, and the request is refused.
                 let _ = catch_unwind(AssertUnwindSafe(work));
             }
         };
         if let Err(error) = std::thread::Builder::new().name("files".into()).spawn(run) {
-            // The next request tries again.
-            self.files.lacks_thread();
-            tracing::error!("files for other ranks wait: the system refuses a thread: {error}");
+            tracing::error!("the system refuses a thread for files of other ranks: {error}");
+            // What no other thread does is refused.
+            drop(self.files.lacks_thread(service));
         }
     }
 
@@ -75,16 +124,11 @@ impl Shared {
     }
 
     /// Fetches what an attempt on another rank has left, and puts it in place.
-    fn take_results(
-        &self,
-        (rank, node): (Rank, &str),
-        attempt: (TaskId, u16),
-        completed: bool,
-    ) -> io::Result<(u64, u64)> {
-        let (task, number) = attempt;
-        let dir = self.runner.reception((rank, task, number))?;
-        let file = CarriedFile::Results { rank, task, attempt: number };
-        self.files.fetch(&file, &dir, &AtomicBool::new(false))?;
-        self.runner.accept(task, (rank, node, completed), &dir)
+    fn take_results(&self, reception: &Reception, node: &str, completed: bool) -> io::Result<(u64, u64)> {
+        let (rank, task, attempt) = reception.of;
+        let dir = self.runner.reception(reception.of)?;
+        let file = CarriedFile::Results { rank, task, attempt };
+        self.files.fetch(&file, &dir, &reception.is_given_up)?;
+        self.runner.accept(task, (rank, node, completed), &dir, &reception.is_given_up)
     }
 }

@@ -137,7 +137,7 @@ impl OutputSink for TaskOutput {
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()> {
         self.checked(match &self.files {
             OutputFiles::Here(files) => files.finish(task, attempt, outcome).map_err(io::Error::other),
-            OutputFiles::AtRankZero(sender) => sender.send((task, attempt), OutputPart::End(outcome)),
+            OutputFiles::AtRankZero(sender) => sender.finish((task, attempt), outcome),
         })
     }
 

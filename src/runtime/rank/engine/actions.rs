@@ -56,6 +56,7 @@ impl Engine {
             WorkerAction::Send { to, message } => {
                 if matches!(message, Message::Report { .. } | Message::Stopped) {
                     self.send_telemetry();
+                    self.send_file_messages();
                 }
                 self.send(to, message);
             }
@@ -101,7 +102,10 @@ impl Engine {
                 match how {
                     Stop::Drain => {}
                     Stop::Terminate => self.shared.runner.stop_all(TaskStop::Terminate),
-                    Stop::Kill => self.shared.runner.stop_all(TaskStop::Kill),
+                    Stop::Kill => {
+                        self.shared.runner.stop_all(TaskStop::Kill);
+                        self.shared.output_sender.iter().for_each(|sender| sender.hurry());
+                    }
                 }
             }
             WorkerAction::Cancel(tasks) => {

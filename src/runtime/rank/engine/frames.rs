@@ -66,8 +66,10 @@ impl Engine {
             match message {
                 Message::Files { id, message } => self.shared.on_file_message(from, id, message),
                 Message::Output { records } => self.shared.output_receiver.receive(from, records),
-                Message::OutputWritten { weight } => {
-                    self.shared.output_sender.iter().for_each(|sender| sender.written(weight));
+                Message::OutputWritten { weight, ended } => {
+                    if let Some(sender) = &self.shared.output_sender {
+                        sender.written(weight, ended);
+                    }
                 }
                 Message::OfferAnswer { task, attempt, refusal } => self.shared.offers.answer(task, attempt, refusal),
                 Message::Discard { files } => self.shared.runner.discard(&files),
