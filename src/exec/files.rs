@@ -121,6 +121,27 @@ fn wait_again(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(file.as_fd(), flags - OFlags::NONBLOCK)?)
 }
 
+/// Makes the directories of declared outputs. Of one that cannot be made the command says why, if it
+/// needs it.
+pub(super) fn make_places(
+    deadline: &AttemptDeadline,
+    dir: &Path,
+    outputs: &[(PathBuf, Option<u64>)],
+) -> Result<(), Fault> {
+    let parents = outputs.iter().filter_map(|(file, _)| file.parent());
+    let mut places: Vec<PathBuf> =
+        parents.filter(|parent| !parent.as_os_str().is_empty()).map(|parent| dir.join(parent)).collect();
+    places.dedup();
+    if places.is_empty() {
+        return Ok(());
+    }
+    deadline.aside("making the directories of its outputs", move |_| {
+        for place in places {
+            let _ = std::fs::create_dir_all(place);
+        }
+    })
+}
+
 /// Returns the first of the declared files that does not exist. On shared file systems the check
 /// is repeated for up to `wait`, since a node's view of a directory may be seconds old.
 pub(super) fn first_missing(

@@ -481,6 +481,7 @@ impl Runner {
         let site = &self.site;
         let attempt = CommandAttempt { task, group, limits, seat, site, deadline, output_wait, job, output, visible };
         self.check_inputs(turn, &attempt)?;
+        files::make_places(&attempt.deadline, &task.dir, &task.outputs)?;
         let outcome = if task.is_staged { self.run_staged(turn, &attempt)? } else { self.commands.run(&attempt)? };
         self.describe_files(turn, task, outcome, output);
         Ok(outcome)

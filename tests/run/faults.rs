@@ -387,6 +387,18 @@ fn a_declared_output_is_a_promise() {
 }
 
 #[test]
+fn the_directories_of_declared_outputs_are_made() {
+    let dir = Dir::new("places");
+    let job = "[[task]]\nname = 'deep'\narray = '0-1'\ncommand = 'echo {index} > out/{index}/x'\noutputs = 'out/{index}/x'\n\
+               [[task]]\nname = 'staged'\nstage = 'node'\ninputs = 'out/1/x'\noutputs = 'new/copy'\ncommand = 'cp out/1/x new/copy'\n";
+    run(&dir, job, &[]).ok();
+    assert_eq!([dir.read("out/0/x"), dir.read("new/copy")], ["0\n", "1\n"]);
+    dir.file("file", "");
+    let job = "[[task]]\nname = 'no'\ncommand = 'echo x > file/x'\noutputs = 'file/x'\n";
+    run(&dir, job, &[]).code(1).says("file/x");
+}
+
+#[test]
 fn a_failed_prologue_is_named() {
     let dir = Dir::new("prologue");
     let job = "[job]\nprologue = ['echo loading', 'test -e ready']\n\

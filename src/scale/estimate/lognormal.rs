@@ -35,6 +35,15 @@ const EM_ITERATIONS: usize = 4;
 /// Beyond this number of deviations, the normal distribution's tail is too thin for arithmetic.
 const MAX_DEVIATIONS: f64 = 6.0;
 
+/// A value this many deviations above the mean of logarithms follows no observation: a cause other
+/// than chance holds it up. Of the tens of thousands of tasks that run at once on a large machine,
+/// some always are as rare as one in a thousand; as rare as this is one in three hundred thousand.
+const BEYOND: f64 = 4.5;
+
+/// The rest of such a value is asked for at most this share of them: the tail of a scale-free prior
+/// has no mean, and one of thousands of running tasks would seem to run for ever.
+const MAX_SHARE_BEYOND: f64 = 0.75;
+
 /// From this number of degrees of freedom on, Student's t is taken to be normal.
 const NORMAL_FROM: f64 = 200.0;
 
@@ -245,15 +254,16 @@ impl LogNormal {
     /// ends sooner.
     pub fn rest(&self, elapsed: f64, p: f64) -> f64 {
         let deviation = self.variance().sqrt();
-        let passed = match elapsed > 0.0 && deviation > 0.0 {
-            true => standard_normal().cdf((log(elapsed) - self.mean) / deviation),
-            false => 0.0,
+        let place = match elapsed > 0.0 && deviation > 0.0 {
+            true => (log(elapsed) - self.mean) / deviation,
+            false => f64::NEG_INFINITY,
         };
-        if passed > 0.999 {
-            // Beyond all observations: what has lasted this long lasts as long again (the median
-            // under a scale-free prior).
-            return elapsed * p / (1.0 - p).max(1e-3);
+        if place > BEYOND {
+            // What has lasted this long lasts as long again (the median under a scale-free prior).
+            let p = p.min(MAX_SHARE_BEYOND);
+            return elapsed * p / (1.0 - p);
         }
+        let passed = standard_normal().cdf(place);
         (exp(self.mean + deviation * normal_point(passed + p * (1.0 - passed))) - elapsed).max(0.0)
     }
 
@@ -379,6 +389,20 @@ mod tests {
         assert!(belief.rest(9.0, 0.5) < 5.0 && belief.rest(9.0, 0.9) > belief.rest(9.0, 0.5));
         assert!(belief.rest(1000.0, 0.5) >= 1000.0);
         assert!(belief.is_odd(1000.0) && !belief.is_odd(11.0));
+    }
+
+    #[test]
+    fn the_slowest_of_very_many_is_not_thought_to_run_for_ever() {
+        let mut belief = LogNormal::unknown(60.0);
+        let mut draw = draws(3, 60.0, 0.2);
+        (0..1000).for_each(|_| belief.observe(draw()));
+        // Of 11,500 values with a spread of 0.2, one or two reach 130; the part that each
+        // represents may be the last of all.
+        for elapsed in 0..=130 {
+            let rest = belief.rest(f64::from(elapsed), 1.0 - 0.5 / 11_500.0);
+            assert!(f64::from(elapsed) + rest < 200.0, "{elapsed}: {rest}");
+        }
+        assert!(belief.rest(1000.0, 0.9999) <= 3000.0);
     }
 
     #[test]
