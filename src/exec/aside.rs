@@ -44,9 +44,9 @@ impl<'a> AttemptDeadline<'a> {
         AttemptDeadline { limit: None, ..*self }
     }
 
-    /// Returns a copy for what is left to do for an attempt that has not completed: it goes on after
-    /// the attempt was asked to end, for `grace`, until it is to end at once. Without a stop the time
-    /// limit starts now, and is no shorter than `grace`.
+    /// Returns a copy for what is left to do for an attempt that has not completed: it goes on
+    /// after the attempt was asked to end, for `grace`, until it is to end at once. Without a stop
+    /// the time limit starts now, and is no shorter than `grace`.
     pub(super) fn after_the_end(&self, grace: Duration) -> AttemptDeadline<'a> {
         let limit = match self.control.stop() {
             Some(_) => Some(grace),

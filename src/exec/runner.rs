@@ -35,7 +35,7 @@ use crate::store::{lexical, remove_tree};
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
 
-/// What an attempt that has not completed has printed is handed in for this long after it was to end.
+/// What an attempt that has not completed has printed is handed in for this long after a stop.
 const HAND_IN_GRACE: Duration = Duration::from_secs(30);
 
 /// Set in `stopping` once any task has been cancelled.
@@ -382,8 +382,8 @@ impl Runner {
     }
 
     /// Puts in place what an attempt on another rank has left, which has been unpacked into `dir`,
-    /// and removes that. Nothing more is put in place once the attempt is given up. Returns the bytes
-    /// that were put in place, and those that are held.
+    /// and removes that. Nothing more is put in place once the attempt is given up. Returns the
+    /// bytes that were put in place, and those that are held.
     ///
     /// # Errors
     /// Of reading or writing.

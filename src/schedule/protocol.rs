@@ -303,8 +303,8 @@ pub enum Message {
     OutputWritten {
         /// Sum of the weights of the records.
         weight: u64,
-        /// The attempts whose end was among them, each with why something of its output could not be
-        /// written.
+        /// The attempts whose end was among them, each with why something of its output could not
+        /// be written.
         ended: Vec<(TaskId, u16, Result<(), String>)>,
     },
 }
@@ -378,7 +378,8 @@ pub enum FileMessage {
         /// The attempt.
         attempt: u16,
     },
-    /// Coordinator to rank 0, and to ranks that receive files from this rank: it has left or is lost.
+    /// Coordinator to rank 0, and to ranks that receive files from this rank: it has left or is
+    /// lost.
     Gone {
         /// The rank.
         rank: Rank,

@@ -2,9 +2,9 @@
 //!
 //! Rank 0 keeps the table: who holds which temporary output, what is being sent, and which rank
 //! failed to send. A rank that needs a file *seeks* it and gets a source, at once or when the node
-//! of one may send again. A rank that has received a temporary output and keeps it says so, and is a
-//! source of it from then on, so what many need spreads as a tree. Without a source left the answer
-//! is none: the rank reads the copy in the run directory.
+//! of one may send again. A rank that has received a temporary output and keeps it says so, and is
+//! a source of it from then on, so what many need spreads as a tree. Without a source left the
+//! answer is none: the rank reads the copy in the run directory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -91,10 +91,10 @@ impl Transfers {
         node: &dyn Fn(Rank) -> Option<N>,
     ) -> Vec<Granted> {
         self.waiting.retain(|sought| (sought.by, sought.id) != (by, id));
-        if let Some((_, source)) = self.running.remove(&(by, id)) {
-            if !arrived {
-                self.avoided.insert(source, now.after(AVOIDANCE));
-            }
+        if let Some((_, source)) = self.running.remove(&(by, id))
+            && !arrived
+        {
+            self.avoided.insert(source, now.after(AVOIDANCE));
         }
         self.grant(now, node)
     }

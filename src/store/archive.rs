@@ -30,8 +30,8 @@ const END: u8 = b'e';
 
 /// Writes what stands behind paths, each under a relative name; the name of what stands for the
 /// whole archive is empty. Directories around a name are made where it is unpacked. A name in a
-/// directory that is an entry, too, is packed once, as what has that name itself. Returns the number
-/// of bytes of the files.
+/// directory that is an entry, too, is packed once, as what has that name itself. Returns the
+/// number of bytes of the files.
 ///
 /// # Errors
 /// Of reading or writing, also if a file changes meanwhile.

@@ -185,8 +185,8 @@ impl CoordinatorDriver {
         })
     }
 
-    /// A rank has left or is lost: others get their files elsewhere, and rank 0 puts in place no more
-    /// of what attempts there have left.
+    /// A rank has left or is lost: others get their files elsewhere, and rank 0 puts in place no
+    /// more of what attempts there have left.
     pub(super) fn end_transfers_of(&mut self, now: Time, rank: Rank) -> Messages {
         let gone = Message::Files { id: 0, message: FileMessage::Gone { rank } };
         let mut receivers = self.transfers.receivers(rank);

@@ -247,8 +247,8 @@ impl FileLink {
         self.changed.notify_all();
     }
 
-    /// Asks a rank and waits for its answer. Returns it with the number of the question. Whoever has
-    /// given up before is not asked: what is posted after that comes last.
+    /// Asks a rank and waits for its answer. Returns it with the number of the question. Nothing is
+    /// asked once it is given up: a message about that is the last one.
     fn ask(&self, to: Rank, message: FileMessage, is_given_up: &AtomicBool) -> (u32, io::Result<FileMessage>) {
         let mut state = self.state();
         state.next = state.next.wrapping_add(1);

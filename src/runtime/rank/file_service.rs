@@ -12,17 +12,20 @@ use crate::exec::{FileCarrier, pack};
 use crate::model::{CarriedFile, Rank};
 use crate::schedule::protocol::FileMessage;
 
+/// Answers a request of a rank with an error.
+type Refuse = fn(&FileLink, Rank, u32, io::Error);
+
 /// A request of another rank. One that is dropped before it has been answered is refused.
 struct Request {
     files: Arc<FileLink>,
     from: Rank,
     id: u32,
-    /// Answers it with an error.
-    refuse: Option<fn(&FileLink, Rank, u32, io::Error)>,
+    /// `None` once it has been answered.
+    refuse: Option<Refuse>,
 }
 
 impl Request {
-    fn is_answered(mut self) {
+    fn answered(mut self) {
         self.refuse = None;
     }
 }
@@ -83,14 +86,14 @@ impl Shared {
     fn serve(
         self: &Arc<Self>,
         service: Service,
-        (from, id, refuse): (Rank, u32, fn(&FileLink, Rank, u32, io::Error)),
+        (from, id, refuse): (Rank, u32, Refuse),
         work: impl FnOnce(&Shared) + Send + 'static,
     ) {
         let shared = Arc::clone(self);
         let request = Request { files: Arc::clone(&self.files), from, id, refuse: Some(refuse) };
         let answer = move || {
             work(&shared);
-            request.is_answered();
+            request.answered();
         };
         if !self.files.add_work(service, Box::new(answer)) {
             return;
