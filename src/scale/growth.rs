@@ -5,6 +5,7 @@
 //! these are short, and the others get what is cheapest for their slots, by the integer program of
 //! `price/mix`, within limits and budget.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::observation::{Observation, RankView, RequestView};
@@ -187,7 +188,7 @@ fn shares(seen: &Observation<'_>, prices: &Prices) -> Vec<Share> {
 /// The open tasks by what can run them, the least particular first.
 fn demands(seen: &Observation<'_>) -> Vec<NodeDemand> {
     let mut demands: Vec<NodeDemand> = seen.remaining.demands().collect();
-    demands.sort_by(|a, b| b.runs_on.cmp(&a.runs_on));
+    demands.sort_by_key(|demand| Reverse(demand.runs_on));
     demands.sort_by_key(|demand| demands_within(demand, seen));
     demands
 }

@@ -165,7 +165,7 @@ impl World {
             class: ClassId(0),
             prior: durations.get(task.index()).map(|&seconds| Duration::from_secs_f64(seconds)),
             slots: 1,
-            runs_on: if task.0 % 2 == 0 { narrow } else { others },
+            runs_on: if task.0.is_multiple_of(2) { narrow } else { others },
         };
         let mut work = RemainingWork::with_limits(Arc::clone(&self.graph), Arc::new(facts), exact, chunks);
         for (task, stage) in (0..).map(TaskId).zip(&self.stages) {

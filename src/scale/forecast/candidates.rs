@@ -78,7 +78,7 @@ impl<'a> CandidateSearch<'a> {
             ..prices.node(node_type).map_or(Charge::default(), charge_of)
         };
         let slots_of_type = |node_type| slots_of(seen, prices, node_type);
-        let mut holders = alike::holders(seen, estimates, scope.min_ranks, (&charge, &slots_of_type));
+        let mut holders = alike::holders(seen, estimates, scope.min_ranks, &charge, &slots_of_type);
         let supply = holders.ranks();
         let fallback = node.map_or(1, |n| n.slots.max(1));
         let working = holders.groups().filter(|group| group.holder.slots > 0).map(|group| group.ranks).sum();

@@ -208,7 +208,7 @@ fn tasks_that_other_types_of_nodes_may_run_are_counted_anew() {
     };
     let (before, facts) = (sums(&work), Arc::clone(&work.facts));
     let narrow = of_type_one();
-    let runs_on = move |task: TaskId| if task.0 % 2 == 0 { narrow } else { NodeTypes::default() };
+    let runs_on = move |task: TaskId| if task.0.is_multiple_of(2) { narrow } else { NodeTypes::default() };
     work.set_node_types(Arc::new(move |task| TaskFacts { runs_on: runs_on(task), ..facts(task) }));
     let after = sums(&work);
     assert!(work.demands().count() == 2 && (before.0, before.1) == (after.0, after.1), "{before:?} {after:?}");

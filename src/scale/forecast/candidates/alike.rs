@@ -33,7 +33,8 @@ pub(super) fn holders(
     seen: &Observation<'_>,
     estimates: &Estimates,
     min_ranks: u32,
-    (charge, slots_of): (&dyn Fn(NodeTypeId) -> Charge, &dyn Fn(NodeTypeId) -> Option<u32>),
+    charge: &dyn Fn(NodeTypeId) -> Charge,
+    slots_of: &dyn Fn(NodeTypeId) -> Option<u32>,
 ) -> Holders {
     let rest =
         |node_type, age: f64| estimates.delay_rest(node_type, std::time::Duration::from_secs_f64(age)).max(0.001);
