@@ -26,7 +26,7 @@ use super::carrier::FileCarrier;
 use super::files;
 use super::used_files::{self, UsedFiles};
 use super::{Fault, RankContext};
-use crate::job::{FileNames, Task, Work};
+use crate::job::{FileNames, OPERATION_KERNEL, Task, Work};
 use crate::model::{CarriedFile, Rank, StageUse, UsedFile};
 use crate::store::{
     Content, Digest, HeldFiles, Store, lexical, not_given_up, pack, place_copy, remove_tree, resolve_output,
@@ -62,7 +62,7 @@ pub(super) struct AwayAttempt {
 /// True for a task that reads or writes in its directory itself.
 pub(crate) fn is_bound_to_its_directory(task: &Task) -> bool {
     let is_alone = task.inputs.is_empty() && task.outputs.is_empty() && task.stdout.is_none() && task.stderr.is_none();
-    !task.is_staged && !matches!(&task.work, Work::Kernel { name, .. } if is_alone && name != GRAPH_KERNEL)
+    !task.is_staged && !matches!(&task.work, Work::Kernel { name, .. } if is_alone && name != OPERATION_KERNEL)
 }
 
 /// Why a task cannot run away from its directory, if it cannot.
@@ -76,9 +76,6 @@ pub(super) fn refusal(task: &Task, site: &RankContext) -> Option<String> {
         task.dir.display()
     ))
 }
-
-/// The kernel that reads data graphs.
-const GRAPH_KERNEL: &str = "graph_operation";
 
 /// A name that stays in the directory that it is relative to.
 fn is_inside(name: &Path) -> bool {
@@ -104,8 +101,8 @@ fn names_of(task: &Task) -> Vec<PathBuf> {
     names
 }
 
-/// What a task finds in its directory, encoded for a rank that is away. Files that are not there are
-/// left out.
+/// What a task finds in its directory, encoded for a rank that is away. Files that are not there
+/// are left out.
 pub(super) fn files_for(
     (store, held): (&Store, Option<&HeldFiles>),
     task: &Task,

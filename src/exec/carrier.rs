@@ -23,8 +23,8 @@ pub trait FileCarrier: fmt::Debug + Send + Sync {
     /// If no rank sends it, or it cannot be written.
     fn fetch(&self, file: &CarriedFile, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64>;
 
-    /// Has rank 0 fetch what an attempt has left, each a name in an archive with its place here, and
-    /// put it in place. Returns the bytes that were put in place and those that are held.
+    /// Has rank 0 fetch what an attempt has left, each a name in an archive with its place here,
+    /// and put it in place. Returns the bytes that were put in place and those that are held.
     ///
     /// # Errors
     /// If rank 0 could not do so.

@@ -121,8 +121,8 @@ fn wait_again(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(file.as_fd(), flags - OFlags::NONBLOCK)?)
 }
 
-/// Makes the directories of declared outputs. Of one that cannot be made the command says why, if it
-/// needs it.
+/// Makes the directories of declared outputs. Of one that cannot be made the command says why, if
+/// it needs it.
 pub(super) fn make_places(
     deadline: &AttemptDeadline,
     dir: &Path,

@@ -5,9 +5,9 @@
 //! and one word for each end. It is read in place, without building a message, and carries no
 //! version, as the handshake has compared the versions.
 //!
-//! What ranks exchange for an operation on a divided graph, and files that travel between ranks, have
-//! marks of their own, too: a header and plain bytes, in *pieces* of bounded size, so that no other
-//! frame waits long behind them.
+//! What ranks exchange for an operation on a divided graph, and files that travel between ranks,
+//! have marks of their own, too: a header and plain bytes, in *pieces* of bounded size, so that no
+//! other frame waits long behind them.
 //!
 //! Input is not trusted. A frame of another version, cut short, too long, or with bytes after its
 //! message causes an error and never a panic, and no length in it is believed before the bytes are

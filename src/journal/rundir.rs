@@ -16,7 +16,7 @@
 //!   outputs/               captured output of tasks (see `output`)
 //!   blocks/                logs of nodes that joined, and the names of their jobs
 //!   lock                   held while the run is active (see `lock`)
-//!   session-...            mark of the session under way: who does not see it sees another directory
+//!   session-...            mark of the session under way, by which ranks recognise the directory
 //! ```
 //!
 //! Creating the directory reserves its number (`mkdir` succeeds once), so two runs that start
@@ -90,7 +90,8 @@ impl RunDir {
         if dir.join(JOURNAL).is_file() { RunDir::at(dir) } else { Err(RunDirError::NotARun { path: dir.to_owned() }) }
     }
 
-    /// Marks the directory for the session that began at this time, so that other ranks recognise it.
+    /// Marks the directory for the session that began at this time, so that other ranks recognise
+    /// it.
     pub fn mark(&self, began_unix_ns: u64) -> Result<(), RunDirError> {
         self.unmark();
         let mark = RunDir::mark_of(&self.path, began_unix_ns);

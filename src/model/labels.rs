@@ -173,8 +173,8 @@ impl Offers {
         }
     }
 
-    /// True if the need asks for more than labels, and a node can be requested that is known to have
-    /// that.
+    /// True if the need asks for more than labels, and a node can be requested that is known to
+    /// have that.
     pub fn surely_serve(&self, need: &NodeNeed) -> bool {
         need.is_more_than_labels() && self.are_known_for(need)
     }

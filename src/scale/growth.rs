@@ -1,9 +1,9 @@
 //! Which types of nodes are requested, how many of each, and which may go.
 //!
 //! A policy says how many ranks there should be. Further nodes go to those tasks that have the most
-//! work for each slot that can run them: tasks that only few types of nodes can run come first where
-//! these are short, and the others get what is cheapest for their slots, by the integer program of
-//! `price/mix`, within limits and budget.
+//! work for each slot that can run them: tasks that only few types of nodes can run come first
+//! where these are short, and the others get what is cheapest for their slots, by the integer
+//! program of `price/mix`, within limits and budget.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -167,8 +167,8 @@ fn allot(seen: &Observation<'_>, prices: &Prices, order: &NodeOrder, sources: &[
     shares
 }
 
-/// The open tasks by what can run them, the least particular first, with the slots here and on their
-/// way. A rank counts for the most particular tasks that it can run.
+/// The open tasks by what can run them, the least particular first, with the slots here and on
+/// their way. A rank counts for the most particular tasks that it can run.
 fn shares(seen: &Observation<'_>, prices: &Prices) -> Vec<Share> {
     let demands = demands(seen);
     let mut shares: Vec<Share> = demands.iter().map(|&demand| Share { demand, slots: 0.0, nodes: 0 }).collect();
@@ -274,8 +274,8 @@ fn why(share: &Share, is_mix: bool, sources: usize) -> String {
     }
 }
 
-/// What the ranks must keep for tasks that only some types of nodes can run, so that these tasks end
-/// no later than the others.
+/// What the ranks must keep for tasks that only some types of nodes can run, so that these tasks
+/// end no later than the others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Particular {
     /// The most particular first.

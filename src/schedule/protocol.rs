@@ -285,16 +285,16 @@ pub enum Message {
     },
     /// Coordinator to rank, before the hand-out with them: tasks that have been added to the run.
     Added(Vec<AddedTables>),
-    /// About a transfer of files, by the number that the rank gave it which receives the files or the
-    /// answer.
+    /// About a transfer of files, by the number that the rank gave it which receives the files or
+    /// the answer.
     Files {
         /// The number.
         id: u32,
         /// What it is about.
         message: FileMessage,
     },
-    /// A rank that does not see the run directory to rank 0, before the report of the attempts: what
-    /// is to be written there.
+    /// A rank that does not see the run directory to rank 0, before the report of the attempts:
+    /// what is to be written there.
     Output {
         /// In order.
         records: Vec<OutputRecord>,

@@ -1,8 +1,9 @@
 //! Files, directories and links as one stream of bytes, for the way between ranks.
 //!
 //! An archive is a list of records, each with a path; a directory comes before what is in it. The
-//! content of a file is followed by its digest. What arrives is not trusted: a path cannot leave the
-//! directory that is unpacked into, nor pass a link, and a file whose digest differs is refused.
+//! content of a file is followed by its digest. What arrives is not trusted: a path cannot leave
+//! the directory that is unpacked into, nor pass a link, and a file whose digest differs is
+//! refused.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, Permissions};

@@ -102,8 +102,8 @@ pub(super) fn resolve_sites(spec: &FileSpec, cost: &Cost, findings: &mut Finding
     (found, listen)
 }
 
-/// The sources of nodes of a job without `[[site]]`: `[capacity]`, for each node type if the job has
-/// several.
+/// The sources of nodes of a job without `[[site]]`: `[capacity]`, for each node type if the job
+/// has several.
 fn sites_of_types(capacity: Capacity, spec: Option<&CostSpec>, cost: &Cost, findings: &mut Findings) -> Vec<Site> {
     if capacity.provider == ProviderKind::None {
         return Vec::new();

@@ -236,8 +236,8 @@ impl Provisioner {
         views
     }
 
-    /// A rank of a site has joined: what it has is what the site's nodes have. Returns what is known
-    /// now of the nodes of that type, if that has changed.
+    /// A rank of a site has joined: what it has is what the site's nodes have. Returns what is
+    /// known now of the nodes of that type, if that has changed.
     pub(super) fn learn(&mut self, site: SiteId, member: &Member) -> Option<(NodeTypeId, NodeOffer)> {
         let site = self.sites.get_mut(site.index())?;
         let is_mixed = matches!(site.provider.offers(), Offers::Nodes(nodes) if nodes.len() > 1);

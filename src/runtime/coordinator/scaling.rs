@@ -162,7 +162,8 @@ impl CoordinatorDriver {
     }
 
     /// The first of `views` that can give the node of a need and that the budget pays for, of those
-    /// that are known to have what it asks for if there are any. `unaffordable`: sites that it does not pay for, with those where a need waits already.
+    /// that are known to have what it asks for if there are any. `unaffordable`: sites that it does
+    /// not pay for, with those where a need waits already.
     fn next_site(
         &self,
         now: Time,

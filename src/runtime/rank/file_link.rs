@@ -1,9 +1,9 @@
 //! Files on their way between ranks.
 //!
 //! A rank that needs a file asks the coordinator for a source (`schedule/transfers`) and the source
-//! for the file. That travels as an archive, in pieces of bounded size: the receiver allows so many,
-//! and more as it writes them, so neither end holds much of it. All work with disks is done in
-//! threads of their own; the engine only passes messages and pieces on.
+//! for the file. That travels as an archive, in pieces of bounded size: the receiver allows so
+//! many, and more as it writes them, so neither end holds much of it. All work with disks is done
+//! in threads of their own; the engine only passes messages and pieces on.
 //!
 //! | who | waits for | ends when |
 //! |---|---|---|

@@ -108,8 +108,8 @@ pub(in crate::runtime) fn visible_run_dir(welcome: &Welcome) -> Option<RunDir> {
     is_visible.then(|| RunDir::open(path).ok())?
 }
 
-/// Refuses a job with tasks that this rank would have to run, and that need the directory of the job,
-/// which it does not see; also temporary outputs that ranks of its node keep to themselves.
+/// Refuses a job with tasks that this rank would have to run, and that need the directory of the
+/// job, which it does not see; also temporary outputs that ranks of its node keep to themselves.
 pub(in crate::runtime) fn check_away(
     job: &Job,
     resources: &RankResources,

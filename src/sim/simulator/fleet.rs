@@ -174,8 +174,8 @@ impl Simulator<'_> {
         }
     }
 
-    /// Requests nodes of this kind or, if they cannot serve the need, of the first in the order that
-    /// can.
+    /// Requests nodes of this kind or, if they cannot serve the need, of the first in the order
+    /// that can.
     fn request(&mut self, (kind, order): (NodeTypeId, &[NodeTypeId]), need: &NodeNeed, nodes: u32) {
         let node = |kind: NodeTypeId| self.cluster.nodes.get(kind.0 as usize);
         let serves = |kind: &NodeTypeId| {

@@ -1,4 +1,5 @@
-//! The same jobs on clusters with two types of nodes, and on clusters with one of these types alone.
+//! The same jobs on clusters with two types of nodes, and on clusters with one of these types
+//! alone.
 
 use std::fmt::Write;
 use std::time::Duration;
