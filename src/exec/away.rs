@@ -17,17 +17,19 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::aside::AttemptDeadline;
 use super::carrier::FileCarrier;
 use super::files;
+use super::output::Output;
+use super::runner::{AttemptRun, Runner};
 use super::used_files::{self, UsedFiles};
 use super::{Fault, RankContext};
 use crate::job::{FileNames, OPERATION_KERNEL, Task, Work};
-use crate::model::{CarriedFile, Rank, StageUse, UsedFile};
+use crate::model::{CarriedFile, Outcome, Rank, StageUse, State, TaskId, UsedFile};
 use crate::store::{
     Content, Digest, HeldFiles, Store, lexical, not_given_up, pack, place_copy, remove_tree, resolve_output,
 };
@@ -36,6 +38,9 @@ use crate::store::{
 /// and standard error.
 const OUTPUTS: &str = "outputs";
 const STREAMS: [&str; 2] = ["stdout", "stderr"];
+
+/// What an attempt that has not completed has printed is handed in for this long after a stop.
+const HAND_IN_GRACE: Duration = Duration::from_secs(30);
 
 /// What a task finds in its directory.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -321,8 +326,93 @@ fn check_received(dir: &Path, from: &Path, is_kept_link: &dyn Fn(&Path) -> bool)
 }
 
 /// Waits until a file that a task needs is visible here.
-pub(super) fn is_visible(path: &Path, wait: std::time::Duration) -> bool {
+pub(super) fn is_visible(path: &Path, wait: Duration) -> bool {
     files::is_there(path, Instant::now().checked_add(wait), &AtomicBool::new(false))
+}
+
+impl Runner {
+    /// Runs a task on a rank that does not see its directory.
+    pub(super) fn each_away(&self, turn: &AttemptRun, task: &Task, output: &mut Output) -> Result<Outcome, Fault> {
+        if let Some(refusal) = refusal(task, &self.site) {
+            return Err(Fault::new(refusal));
+        }
+        let Some(carrier) = self.site.carrier.as_ref().filter(|_| task.is_staged) else {
+            return self.each_here(turn, task, output);
+        };
+        let deadline = AttemptDeadline::begin(turn.control, turn.limits.time);
+        let attempt = turn.seat.attempt;
+        let home = self.stages.bring_home(self.cache.store(), carrier, (task, attempt), &deadline)?;
+        let ran = self.each_here(&turn.in_home(&home), &home.task, output);
+        let is_completed = ran.as_ref().is_ok_and(|outcome| outcome.ok());
+        let names = self.site.file_names(&task.name, task.index);
+        // Cancelled or not, what it has printed is kept.
+        let deadline = if is_completed { deadline.renewed() } else { deadline.after_the_end(HAND_IN_GRACE) };
+        let handed = home.hand_in(carrier, (attempt, is_completed), &names, &deadline);
+        output.staged(&home.used.get());
+        remove_tree(&home.task.dir);
+        match (&ran, handed) {
+            (Ok(outcome), Err(fault)) if outcome.ok() => Err(fault),
+            (_, Err(fault)) => {
+                // Who ends everything at once knows that something is missing.
+                if fault.state != State::Cancelled {
+                    output.remark(&fault.text);
+                }
+                ran
+            }
+            _ => ran,
+        }
+    }
+
+    /// What a task finds in its directory, for a rank that does not see it.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn files_for(&self, task: TaskId) -> Result<Vec<u8>, String> {
+        let (task, wait) = self.expanded(task)?;
+        let store = (&**self.cache.store(), self.cache.held().map(|held| &**held));
+        files_for(store, &task, &self.used_files, &|path| is_visible(path, wait))
+    }
+
+    /// Writes a file that another rank has asked for, as an archive. Returns its number of bytes.
+    ///
+    /// # Errors
+    /// If there is no such file, or it cannot be read or written.
+    pub fn send(&self, file: &CarriedFile, to: &mut dyn Write, is_given_up: &AtomicBool) -> io::Result<u64> {
+        let task = match file {
+            CarriedFile::Input { task, .. } => Some(self.expanded(*task).map_err(io::Error::other)?.0),
+            _ => None,
+        };
+        send(self.cache.held().map(|held| &**held), task.as_ref(), file, to, is_given_up)
+    }
+
+    /// A directory for what an attempt on another rank has left.
+    ///
+    /// # Errors
+    /// If the node's disk cannot be used.
+    pub fn reception(&self, attempt: (Rank, TaskId, u16)) -> io::Result<PathBuf> {
+        let (rank, task, attempt) = attempt;
+        self.stages.reception(self.cache.store(), self.cache.held(), (rank, task.0, attempt))
+    }
+
+    /// Puts in place what an attempt on another rank has left, which has been unpacked into `dir`,
+    /// and removes that. Nothing more is put in place once the attempt is given up. Returns the
+    /// bytes that were put in place, and those that are held.
+    ///
+    /// # Errors
+    /// Of reading or writing.
+    pub fn accept(
+        &self,
+        task: TaskId,
+        of: (Rank, &str, bool),
+        dir: &Path,
+        is_given_up: &AtomicBool,
+    ) -> io::Result<(u64, u64)> {
+        let (task, _) = self.expanded(task).map_err(io::Error::other)?;
+        let store = (&**self.cache.store(), self.cache.held().map(|held| &**held));
+        let accepted = accept(store, &task, of, &self.site, dir, is_given_up);
+        remove_tree(dir);
+        accepted
+    }
 }
 
 #[cfg(test)]

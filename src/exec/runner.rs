@@ -5,18 +5,17 @@
 //! on a separate path for slower tasks.
 
 use std::fs::File;
-use std::io::{self, Write};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
 use super::aside::AttemptDeadline;
-use super::away::{self, AwayAttempt};
+use super::away::AwayAttempt;
 use super::cache::{Answer, CacheRequest, Recorder, TaskCache, Visible};
 use super::command::{CommandAttempt, Commands};
 use super::control::{Control, TaskStop, watch_starts};
@@ -29,14 +28,11 @@ use super::used_files::{ANSWER_TIMEOUT, UsedFiles};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{CacheRules, Container, Group, Task, TaskLimits, Work, WrittenFiles};
-use crate::model::{CarriedFile, Outcome, Rank, State, Stream, TaskId};
-use crate::store::{lexical, remove_tree};
+use crate::model::{Outcome, State, Stream, TaskId};
+use crate::store::lexical;
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
-
-/// What an attempt that has not completed has printed is handed in for this long after a stop.
-const HAND_IN_GRACE: Duration = Duration::from_secs(30);
 
 /// Set in `stopping` once any task has been cancelled.
 const ANY_CANCELLED: u8 = 1 << 7;
@@ -49,7 +45,7 @@ pub struct Runner {
     /// Tasks that were added since, in ascending order.
     added: RwLock<Vec<Arc<TaskTables>>>,
     kernels: Kernels,
-    site: RankContext,
+    pub(super) site: RankContext,
     sink: Arc<dyn OutputSink>,
     controls: Arc<[CachePadded<Control>]>,
     /// Starts the watch over starts of commands once.
@@ -60,10 +56,10 @@ pub struct Runner {
     /// Ranges of cancelled tasks.
     cancelled: RwLock<Vec<Range<u32>>>,
     commands: Commands,
-    used_files: UsedFiles,
+    pub(super) used_files: UsedFiles,
     graphs: Graphs,
-    cache: Arc<TaskCache>,
-    stages: Stages,
+    pub(super) cache: Arc<TaskCache>,
+    pub(super) stages: Stages,
 }
 
 /// Groups of tasks.
@@ -94,18 +90,28 @@ enum GroupPlan {
 }
 
 /// One attempt in progress.
-struct AttemptRun<'a> {
+pub(super) struct AttemptRun<'a> {
     id: TaskId,
     tables: &'a TaskTables,
     source: &'a dyn TaskSource,
     group: &'a Group,
-    limits: TaskLimits,
+    pub(super) limits: TaskLimits,
     /// Number of the group in its source.
     number: GroupId,
-    seat: &'a ExecContext<'a>,
-    control: &'a Control,
+    pub(super) seat: &'a ExecContext<'a>,
+    pub(super) control: &'a Control,
     /// Its home, if this rank is away.
     away: Option<&'a AwayAttempt>,
+}
+
+impl<'a> AttemptRun<'a> {
+    /// The same attempt with its home, on a rank that is away.
+    pub(super) fn in_home<'b>(&self, home: &'b AwayAttempt) -> AttemptRun<'b>
+    where
+        'a: 'b,
+    {
+        AttemptRun { away: Some(home), ..*self }
+    }
 }
 
 /// A kernel that can be called.
@@ -311,98 +317,15 @@ impl Runner {
         if self.site.is_away { self.each_away(turn, &task, output) } else { self.each_here(turn, &task, output) }
     }
 
-    fn each_here(&self, turn: &AttemptRun, task: &Task, output: &mut Output) -> Result<Outcome, Fault> {
+    pub(super) fn each_here(&self, turn: &AttemptRun, task: &Task, output: &mut Output) -> Result<Outcome, Fault> {
         match &task.cache {
             Some(rules) => self.with_cache(turn, task, rules, output),
             None => self.work(turn, task, Visible::ALL, output),
         }
     }
 
-    /// Runs a task on a rank that does not see its directory.
-    fn each_away(&self, turn: &AttemptRun, task: &Task, output: &mut Output) -> Result<Outcome, Fault> {
-        if let Some(refusal) = away::refusal(task, &self.site) {
-            return Err(Fault::new(refusal));
-        }
-        let Some(carrier) = self.site.carrier.as_ref().filter(|_| task.is_staged) else {
-            return self.each_here(turn, task, output);
-        };
-        let deadline = AttemptDeadline::begin(turn.control, turn.limits.time);
-        let attempt = turn.seat.attempt;
-        let home = self.stages.bring_home(self.cache.store(), carrier, (task, attempt), &deadline)?;
-        let ran = self.each_here(&AttemptRun { away: Some(&home), ..*turn }, &home.task, output);
-        let is_completed = ran.as_ref().is_ok_and(|outcome| outcome.ok());
-        let names = self.site.file_names(&task.name, task.index);
-        // Cancelled or not, what it has printed is kept.
-        let deadline = if is_completed { deadline.renewed() } else { deadline.after_the_end(HAND_IN_GRACE) };
-        let handed = home.hand_in(carrier, (attempt, is_completed), &names, &deadline);
-        output.staged(&home.used.get());
-        remove_tree(&home.task.dir);
-        match (&ran, handed) {
-            (Ok(outcome), Err(fault)) if outcome.ok() => Err(fault),
-            (_, Err(fault)) => {
-                // Who ends everything at once knows that something is missing.
-                if fault.state != State::Cancelled {
-                    output.remark(&fault.text);
-                }
-                ran
-            }
-            _ => ran,
-        }
-    }
-
-    /// What a task finds in its directory, for a rank that does not see it.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
-    pub fn files_for(&self, task: TaskId) -> Result<Vec<u8>, String> {
-        let (task, wait) = self.expanded(task)?;
-        let store = (&**self.cache.store(), self.cache.held().map(|held| &**held));
-        away::files_for(store, &task, &self.used_files, &|path| away::is_visible(path, wait))
-    }
-
-    /// Writes a file that another rank has asked for, as an archive. Returns its number of bytes.
-    ///
-    /// # Errors
-    /// If there is no such file, or it cannot be read or written.
-    pub fn send(&self, file: &CarriedFile, to: &mut dyn Write, is_given_up: &AtomicBool) -> io::Result<u64> {
-        let task = match file {
-            CarriedFile::Input { task, .. } => Some(self.expanded(*task).map_err(io::Error::other)?.0),
-            _ => None,
-        };
-        away::send(self.cache.held().map(|held| &**held), task.as_ref(), file, to, is_given_up)
-    }
-
-    /// A directory for what an attempt on another rank has left.
-    ///
-    /// # Errors
-    /// If the node's disk cannot be used.
-    pub fn reception(&self, attempt: (Rank, TaskId, u16)) -> io::Result<PathBuf> {
-        let (rank, task, attempt) = attempt;
-        self.stages.reception(self.cache.store(), self.cache.held(), (rank, task.0, attempt))
-    }
-
-    /// Puts in place what an attempt on another rank has left, which has been unpacked into `dir`,
-    /// and removes that. Nothing more is put in place once the attempt is given up. Returns the
-    /// bytes that were put in place, and those that are held.
-    ///
-    /// # Errors
-    /// Of reading or writing.
-    pub fn accept(
-        &self,
-        task: TaskId,
-        of: (Rank, &str, bool),
-        dir: &Path,
-        is_given_up: &AtomicBool,
-    ) -> io::Result<(u64, u64)> {
-        let (task, _) = self.expanded(task).map_err(io::Error::other)?;
-        let store = (&**self.cache.store(), self.cache.held().map(|held| &**held));
-        let accepted = away::accept(store, &task, of, &self.site, dir, is_given_up);
-        remove_tree(dir);
-        accepted
-    }
-
     /// A task, and how long to wait until its files are visible.
-    fn expanded(&self, task: TaskId) -> Result<(Task, Duration), String> {
+    pub(super) fn expanded(&self, task: TaskId) -> Result<(Task, Duration), String> {
         let added = if task.0 < self.start_end { None } else { self.added_tables(task) };
         let tables = added.as_deref().unwrap_or(&self.start);
         let group = tables.firsts.partition_point(|&first| first <= task.0).wrapping_sub(1);

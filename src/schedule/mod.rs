@@ -12,6 +12,7 @@ mod completion_inference;
 pub mod coordinator;
 pub mod dependency_counts;
 pub mod fair;
+pub mod file_messages;
 pub mod gang;
 pub mod handout;
 mod health;

@@ -10,7 +10,7 @@ use super::file_link::{FileLink, PieceWriter, Reception, Service};
 use super::shared::Shared;
 use crate::exec::{FileCarrier, pack};
 use crate::model::{CarriedFile, Rank};
-use crate::schedule::protocol::FileMessage;
+use crate::schedule::file_messages::FileMessage;
 
 /// Answers a request of a rank with an error.
 type Refuse = fn(&FileLink, Rank, u32, io::Error);
@@ -95,12 +95,12 @@ impl Shared {
             work(&shared);
             request.answered();
         };
-        if !self.files.add_work(service, Box::new(answer)) {
+        if !self.files.services.add(service, Box::new(answer)) {
             return;
         }
         let files = Arc::clone(&self.files);
         let run = move || {
-            while let Some(work) = files.next_work(service) {
+            while let Some(work) = files.services.next(service) {
                 // A panic has been reported, and the request is refused.
                 let _ = catch_unwind(AssertUnwindSafe(work));
             }
@@ -108,7 +108,7 @@ impl Shared {
         if let Err(error) = std::thread::Builder::new().name("files".into()).spawn(run) {
             tracing::error!("the system refuses a thread for files of other ranks: {error}");
             // What no other thread does is refused.
-            drop(self.files.lacks_thread(service));
+            drop(self.files.services.lacks_thread(service));
         }
     }
 

@@ -17,7 +17,8 @@ use crate::job::KeepOutput;
 use crate::journal::{OutputError, OutputWriter, RunDir};
 use crate::model::{Outcome, Rank, TaskId};
 use crate::runtime::event_wait::EventWait;
-use crate::schedule::protocol::{Message, OutputPart, OutputRecord};
+use crate::schedule::file_messages::{OutputPart, OutputRecord};
+use crate::schedule::protocol::Message;
 
 /// Weight of the records that may wait to be written.
 const MAX_UNWRITTEN: u64 = 4 << 20;

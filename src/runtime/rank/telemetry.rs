@@ -14,7 +14,8 @@ use super::output_link::OutputSender;
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
 use crate::model::{CacheUse, Measure, Outcome, Reason, SlotsNow, StageUse, Stream, TaskId, Usage, UsedFile, Vitals};
-use crate::schedule::protocol::{Message, OutputPart};
+use crate::schedule::file_messages::OutputPart;
+use crate::schedule::protocol::Message;
 
 /// Values or reasons in one message, at most.
 const MAX_VALUES_PER_MESSAGE: usize = 256;
