@@ -296,6 +296,8 @@ pub enum SlotReason {
     NoWork,
     /// Memory was scarce.
     MemoryScarce,
+    /// Memory is free again.
+    MemoryFree,
 }
 
 impl SlotReason {
@@ -307,6 +309,7 @@ impl SlotReason {
             SlotReason::CpusScarce => "CPUs were scarce",
             SlotReason::NoWork => "more had no work",
             SlotReason::MemoryScarce => "memory was scarce",
+            SlotReason::MemoryFree => "memory was free again",
         }
     }
 }

@@ -440,6 +440,10 @@ impl Commands {
                     .report_failure(&format!("killed: it used {used} of memory, and `memory` allows {limit}"));
                 State::OutOfMemory
             }
+            Some(Cause::Shortage) => {
+                attempt.output.report_failure("ended to free memory, which is scarce on its node: it is retried");
+                State::NodeFail
+            }
             None if exit == 0 => State::Completed,
             None if killed && ended.alive.is_some_and(|alive| self.oom.claim(alive)) => {
                 attempt.output.report_failure("killed by the system, which ran out of memory");

@@ -12,6 +12,8 @@
 //!
 //! Invariant: a request never reaches another task than the one it was made for. A task that does
 //! not poll costs two stores.
+//!
+//! The request to free memory is a bit of its own in the word: only a command that runs heeds it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -52,6 +54,8 @@ impl TaskStop {
 const ACTIVE: u64 = 1 << 63;
 /// Position of the stop request in the word; the task's number is below it.
 const STOP_SHIFT: u32 = 32;
+/// Set to request that a command ends to free its memory.
+const FREE_MEMORY: u64 = 1 << 48;
 
 /// The word and the event of one slot.
 pub(super) struct Control {
@@ -121,6 +125,21 @@ impl Control {
             self.event.signal();
         }
         found
+    }
+
+    /// Requests that a command ends to free its memory, if `task` is running. Returns true if it is.
+    pub(super) fn request_memory(&self, task: TaskId) -> bool {
+        let asked = |word: u64| (word & ACTIVE != 0 && task.0 == word as u32).then_some(word | FREE_MEMORY);
+        let found = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, asked).is_ok();
+        if found {
+            self.event.signal();
+        }
+        found
+    }
+
+    /// True if the task is to end to free its memory.
+    pub(super) fn is_memory_requested(&self) -> bool {
+        self.word.load(Ordering::Acquire) & FREE_MEMORY != 0
     }
 
     /// Calls `start`, which starts a child and stores its process id in the given word. Returns
@@ -208,6 +227,20 @@ mod tests {
         drop(running);
         let _running = control.begin(TaskId(7));
         assert_eq!(control.stop(), None, "the next attempt starts afresh");
+    }
+
+    #[test]
+    fn a_request_for_memory_is_no_stop() {
+        let control = Control::new().unwrap();
+        let running = control.begin(TaskId(7));
+        assert!(!control.request_memory(TaskId(8)) && !control.is_memory_requested());
+        assert!(control.request_memory(TaskId(7)) && control.is_memory_requested());
+        assert_eq!((control.stop(), control.task()), (None, Some(TaskId(7))));
+        assert!(control.request(None, TaskStop::Terminate) && control.is_memory_requested());
+        assert_eq!(control.stop(), Some(TaskStop::Terminate));
+        drop(running);
+        let _running = control.begin(TaskId(7));
+        assert!(!control.is_memory_requested());
     }
 
     #[test]

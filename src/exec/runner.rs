@@ -218,6 +218,12 @@ impl Runner {
         running.count()
     }
 
+    /// Ends a running task to free its memory if it is a command that executes: its attempt ends as
+    /// NODE_FAIL. Returns true if the task is running.
+    pub fn free_memory(&self, task: TaskId) -> bool {
+        self.controls.iter().any(|control| control.request_memory(task))
+    }
+
     /// Records a signal that this process has received. Batch systems signal all processes of a
     /// node: commands that end by it have not failed by themselves.
     pub fn signalled(&self, signal: i32) {

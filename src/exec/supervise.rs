@@ -52,6 +52,9 @@ const EXIT_POLL_INTERVALS: (Duration, Duration) = (Duration::from_micros(100), D
 /// Interval between two checks whether the relatives of a stopped command have ended.
 const RELATIVES_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Longest time between TERM and KILL where memory is short, in which a command may still take more.
+const SHORTAGE_GRACE: Duration = Duration::from_secs(2);
+
 /// How long processes that a command leaves behind may run before they are ended.
 const LINGER_TIME: Duration = Duration::from_millis(250);
 
@@ -74,6 +77,8 @@ pub(super) enum Cause {
     Time,
     /// It used this many bytes of memory.
     Memory(u64),
+    /// Its rank or node is short of memory.
+    Shortage,
 }
 
 /// How a command ended.
@@ -296,6 +301,10 @@ impl<'a> Supervisor<'a> {
             Some(TaskStop::Kill) if !self.killed && (self.cause.is_some() || !self.exited) => {
                 self.cause.get_or_insert(Cause::Asked);
                 self.kill();
+            }
+            _ if self.control.is_memory_requested() && self.cause.is_none() && !self.exited => {
+                self.grace = self.grace.min(SHORTAGE_GRACE);
+                self.end(Cause::Shortage);
             }
             _ => {}
         }

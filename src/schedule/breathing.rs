@@ -1,5 +1,5 @@
 //! How many slots of a rank run tasks, where the job gives a range: more than the least while CPUs
-//! idle, fewer when CPUs or memory are scarce.
+//! idle, fewer when CPUs or memory are scarce, and fewer than the least where memory still is.
 //!
 //! Once per [`INTERVAL`] the driver samples the CPUs that the rank may use and the pressure on
 //! them. The first condition that holds decides:
@@ -7,6 +7,8 @@
 //! | condition | slots |
 //! |---|---|
 //! | tasks stall for memory, or hardly any is free | the least, at once: what runs beyond goes on, and nothing more is started there |
+//! | it is so in the next sample too, and several tasks run | the youngest task is requeued, and its slot is closed if it is one of the least |
+//! | slots of the least are closed, and memory is free again, three samples in a row | one more; all of them if nothing runs |
 //! | the CPUs are saturated or tasks wait for them, three samples in a row | a third of those above the least fewer |
 //! | slots have been without work, three samples in a row | as many as run tasks |
 //! | all slots run tasks, CPUs idle and nothing waits for them, three samples in a row | half as many more, as far as the CPUs will not be saturated by them |
@@ -49,6 +51,8 @@ const MIN_FREE_MEMORY: f64 = 0.05;
 pub struct SlotSample {
     /// Slots that run tasks.
     pub running: u32,
+    /// Tasks that run and have not been requeued.
+    pub tasks: u32,
     /// Busy share of the CPUs that the rank may use.
     pub cpu_busy: f64,
     /// Share of time in which some task of the node waited for a CPU; 0 where it is not measured.
@@ -70,6 +74,9 @@ pub struct BreathingSlots {
     scarce: u32,
     unused: u32,
     useful: u32,
+    /// Samples in a row in which memory was scarce, or free while slots of the least are closed.
+    short: u32,
+    eased: u32,
     /// Samples without growth that are left, and how many the last shrink caused.
     rest: u32,
     last_rest: u32,
@@ -90,6 +97,8 @@ impl BreathingSlots {
             scarce: 0,
             unused: 0,
             useful: 0,
+            short: 0,
+            eased: 0,
             rest: 0,
             last_rest: 0,
             has_grown: false,
@@ -106,9 +115,10 @@ impl BreathingSlots {
         self.why
     }
 
-    /// Takes a sample; returns the slots that may run tasks from now on.
-    pub fn step(&mut self, sample: SlotSample) -> u32 {
-        let SlotSample { running, cpu_busy, cpu_stall, memory_stall, free_memory } = sample;
+    /// Takes a sample; returns the slots that may run tasks from now on, and whether the youngest
+    /// task is to be requeued to free its memory.
+    pub fn step(&mut self, sample: SlotSample) -> (u32, bool) {
+        let SlotSample { running, tasks, cpu_busy, cpu_stall, memory_stall, free_memory } = sample;
         self.rest = self.rest.saturating_sub(1);
         let is_short_of_memory = memory_stall > MEMORY_STALL || free_memory < MIN_FREE_MEMORY;
         let has_memory = memory_stall == 0.0 && free_memory >= 2.0 * MIN_FREE_MEMORY;
@@ -118,11 +128,21 @@ impl BreathingSlots {
         self.scarce = count(self.scarce, is_saturated && self.slots > self.least);
         self.unused = count(self.unused, running < self.slots && self.slots > self.least);
         self.useful = count(self.useful, running >= self.slots && has_cpus && has_memory && self.rest == 0);
+        self.short = count(self.short, is_short_of_memory);
+        self.eased = count(self.eased, has_memory && self.slots < self.least && self.rest == 0);
         if is_short_of_memory {
-            self.shrink(self.least, SlotReason::MemoryScarce);
-            return self.slots;
+            let requeues = self.short > 1 && tasks > 1;
+            // Of the least, the slots of the tasks that go on.
+            let least = if requeues { self.least.min(tasks - 1) } else { self.least };
+            self.shrink(least, SlotReason::MemoryScarce);
+            if requeues {
+                self.rest = self.rest.max(REST);
+            }
+            return (self.slots, requeues);
         }
-        if self.scarce >= PATIENCE {
+        if self.slots < self.least {
+            self.reopen(tasks);
+        } else if self.scarce >= PATIENCE {
             let extra = self.slots - self.least;
             self.shrink(self.slots - extra.div_ceil(3), SlotReason::CpusScarce);
         } else if self.unused >= PATIENCE {
@@ -138,7 +158,17 @@ impl BreathingSlots {
                 self.useful = PATIENCE - 1;
             }
         }
-        self.slots
+        (self.slots, false)
+    }
+
+    /// Opens slots of the least again.
+    fn reopen(&mut self, tasks: u32) {
+        if tasks == 0 {
+            self.set(self.least, SlotReason::NoWork);
+        } else if self.eased >= PATIENCE {
+            self.set(self.slots + 1, SlotReason::MemoryFree);
+            self.has_grown = true;
+        }
     }
 
     /// Reduces the slots for want of something: growth would only bring the want back.
@@ -155,7 +185,7 @@ impl BreathingSlots {
     fn set(&mut self, slots: u32, why: SlotReason) {
         if slots != self.slots {
             (self.slots, self.why) = (slots, why);
-            (self.scarce, self.unused, self.useful) = (0, 0, 0);
+            (self.scarce, self.unused, self.useful, self.eased) = (0, 0, 0, 0);
         }
     }
 }
@@ -167,7 +197,7 @@ mod tests {
     use super::*;
 
     const QUIET: SlotSample =
-        SlotSample { running: 0, cpu_busy: 0.0, cpu_stall: 0.0, memory_stall: 0.0, free_memory: 0.5 };
+        SlotSample { running: 0, tasks: 0, cpu_busy: 0.0, cpu_stall: 0.0, memory_stall: 0.0, free_memory: 0.5 };
 
     /// The slots after each of these many samples, in which all slots run tasks that keep CPUs busy
     /// for this share of their time.
@@ -176,7 +206,7 @@ mod tests {
             let running = slots.slots();
             let busy = f64::from(running) * load / cpus;
             let cpu_stall = (busy - 1.0).clamp(0.0, 1.0);
-            slots.step(SlotSample { running, cpu_busy: busy.min(1.0), cpu_stall, ..QUIET })
+            slots.step(SlotSample { running, tasks: running, cpu_busy: busy.min(1.0), cpu_stall, ..QUIET }).0
         };
         (0..samples).map(|_| sample()).collect()
     }
@@ -212,7 +242,7 @@ mod tests {
     fn slots_without_work_go() {
         let mut slots = BreathingSlots::new(2, 8);
         run(&mut slots, 2.0, 0.0, 20);
-        let after = |slots: &mut BreathingSlots, running| slots.step(SlotSample { running, ..QUIET });
+        let after = |slots: &mut BreathingSlots, running| slots.step(SlotSample { running, ..QUIET }).0;
         assert_eq!([5, 4, 5].map(|running| after(&mut slots, running)), [8, 8, 5]);
         assert_eq!((slots.why(), after(&mut slots, 0)), (SlotReason::NoWork, 5));
         assert_eq!([0, 0, 0].map(|running| after(&mut slots, running)), [5, 2, 2]);
@@ -224,13 +254,48 @@ mod tests {
         run(&mut slots, 2.0, 0.0, 20);
         for (memory_stall, free_memory) in [(0.2, 0.5), (0.0, 0.01)] {
             let mut slots = slots;
-            assert_eq!(slots.step(SlotSample { running: 8, memory_stall, free_memory, ..QUIET }), 2);
+            let sample = SlotSample { running: 8, tasks: 8, memory_stall, free_memory, ..QUIET };
+            assert_eq!(slots.step(sample), (2, false));
             assert_eq!(slots.why(), SlotReason::MemoryScarce);
         }
         // A little less than plenty of memory is no reason for more slots.
         let mut slots = BreathingSlots::new(2, 8);
         let tight = SlotSample { running: 2, free_memory: 0.08, ..QUIET };
-        assert!((0..50).all(|_| slots.step(tight) == 2));
+        assert!((0..50).all(|_| slots.step(tight) == (2, false)));
+    }
+
+    /// Whether the youngest task is requeued, and the slots, after each sample in which these many
+    /// tasks run and this share of memory is free.
+    fn with_memory<const N: usize>(slots: &mut BreathingSlots, samples: [(u32, f64); N]) -> [(u32, bool); N] {
+        samples.map(|(tasks, free_memory)| slots.step(SlotSample { running: tasks, tasks, free_memory, ..QUIET }))
+    }
+
+    #[test]
+    fn memory_that_stays_scarce_requeues_tasks_until_one_is_left() {
+        let mut slots = BreathingSlots::new(2, 8);
+        run(&mut slots, 2.0, 0.0, 20);
+        let shrinking = with_memory(&mut slots, [(4, 0.01), (4, 0.01), (3, 0.01), (2, 0.01), (1, 0.01), (1, 0.01)]);
+        assert_eq!(shrinking, [(2, false), (2, true), (2, true), (1, true), (1, false), (1, false)]);
+        // One bad sample alone requeues nothing, and one task is never requeued.
+        let mut slots = BreathingSlots::new(2, 8);
+        assert_eq!(with_memory(&mut slots, [(2, 0.01), (2, 0.5), (2, 0.01), (2, 0.5)]), [(2, false); 4]);
+        assert_eq!(with_memory(&mut slots, [(1, 0.01); 9]), [(2, false); 9]);
+    }
+
+    #[test]
+    fn closed_slots_open_again_once_memory_is_free_for_a_while_or_nothing_runs() {
+        let mut slots = BreathingSlots::new(3, 8);
+        assert_eq!(with_memory(&mut slots, [(3, 0.01), (3, 0.01)]), [(3, false), (2, true)]);
+        // Too little is free.
+        assert_eq!(with_memory(&mut slots, [(2, 0.08); 30]), [(2, false); 30]);
+        let freed = with_memory(&mut slots, [(2, 0.5); 3]);
+        assert_eq!((freed, slots.why()), ([(2, false), (2, false), (3, false)], SlotReason::MemoryFree));
+        // The second time it takes longer.
+        assert_eq!(with_memory(&mut slots, [(3, 0.01), (3, 0.01)]), [(3, false), (2, true)]);
+        let waited = with_memory(&mut slots, [(2, 0.5); 20]);
+        let opened = waited.iter().position(|&(slots, _)| slots == 3).unwrap();
+        assert!(opened >= REST as usize - 1, "{opened}");
+        assert_eq!(with_memory(&mut slots, [(3, 0.01), (3, 0.01), (0, 0.5)]).map(|it| it.0), [3, 2, 3]);
     }
 
     proptest! {
@@ -243,8 +308,12 @@ mod tests {
             let mut slots = BreathingSlots::new(least, least + more);
             for (running, cpu_busy, cpu_stall, memory_stall, free_memory) in samples {
                 let before = slots.slots();
-                let after = slots.step(SlotSample { running, cpu_busy, cpu_stall, memory_stall, free_memory });
-                prop_assert!((least..=least + more).contains(&after) && after <= before + before.div_ceil(2));
+                let tasks = running / 2;
+                let sample = SlotSample { running, tasks, cpu_busy, cpu_stall, memory_stall, free_memory };
+                let (after, requeues) = slots.step(sample);
+                prop_assert!((1..=least + more).contains(&after) && (after <= before + before.div_ceil(2) || tasks == 0));
+                prop_assert!(after >= least || slots.why() == SlotReason::MemoryScarce || slots.why() == SlotReason::MemoryFree);
+                prop_assert!(!requeues || tasks > 1 && after >= (tasks - 1).min(least.min(before)).min(least));
             }
         }
     }

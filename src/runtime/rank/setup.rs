@@ -199,6 +199,7 @@ impl RankSetup {
         });
         let output = TaskOutput { files: output_files, telemetry: Arc::clone(&telemetry), offers: Arc::clone(&offers) };
         let runner = Runner::new(source, kernels.clone(), site, Arc::new(output)).map_err(|e| refused(&e))?;
+        let runner = Arc::new(runner);
         let job = Arc::new(LiveJob::new(job, &welcome.short));
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
         let worker = Worker::new(me, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
@@ -245,8 +246,9 @@ impl RankSetup {
                 let shared = &executor.shared;
                 shared.set_pool(pool.handle());
                 if extra > 0 {
-                    let telemetry = Arc::clone(&shared.telemetry);
-                    let _ = shared.breather.set(SlotBreather::start(pool.handle(), extra, granted, telemetry));
+                    let (runner, telemetry) = (Arc::clone(&shared.runner), Arc::clone(&shared.telemetry));
+                    let work = (pool.handle(), runner);
+                    let _ = shared.breather.set(SlotBreather::start(work, extra, granted, telemetry));
                 }
                 drop(engine);
                 Ok((executor, Some(pool)))

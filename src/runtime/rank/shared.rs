@@ -41,7 +41,7 @@ pub(in crate::runtime) struct Shared {
     pub(in crate::runtime) clock: Clock,
     /// Where the main thread waits.
     pub(super) event_wait: Arc<EventWait>,
-    pub(super) runner: Runner,
+    pub(super) runner: Arc<Runner>,
     pub(super) job: Arc<LiveJob>,
     /// Parses tasks that are added.
     pub(super) kernels: Kernels,

@@ -1,5 +1,6 @@
 //! A thread of each rank whose number of slots follows the use of CPUs and memory: it samples them
-//! once a second, and lets extra slots of the pool run tasks as `schedule/breathing` decides.
+//! once a second, and lets extra slots of the pool run tasks as `schedule/breathing` decides. Where
+//! that closes slots of the least, they are held as for a gang.
 //!
 //! The threads of all slots are started with the rank; those beyond the least wait until they are
 //! allowed to run tasks. Extra slots float over the CPUs that the rank was granted.
@@ -12,10 +13,11 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::telemetry::TelemetryBuffer;
-use crate::exec::family_use;
-use crate::model::SlotsNow;
-use crate::pool::{Handle, PoolLoad};
+use crate::exec::{Runner, family_use};
+use crate::model::{SlotsNow, TaskId};
+use crate::pool::{Handle, HoldId, PoolLoad};
 use crate::schedule::breathing::{BreathingSlots, INTERVAL, SlotSample};
+use crate::schedule::resources::Needs;
 
 /// Adjusts the slots until it is dropped.
 pub(super) struct SlotBreather {
@@ -25,9 +27,9 @@ pub(super) struct SlotBreather {
 
 impl SlotBreather {
     /// Starts the thread, for the slots of this pool and `extra` more on these CPUs and bytes of
-    /// memory. If the system refuses a thread, the slots stay as they are.
+    /// memory; `runner` runs the tasks. If the system refuses a thread, the slots stay as they are.
     pub(super) fn start(
-        pool: Handle,
+        (pool, runner): (Handle, Arc<Runner>),
         extra: usize,
         (cpus, memory): (Vec<u32>, u64),
         telemetry: Arc<TelemetryBuffer>,
@@ -39,10 +41,17 @@ impl SlotBreather {
         let now = move |slots: &BreathingSlots| SlotsNow { active: slots.slots(), least, most, why: slots.why() };
         telemetry.set_slots(now(&slots));
         let breathe = move || {
+            let (mut closed, mut tasks) = (ClosedSlots { pool: &pool, holds: Vec::new() }, RunningTasks::default());
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(INTERVAL) {
-                let Some(sample) = counters.sample(running(pool.load())) else { continue };
-                let active = slots.step(sample);
-                pool.allow_extra((active - least) as usize);
+                tasks.update(runner.running());
+                let running = running(pool.load()).saturating_sub(closed.holds.len() as u32);
+                let Some(sample) = counters.sample((running, tasks.count())) else { continue };
+                let (active, requeues) = slots.step(sample);
+                closed.set(least.saturating_sub(active) as usize);
+                pool.allow_extra(active.saturating_sub(least) as usize);
+                if let Some(task) = requeues.then(|| tasks.youngest()).flatten() {
+                    runner.free_memory(task);
+                }
                 telemetry.set_slots(now(&slots));
             }
         };
@@ -58,6 +67,57 @@ impl Drop for SlotBreather {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that adjusts the number of slots has panicked");
         }
+    }
+}
+
+/// Slots of the least that run nothing, held as for a gang.
+struct ClosedSlots<'a> {
+    pool: &'a Handle,
+    holds: Vec<HoldId>,
+}
+
+impl ClosedSlots<'_> {
+    /// Closes this many slots; one that runs a task, once that ends.
+    fn set(&mut self, closed: usize) {
+        for hold in self.holds.drain(closed.min(self.holds.len())..) {
+            self.pool.release(hold);
+        }
+        while self.holds.len() < closed {
+            let Ok(hold) = self.pool.hold(Needs::SLOT) else { break };
+            self.holds.push(hold);
+        }
+    }
+}
+
+/// The tasks that the slots run, as far as samples show.
+#[derive(Default)]
+struct RunningTasks {
+    /// For each slot its task, the number of samples in which it was seen there, and whether it was
+    /// requested to end.
+    slots: Vec<Option<(TaskId, u32, bool)>>,
+}
+
+impl RunningTasks {
+    /// Takes a sample: the task that each slot runs now.
+    fn update(&mut self, now: impl Iterator<Item = Option<TaskId>>) {
+        let mut before = std::mem::take(&mut self.slots).into_iter();
+        let next = |now: Option<TaskId>| {
+            let before = before.next().flatten();
+            now.map(|task| before.filter(|it| it.0 == task).map_or((task, 1, false), |it| (task, it.1 + 1, it.2)))
+        };
+        self.slots = now.map(next).collect();
+    }
+
+    /// Number of tasks that were not requested to end.
+    fn count(&self) -> u32 {
+        self.slots.iter().flatten().filter(|it| !it.2).count() as u32
+    }
+
+    /// The task that was started last, which counts as requested to end from now on.
+    fn youngest(&mut self) -> Option<TaskId> {
+        let youngest = self.slots.iter_mut().flatten().filter(|it| !it.2).min_by_key(|it| it.1)?;
+        youngest.2 = true;
+        Some(youngest.0)
     }
 }
 
@@ -94,8 +154,9 @@ impl Counters {
         counters
     }
 
-    /// A sample with this number of running slots; `None` if the kernel does not count CPU time.
-    fn sample(&mut self, running: u32) -> Option<SlotSample> {
+    /// A sample with this number of running slots and of tasks; `None` if the kernel does not count
+    /// CPU time.
+    fn sample(&mut self, (running, tasks): (u32, u32)) -> Option<SlotSample> {
         let now = self.read()?;
         let before = self.before.replace(now)?;
         let passed = now.at.duration_since(before.at).as_micros().max(1) as f64;
@@ -105,6 +166,7 @@ impl Counters {
         let all = now.ticks.1.saturating_sub(before.ticks.1).max(1) as f64;
         Some(SlotSample {
             running,
+            tasks,
             cpu_busy: (now.ticks.0.saturating_sub(before.ticks.0) as f64 / all).min(1.0),
             cpu_stall: stall(before.stalls.0, now.stalls.0),
             memory_stall: stall(before.stalls.1, now.stalls.1),
@@ -194,11 +256,28 @@ mod tests {
     #[test]
     fn a_sample_of_this_machine_has_shares() {
         let mut counters = Counters::new((0..4096).collect(), u64::MAX);
-        let Some(sample) = counters.sample(3) else { return };
+        let Some(sample) = counters.sample((3, 2)) else { return };
         let shares = [sample.cpu_busy, sample.cpu_stall, sample.memory_stall, sample.free_memory];
-        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)) && sample.running == 3, "{sample:?}");
+        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)), "{sample:?}");
+        assert_eq!((sample.running, sample.tasks), (3, 2));
         // It may use much less than the node has.
         assert_eq!(Counters { memory: 1 << 10, ..counters }.free_memory(), 0.0);
+    }
+
+    #[test]
+    fn the_youngest_task_is_requested_once() {
+        let mut tasks = RunningTasks::default();
+        let seen = |tasks: &mut RunningTasks, slots: [Option<u32>; 3]| {
+            tasks.update(slots.map(|it| it.map(TaskId)).into_iter())
+        };
+        seen(&mut tasks, [Some(1), Some(2), None]);
+        seen(&mut tasks, [Some(1), Some(3), None]);
+        assert_eq!((tasks.count(), tasks.youngest(), tasks.count()), (2, Some(TaskId(3)), 1));
+        seen(&mut tasks, [Some(1), Some(3), None]);
+        assert_eq!((tasks.count(), tasks.youngest(), tasks.youngest()), (1, Some(TaskId(1)), None));
+        // It runs again.
+        seen(&mut tasks, [None, None, Some(3)]);
+        assert_eq!((tasks.count(), tasks.youngest()), (1, Some(TaskId(3))));
     }
 
     #[test]
