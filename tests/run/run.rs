@@ -774,6 +774,37 @@ fn a_cancelled_task_that_collects_slots_gives_them_back() {
     assert!(!dir.has("wide"));
 }
 
+/// Two tasks whose memory does not fit together: the younger one is requeued before either fails.
+#[test]
+fn where_memory_is_short_the_youngest_task_is_requeued() {
+    let dir = Dir::new("shortage");
+    let job = r#"
+        [job]
+        slots = { min = 2, max = 3 }
+
+        [[task]]
+        name = "hold"
+        array = "1-2"
+        command = "{ head -c 200000000 /dev/zero; until test -e go; do sleep 0.05; done; } | tail -c 200000000 | wc -c > held.{index}"
+    "#;
+    dir.job("job.toml", job);
+    let run = phalanx(&dir).args(["run", "job.toml", "--run-dir", "run"]).env("SLURM_MEM_PER_NODE", "300").start();
+    let requeued = || {
+        let tasks = dir.has("run/control/socket").then(|| phalanx(&dir).args(["report", "run", "--tasks"]).run())?;
+        tasks.stdout().contains("NODE_FAIL").then_some(())
+    };
+    wait_for("a task to be requeued", 120, requeued);
+    let slots = || phalanx(&dir).args(["status", "run", "--json"]).run().ok().json()["ranks"][0].clone();
+    wait_for("its slot to be closed", 120, || (slots()["slots_why"] == "memory_scarce").then_some(()));
+    dir.file("go", "");
+    run.wait().ok().says("tasks    2 completed");
+    let tasks = phalanx(&dir).args(["report", "run", "--tasks"]).run().ok();
+    let tasks = tasks.stdout();
+    assert!(tasks.contains("ended to free memory") && !tasks.contains("OUT_OF_MEMORY"), "{tasks}");
+    assert_eq!([1, 2].map(|i| dir.read(&format!("held.{i}")).trim().to_owned()), ["200000000", "200000000"]);
+    phalanx(&dir).args(["explain", "run"]).run().ok().says("2 -> 1 slot (memory was scarce)");
+}
+
 /// A job may give a number of slots or a range, which `--slots` overrides.
 #[test]
 fn the_slots_of_a_job_hold_and_a_range_is_shown() {
