@@ -55,6 +55,7 @@ demo: build ## Build, run a real job on 3 MPI ranks, end with a picture to look 
 test: deps ## Install what is missing, run all tests, those under mpirun and a real Slurm included
 	@.ci/deps slurm || echo "Slurm is missing and could not be installed: its tests will be skipped" >&2
 	@.ci/deps tests || echo "Charliecloud or ip is missing and could not be installed: their tests will be skipped" >&2
+	@.ci/deps openmpi5 || echo "Open MPI 5 is missing and could not be installed: its tests will be skipped" >&2
 	@rm -f $(SKIPPED)
 	$(CARGO) test --no-run
 	@# No test leaves a process behind.

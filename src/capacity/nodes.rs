@@ -11,6 +11,7 @@
 //! | expected to welcomed | sends its resources | present | the first of a world: its block has joined |
 //! | expected to welcomed | sends its resources after its block was withdrawn | unchanged | its provider ends it |
 //! | expected to welcomed | does not arrive in time | gone | |
+//! | present, of the base world | MPI loses it | gone | |
 //! | any | its link ends | gone, with those of its world that never linked | the last of a world: its block has left |
 //!
 //! The table does no I/O and makes no decisions. Blocks have their own life in [`Blocks`].
@@ -142,6 +143,11 @@ impl NodeTable {
         &self.ranks[..self.base as usize]
     }
 
+    /// Number of the ranks of the base world that are not gone.
+    pub fn base_here(&self) -> u32 {
+        self.base().iter().filter(|rank| rank.presence != Presence::Gone).count() as u32
+    }
+
     /// The numbers of the ranks of the base world.
     pub fn base_ranks(&self) -> impl Iterator<Item = Rank> + use<> {
         (0..self.base).map(Rank)
@@ -239,10 +245,15 @@ impl NodeTable {
         Some(Arrival { delay: requested.map(|block| (block.site, now.since(block.asked))) })
     }
 
-    /// The link of a rank ended. Returns the ranks that are gone by this: itself, and those of its
-    /// world that never linked.
+    /// The link of a rank ended, or MPI lost it. Returns the ranks that are gone by this: itself, and
+    /// those of its world that never linked. A node of the base world is billed until the run ends,
+    /// as it is held that long.
     pub fn lose(&mut self, now: Time, rank: Rank) -> Vec<Rank> {
-        let Some(world) = self.rank(rank).and_then(|entry| entry.world) else { return Vec::new() };
+        let Some(entry) = self.ranks.get_mut(rank.index()) else { return Vec::new() };
+        let Some(world) = entry.world else {
+            let is_new = std::mem::replace(&mut entry.presence, Presence::Gone) != Presence::Gone;
+            return is_new.then_some(rank).into_iter().collect();
+        };
         let goes = |&other: &Rank| {
             let presence = self.ranks[other.index()].presence;
             presence != Presence::Gone && (other == rank || presence == Presence::Expected)
@@ -430,6 +441,16 @@ mod tests {
         table.blocks.step(second(11), id, BlockEvent::Ended { why: String::new(), at: None });
         assert_eq!(closed(&table), [(second(3), second(11))]);
         assert!(!table.holds_node(Rank(2)) && !table.holds_node(Rank(3)) && table.holds_node(Rank(1)));
+    }
+
+    #[test]
+    fn a_lost_rank_of_the_base_world_is_gone_and_its_node_is_held() {
+        let mut table = NodeTable::new([facts("n0"), facts("n1"), facts("n1")]);
+        assert_eq!(table.lose(second(3), Rank(1)), [Rank(1)]);
+        assert!(table.lose(second(4), Rank(1)).is_empty() && table.lose(second(4), Rank(7)).is_empty());
+        assert_eq!((table.base_here(), table.base().len(), table.is_gone(Rank(1))), (2, 3, true));
+        assert!(closed(&table).is_empty() && table.holds_node(Rank(1)));
+        assert_eq!(table.bill_of(Rank(1)), Some(Time::ZERO));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::print;
 use crate::system::launch;
+use crate::system::ulfm::RankLoss;
 use crate::topology::{Topology, labels, show};
 
 /// Shows the machine, the CPUs that the launcher granted, and where each slot is pinned.
@@ -49,7 +50,7 @@ fn mpi_text() -> String {
         }
         _ => "not started by an MPI launcher".to_owned(),
     };
-    format!("MPI        {}, {how}", launch::library())
+    format!("MPI        {}, {how}\nlost rank  {}", launch::library(), RankLoss::here().text())
 }
 
 fn mpi_json() -> Value {
@@ -60,5 +61,6 @@ fn mpi_json() -> Value {
         "rank": place.map(|place| place.rank),
         "size": place.map(|place| place.size),
         "launched_for_mpi": launch::is_launched(),
+        "survives_lost_ranks": RankLoss::here() == RankLoss::Survived,
     })
 }

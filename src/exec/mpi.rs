@@ -11,6 +11,7 @@ use super::env::TaskEnv;
 use super::{ExecContext, Fault};
 use crate::job::MpiShape;
 use crate::model::State;
+use crate::system::ulfm;
 
 /// Families of launchers, which have different options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub(super) struct Launcher {
 
 impl Launcher {
     pub(super) fn new(command: Vec<String>) -> Launcher {
-        Launcher { command, flavour: OnceLock::new() }
+        Launcher { command: without_survival(command), flavour: OnceLock::new() }
     }
 
     /// Returns the words that start `words` on the ranks of `shape`, and adds to `env` what the
@@ -81,6 +82,20 @@ impl Launcher {
         let flavour = recognise(&version).ok_or_else(|| failed(&said))?;
         Ok(*self.flavour.get_or_init(|| flavour))
     }
+}
+
+/// The words of a launcher without the option that lets ranks survive a lost one: the ranks of a
+/// task must end with one that crashes.
+fn without_survival(command: Vec<String>) -> Vec<String> {
+    let mut words = command.into_iter();
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        match word == ulfm::OPTION {
+            true => drop(words.next()),
+            false => kept.push(word),
+        }
+    }
+    kept
 }
 
 fn recognise(version: &str) -> Option<Flavour> {

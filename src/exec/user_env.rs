@@ -33,9 +33,17 @@ const FAMILIES: [&str; 16] = [
     "IPATH_NO_BACKTRACE",
 ];
 
-/// Prefixes of variables that describe a place in a world.
-const PLACE: [&str; 36] = [
+/// Prefixes of variables that describe a place in a world, or that the `mpirun` of Open MPI 5 leaves
+/// to the launcher that it becomes.
+const PLACE: [&str; 43] = [
+    "OMPI_LIBDIR_LOC",
+    "OMPI_TOOL_NAME",
+    "OMPI_VERSION",
+    "OMPI_MCA_PREFIXES",
+    "PRTE_MCA_schizo_proxy",
     "OMPI_COMM_WORLD_",
+    "OMPI_WORLD_",
+    "OMPI_MCA_num_procs",
     "OMPI_APP_CTX_",
     "OMPI_UNIVERSE_SIZE",
     "OMPI_FILE_LOCATION",
@@ -76,7 +84,9 @@ const PLACE: [&str; 36] = [
 /// Prefixes of other variables that a launcher may set, or make of its own options (`mpirun --mca
 /// rmaps_...`, `--oversubscribe`). Parameters of transports (`--mca btl ...`) are not among them:
 /// they are meant for the programs.
-const MAYBE_LAUNCHER: [&str; 25] = [
+const MAYBE_LAUNCHER: [&str; 27] = [
+    "OMPI_MCA_cpu_type",
+    "OMPI_MCA_mpi_ft_enable",
     "OMPI_MCA_orte_",
     "OMPI_MCA_pmix",
     "OMPI_MCA_plm",
@@ -156,7 +166,7 @@ mod tests {
         text.split_whitespace().filter_map(|entry| entry.split_once('=')).map(owned).collect()
     }
 
-    /// What Open MPI 4.1 sets for a rank.
+    /// What Open MPI 4.1 and 5 set for a rank.
     const LAUNCHED: &str = "OMPI_APP_CTX_NUM_PROCS=3 OMPI_ARGV=x OMPI_COMMAND=bash OMPI_COMM_WORLD_RANK=0 \
         OMPI_FILE_LOCATION=/tmp OMPI_FIRST_RANKS=0 OMPI_MCA_ess=^singleton OMPI_MCA_ess_base_jobid=8 \
         OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_initial_wdir=/tmp OMPI_MCA_mpi_oversubscribe=1 \
@@ -165,7 +175,9 @@ mod tests {
         IPATH_NO_BACKTRACE=1 PMIX_BFROP_BUFFER_TYPE=x PMIX_DSTORE_21_BASE_PATH=x PMIX_GDS_MODULE=hash PMIX_HOSTNAME=vm \
         PMIX_ID=8.0 PMIX_MCA_mca_base_component_show_load_errors=1 PMIX_NAMESPACE=8 PMIX_RANK=0 \
         PMIX_SECURITY_MODE=native PMIX_SERVER_URI2=8 PMIX_SYSTEM_TMPDIR=/tmp PMIX_VERSION=4 PMI_RANK=0 PMI_FD=3 \
-        PRTE_LAUNCHED=1 HYDI_CONTROL_FD=1 MPI_LOCALRANKID=0 PALS_RANKID=0";
+        OMPI_LIBDIR_LOC=/lib OMPI_TOOL_NAME=mpirun OMPI_VERSION=5.0.11 OMPI_WORLD_SIZE=3 OMPI_WORLD_LOCAL_SIZE=3 \
+        OMPI_MCA_PREFIXES=mca,opal OMPI_MCA_cpu_type=x86_64 OMPI_MCA_mpi_ft_enable=1 OMPI_MCA_num_procs=3 \
+        PRTE_SHARED_FS=FALSE PRTE_MCA_schizo_proxy=ompi PRTE_LAUNCHED=1 HYDI_CONTROL_FD=1 MPI_LOCALRANKID=0 PALS_RANKID=0";
 
     const USERS: &str = "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_CC=gcc OMPI_UNKNOWN=1 \
         OMPI_MCA_btl=tcp,self OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_unknown_x=1 PMIX_MCA_gds=hash \

@@ -110,6 +110,18 @@ pub trait Fabric: Send {
         false
     }
 
+    /// The ranks of this world that are lost, in the order in which this rank noticed. All that has
+    /// arrived of them was received before, and frames to them are dropped. Always empty where the
+    /// loss of a rank ends its world.
+    fn lost(&self) -> Vec<Rank> {
+        Vec::new()
+    }
+
+    /// The ranks of this world and this node whose processes have ended.
+    fn ended_neighbours(&self) -> Vec<Rank> {
+        Vec::new()
+    }
+
     /// A descriptor that becomes readable when a frame arrives after [`doze`](Fabric::doze);
     /// reading from it never blocks. `None` if this fabric has no doorbell.
     fn bell(&self) -> Option<OwnedFd> {

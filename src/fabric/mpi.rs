@@ -16,16 +16,35 @@
 //!
 //! MPI owns a buffer from the call that starts a transfer until the transfer completes or MPI is
 //! finalised.
+//!
+//! In a world that survives lost ranks (`failures`) a transfer with a lost rank fails, and a receive
+//! from any rank does so once for each loss:
+//!
+//! | a lost rank | effect |
+//! |---|---|
+//! | a receive from any rank fails | MPI is asked which ranks are lost, and may receive again |
+//! | a send to it fails | the send is forgotten; no other waits for it |
+//! | the body of its large frame fails | the frame, and all that would follow it, is dropped |
+//! | nothing of it is left to be received | it counts as [`lost`](Fabric::lost): frames to it are dropped |
+//!
+//! So what arrived from a lost rank is always the beginning of what it sent, without a gap.
+
+mod failures;
+mod transfer;
 
 use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::raw::AsRaw;
 use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence};
 
+use self::failures::{Failures, SUCCESS};
+use self::transfer::{Progress, Transfer, no_request, take_ended};
 use super::near::{Address, NearLane, NearRanks, lock};
 use super::shared_ring::MAX_FRAME_BYTES;
 use super::{Fabric, FabricError, wire};
@@ -51,13 +70,20 @@ const POSTED_RECEIVES: usize = 16;
 /// MPI must be polled too, because a rank that cannot write to shared memory uses MPI.
 const POLLS_PER_MPI_POLL: u32 = 16;
 
+/// How long rank 0 of a world that survives lost ranks waits for the others to leave: who sees it go
+/// must not take that for a loss.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Poll interval of that wait.
+const LEAVE_POLL_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Buffer of a small frame.
 type Buffer = Box<[u8; 1 + MAX_SMALL_BYTES]>;
 
-/// The world of an `mpirun`. The order of the fields matters: MPI is finalised before the buffers
-/// are freed.
+/// The world of an `mpirun`.
 pub struct Mpi {
-    universe: Universe,
+    /// MPI, which is finalised before the buffers are freed, or never.
+    universe: ManuallyDrop<Universe>,
     world: ffi::MPI_Comm,
     me: Rank,
     size: u32,
@@ -76,12 +102,11 @@ pub struct Mpi {
     mpi_carries: bool,
     /// Polls since MPI was last polled.
     polls: u32,
-}
-
-/// Memory that MPI may still read from or write to.
-struct Transfer<B> {
-    request: ffi::MPI_Request,
-    buffer: B,
+    /// What MPI says of lost ranks, if this world survives them.
+    failures: Option<Failures>,
+    /// Ranks that MPI has given up, of which frames may be left, and those that are lost.
+    failing: Vec<Rank>,
+    lost: Vec<Rank>,
 }
 
 // SAFETY: a request handle is a plain word that MPI_THREAD_SERIALIZED allows any thread to use, and
@@ -89,44 +114,13 @@ struct Transfer<B> {
 // at a time.
 unsafe impl Send for Mpi {}
 
-impl<B> Transfer<B> {
-    fn new(buffer: B) -> Transfer<B> {
-        Transfer { request: no_request(), buffer }
-    }
-
-    /// Returns the other rank and the number of bytes (of a receive) if the transfer is complete.
-    #[inline]
-    fn over(&mut self) -> Option<(i32, usize)> {
-        let mut done = 0;
-        // SAFETY: an all-zero status is a valid value to be overwritten; the request came from MPI
-        // and has not completed yet.
-        let status = unsafe {
-            let mut status = std::mem::zeroed::<ffi::MPI_Status>();
-            ffi::MPI_Test(&mut self.request, &mut done, &mut status);
-            status
-        };
-        if done == 0 {
-            return None;
-        }
-        let mut count = 0;
-        // SAFETY: the status was filled in by MPI_Test.
-        unsafe { ffi::MPI_Get_count(&status, u8::equivalent_datatype().as_raw(), &mut count) };
-        Some((status.MPI_SOURCE, count.max(0) as usize))
-    }
-}
-
-/// MPI's handle of no request; a pointer in Open MPI, a number in the MPICH family.
-fn no_request() -> ffi::MPI_Request {
-    // SAFETY: the constant is set when the program is loaded and never changes.
-    unsafe { ffi::RSMPI_REQUEST_NULL }
-}
-
 impl Mpi {
     /// Initialises MPI and joins the world that the launcher started.
     ///
     /// # Errors
     /// If MPI is initialised already or cannot serve more than one thread.
     pub fn join() -> Result<Mpi, FabricError> {
+        let limit = failures::limit_meeting();
         let (universe, granted) = mpi::initialize_with_threading(mpi::Threading::Serialized)
             .ok_or_else(|| FabricError::Mpi("is initialised already in this process".into()))?;
         if granted < mpi::Threading::Serialized {
@@ -139,9 +133,13 @@ impl Mpi {
             world.all_gather_into(&mine, all.as_flattened_mut());
             all
         });
+        drop(limit);
         let mut fabric = Mpi {
             world: world.as_raw(),
-            universe,
+            failures: Failures::of(world.as_raw()),
+            failing: Vec::new(),
+            lost: Vec::new(),
+            universe: ManuallyDrop::new(universe),
             me,
             size,
             ring: (0..POSTED_RECEIVES).map(|_| Transfer::new(Box::new([0; 1 + MAX_SMALL_BYTES]))).collect(),
@@ -154,35 +152,69 @@ impl Mpi {
             near: Arc::new(Mutex::new(near)),
             polls: 0,
         };
-        (0..POSTED_RECEIVES).for_each(|at| fabric.post(at));
+        (0..POSTED_RECEIVES).try_for_each(|at| fabric.post(at))?;
         Ok(fabric)
     }
 
-    /// Posts a receive for a small frame from any rank.
-    fn post(&mut self, at: usize) {
-        let Transfer { request, buffer } = &mut self.ring[at];
-        // SAFETY: the buffer lies on the heap and is neither moved nor touched until `over` has
-        // said that the receive is complete; on a drop it is cancelled first. Errors are fatal in
-        // MPI (its default handler).
-        unsafe {
-            ffi::MPI_Irecv(
-                buffer.as_mut_ptr().cast(),
-                buffer.len() as i32,
-                u8::equivalent_datatype().as_raw(),
-                ffi::RSMPI_ANY_SOURCE,
-                TAGS[0],
-                self.world,
-                request,
-            );
+    /// Posts a receive for a small frame from any rank. MPI refuses that while it has a loss to
+    /// tell of.
+    fn post(&mut self, at: usize) -> Result<(), FabricError> {
+        loop {
+            let Transfer { request, buffer } = &mut self.ring[at];
+            *request = no_request();
+            // SAFETY: the buffer lies on the heap and is neither moved nor touched until the
+            // receive is complete; on a drop it is cancelled first, or never freed.
+            let code = unsafe {
+                ffi::MPI_Irecv(
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len() as i32,
+                    u8::equivalent_datatype().as_raw(),
+                    ffi::RSMPI_ANY_SOURCE,
+                    TAGS[0],
+                    self.world,
+                    request,
+                )
+            };
+            if code == SUCCESS {
+                return Ok(());
+            }
+            if !self.note_failures() {
+                return Err(FabricError::Mpi(format!("no frame can be received any more (error {code})")));
+            }
         }
+    }
+
+    /// Asks MPI for lost ranks. True if there are further ones.
+    #[cold]
+    fn note_failures(&mut self) -> bool {
+        let known = self.failing.len() + self.lost.len();
+        let all = self.failures.as_ref().map(Failures::acknowledge).unwrap_or_default();
+        let new = all.into_iter().filter(|rank| !self.lost.contains(rank) && !self.failing.contains(rank));
+        let new: Vec<Rank> = new.collect();
+        self.failing.extend(new);
+        self.failing.len() + self.lost.len() > known
+    }
+
+    /// Nothing further is received from this rank, nor sent to it.
+    fn part_with(&mut self, rank: Rank) {
+        self.failing.retain(|other| *other != rank);
+        if !self.lost.contains(&rank) {
+            self.lost.push(rank);
+            lock(&self.near).forget(rank);
+        }
+    }
+
+    #[inline]
+    fn is_lost(&self, rank: Rank) -> bool {
+        !self.lost.is_empty() && self.lost.contains(&rank)
     }
 
     /// Starts to send from a buffer that its transfer then owns.
     fn start(&self, to: Rank, tag: i32, bytes: *const u8, len: usize) -> ffi::MPI_Request {
         let mut request = no_request();
-        // SAFETY: callers keep the memory, which lies on the heap, until `over` says that MPI has
-        // done with it, or until after MPI has been finalised. The length fits an i32 because
-        // frames are bounded.
+        // SAFETY: callers keep the memory, which lies on the heap, until `progress` says that MPI
+        // has done with it, or until after MPI has been finalised. The length fits an i32 because
+        // frames are bounded. A send to a lost rank starts nothing and leaves no request.
         unsafe {
             let datatype = u8::equivalent_datatype().as_raw();
             ffi::MPI_Isend(bytes.cast(), len as i32, datatype, to.0 as i32, tag, self.world, &mut request);
@@ -209,28 +241,47 @@ impl Mpi {
     /// Reclaims the buffers of completed sends.
     #[inline]
     fn reap(&mut self) {
-        while self.sending.front_mut().is_some_and(|first| first.over().is_some()) {
-            self.free.extend(self.sending.pop_front().map(|sent| sent.buffer));
-        }
-        while self.sending_large.front_mut().is_some_and(|first| first.over().is_some()) {
-            self.sending_large.pop_front();
-        }
+        let free = &mut self.free;
+        take_ended(&mut self.sending, |buffer| free.push(buffer));
+        take_ended(&mut self.sending_large, drop);
     }
 
     fn receive_through_mpi(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
-        let at = self.next;
-        let Some((source, count)) = self.ring[at].over() else {
-            self.reap();
-            return Ok(None);
-        };
-        self.mpi_carries = true;
-        self.next = (at + 1) % POSTED_RECEIVES;
-        let from = Rank(source as u32);
-        let (kind, content) = (self.ring[at].buffer[0], 1..count.max(1));
-        frame.clear();
-        frame.extend_from_slice(&self.ring[at].buffer[content]);
-        self.post(at);
-        if kind == WHOLE { Ok(Some(from)) } else { self.announced(from, frame) }
+        let failing = self.failing.len();
+        loop {
+            let at = self.next;
+            let (source, count) = match self.ring[at].progress() {
+                Progress::Done(source, count) => (source, count),
+                Progress::Pending => break,
+                Progress::Failed => {
+                    let is_new = self.note_failures();
+                    if !self.ring[at].is_active() {
+                        self.post(at)?;
+                    } else if !is_new {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            self.mpi_carries = true;
+            self.next = (at + 1) % POSTED_RECEIVES;
+            let from = Rank(source as u32);
+            let (kind, content) = (self.ring[at].buffer[0], 1..count.max(1));
+            frame.clear();
+            frame.extend_from_slice(&self.ring[at].buffer[content]);
+            self.post(at)?;
+            match kind {
+                _ if self.is_lost(from) => {}
+                WHOLE => return Ok(Some(from)),
+                _ => return self.announced(from, frame),
+            }
+        }
+        self.reap();
+        // Since these ranks failed, shared memory was polled, and then MPI: nothing of theirs is left.
+        for rank in self.failing[..failing].to_vec() {
+            self.part_with(rank);
+        }
+        Ok(None)
     }
 
     /// Starts to receive the large frame that `frame` announces.
@@ -246,7 +297,7 @@ impl Mpi {
         }
         let mut transfer = Transfer::new(vec![0u8; size]);
         // SAFETY: as in `post`; the memory is that of a vector that is not touched until the
-        // receive is complete.
+        // receive is complete. A receive from a lost rank starts nothing and leaves no request.
         unsafe {
             ffi::MPI_Irecv(
                 transfer.buffer.as_mut_ptr().cast(),
@@ -265,15 +316,46 @@ impl Mpi {
     /// Takes the large frame if it has arrived completely.
     fn take_body(&mut self, frame: &mut Vec<u8>) -> Option<Rank> {
         let (_, transfer) = self.body.as_mut()?;
-        transfer.over()?;
+        let progress = transfer.progress();
+        if matches!(progress, Progress::Pending) {
+            return None;
+        }
         let (from, transfer) = self.body.take()?;
+        if matches!(progress, Progress::Failed) {
+            transfer.abandon();
+            self.part_with(from);
+            return None;
+        }
         *frame = transfer.buffer;
         Some(from)
+    }
+
+    /// Leaves a world in which ranks may be lost, rank 0 last, without MPI's end.
+    fn leave(&mut self) {
+        let (end, mut dropped) = (Instant::now() + LEAVE_TIMEOUT, Vec::new());
+        while self.me == Rank::ZERO && Instant::now() < end {
+            // Without progress MPI may not notice who leaves. No rank sends anything of use any more.
+            self.polls = POLLS_PER_MPI_POLL;
+            let _ = self.receive(&mut dropped);
+            self.note_failures();
+            if self.failing.len() + self.lost.len() + 1 >= self.size as usize {
+                break;
+            }
+            std::thread::sleep(LEAVE_POLL_INTERVAL);
+        }
+        // MPI may use them until the process has ended.
+        std::mem::forget(std::mem::take(&mut self.ring));
+        std::mem::forget(std::mem::take(&mut self.sending));
+        std::mem::forget(std::mem::take(&mut self.sending_large));
+        std::mem::forget(self.body.take());
     }
 }
 
 impl Drop for Mpi {
     fn drop(&mut self) {
+        if self.failures.is_some() {
+            return self.leave();
+        }
         // No rank sends any more. Pending receives would keep MPI from being finalised.
         for transfer in &mut self.ring {
             // SAFETY: the request is one of a posted receive; waiting for a cancelled one ends at
@@ -283,6 +365,8 @@ impl Drop for Mpi {
                 ffi::MPI_Wait(&mut transfer.request, ffi::RSMPI_STATUS_IGNORE);
             }
         }
+        // SAFETY: this is the only place that drops it, and nothing uses it afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.universe) };
     }
 }
 
@@ -302,6 +386,10 @@ impl Fabric for Mpi {
         }
         if size > wire::MOST {
             return Err(FabricError::TooLarge { to, size, limit: wire::MOST });
+        }
+        if self.is_lost(to) {
+            frame.clear();
+            return Ok(());
         }
         if size <= MAX_SMALL_BYTES {
             self.send_small(to, WHOLE, frame);
@@ -332,7 +420,8 @@ impl Fabric for Mpi {
         };
         drop(near);
         self.polls += 1;
-        let busy = self.mpi_carries || !self.sending.is_empty() || !self.sending_large.is_empty();
+        let is_sending = !self.sending.is_empty() || !self.sending_large.is_empty();
+        let busy = self.mpi_carries || is_sending || !self.failing.is_empty();
         if !busy && self.polls < POLLS_PER_MPI_POLL {
             return Ok(None);
         }
@@ -365,6 +454,14 @@ impl Fabric for Mpi {
 
     fn is_moving(&mut self) -> bool {
         !self.drained() || self.body.is_some()
+    }
+
+    fn lost(&self) -> Vec<Rank> {
+        self.lost.clone()
+    }
+
+    fn ended_neighbours(&self) -> Vec<Rank> {
+        lock(&self.near).ended()
     }
 
     fn abandon(&mut self) {

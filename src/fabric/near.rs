@@ -29,7 +29,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use self::lane::{NearLane, OpenLane};
 pub use self::memory::Address;
-use self::memory::{NOWHERE, Neighbour, OwnMemory, node};
+use self::memory::{NOWHERE, Neighbour, OwnMemory, node, process};
 use super::shared_ring::{DamagedRing, RingReader};
 use crate::model::Rank;
 
@@ -44,6 +44,8 @@ enum Peer {
     Near(Box<Neighbour>),
     /// Its memory cannot be reached from here.
     Far,
+    /// It is lost, and frames to it are dropped.
+    Lost,
 }
 
 /// The memory of this rank and of the other ranks of its node.
@@ -124,6 +126,7 @@ impl NearRanks {
                 true
             }
             Peer::Far => false,
+            Peer::Lost => true,
             Peer::Unknown => {
                 self.find(to);
                 self.send(to, label, content)
@@ -186,6 +189,20 @@ impl NearRanks {
         Ok(None)
     }
 
+    /// Receives nothing more from a rank that is lost, and drops frames to it.
+    pub fn forget(&mut self, lost: Rank) {
+        self.readers.retain(|(rank, ..)| *rank != lost);
+        self.waiting.retain(|rank| *rank != lost);
+        self.next = 0;
+        self.peers[lost.index()] = Peer::Lost;
+    }
+
+    /// The ranks of this node whose processes have ended.
+    pub fn ended(&self) -> Vec<Rank> {
+        let ended = |address: &Address| self.node != 0 && address[0] == self.node && has_ended(process(address));
+        (0..).zip(&self.addresses).filter(|(_, address)| ended(address)).map(|(rank, _)| Rank(rank)).collect()
+    }
+
     /// Moves waiting frames into their rings. Returns true if none waits any more.
     #[inline]
     pub fn flush(&mut self) -> bool {
@@ -193,11 +210,18 @@ impl NearRanks {
             let peers = &mut self.peers;
             self.waiting.retain(|rank| match &mut peers[rank.index()] {
                 Peer::Near(neighbour) => !neighbour.flush(),
-                Peer::Unknown | Peer::Far => false,
+                Peer::Unknown | Peer::Far | Peer::Lost => false,
             });
         }
         self.waiting.is_empty()
     }
+}
+
+/// True if there is no such process, or only its exit code is left of it.
+fn has_ended(pid: u32) -> bool {
+    // `PID (NAME) STATE PPID ...`, where the name may hold anything.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
 /// Takes the lock, poisoned or not: every critical section here only moves values, so the data
@@ -296,6 +320,32 @@ mod tests {
         assert!(b.send(Rank(0), 0, b"1"));
         drop(a);
         (0..10_000).for_each(|_| assert!(b.send(Rank(0), 0, b"2")));
+    }
+
+    #[test]
+    fn nothing_comes_from_a_lost_rank_or_waits_for_it() {
+        let (mut a, mut b) = pair();
+        let mut got = Vec::new();
+        assert!(a.send(Rank(1), 0, b"1"));
+        (0..10_000).for_each(|_| assert!(b.send(Rank(0), 0, &[7; 100])));
+        assert!(!b.flush());
+        b.forget(Rank(0));
+        assert!(b.flush() && b.send(Rank(0), 0, b"2") && b.flush());
+        assert_eq!((b.receive(&mut got), b.receive_labelled(0, &mut got)), (Ok(None), Ok(None)));
+        assert!(a.receive(&mut got).unwrap().is_some(), "what had reached the ring is there");
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_known() {
+        let (a, _b) = pair();
+        assert!(a.ended().is_empty(), "both are this process");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !has_ended(child.id()) {
+            assert!(std::time::Instant::now() < until);
+        }
+        child.wait().unwrap();
+        assert!(has_ended(child.id()));
     }
 
     #[test]

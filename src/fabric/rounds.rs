@@ -35,10 +35,11 @@ impl Rounds {
         Rounds { inner, ended, again: VecDeque::new(), early: VecDeque::new() }
     }
 
-    /// A rank that has not ended this round.
+    /// A rank that has not ended this round. A lost one never will.
     fn missing(&self) -> Option<Rank> {
-        let me = self.me().index();
-        (0..self.ended.len()).find(|&rank| rank != me && !self.ended[rank]).map(|rank| Rank(rank as u32))
+        let (me, lost) = (self.me(), self.inner.lost());
+        let is_missing = |rank: &Rank| *rank != me && !self.ended[rank.index()] && !lost.contains(rank);
+        (0..self.size()).map(Rank).find(is_missing)
     }
 }
 
@@ -80,6 +81,14 @@ impl Fabric for Rounds {
 
     fn drained(&mut self) -> bool {
         self.inner.drained()
+    }
+
+    fn lost(&self) -> Vec<Rank> {
+        self.inner.lost()
+    }
+
+    fn ended_neighbours(&self) -> Vec<Rank> {
+        self.inner.ended_neighbours()
     }
 
     fn bell(&self) -> Option<OwnedFd> {
@@ -181,6 +190,47 @@ mod tests {
         assert_eq!(frame, Some((Rank(1), vec![7])));
         a.end_round(Duration::from_secs(60)).unwrap();
         other.join().unwrap();
+    }
+
+    /// An end of a world that has lost rank 2.
+    struct Lossy(local::LocalFabric);
+
+    impl Fabric for Lossy {
+        fn me(&self) -> Rank {
+            self.0.me()
+        }
+
+        fn size(&self) -> u32 {
+            self.0.size()
+        }
+
+        fn send(&mut self, to: Rank, frame: &mut Vec<u8>) -> Result<(), FabricError> {
+            self.0.send(to, frame)
+        }
+
+        fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+            self.0.receive(frame)
+        }
+
+        fn drained(&mut self) -> bool {
+            self.0.drained()
+        }
+
+        fn lost(&self) -> Vec<Rank> {
+            vec![Rank(2)]
+        }
+    }
+
+    #[test]
+    fn a_lost_rank_keeps_no_round_from_ending() {
+        let mut ends = local::world(3);
+        let _lost = ends.pop();
+        let others = ends.into_iter().map(|end| Rounds::new(Box::new(Lossy(end))));
+        let rounds = |mut end: Rounds| (0..3).try_for_each(|_| end.end_round(Duration::from_secs(60)));
+        std::thread::scope(|scope| {
+            let ends: Vec<_> = others.map(|end| scope.spawn(move || rounds(end))).collect();
+            ends.into_iter().for_each(|end| end.join().unwrap().unwrap());
+        });
     }
 
     #[test]

@@ -194,6 +194,14 @@ impl Fabric for RoutedFabric {
         self.outside.as_ref().is_some_and(|outside| outside.is_silent())
     }
 
+    fn lost(&self) -> Vec<Rank> {
+        self.inner.lost().into_iter().map(|rank| Rank(self.first + rank.0)).collect()
+    }
+
+    fn ended_neighbours(&self) -> Vec<Rank> {
+        self.inner.ended_neighbours().into_iter().map(|rank| Rank(self.first + rank.0)).collect()
+    }
+
     fn bell(&self) -> Option<OwnedFd> {
         self.inner.bell()
     }

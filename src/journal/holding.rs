@@ -59,6 +59,8 @@ struct RankProgress {
     holding: Holding,
     state: RankState,
     since: Time,
+    /// It began with the session, so its node is held until the session ends, even if it is lost.
+    is_first: bool,
 }
 
 impl RankProgress {
@@ -70,7 +72,8 @@ impl RankProgress {
             self.holding.joined.get_or_insert(time);
         }
         let gone = |state| matches!(state, RankState::Left | RankState::Lost);
-        if gone(state) && !gone(self.state) {
+        let is_held = self.is_first && state == RankState::Lost;
+        if gone(state) && !gone(self.state) && !is_held {
             self.holding.to = time;
         }
         (self.state, self.since) = (state, time.max(self.since));
@@ -81,11 +84,11 @@ impl Session {
     /// Returns the part of each rank, up to `end`.
     pub fn holdings(&self, end: Time) -> Vec<Holding> {
         let mut ranks_seen: BTreeMap<u32, RankProgress> = BTreeMap::new();
-        let begins = |rank: u32, node: &str, node_type, slots, from, state| {
+        let begins = |rank: u32, node: &str, node_type, slots, from, state: RankState| {
             let node = node.to_owned();
             let joined = (state == RankState::Active).then_some(from);
             let holding = Holding { rank, node, node_type, slots, from, to: end, joined, active: Duration::ZERO };
-            RankProgress { holding, state, since: from }
+            RankProgress { holding, state, since: from, is_first: state == RankState::Active }
         };
         for info in &self.began.ranks {
             let progress = begins(info.rank, &info.node, NodeTypeId(0), info.slots, Time::ZERO, RankState::Active);

@@ -68,13 +68,19 @@ pub enum RunError {
         /// How long rank 0 waited for them.
         seconds: u64,
     },
+    /// Ranks of this world were lost before the run began.
+    #[error("ranks {ranks:?} were lost before any task was started: start the run again")]
+    Lost {
+        /// Their numbers.
+        ranks: Vec<u32>,
+    },
     /// A signal came before anything was started.
     #[error("stopped by signal {0} before any task was started")]
     Interrupted(i32),
     /// This rank had to stop.
     #[error("{0}")]
     Broken(String),
-    /// The coordinator of the run that this rank joined is gone.
+    /// The coordinator of the run is gone.
     #[error("the coordinator is gone: what ran here is ended")]
     Orphaned,
     /// The system refused something that every run needs.
@@ -106,6 +112,7 @@ impl RunError {
             | RunError::Fabric(_)
             | RunError::Join(_)
             | RunError::Missing { .. }
+            | RunError::Lost { .. }
             | RunError::Broken(_)
             | RunError::Orphaned
             | RunError::System { .. } => 1,

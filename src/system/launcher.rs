@@ -35,10 +35,21 @@ pub(crate) fn environment() -> Option<Vec<(String, String)>> {
 pub(crate) fn words() -> Option<Vec<String>> {
     let line = fs::read(find()?.join("cmdline")).ok()?;
     let words = line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
-    let words: Vec<String> = words.take_while(|word| !word.is_empty()).collect();
+    let mut words: Vec<String> = words.take_while(|word| !word.is_empty()).collect();
+    if let (Some(first), Ok(typed)) = (words.first_mut(), std::env::var("OMPI_TOOL_NAME")) {
+        *first = as_typed(first, &typed);
+    }
     let own = std::env::current_exe().ok();
     let name = own.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default();
     options_before(&words, name)
+}
+
+/// The launcher as its user called it: `mpirun` of Open MPI 5 becomes a `prterun` of the same
+/// folder, which does not know all options of `mpirun`.
+fn as_typed(launcher: &str, typed: &str) -> String {
+    let path = Path::new(launcher);
+    let is_replaced = path.file_name().is_some_and(|name| name == "prterun");
+    if is_replaced { path.with_file_name(typed).to_string_lossy().into_owned() } else { launcher.to_owned() }
 }
 
 /// The words before the program, without the number of processes; the first alone if several
@@ -80,6 +91,13 @@ pub(crate) fn prints_to_terminal() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_launcher_that_stands_for_another_has_its_name() {
+        assert_eq!(as_typed("/opt/bin/prterun", "mpirun"), "/opt/bin/mpirun");
+        assert_eq!(as_typed("prterun", "mpiexec"), "mpiexec");
+        assert_eq!(as_typed("/usr/bin/mpirun", "mpiexec"), "/usr/bin/mpirun");
+    }
 
     #[test]
     fn a_launcher_is_called_again_with_its_options_and_another_number() {

@@ -13,6 +13,7 @@
 //! | `own_program` | the mark of programs that are no tasks |
 //! | `private_file` | files that hold a secret |
 //! | `strangers` | bounds the number of connections that are not authenticated yet |
+//! | `ulfm` | whether the ranks of an MPI world survive the loss of one of them |
 
 pub(crate) mod bounded_command;
 pub(crate) mod event;
@@ -25,3 +26,4 @@ pub(crate) mod open_files;
 pub(crate) mod own_program;
 pub(crate) mod private_file;
 pub(crate) mod strangers;
+pub(crate) mod ulfm;

@@ -36,4 +36,6 @@ fn the_topology_names_mpi_and_what_started_the_process() {
     let shown: serde_json::Value = serde_json::from_str(step.run().ok().stdout()).expect("JSON");
     assert_eq!((&shown["mpi"]["launcher"], &shown["mpi"]["rank"]), (&"srun".into(), &1.into()));
     assert_eq!(shown["mpi"]["launched_for_mpi"], false);
+    assert_eq!(shown["mpi"]["survives_lost_ranks"], false);
+    alone.says("lost rank  ends the run, which --resume continues");
 }

@@ -129,6 +129,38 @@ pub fn launcher(dir: &Dir, ranks: u32) -> TestCommand {
     TestCommand::new(mpirun_name(), dir.path()).args(more).args(["-n", &ranks.to_string()])
 }
 
+/// `mpirun -n RANKS phalanx ...` of Open MPI 5, under which a program that was built with Open MPI
+/// 4.1 runs unchanged: of the one in `PHALANX_OPENMPI5`, or in `target/openmpi5`. `None` where there
+/// is none, or where the program was built with another MPI.
+pub fn openmpi5(dir: &Dir, ranks: u32, options: &[&str]) -> Option<TestCommand> {
+    if !is_open_mpi() {
+        return None;
+    }
+    let chosen = std::env::var_os("PHALANX_OPENMPI5").map(PathBuf::from);
+    let root = chosen.unwrap_or_else(|| repository().join("target/openmpi5"));
+    let bin = root.join("bin");
+    if !bin.join("mpirun").exists() {
+        let required = std::env::var_os("PHALANX_REQUIRE_OPENMPI5").is_some();
+        assert!(!required, "{} has no mpirun, but PHALANX_REQUIRE_OPENMPI5 is set", bin.display());
+        skip_loudly("Open MPI 5 is not installed (.ci/deps openmpi5)");
+        return None;
+    }
+    // As a module of a cluster does.
+    let before = |folder: PathBuf, name: &str| {
+        let old = std::env::var_os(name).unwrap_or_default();
+        let old = std::env::split_paths(&old).filter(|path| !path.as_os_str().is_empty());
+        std::env::join_paths(std::iter::once(folder).chain(old)).expect("no colon in a path")
+    };
+    let command = TestCommand::new(bin.join("mpirun"), dir.path())
+        .env("PATH", before(bin, "PATH"))
+        .env("LD_LIBRARY_PATH", before(root.join("lib"), "LD_LIBRARY_PATH"))
+        .args(["--oversubscribe"])
+        .args(options)
+        .args(["-n", &ranks.to_string()])
+        .args([program()]);
+    Some(TestCommand { launches: true, ..command })
+}
+
 /// The launcher of the MPI that the program was built with: `PHALANX_MPIRUN`, else `mpirun`.
 pub fn mpirun_name() -> String {
     std::env::var("PHALANX_MPIRUN").unwrap_or_else(|_| "mpirun".to_owned())
@@ -182,7 +214,10 @@ impl TestCommand {
             command.env_remove(name).env_remove(name.to_uppercase());
         }
         if is_root() {
-            command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+            for launcher in ["OMPI", "PRTE"] {
+                command.env(format!("{launcher}_ALLOW_RUN_AS_ROOT"), "1");
+                command.env(format!("{launcher}_ALLOW_RUN_AS_ROOT_CONFIRM"), "1");
+            }
         }
         TestCommand { command, tag, patience: PATIENCE, launches: false }
     }
@@ -262,6 +297,11 @@ impl Running {
 
     /// The processes of the program under test that it started: under `mpirun`, the ranks in order.
     pub fn ranks(&self) -> Vec<u32> {
+        self.numbered_ranks().into_iter().map(|(_, pid)| pid).collect()
+    }
+
+    /// The same with their numbers.
+    pub fn numbered_ranks(&self) -> Vec<(u32, u32)> {
         let mut ranks: Vec<(u32, u32)> = Vec::new();
         for pid in self.processes() {
             if fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program()) {
@@ -274,7 +314,7 @@ impl Running {
         // the higher number.
         ranks.sort_unstable();
         ranks.dedup_by_key(|rank| rank.0);
-        ranks.into_iter().map(|(_, pid)| pid).collect()
+        ranks
     }
 
     /// Waits for its end and then makes sure that nothing that it started lives on.

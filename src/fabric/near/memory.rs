@@ -21,6 +21,11 @@ pub type Address = [u64; 2];
 /// Stands for memory that no other rank can open.
 pub(super) const NOWHERE: Address = [0; 2];
 
+/// The process at this address.
+pub(super) fn process([_, place]: &Address) -> u32 {
+    (place >> 32) as u32
+}
+
 /// A rank's own memory and pipe. Their descriptors stay open so that other ranks can open them.
 pub(super) struct OwnMemory {
     /// The page with the doorbell's word, then the rings that the ranks of the node write to.

@@ -26,6 +26,7 @@ use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEv
 use crate::schedule::file_messages::FileMessage;
 use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::transfers::{Granted, Transfers};
+use crate::system::ulfm::RankLoss;
 use crate::workload::walltime::LongestTask;
 use crate::workload::{Temporaries, TemporaryFile};
 
@@ -242,10 +243,14 @@ impl CoordinatorDriver {
         self.carry_out(now, actions)
     }
 
-    /// Handles a signal.
-    pub(crate) fn on_signal(&mut self, now: Time, signal: i32) -> Messages {
+    /// Handles a signal; `ended` are the ranks of this world and node whose processes had ended then.
+    pub(crate) fn on_signal(&mut self, now: Time, signal: i32, ended: &[Rank]) -> Messages {
         let request = self.limits.on_signal(now, signal, self.coordinator.tally().running);
         self.recording.note(now, Level::Warning, &request.text);
+        if let Some(rank) = ended.first() {
+            let text = format!("the process of {rank} has ended; here a lost rank {}", RankLoss::here().text());
+            self.recording.note(now, Level::Error, &text);
+        }
         self.stop(now, request.how, request.why)
     }
 
@@ -367,7 +372,7 @@ impl CoordinatorDriver {
             running: tally.running.into(),
             ready: (tally.ready + tally.held).into(),
             paused: self.coordinator.paused().iter().map(|(from, to)| u64::from(to - from)).sum(),
-            ranks_active: self.nodes.base().len() as u32 + self.joined_active(),
+            ranks_active: self.nodes.base_here() + self.joined_active(),
             forecast: self.forecast(),
             ..RunProgress::default()
         }

@@ -1,7 +1,7 @@
 //! Ranks and nodes that join and leave: keeps coordinator, node table and provider consistent.
 //!
-//! The listener reports links, the provisioner reports nodes, and the coordinator knows which ranks
-//! have tasks. Nothing here needs a policy: a node that is about to be taken away, or on which
+//! The listener reports links, MPI lost ranks of the first world, the provisioner reports nodes, and
+//! the coordinator knows which ranks have tasks. Nothing here needs a policy: a node that is about to be taken away, or on which
 //! tasks keep failing, cannot be used.
 
 use super::driver::{CoordinatorDriver, Messages};
@@ -29,6 +29,17 @@ impl CoordinatorDriver {
         self.record_blocks(now);
         let joined = self.nodes.joined();
         for record in self.rank_changes(now, joined) {
+            self.recording.record(record);
+        }
+        messages
+    }
+
+    /// MPI has lost these ranks of the first world, and its other ranks go on.
+    pub(crate) fn ranks_lost(&mut self, now: Time, ranks: &[Rank]) -> Messages {
+        let gone: Vec<Rank> = ranks.iter().flat_map(|&rank| self.nodes.lose(now, rank)).collect();
+        let events = gone.iter().map(|&rank| CoordinatorEvent::Change { rank, change: Change::Lose }).collect();
+        let messages = self.apply(now, JoinEffects { events, ..JoinEffects::default() });
+        for record in self.rank_changes(now, gone.into_iter()) {
             self.recording.record(record);
         }
         messages

@@ -89,6 +89,8 @@ pub(in crate::runtime) struct Engine {
     guest_signals: Option<u32>,
     /// Rank 0 is silent.
     cut_off: bool,
+    /// Number of lost ranks of this world that were dealt with.
+    lost_ranks: usize,
     long_tasks: LongTaskWatch,
     /// What this rank has sent so far, and how many tasks it has stolen.
     traffic: Traffic,
@@ -122,6 +124,7 @@ impl Engine {
             orphaned: false,
             guest_signals: None,
             cut_off: false,
+            lost_ranks: 0,
             long_tasks: LongTaskWatch::new(LOOK_INTERVAL),
             traffic: Traffic::default(),
             stolen: 0,
@@ -154,7 +157,9 @@ impl Engine {
     pub(super) fn handle_signal(&mut self, signal: i32) {
         self.shared.runner.signalled(signal);
         if let Some(coordinator) = &mut self.coordinator {
-            let messages = coordinator.on_signal(self.shared.clock.now(), signal);
+            // A launcher sends this signal when a rank has ended before its time.
+            let ended = if signal == libc::SIGTERM { self.fabric.ended_neighbours() } else { Vec::new() };
+            let messages = coordinator.on_signal(self.shared.clock.now(), signal, &ended);
             return self.post(messages);
         }
         let Some(signals) = &mut self.guest_signals else { return };
@@ -318,6 +323,7 @@ impl Engine {
         let mut moved = self.poll_load();
         moved |= self.send_pieces();
         moved |= self.receive_frames();
+        self.check_lost_ranks();
         if quiet {
             self.step(WorkerEvent::Quiet);
         }
@@ -341,6 +347,23 @@ impl Engine {
         }
         self.run_loopback();
         moved
+    }
+
+    /// Notifies the coordinator when MPI has lost ranks of this world. Without rank 0 the others have
+    /// no reason to stay; what else a loss means, rank 0 tells them.
+    fn check_lost_ranks(&mut self) {
+        let lost = self.fabric.lost();
+        let new = lost.get(self.lost_ranks..).unwrap_or_default();
+        if new.is_empty() {
+            return;
+        }
+        self.lost_ranks = lost.len();
+        if let Some(coordinator) = &mut self.coordinator {
+            let messages = coordinator.ranks_lost(self.shared.clock.now(), new);
+            self.send_all(messages);
+        } else if new.contains(&Rank::ZERO) {
+            self.lose_coordinator();
+        }
     }
 
     /// Notifies the worker when rank 0 falls silent, and when it answers again.

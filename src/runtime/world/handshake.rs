@@ -35,6 +35,7 @@ pub(crate) fn gather<T>(
                     said[from.index()] = Some(picked);
                 }
             }
+            None if !fabric.lost().is_empty() => return Err(RunError::Lost { ranks: numbers(&fabric.lost()) }),
             None if Instant::now() > end => {
                 let missing = said.iter().enumerate().filter(|s| s.1.is_none()).map(|s| s.0 as u32).collect();
                 return Err(RunError::Missing { ranks: missing, seconds: HANDSHAKE_TIMEOUT.as_secs() });
@@ -53,12 +54,17 @@ pub(crate) fn await_welcome(fabric: &mut dyn Fabric, wake: &EventWait) -> Result
             Some((_, Message::Welcome(welcome))) => return Ok(Some(*welcome)),
             Some((_, Message::Finish)) => return Ok(None),
             Some(_) => {}
+            None if fabric.lost().contains(&Rank::ZERO) => return Err(RunError::Orphaned),
             None if Instant::now() > end => {
                 return Err(RunError::Missing { ranks: vec![0], seconds: HANDSHAKE_TIMEOUT.as_secs() });
             }
             None => pause(wake)?,
         }
     }
+}
+
+fn numbers(ranks: &[Rank]) -> Vec<u32> {
+    ranks.iter().map(|rank| rank.0).collect()
 }
 
 /// Sleeps for one poll interval, unless a signal ends the wait. SIGUSR1 only warns of a later end.

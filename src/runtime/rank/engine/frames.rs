@@ -14,15 +14,17 @@ impl Engine {
         self.has_more = matches!(received, Ok(Some(_)));
         received.unwrap_or_else(|error| {
             match error {
-                FabricError::Gone(Rank::ZERO) if self.fabric.me() != Rank::ZERO => {
-                    // A rank that was asked to leave expects this.
-                    self.orphaned = !self.over;
-                    self.over = true;
-                }
+                FabricError::Gone(Rank::ZERO) if self.fabric.me() != Rank::ZERO => self.lose_coordinator(),
                 _ => self.fail(error.to_string()),
             }
             None
         })
+    }
+
+    /// Rank 0 cannot be reached any more, which a rank that was asked to leave expects.
+    pub(super) fn lose_coordinator(&mut self) {
+        self.orphaned = !self.over;
+        self.over = true;
     }
 
     pub(super) fn receive_frames(&mut self) -> bool {
