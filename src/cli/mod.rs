@@ -121,7 +121,12 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         // otherwise kill rank 0 before it has printed.
         Err(_) if launched_rank().is_some_and(|rank| rank != Rank::ZERO) => return ExitCode::SUCCESS,
         Err(error) if error.kind() == ErrorKind::DisplayVersion => return print(&version::text(commit)),
-        Err(error) => guess::explain(error).exit(),
+        Err(error) => {
+            if std::env::args_os().any(|word| word == "run") {
+                run::clear_exit_file();
+            }
+            guess::explain(error).exit()
+        }
     };
     let format = match cli.log_format {
         LogStyle::Human => LogFormat::Human,

@@ -1,7 +1,7 @@
 //! `phalanx run`: runs a job and prints its summary.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +74,7 @@ pub(super) struct Args {
     worlds: bool,
     /// Serve a web page and an API during the run, e.g. on 127.0.0.1:0 (any free port). Prints the
     /// address with its access token.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = page_address)]
     listen: Option<SocketAddr>,
     /// Write the metrics of the run to this file in the Prometheus text format, for the textfile
     /// collector of node_exporter.
@@ -124,9 +124,17 @@ pub(super) fn main(args: Args, verbose: bool) -> ExitCode {
         }
     }
     detach_from_terminal();
+    clear_exit_file();
     let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
     let code = exit_code(&result);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// Reads the address of the page: HOST:PORT, where a name is looked up.
+fn page_address(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
+    let help = "write HOST:PORT, such as 127.0.0.1:0; port 0 selects a free one";
+    found.filter(|_| !text.starts_with(':')).ok_or_else(|| help.to_owned())
 }
 
 /// Lists the tasks that would run.
@@ -206,6 +214,17 @@ fn worlds(args: &Args) -> &'static str {
     let in_slurm = job.sites.is_empty() || job.sites.iter().any(is_slurm);
     let apart = shrinks && in_slurm && !args.coordinator_only;
     if apart && !job.groups.iter().any(|group| group.needs_gang(slots, u32::MAX)) { "each" } else { "one" }
+}
+
+/// Removes what an earlier run has left in the file for the exit code: a run that does not start or
+/// is killed writes none, and must not seem to have ended well.
+pub(super) fn clear_exit_file() {
+    if let Some(file) = std::env::var_os(EXIT_FILE).filter(|_| launch::is_first())
+        && let Err(error) = std::fs::remove_file(&file)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        complain(format_args!("cannot remove {}: {error}", file.display()));
+    }
 }
 
 /// Exit code of the process.

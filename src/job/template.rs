@@ -315,10 +315,33 @@ impl Compiler<'_> {
         self.findings.push(diagnostic.at(self.span).help(help));
     }
 
+    /// Reports a placeholder with a format that is not known here.
+    fn note_format(&mut self, (inside, at): (&str, usize), word: &str, format: &str) {
+        let help = match zero_padding(format) {
+            Some(width) => format!("write `{{{word}:0{width}}}`"),
+            None => format!(
+                "a whole number can be padded with zeros, as in `{{{word}:03}}`; write other values as they should \
+                 stand, as in `matrix = {{ {word} = [\"1.50\", \"2.25\"] }}`, or format them with `printf`; if the text is \
+                 meant, write `{{{{{inside}}}}}`"
+            ),
+        };
+        let message = format!("`{{{inside}}}` is left as it is: `{format}` is no format of a placeholder");
+        let diagnostic = match self.place {
+            StringKind::Plain if !self.is_program_text(at) => Diagnostic::error(message),
+            _ => Diagnostic::warning(message),
+        };
+        self.findings.push(diagnostic.at(self.span).help(help));
+    }
+
     /// Reports braces with a part of something, such as `{wildcards.x}` or `{inputs[0]}`, which
     /// mean a value in other systems.
     fn note_foreign(&mut self, at: usize) {
         let Some((inside, _)) = self.source[at + 1..].split_once('}') else { return };
+        if let Some((word, format)) = inside.split_once([':', '!']).filter(|(word, _)| self.known(word).is_some())
+            && !format.starts_with(char::is_whitespace)
+        {
+            return self.note_format((inside, at), word, format);
+        }
         let Some(help) = inside.find(['.', '[']).and_then(|end| meaning_elsewhere(&inside[..end], &inside[end..]))
         else {
             return;
@@ -339,6 +362,12 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// The number of digits in a format of Python or printf that pads a whole number with zeros.
+fn zero_padding(format: &str) -> Option<&str> {
+    let width = format.strip_prefix('0')?.strip_suffix('d').unwrap_or(&format[1..]);
+    (width.len() == 1 && width.chars().all(|c| c.is_ascii_digit())).then_some(width)
 }
 
 /// What to write for a word in braces that means a value in Snakemake and its like, with the part
@@ -410,6 +439,21 @@ mod tests {
         ] {
             assert_eq!(fill(text, &array, 1), (expected.to_string(), 0), "{text}");
         }
+    }
+
+    #[test]
+    fn formats_that_are_not_known_are_reported() {
+        let array = Space::Array(IndexSet::parse("7-9").unwrap());
+        for text in ["{index:03d}", "{index:3}", "{index:.2f}", "{name!r}", "echo '{index:>5}'"] {
+            assert_eq!(fill(text, &array, 1), (text.to_owned(), 1), "{text}");
+        }
+        for text in ["{index: 3}", "{other:03d}", "{\"index\":3}"] {
+            assert_eq!(fill(text, &array, 1), (text.to_owned(), 0), "{text}");
+        }
+        assert_eq!(
+            [zero_padding("03d"), zero_padding("05"), zero_padding(".2f"), zero_padding("0")],
+            [Some("3"), Some("5"), None, None]
+        );
     }
 
     #[test]

@@ -154,13 +154,21 @@ fn cell(text: &str) -> Cow<'_, str> {
 }
 
 /// Writes a job log in the format of GNU parallel. `Seq` is the number of the task in the job file,
-/// from 1.
+/// from 1. It has no line for a task that was cancelled before it ran.
 pub fn write_joblog(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     writeln!(out, "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand")?;
     for (session, subject) in run.sessions() {
-        for attempt in session.attempts.iter().filter(|attempt| attempt.attempt > 0) {
-            let exit = attempt.outcome.exit;
-            let (exit, signal) = if exit < 0 { (0, exit.unsigned_abs()) } else { (exit, 0) };
+        let has_run = |attempt: &&Attempt| {
+            let is_withdrawn = attempt.outcome.state == State::Cancelled && attempt.start == attempt.end;
+            attempt.attempt > 0 && !is_withdrawn
+        };
+        for attempt in session.attempts.iter().filter(has_run) {
+            let (exit, signal) = match attempt.outcome.exit {
+                // Readers take 0 and 0 for success; what was ended counts as killed by TERM.
+                0 if !attempt.outcome.ok() => (0, libc::SIGTERM.unsigned_abs()),
+                exit if exit < 0 => (0, exit.unsigned_abs()),
+                exit => (exit, 0),
+            };
             let received = run.outputs.length(session.began.session, attempt, Stream::Out)?;
             let described = subject.job.describe(attempt.task).map(|task| command(&task.work));
             let text = described.unwrap_or_else(|| subject.job.label(attempt.task).to_string());

@@ -704,6 +704,9 @@ fn the_exit_code_is_also_left_in_a_file() {
     dir.job("job.toml", "[[task]]\nname = \"t\"\ncommand = \"test -z \\\"$PHALANX_EXIT_FILE\\\" && exit 9\"\n");
     phalanx(&dir).args(["run", "job.toml"]).env("PHALANX_EXIT_FILE", "code").run().code(1);
     assert_eq!(dir.read("code"), "1\n");
+    // That of an earlier run does not stay.
+    phalanx(&dir).args(["run", "job.toml", "--nonsense"]).env("PHALANX_EXIT_FILE", "code").run().code(2);
+    assert!(!dir.has("code"));
     // The task did not see it, or it would have ended otherwise.
     phalanx(&dir).args(["report", "latest", "--failed"]).run().ok().says("exit 9");
 }
@@ -772,6 +775,9 @@ fn a_cancelled_task_that_collects_slots_gives_them_back() {
     dir.file("end", "");
     run.wait_clean().code(1).says("1 cancelled");
     assert!(!dir.has("wide"));
+    // A reader of the job log must not take it for one that succeeded.
+    let log = phalanx(&dir).args(["report", "run", "--joblog"]).run().ok();
+    assert!(log.stdout().lines().count() == 6 && !log.stdout().contains("touch wide"), "{log}");
 }
 
 /// Two tasks whose memory does not fit together: the younger one is requeued before either fails.

@@ -32,7 +32,8 @@ const INVALID_PARAMS: i32 = -32602;
 
 const INSTRUCTIONS: &str = "Phalanx runs graphs of tasks on MPI clusters. `check`, `plan` and `simulate` look at a job \
 file before it runs; `status`, `explain`, `report`, `failures` and `analyze` at a run; `recommend` at what a job's runs \
-used. `scale`, `drain`, `limit`, `pause`, `resume` and `cancel` change a live run: call them with `dry_run` first.";
+used. `scale`, `drain`, `limit`, `add`, `pause`, `resume` and `cancel` change a live run: call them with `dry_run` \
+first.";
 
 /// Serves the verbs as tools for agents: the Model Context Protocol on standard input and output.
 #[derive(Debug, clap::Args)]

@@ -27,7 +27,7 @@ impl Read for NeedsSpec {
 
     fn schema() -> Value {
         let entry = json!({ "oneOf": [{ "type": "string", "minLength": 1 }, NeedTable::schema()] });
-        json!({ "oneOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": entry }] })
+        json!({ "oneOf": [entry, { "type": "array", "items": entry }] })
     }
 
     fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
@@ -74,7 +74,7 @@ impl Read for FilesSpec {
 
     fn schema() -> Value {
         let entry = json!({ "oneOf": [{ "type": "string", "minLength": 1 }, FileTable::schema()] });
-        json!({ "oneOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": entry }] })
+        json!({ "oneOf": [entry, { "type": "array", "items": entry }] })
     }
 
     fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
