@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::exchange::{Exchange, push, sum, sum_arrays};
 use super::ids::VertexIds;
 use super::rows::{EdgeList, Rows};
+use super::source::WeightSource;
 use super::{DataGraphError, Vertex};
 
 /// Largest number of edges in one message while a graph is distributed. Larger graphs take several
@@ -55,6 +56,8 @@ pub struct GraphPart {
     /// Incoming edges, only for directed graphs.
     into: Option<Rows>,
     edges: u64,
+    /// The source of the weights of edges.
+    weight_source: Option<WeightSource>,
 }
 
 impl GraphPart {
@@ -107,7 +110,8 @@ impl GraphPart {
             };
             (out, into)
         };
-        let part = GraphPart { ids: Arc::new(ids), cuts, place, directed, version: 1, out, into, edges: 0 };
+        let (ids, weight_source) = (Arc::new(ids), None);
+        let part = GraphPart { ids, cuts, place, directed, version: 1, out, into, edges: 0, weight_source };
         part.counted(exchange)
     }
 
@@ -123,9 +127,25 @@ impl GraphPart {
         into: Option<Rows>,
     ) -> Result<GraphPart, DataGraphError> {
         let (place, directed) = (exchange.place(), into.is_some());
-        let part =
-            GraphPart { ids: Arc::new(ids), cuts: cuts.into(), place, directed, version: 1, out, into, edges: 0 };
+        let (ids, cuts, weight_source) = (Arc::new(ids), cuts.into(), None);
+        let part = GraphPart { ids, cuts, place, directed, version: 1, out, into, edges: 0, weight_source };
         part.counted(exchange)
+    }
+
+    /// The same part, with the source of its weights: edges that are inserted later are weighed
+    /// as those that were loaded.
+    pub fn with_weight_source(self, weight_source: Option<WeightSource>) -> GraphPart {
+        GraphPart { weight_source, ..self }
+    }
+
+    /// The weights of edges that are inserted, `None` if edges have none: drawn as those of the
+    /// edges that were loaded if these were drawn, else the weights that are given, else 1.
+    pub fn weights_of(&self, ends: &[(u64, u64)], given: Option<Vec<f64>>) -> Option<Vec<f64>> {
+        let weights = match self.weight_source.and_then(WeightSource::draw) {
+            Some(draw) => ends.iter().map(|&(u, v)| draw(u, v)).collect(),
+            None => given.unwrap_or_else(|| vec![1.0; ends.len()]),
+        };
+        self.is_weighted().then_some(weights)
     }
 
     /// Fills in the number of edges over all ranks. An undirected edge counts once, although both
@@ -143,8 +163,9 @@ impl GraphPart {
     }
 
     /// Makes a version with edges inserted (`insert`) or deleted. Every rank passes the edges that
-    /// it has read. Returns the version, and the number of edges that were actually inserted or
-    /// deleted.
+    /// it has read. Edges that are there or gone already change nothing; of duplicates, which
+    /// include both directions of an undirected edge, the lightest is inserted. Returns the version,
+    /// and the number of edges that were actually inserted or deleted.
     ///
     /// # Errors
     /// If communication fails.

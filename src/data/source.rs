@@ -76,7 +76,7 @@ impl GraphSource {
     /// If the file cannot be read (with file, line and reason), or communication fails. All ranks
     /// get the same error.
     pub fn load(&self, exchange: &mut dyn Exchange) -> Result<GraphPart, DataGraphError> {
-        match &self.origin {
+        let part = match &self.origin {
             Origin::Generated(generator) => {
                 let refused = match (self.directed, self.weights) {
                     (Some(true), _) => Some("a generated graph is undirected: `directed` must be false"),
@@ -89,6 +89,7 @@ impl GraphSource {
                 generator.part(exchange, weigh)
             }
             Origin::File(path, format) => format::load(exchange, path, *format, self.directed, self.weights),
-        }
+        }?;
+        Ok(part.with_weight_source(self.weights))
     }
 }

@@ -318,8 +318,7 @@ pub fn read_changes(
     };
     let named = |&(u, v): &(u64, u64)| Ok((vertex(part, u)?, vertex(part, v)?));
     let ends = agree(exchange, pairs.par_iter().map(named).collect::<Result<Vec<_>, _>>())?;
-    let weights = part.is_weighted().then(|| weights.unwrap_or_else(|| vec![1.0; ends.len()]));
-    Ok(EdgeList { ends, weights })
+    Ok(EdgeList { ends, weights: part.weights_of(&pairs, weights) })
 }
 
 impl VertexValues {

@@ -9,6 +9,8 @@ use super::*;
 use crate::data::exchange::threads::on_ranks;
 use crate::data::ids::VertexIds;
 
+mod changes;
+
 /// A graph in the simplest representation.
 #[derive(Clone, Debug)]
 struct Plain {

@@ -27,8 +27,8 @@ pub(super) struct ChangedRow {
 pub(super) type RowPage = Vec<Option<Arc<ChangedRow>>>;
 
 impl Rows {
-    /// Makes a version with these edges inserted; returns it and the number of new edges. A weight
-    /// replaces that of an existing edge.
+    /// Makes a version with these edges inserted; returns it and the number of new edges. Existing
+    /// edges keep their weight; of duplicates the lightest is inserted.
     pub fn insert(&self, edges: &EdgeList) -> (Rows, u64) {
         self.change(edges, merge)
     }
@@ -48,8 +48,9 @@ impl Rows {
                 edges.ends.par_iter().zip(weights).map(|(&(u, v), &weight)| RowChange { u, v, weight }).collect()
             }
         };
-        // A stable sort: of duplicates in a batch the last one counts.
-        changes.par_sort_by_key(|change| (u64::from(change.u) << 32) | u64::from(change.v));
+        // Of duplicates in a batch the first one counts, which is the lightest.
+        let ends = |change: &RowChange| (u64::from(change.u) << 32) | u64::from(change.v);
+        changes.par_sort_unstable_by(|a, b| ends(a).cmp(&ends(b)).then(a.weight.total_cmp(&b.weight)));
         let page_of = |change: &RowChange| (change.u - self.first) as usize / ROWS_PER_PAGE;
         let groups: Vec<&[RowChange]> = changes.chunk_by(|a, b| page_of(a) == page_of(b)).collect();
         let done: Vec<(usize, RowPage, u64, i64, i64)> = groups
@@ -136,17 +137,18 @@ fn merge(row: &RowView, changes: &[RowChange]) -> (ChangedRow, u64) {
     let mut weights = row.weights.map(|_| Vec::with_capacity(room));
     let (mut at, mut new) = (0, 0);
     for same in changes.chunk_by(|a, b| a.v == b.v) {
-        let change = &same[same.len() - 1];
+        let change = &same[0];
         let upto = at + row.targets[at..].partition_point(|&v| v < change.v);
+        if row.targets.get(upto) == Some(&change.v) {
+            continue;
+        }
         targets.extend_from_slice(&row.targets[at..upto]);
         if let (Some(weights), Some(old)) = (&mut weights, row.weights) {
             weights.extend((at..upto).map(|i| old.get(i)));
             weights.push(change.weight);
         }
         targets.push(change.v);
-        let is_there = row.targets.get(upto) == Some(&change.v);
-        at = upto + usize::from(is_there);
-        new += u64::from(!is_there);
+        (at, new) = (upto, new + 1);
     }
     targets.extend_from_slice(&row.targets[at..]);
     if let (Some(weights), Some(old)) = (&mut weights, row.weights) {

@@ -46,9 +46,13 @@ proptest! {
             let counted;
             if insert {
                 (rows, counted) = rows.insert(&batch);
+                let mut new = BTreeMap::new();
                 for (at, &ends) in batch.ends.iter().enumerate() {
-                    model.insert(ends, batch.weights.as_ref().map_or(1.0, |weights| weights[at]));
+                    let weight = batch.weights.as_ref().map_or(1.0, |weights| weights[at]);
+                    let lightest = new.entry(ends).or_insert(weight);
+                    *lightest = lightest.min(weight);
                 }
+                new.into_iter().for_each(|(ends, weight)| _ = model.entry(ends).or_insert(weight));
             } else {
                 (rows, counted) = rows.delete(&batch);
                 batch.ends.iter().for_each(|ends| { model.remove(ends); });
