@@ -37,7 +37,7 @@ struct GraphArgs {
     /// Kind of graph: kron (power law), urand (random) or grid.
     #[arg(long, value_name = "KIND", default_value = "kron", value_parser = PossibleValuesParser::new(GeneratedKind::ALL.map(|kind| kind.0)))]
     kind: String,
-    /// The graph has 2^S vertices.
+    /// The graph has 2^S vertices, without those after the last one with an edge.
     #[arg(long, value_name = "S", default_value_t = 16, value_parser = value_parser!(u32).range(0..=31))]
     scale: u32,
     /// Edges per vertex, before duplicates and loops are removed.

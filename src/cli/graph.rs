@@ -39,7 +39,7 @@ struct GenerateArgs {
     /// Kind of graph: kron (power law), urand (random) or grid.
     #[arg(value_parser = PossibleValuesParser::new(GeneratedKind::ALL.map(|kind| kind.0)))]
     kind: String,
-    /// The graph has 2^S vertices.
+    /// The graph has 2^S vertices, kron and urand without those after the last one with an edge.
     #[arg(long, value_name = "S", value_parser = value_parser!(u32).range(0..=31))]
     scale: u32,
     /// Edges per vertex, before duplicates and loops are removed.
@@ -58,9 +58,9 @@ struct GenerateArgs {
 
 /// Converts a graph to another format.
 ///
-/// File extensions select the formats: .el .wel .txt (edge list), .mtx (Matrix Market), .graph
-/// (METIS), .gr (DIMACS), .sg .wsg (GAP), .v .e (Graphalytics). Input may be compressed (.gz,
-/// .zst).
+/// File extensions select the formats: .el .wel .txt .edges .tsv .csv (edge list), .mtx (Matrix
+/// Market), .graph .metis (METIS), .gr (DIMACS), .sg .wsg (GAP), .v .e (Graphalytics). Text is read
+/// and written compressed if its name ends in .gz or .zst.
 #[derive(Debug, clap::Args)]
 struct ConvertArgs {
     /// Input file.
@@ -156,7 +156,8 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Writes the graph, and prints a note if the format cannot keep the vertex ids.
+/// Writes the graph, and prints a note if the format cannot hold ids, isolated vertices or that
+/// edges have no direction.
 fn save(part: &GraphPart, path: &Path, format: Option<GraphFormat>) -> Result<String, DataGraphError> {
     let format = match format {
         Some(format) => format,
@@ -171,7 +172,18 @@ fn save(part: &GraphPart, path: &Path, format: Option<GraphFormat>) -> Result<St
             first + 1
         ));
     }
-    Ok(format!("{}: {} vertices, {} edges\n", path.display(), part.vertices(), part.edges()))
+    let isolated = if format == GraphFormat::EdgeList { write::isolated(part) } else { 0 };
+    if isolated > 0 {
+        complain(format_args!("note: an edge list holds no isolated vertices: {isolated} are left out"));
+    }
+    if format == GraphFormat::EdgeList && !part.is_directed() {
+        complain(format_args!(
+            "note: an edge list does not say that edges have no direction: read it with `--undirected`, in a job with \
+             `directed = false`"
+        ));
+    }
+    let vertices = u64::from(part.vertices()) - isolated;
+    Ok(format!("{}: {vertices} vertices, {} edges\n", path.display(), part.edges()))
 }
 
 fn generate(args: &GenerateArgs) -> Result<String, DataGraphError> {

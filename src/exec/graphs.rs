@@ -5,8 +5,8 @@
 //! of changes makes the next version. Each batch is a file of the run directory, numbered by the
 //! version that it makes, and is written before that version becomes visible. So all ranks agree on
 //! the order of batches (each number is taken once), each rank applies the batches of others before
-//! it runs an operation, and a resumed run reads the source and then the batches. Edges are a set,
-//! so applying a batch twice is harmless.
+//! it runs an operation, and a resumed run reads the source and then the batches of tasks that
+//! stay complete. Edges are a set, so applying a batch twice is harmless.
 //!
 //! A graph is either held whole by each rank that executes operations on it, or *divided*: each
 //! active rank holds a range of its vertices, and all of them execute an operation together. When
@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use batches::{BATCHES_DIR, BatchWriter, FormerBatches};
 use batches::{Batches, no_edges};
 use results::ResultCache;
 
@@ -357,7 +358,8 @@ impl Resident {
             };
             let batch = agree(exchange, read)?;
             let (next, count) = part.changed(exchange, batch.clone(), insert)?;
-            let kept = if is_leader { self.batches.keep(part, &batch, insert) } else { Ok(true) };
+            let writer = BatchWriter { task: context.task(), session: context.session() };
+            let kept = if is_leader { self.batches.keep(part, &batch, insert, writer) } else { Ok(true) };
             let kept = agree(exchange, kept)?;
             let [kept] = smallest(exchange, [u64::from(kept)])?;
             if kept == 0 {
@@ -391,7 +393,8 @@ pub fn report(
     let mut line: Vec<String> = Vec::new();
     let mut put = |key: &str, value: serde_json::Value| line.push(format!("\"{key}\":{value}"));
     put("operation", operation.name().into());
-    put("graph", name.into());
+    // Without the name of the job, which precedes it in a run of several.
+    put("graph", name.rsplit('/').next().unwrap_or(name).into());
     put("version", part.version().into());
     put("vertices", part.vertices().into());
     put("edges", part.edges().into());
@@ -468,8 +471,16 @@ mod tests {
         let site = RankContext::new("r-1", Rank(0), "n", 1);
         let (control, output) = (Control::new().unwrap(), Output::new(&Nowhere, TaskId(0), 1));
         let (dir, index) = (Path::new("."), || None);
-        let call =
-            KernelCall { task: TaskId(0), name: "t", dir, seat: &seat, site: &site, graphs: &graphs, index: &index };
+        let call = KernelCall {
+            task: TaskId(0),
+            name: "t",
+            job: "",
+            dir,
+            seat: &seat,
+            site: &site,
+            graphs: &graphs,
+            index: &index,
+        };
         let context = Context::new(call, &control, None, &output);
         assert_eq!(context.graph("large").unwrap().own().len(), 16);
         let refusal = context.graph("chosen").unwrap_err().to_string();

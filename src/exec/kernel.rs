@@ -126,6 +126,8 @@ pub enum KernelError {
 pub(super) struct KernelCall<'a> {
     pub(super) task: TaskId,
     pub(super) name: &'a str,
+    /// What precedes names of its job in the run: `JOB/` if the run has several jobs.
+    pub(super) job: &'a str,
     pub(super) dir: &'a Path,
     pub(super) seat: &'a ExecContext<'a>,
     pub(super) site: &'a RankContext,
@@ -214,6 +216,11 @@ impl<'a> Context<'a> {
         &self.call.site.job_id
     }
 
+    /// Number of the session of the run, from 1.
+    pub(super) fn session(&self) -> u32 {
+        self.call.site.session
+    }
+
     /// The CPUs of the task; empty if slots are not pinned.
     pub fn cpus(&self) -> &[u32] {
         self.call.seat.cpus
@@ -243,7 +250,7 @@ impl<'a> Context<'a> {
     /// If the job declares no graph of that name or has `divide = true` for it, it cannot be
     /// loaded, or the task must stop.
     pub fn graph(&self, name: &str) -> Result<GraphPart, DataGraphError> {
-        self.call.graphs.part(name, self)
+        self.call.graphs.part(&format!("{}{name}", self.call.job), self)
     }
 
     /// The ranks that execute the operation together, if there are several.

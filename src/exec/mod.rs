@@ -91,7 +91,7 @@ pub(crate) use cache::held_files;
 pub use carrier::FileCarrier;
 pub use control::TaskStop;
 pub(crate) use env::user_command;
-pub use graphs::{Graphs, OperationResult};
+pub use graphs::{BATCHES_DIR, BatchWriter, FormerBatches, Graphs, OperationResult};
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
 pub use kernels::compute as compute_bound;
 pub use output::OutputSink;
@@ -174,6 +174,8 @@ pub trait TaskSource: Send + Sync {
 pub struct RankContext {
     /// The run, e.g. `mosaic-3`: `PHALANX_JOB_ID` and `%j`.
     pub job_id: String,
+    /// Number of the session of that run, from 1.
+    pub session: u32,
     /// This rank.
     pub rank: Rank,
     /// Name of this node, as the host list of an MPI task would write it.
@@ -215,6 +217,7 @@ impl RankContext {
         }
         RankContext {
             job_id: job_id.into(),
+            session: 1,
             rank,
             node: node.into(),
             slots,

@@ -118,6 +118,8 @@ impl<'a> AttemptRun<'a> {
 struct ReadyKernel {
     call: Prepared,
     name: String,
+    /// What precedes names of its job in the run.
+    job: String,
     dir: PathBuf,
     /// Its own files for standard output and standard error.
     files: [Option<PathBuf>; 2],
@@ -197,7 +199,7 @@ impl Runner {
         let output = Output::new(&recorder, task, seat.attempt);
         let index = || index;
         let (graphs, site) = (&self.graphs, &self.site);
-        let call = KernelCall { task, name: &name, dir: &dir, seat, site, graphs, index: &index };
+        let call = KernelCall { task, name: &name, job: "", dir: &dir, seat, site, graphs, index: &index };
         kernel(&Context::new(call, &control, None, &output))
     }
 
@@ -312,7 +314,7 @@ impl Runner {
         let task = source.task(id).map_err(Fault::new)?;
         match &task.work {
             Work::Kernel { name, args } if task.inputs.is_empty() && task.cache.is_none() => {
-                Ok(GroupPlan::Constant(self.prepare(&task, name, args)?))
+                Ok(GroupPlan::Constant(self.prepare(&source.groups()[g], &task, name, args)?))
             }
             _ => Ok(GroupPlan::Each),
         }
@@ -395,7 +397,7 @@ impl Runner {
     fn work(&self, turn: &AttemptRun, task: &Task, visible: Visible, output: &mut Output) -> Result<Outcome, Fault> {
         let AttemptRun { source, group, limits, number, seat, control, .. } = *turn;
         if let Work::Kernel { name, args } = &task.work {
-            let kernel = self.prepare(task, name, args)?;
+            let kernel = self.prepare(group, task, name, args)?;
             let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
             self.describe_files(turn, task, outcome, output);
             return Ok(outcome);
@@ -500,10 +502,11 @@ impl Runner {
         }
     }
 
-    fn prepare(&self, task: &Task, name: &str, args: &toml::Table) -> Result<ReadyKernel, Fault> {
+    fn prepare(&self, group: &Group, task: &Task, name: &str, args: &toml::Table) -> Result<ReadyKernel, Fault> {
         let call = self.kernels.prepare(name, args).map_err(|e| Fault::new(e.to_string()))?;
+        let job = group.name.strip_suffix(&*task.name).unwrap_or_default().to_owned();
         let files = [task.stdout.clone(), task.stderr.clone()];
-        Ok(ReadyKernel { call, name: task.name.clone(), dir: task.dir.clone(), files })
+        Ok(ReadyKernel { call, name: task.name.clone(), job, dir: task.dir.clone(), files })
     }
 
     fn kernel(
@@ -522,6 +525,7 @@ impl Runner {
         let call = KernelCall {
             task: id,
             name: &kernel.name,
+            job: &kernel.job,
             dir: &kernel.dir,
             seat,
             site: &self.site,

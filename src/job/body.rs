@@ -148,10 +148,31 @@ impl WorkTemplate {
 impl Body {
     /// The graph that the group's tasks are operations on, if they are.
     pub(crate) fn graph(&self) -> Option<&str> {
+        self.operation_arg("graph")
+    }
+
+    /// Gives that graph another name.
+    pub(crate) fn rename_graph(&mut self, rename: &dyn Fn(&str) -> String) {
+        let Some(graph) = self.graph().map(rename) else { return };
+        let WorkTemplate::Kernel { args, .. } = &mut self.work else { return };
+        let renamed = |(key, arg): &(String, Arg)| match key == "graph" {
+            true => (key.clone(), Arg::Fixed(toml::Value::String(graph.clone()))),
+            false => (key.clone(), arg.clone()),
+        };
+        *args = args.iter().map(renamed).collect();
+    }
+
+    /// True if they change that graph.
+    pub(crate) fn changes_graph(&self) -> bool {
+        self.operation_arg("operation").is_some_and(|name| matches!(name, "insert_edges" | "delete_edges"))
+    }
+
+    /// A constant argument of the operation on a graph that the group's tasks are.
+    fn operation_arg(&self, key: &str) -> Option<&str> {
         let WorkTemplate::Kernel { name, args } = &self.work else { return None };
-        let graph = args.iter().find(|(key, _)| **name == *OPERATION_KERNEL && key == "graph")?;
-        match &graph.1 {
-            Arg::Fixed(toml::Value::String(graph)) => Some(graph),
+        let arg = args.iter().find(|(known, _)| **name == *OPERATION_KERNEL && known == key)?;
+        match &arg.1 {
+            Arg::Fixed(toml::Value::String(text)) => Some(text),
             _ => None,
         }
     }

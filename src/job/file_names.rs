@@ -57,6 +57,21 @@ fn split_pattern(after: &str) -> (Option<char>, usize, &str) {
     (letter, after[..digits].parse().unwrap_or(0).min(20), tail)
 }
 
+/// Replaces the patterns in a file name of a task; `None` if it has one whose value is known only
+/// where the task runs.
+pub(crate) fn known(pattern: &str, task: &str, index: Option<u64>) -> Option<String> {
+    let mut rest = pattern;
+    while let Some((_, after)) = rest.split_once('%') {
+        let (letter, _, tail) = split_pattern(after);
+        if !matches!(letter, Some('%' | 'x' | 'a')) {
+            return None;
+        }
+        rest = tail;
+    }
+    let names = FileNames { run: "", node: "", rank: 0, task, index };
+    names.fill(Path::new(pattern)).into_os_string().into_string().ok()
+}
+
 /// Checks the patterns of a text; `indexed` tells whether `%a` is defined.
 pub(crate) fn check_patterns(text: &str, indexed: bool) -> Result<(), String> {
     let mut rest = text;
@@ -100,6 +115,12 @@ mod tests {
         assert_eq!(name("out/%x-%a.txt"), "out/tile-5.txt");
         assert_eq!(name("%j %A %N %t %3a 100%%"), "sweep-3 sweep-3 n1 2 005 100%");
         assert_eq!(name("é%xé"), "étileé");
+    }
+
+    #[test]
+    fn names_are_known_that_do_not_depend_on_where_a_task_runs() {
+        assert_eq!(known("out/%x-%2a%%.txt", "t", Some(5)).as_deref(), Some("out/t-05%.txt"));
+        assert!(["%j", "a%N", "%3t", "%A.txt"].iter().all(|text| known(text, "t", Some(1)).is_none()));
     }
 
     #[test]

@@ -4,19 +4,26 @@
 //! A task that reads a file depends on the task that writes it. A name may be that of a directory:
 //! who reads it waits for all that write into it, and who reads a file that no task writes waits
 //! for the task that writes the directory around it.
+//!
+//! A task writes its `outputs` and the files that it has for standard output and standard error,
+//! as far as their names are known before it runs. It reads its `inputs` and its `stdin`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::body::{Body, FileTemplate};
+use super::file_names;
 use super::template::{Element, Template};
 use super::written_files::{WrittenFiles, clean};
 use crate::graph::link::{GroupId, LinkShape};
+use crate::system::file_probe::FileProbe;
 
 /// Maximum number of dependencies that directories imply.
 pub(super) const MAX_IMPLIED: usize = 50_000_000;
 
-/// The writer of a file: group, element, and index among its outputs.
+/// The writer of a file: group, element, and index among its outputs, which those for standard
+/// output and standard error follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct OutputOrigin {
     pub group: GroupId,
@@ -40,13 +47,54 @@ pub(super) struct FileTable<'a> {
 impl FileTable<'_> {
     /// A file of one of its tasks as an absolute name.
     pub(super) fn absolute(&self, number: u32, file: &Template) -> String {
-        let element = Element { name: self.name, space: self.body.space(), number };
-        let name = file.fill(element);
-        let dir = self.body.extras.dir.as_ref().map(|dir| dir.fill(element));
-        let parts = [&*self.job_dir, dir.as_deref().unwrap_or(""), name.as_str()];
+        self.placed(number, &file.fill(self.element(number)))
+    }
+
+    fn element(&self, number: u32) -> Element<'_> {
+        Element { name: self.name, space: self.body.space(), number }
+    }
+
+    /// A name of a file of one of its tasks as an absolute one.
+    fn placed(&self, number: u32, name: &str) -> String {
+        let dir = self.body.extras.dir.as_ref().map(|dir| dir.fill(self.element(number)));
+        let parts = [&*self.job_dir, dir.as_deref().unwrap_or(""), name];
         // An absolute part replaces the parts before it.
         let start = parts.iter().rposition(|part| part.starts_with('/')).unwrap_or(0);
         clean(&parts[start..])
+    }
+
+    /// The files for standard output and standard error of one of its tasks, as far as their names
+    /// are known before it runs, each with its index among the outputs. Devices are no files.
+    pub(super) fn streams(&self, number: u32) -> impl Iterator<Item = (u32, String)> {
+        let extras = &self.body.extras;
+        let first = self.body.outputs.len() as u32;
+        (first..).zip([&extras.stdout, &extras.stderr]).filter_map(move |(output, name)| {
+            let pattern = name.as_ref()?.fill_pattern(self.element(number));
+            let name = file_names::known(&pattern, self.name, self.body.space().index(number))?;
+            Some((output, self.placed(number, &name))).filter(|(_, name)| !name.starts_with("/dev/"))
+        })
+    }
+
+    /// True if its tasks have files for standard output or standard error.
+    fn has_streams(&self) -> bool {
+        self.body.extras.stdout.is_some() || self.body.extras.stderr.is_some()
+    }
+
+    /// True if its tasks read files.
+    pub(super) fn reads_any(&self) -> bool {
+        !self.body.inputs.is_empty() || self.body.extras.stdin.is_some()
+    }
+
+    /// Adds its files for standard output and standard error, which other tasks may write too.
+    pub(super) fn collect_streams(&self, group: GroupId, written: &mut WrittenFiles<OutputOrigin>) {
+        for element in (0..self.count).filter(|_| self.has_streams()) {
+            for (output, name) in self.streams(element) {
+                let is_own = |other: OutputOrigin| (other.group, other.element) == (group, element);
+                if !written.writers(&name).any(is_own) {
+                    written.insert_shared(&name, OutputOrigin { group, output, element });
+                }
+            }
+        }
     }
 
     /// True if all its tasks read the same file, whatever directories they run in.
@@ -110,10 +158,24 @@ impl FileOrder<'_> {
             found.retain(|writer| is_wanted(writer.group));
             found
         };
-        match self.tables.table(to).reads_one_file(&file.name) {
+        let mut found = match self.tables.table(to).reads_one_file(&file.name) {
             true => self.constant(to, &writers(0)),
             false => self.elements(to, &mut writers),
-        }
+        }?;
+        found.retain(|(writer, _)| !self.is_pipe(*writer));
+        Ok(found)
+    }
+
+    /// True if a task writes its standard output into a named pipe: who reads it runs beside that
+    /// task. One file stands for those of all elements.
+    fn is_pipe(&self, writer: OutputOrigin) -> bool {
+        use std::os::unix::fs::FileTypeExt;
+        let table = self.tables.table(writer.group);
+        let Some((_, name)) = table.streams(writer.element).find(|(output, _)| *output == writer.output) else {
+            return false;
+        };
+        let is_fifo = |path: &Path| path.metadata().is_ok_and(|facts| facts.file_type().is_fifo());
+        FileProbe::default().ask(Path::new(&name), is_fifo).unwrap_or(false)
     }
 
     /// A file that all elements read: one look-up, whatever their number.
@@ -165,7 +227,7 @@ impl FileOrder<'_> {
     /// in it, else a directory around it. Tasks that both read a directory and write into it do not
     /// wait for each other, nor for themselves.
     fn writers(&self, to: GroupId, number: u32, name: &str) -> Vec<OutputOrigin> {
-        let mut found: Vec<OutputOrigin> = self.written.writer(name).into_iter().collect();
+        let mut found: Vec<OutputOrigin> = self.written.writers(name).collect();
         let is_own = writes_into(&self.tables.table(to), number, name);
         self.written.each_inside(name, &mut |writer| {
             if writer.group != to && !(is_own && reads(&self.tables.table(writer.group), writer.element, name)) {
@@ -185,6 +247,7 @@ impl FileOrder<'_> {
 fn writes_into(table: &FileTable<'_>, number: u32, name: &str) -> bool {
     let is_inside = |file: String| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
     table.body.outputs.iter().any(|output| is_inside(table.absolute(number, &output.name)))
+        || table.streams(number).any(|(_, name)| is_inside(name))
 }
 
 /// True if an element reads the directory of this name.

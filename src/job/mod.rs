@@ -291,10 +291,10 @@ impl Job {
         self.graphs.iter().filter(|graph| graph.is_divided).map(|graph| graph.name.clone()).collect()
     }
 
-    /// The tables of operations on a graph.
-    pub fn operations_on<'a>(&'a self, graph: &'a str) -> impl Iterator<Item = &'a Group> {
+    /// The tables of operations on a graph, each with true if the operation changes the graph.
+    pub fn operations_on<'a>(&'a self, graph: &'a str) -> impl Iterator<Item = (&'a Group, bool)> {
         let groups = self.groups.iter().zip(&self.bodies);
-        groups.filter(move |(_, body)| body.graph() == Some(graph)).map(|(group, _)| group)
+        groups.filter(move |(_, body)| body.graph() == Some(graph)).map(|(group, body)| (group, body.changes_graph()))
     }
 
     /// Divides the graphs of these names among the active ranks, and no others: all ranks then

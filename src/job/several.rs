@@ -7,7 +7,8 @@
 //! | a class | durations are learnt under `JOB/CLASS`, if the file names no class |
 //! | the run | `[scaling]`, `[advisor]`, `[cost]`, `[capacity]`, `[[site]]`, `[cache]`, `slots` and `placement` stand in one file, or alike in several |
 //! | | of `flush` and `max_failures` the strictest counts; output is kept if a file asks for it |
-//! | | data graphs and pools are shared by name; alerts of all files count; it is open if one of them is |
+//! | | pools are shared by name; alerts of all files count; it is open if one of them is |
+//! | a data graph | is one of its file alone, as changes to it are; its name is `JOB/GRAPH` |
 //! | slot time | jobs with a `share` get it in proportion |
 //! | tasks that are added | they belong to the job of the task that adds them, or to the one that the user names |
 //!
@@ -26,7 +27,7 @@ use super::body::Body;
 use super::load::{KernelCheck, Loaded, parse_one};
 use super::spec::Common;
 use super::template::Template;
-use super::{CacheSettings, Cost, Diagnostic, Diagnostics, Flush, Job, KeepOutput, Site};
+use super::{CacheSettings, Cost, DataGraph, Diagnostic, Diagnostics, Flush, Job, KeepOutput, Site};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 
@@ -86,7 +87,11 @@ impl JobPart {
 
     /// The job, where tasks are added to it: `job` has what the jobs of a run share.
     pub(super) fn alone(&self, job: Job) -> Job {
+        let prefix = format!("{}/", self.name);
+        let own = |graph: &DataGraph| Some(graph.name.strip_prefix(&prefix)?.to_owned());
+        let graphs = job.graphs.iter().filter_map(|graph| Some(DataGraph { name: own(graph)?, ..graph.clone() }));
         Job {
+            graphs: graphs.collect(),
             name: self.name.clone(),
             dir: self.dir.clone(),
             env: self.env.clone(),
@@ -234,12 +239,7 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
     if own.placement != Default::default() {
         job.placement = own.placement;
     }
-    job.graphs.extend(
-        std::mem::take(&mut own.graphs)
-            .into_iter()
-            .filter(|graph| job.graphs.iter().all(|known| known.name != graph.name))
-            .collect::<Vec<_>>(),
-    );
+    job.graphs.append(&mut own.graphs);
     job.parts.push(JobPart::behind(job, &mut own));
     job.alerts.append(&mut own.alerts);
     job.groups.append(&mut own.groups);
@@ -247,8 +247,10 @@ fn add(job: &mut Job, mut own: Job, offset: usize) {
     job.bodies.append(&mut own.bodies);
 }
 
-/// Puts the name of the job before the names of its tasks.
+/// Puts the name of the job before the names of its tasks and of its data graphs.
 fn qualify(own: &mut Job, job: &str) {
+    own.graphs.iter_mut().for_each(|graph| graph.name = format!("{job}/{}", graph.name));
+    own.bodies.iter_mut().for_each(|body| body.rename_graph(&|graph| format!("{job}/{graph}")));
     for group in &mut own.groups {
         let name: Arc<str> = format!("{job}/{}", group.name).into();
         if group.class == group.name {
@@ -353,16 +355,6 @@ fn conflicts(all: &[Loaded]) -> Vec<(String, String)> {
                 ));
             }
         }
-        for graph in &job.graphs {
-            let same = |other: &&Loaded| other.job.graphs.iter().any(|it| it.name == graph.name && it != graph);
-            if let Some(other) = all[..at].iter().find(same) {
-                let name = &graph.name;
-                found.push((
-                    format!("{} and {file} have different data graphs called `{name}`", other.file()),
-                    "give one of them another name".to_owned(),
-                ));
-            }
-        }
     }
     found
 }
@@ -423,6 +415,27 @@ mod tests {
             assert_eq!(job.find("b/t").unwrap().as_slice(), std::slice::from_ref(&(3..4)));
             assert_eq!((job.links[0].from, job.links[0].to), (0, 1));
         }
+    }
+
+    #[test]
+    fn data_graphs_belong_to_their_file() {
+        let file = |scale: u32| {
+            format!(
+                "[job]\nopen = true\n[[graph]]\nname = 'g'\ngenerate = {{ kind = 'grid', scale = {scale} }}\n\
+                 [[task]]\nname = 't'\ngraph = 'g'\noperation = 'components'\n"
+            )
+        };
+        let whole = merge(vec![parsed("a.toml", &file(3)), parsed("b.toml", &file(3)), parsed("c.toml", &file(4))]);
+        let job = whole.unwrap().job;
+        let names: Vec<&str> = job.graphs.iter().map(|graph| graph.name.as_str()).collect();
+        assert_eq!(names, ["a/g", "b/g", "c/g"]);
+        let used: Vec<_> = job.bodies.iter().map(|body| body.graph().unwrap()).collect();
+        assert_eq!(used, names);
+        let growing = crate::job::GrowingJob::new(job);
+        let more = "[[task]]\nname = 'u'\ngraph = 'g'\noperation = 'degrees'\n";
+        let whose = crate::job::Whose::Job("b");
+        let added = growing.check(more.into(), "f", &Kernels::builtin(), whose).unwrap();
+        assert_eq!(added.job.bodies[0].graph(), Some("b/g"));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The files that the tasks of a job declare as outputs, by name, and what lies in which directory.
+//! The files that the tasks of a job write, by name, and what lies in which directory: declared
+//! outputs, each of one task, and files for standard output, which several tasks may share.
 
 use std::path::Path;
 
@@ -6,6 +7,7 @@ use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Job;
+use super::file_order::FileTables;
 use crate::model::TaskId;
 
 /// Who writes which file: `W` says who. Names are absolute, without `.` and `..`.
@@ -13,6 +15,8 @@ use crate::model::TaskId;
 pub struct WrittenFiles<W> {
     /// Writers by the hash of the name.
     files: FxHashMap<u128, W>,
+    /// Further writers of a file.
+    further: FxHashMap<u128, Vec<W>>,
     /// The directories in which files are written, by the hash of the name.
     places: FxHashMap<u128, u32>,
     directories: Vec<Directory<W>>,
@@ -31,6 +35,7 @@ impl<W> Default for WrittenFiles<W> {
     fn default() -> Self {
         WrittenFiles {
             files: FxHashMap::default(),
+            further: FxHashMap::default(),
             places: FxHashMap::default(),
             directories: Vec::new(),
             last: (String::new(), u32::MAX),
@@ -44,6 +49,14 @@ impl<W: Copy> WrittenFiles<W> {
         let directory = self.directory(parent(name));
         self.directories[directory as usize].files.push(writer);
         self.files.insert(hash(name), writer)
+    }
+
+    /// Adds a file that others may write too. Files with one writer are inserted before.
+    pub(crate) fn insert_shared(&mut self, name: &str, writer: W) {
+        match self.files.contains_key(&hash(name)) {
+            true => self.further.entry(hash(name)).or_default().push(writer),
+            false => _ = self.insert(name, writer),
+        }
     }
 
     /// Adds a file by its path, of which there is no other writer.
@@ -87,6 +100,12 @@ impl<W: Copy> WrittenFiles<W> {
         self.files.get(&hash(name)).copied()
     }
 
+    /// All who write a file of exactly this name.
+    pub(crate) fn writers(&self, name: &str) -> impl Iterator<Item = W> {
+        let further = self.further.get(&hash(name)).map_or(&[][..], Vec::as_slice);
+        self.writer(name).into_iter().chain(further.iter().copied())
+    }
+
     /// Calls `each` with the writer of each file in a directory and in those below it.
     pub(crate) fn each_inside(&self, name: &str, each: &mut dyn FnMut(W)) {
         let mut open: Vec<u32> = self.places.get(&hash(name)).copied().into_iter().collect();
@@ -105,7 +124,7 @@ impl<W: Copy> WrittenFiles<W> {
 }
 
 impl WrittenFiles<TaskId> {
-    /// The files that the tasks of a job declare as outputs.
+    /// The files that the tasks of a job write.
     pub fn of(job: &Job) -> WrittenFiles<TaskId> {
         let mut written = WrittenFiles::default();
         let groups = job.groups.iter().zip(&job.bodies).filter(|(_, body)| !body.outputs.is_empty());
@@ -114,6 +133,11 @@ impl WrittenFiles<TaskId> {
             for (file, _) in &task.outputs {
                 written.insert(&name_of(&task.dir.join(file)), task.id);
             }
+        }
+        for (number, group) in (0..).zip(&job.groups) {
+            let table = job.table(number);
+            let all = (0..group.count).flat_map(|element| table.streams(element).map(move |file| (element, file)));
+            all.for_each(|(element, (_, name))| written.insert_shared(&name, TaskId(group.first.0 + element)));
         }
         written
     }

@@ -28,7 +28,7 @@ pub fn divide_graphs(job: &mut Job) {
             bytes.unwrap_or(0) / BYTES_PER_EDGE
         }
     };
-    let suits = |graph: &DataGraph| job.operations_on(&graph.name).all(|group| unsuited_to_gangs(group).is_none());
+    let suits = |graph: &DataGraph| job.operations_on(&graph.name).all(|(group, _)| unsuited_to_gangs(group).is_none());
     let is_divided = |graph: &&DataGraph| graph.divide.unwrap_or_else(|| suits(graph) && edges(graph) >= MIN_EDGES);
     let names: Vec<String> = job.graphs.iter().filter(is_divided).map(|graph| graph.name.clone()).collect();
     job.divide_graphs(&names);

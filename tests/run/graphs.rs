@@ -110,6 +110,88 @@ fn a_resumed_run_puts_in_what_was_written() {
     assert!(dir.read("out/after.txt").contains("60 1\n"));
 }
 
+#[test]
+fn what_runs_again_finds_the_graph_as_it_was_before_the_batches_that_run_again() {
+    let dir = prepared("graphs-rerun");
+    for job in [JOB.to_owned(), divided(JOB)] {
+        dir.job("job.toml", &job);
+        dir.file("path.el", PATH);
+        mpirun(&dir, 2).args(["run", "job.toml", "--slots", "2"]).run().code(0);
+        check_answers(&dir);
+        for rerun in ["before", "cut"] {
+            mpirun(&dir, 2).args(["run", "job.toml", "--slots", "2", "--resume", "--rerun", rerun]).run().code(0);
+            check_answers(&dir);
+        }
+        // A batch that has changed replaces the former one.
+        dir.file("cut.txt", "20 30\n");
+        mpirun(&dir, 2).args(["run", "job.toml", "--slots", "2", "--resume"]).run().code(0).says("cut.txt");
+        let unreachable = i64::MAX;
+        let after = format!("10 0\n20 1\n30 {unreachable}\n40 {unreachable}\n50 {unreachable}\n60 1\n");
+        assert_eq!(dir.read("out/after.txt"), after);
+        // So does a graph that has changed: 60 is reached without the batch, which needs it.
+        dir.file("path.el", &format!("{PATH}50 60\n"));
+        mpirun(&dir, 2).args(["run", "job.toml", "--slots", "2", "--resume"]).run().code(0);
+        assert!(dir.read("out/before.txt").ends_with("50 4\n60 5\n"), "{}", dir.read("out/before.txt"));
+        dir.file("cut.txt", "40 30\n");
+    }
+}
+
+#[test]
+fn files_of_batches_and_saved_graphs_order_tasks_and_are_made_again() {
+    let dir = Dir::new("graphs-files");
+    dir.file("g.el", "1 2\n2 3\n");
+    // In the file, what is read stands before what writes it.
+    dir.job(
+        "job.toml",
+        "[[graph]]\nname = 'g'\nfile = 'g.el'\n\
+         [[task]]\nname = 'count'\ncommand = 'wc -l < final.el > count.txt'\ninputs = 'final.el'\n\
+         [[task]]\nname = 'save'\nneeds = 'ins'\ngraph = 'g'\noperation = 'save'\nargs = { file = 'final.el' }\n\
+         [[task]]\nname = 'ins'\ngraph = 'g'\noperation = 'insert_edges'\nargs = { file = 'made.txt' }\n\
+         [[task]]\nname = 'make'\ncommand = 'sleep 0.3; echo 3 1 > made.txt'\noutputs = 'made.txt'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml", "--slots", "4"]).run().code(0);
+    assert_eq!(dir.read("count.txt").trim(), "3");
+    std::fs::remove_file(dir.path().join("final.el")).unwrap();
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "count"]).run().code(0).says("final.el is missing");
+    assert_eq!(dir.read("final.el"), "1 2\n2 3\n3 1\n");
+    dir.job(
+        "bad.toml",
+        "[[graph]]\nname = 'g'\nfile = 'g.el'\n\
+         [[task]]\nname = 'save'\ngraph = 'g'\noperation = 'save'\nargs = { file = 'final.dat' }\n",
+    );
+    phalanx(&dir).args(["check", "bad.toml"]).run().code(2).says("unknown file ending").says(".edges .tsv");
+}
+
+#[test]
+fn jobs_that_run_together_have_graphs_of_their_own() {
+    let dir = Dir::new("graphs-several");
+    dir.file("s.el", "1 2\n2 3\n3 4\n");
+    let bfs = |out: &str| {
+        format!(
+            "[[task]]\nname = 'q'\nneeds = 'w'\ngraph = 'g'\noperation = 'bfs'\nargs = {{ source = 1 }}\noutput = '{out}'\n"
+        )
+    };
+    let head = "[[graph]]\nname = 'g'\nfile = 's.el'\n";
+    dir.job(
+        "one.toml",
+        &format!("{head}[[task]]\nname = 'w'\ninputs = 'two.txt'\ncommand = 'true'\n{}", bfs("one.txt")),
+    );
+    dir.job(
+        "two.toml",
+        &format!(
+            "{head}[[task]]\nname = 'w'\ngraph = 'g'\noperation = 'insert_edges'\nargs = {{ edges = [[1, 4]] }}\n{}",
+            bfs("two.txt")
+        ),
+    );
+    mpirun(&dir, 2).args(["run", "one.toml", "two.toml", "--slots", "2"]).run().code(0);
+    assert_eq!(dir.read("one.txt"), "1 0\n2 1\n3 2\n4 3\n");
+    assert_eq!(dir.read("two.txt"), "1 0\n2 1\n3 2\n4 1\n");
+    let said = phalanx(&dir).args(["report", "latest", "--task", "one/q"]).run().ok();
+    assert!(said.stdout().contains("\"graph\":\"g\""), "{said}");
+    mpirun(&dir, 2).args(["run", "one.toml", "two.toml", "--slots", "2", "--resume", "--rerun", "two/w"]).run().code(0);
+    assert_eq!(dir.read("two.txt"), "1 0\n2 1\n3 2\n4 1\n");
+}
+
 /// The same with the graph divided among the ranks.
 fn divided(job: &str) -> String {
     job.replace("[[graph]]\n", "[[graph]]\ndivide = true\n")
@@ -305,6 +387,10 @@ fn mistakes_about_graphs_are_named() {
         ),
         ("[[task]]\nname = 'a'\ncommand = 'true'\noutput = 'x'\n", ["`operation` on a graph", "outputs"]),
         (
+            "[[graph]]\nname = 'web'\nfile = 'web.el'\nweights = { uniform = [5, 1] }\n[[task]]\nname = 'a'\ncommand = 'true'\n",
+            ["smallest weight, 5, is above", "`uniform = [1, 5]`"],
+        ),
+        (
             "[[graph]]\nname = 'web'\ngenerate = { kind = 'krn', scale = 4 }\n[[task]]\nname = 'a'\ncommand = 'true'\n",
             ["kind", "kron"],
         ),
@@ -346,6 +432,20 @@ fn graphs_are_made_converted_and_described() {
     dir.file("bad.mtx", "%%MatrixMarket matrix coordinate pattern general\n3 3 2\n1 2\n");
     phalanx(&dir).args(["graph", "info", "bad.mtx"]).run().code(2).says("bad.mtx: line 2 announces 2 entries");
     phalanx(&dir).args(["graph", "convert", "a.sg", "a.xyz"]).run().code(2).says("unknown file ending");
+    // What a format does not hold is said.
+    dir.file("iso.mtx", "%%MatrixMarket matrix coordinate pattern symmetric\n5 5 2\n2 1\n3 1\n");
+    let said = phalanx(&dir).args(["graph", "convert", "iso.mtx", "iso.el.zst"]).run().code(0);
+    said.says("3 vertices, 2 edges").says("2 are left out").says("`directed = false`");
+    let facts = |file: &str, more: &[&str]| -> (u64, u64, bool) {
+        let said = phalanx(&dir).args(["graph", "info", file, "--json"]).args(more).run().code(0);
+        let info: serde_json::Value = serde_json::from_str(said.stdout()).unwrap();
+        let number = |key: &str| info[key].as_u64().unwrap();
+        (number("vertices"), number("edges"), info["directed"].as_bool().unwrap())
+    };
+    assert_eq!(facts("iso.el.zst", &["--undirected"]), (3, 2, false));
+    phalanx(&dir).args(["graph", "convert", "iso.mtx", "iso.v"]).run().code(0);
+    assert_eq!(facts("iso.v", &[]), (5, 2, false));
+    assert!(dir.read("iso.properties").contains("graph.iso.directed = false\n"));
 }
 
 #[test]

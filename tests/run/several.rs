@@ -97,6 +97,31 @@ fn files_order_tasks_of_different_job_files() {
 }
 
 #[test]
+fn files_for_standard_output_order_tasks_like_outputs() {
+    let dir = Dir::new("stdout-order");
+    let make = "[[task]]\nname = 'make'\narray = '0-2'\nstdout = 'out/%x-%a.txt'\nstderr = 'err.txt'\n\
+                command = 'sleep 0.3; echo {index}; echo e >&2'\n";
+    let read = "[[task]]\nname = 'one'\nstdin = 'out/make-1.txt'\nstdout = 'one.txt'\ncommand = 'cat'\n\
+                [[task]]\nname = 'all'\ninputs = ['out', 'err.txt', 'one.txt']\ncommand = 'cat out/*.txt err.txt > all.txt'\n";
+    let expect = |dir: &Dir| {
+        assert_eq!((dir.read("one.txt").as_str(), dir.read("all.txt").matches('e').count()), ("1\n", 3));
+        assert!(dir.read("all.txt").starts_with("0\n1\n2\n"), "{}", dir.read("all.txt"));
+        std::fs::remove_file(dir.path().join("all.txt")).unwrap();
+    };
+    // In the file, what is read stands before what writes it.
+    dir.job("job.toml", &format!("{read}{make}"));
+    for _ in 0..2 {
+        phalanx(&dir).args(["run", "job.toml", "--slots", "8"]).run().ok();
+        expect(&dir);
+    }
+    dir.job("read.toml", read);
+    dir.job("make.toml", make);
+    std::fs::remove_dir_all(dir.path().join("out")).unwrap();
+    mpirun(&dir, 2).args(["run", "read.toml", "make.toml", "--slots", "4"]).run().ok();
+    expect(&dir);
+}
+
+#[test]
 fn what_does_not_fit_together_is_refused_and_all_mistakes_are_shown() {
     let dir = jobs();
     std::fs::create_dir_all(dir.path().join("other")).expect("a directory");

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::trouble;
+use super::{Compression, trouble, uncompressed};
 use crate::data::exchange::Exchange;
 use crate::data::ids::VertexIds;
 use crate::data::part::{EvenRanges, GraphPart, RangePartition};
@@ -67,6 +67,9 @@ pub fn load(
 impl GapFile<'_> {
     fn open(path: &Path) -> Result<GapFile<'_>, DataGraphError> {
         let refuse = |reason: String| DataGraphError::refused(format!("{}: {reason}", path.display()));
+        if uncompressed(path).1 != Compression::None {
+            return Err(refuse("GAP's binary format is not read compressed: decompress the file first".to_owned()));
+        }
         let file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
         let size = file.metadata().map_err(|error| trouble(path, "read it", &error))?.len();
         let mut header = [0; HEADER_BYTES as usize];

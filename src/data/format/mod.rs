@@ -9,7 +9,8 @@
 //! | `gap` | `.sg .wsg` | as the file says | from 0 |
 //! | `graphalytics` | `.v` and `.e` | as `.properties` says, else yes | those in `.v` |
 //!
-//! Text files may be compressed (a further ending `.gz` or `.zst`). Every rank reads its own piece
+//! Text files may be compressed (a further ending `.gz` or `.zst`), also those that are written:
+//! each rank compresses its own piece. Every rank reads its own piece
 //! of a text, cut at line ends. Errors name file, line and reason. An edge that is listed twice is
 //! one edge, with the smaller weight; loops stay.
 
@@ -18,7 +19,7 @@ pub mod text;
 pub mod write;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -71,18 +72,32 @@ impl GraphFormat {
         GraphFormat::ALL.iter().find(|known| known.0 == name).map(|known| known.1)
     }
 
+    /// The endings of file names that stand for the format.
+    pub fn endings(self) -> &'static [&'static str] {
+        match self {
+            GraphFormat::EdgeList => &["el", "wel", "txt", "edges", "tsv", "csv"],
+            GraphFormat::MatrixMarket => &["mtx"],
+            GraphFormat::Metis => &["graph", "metis"],
+            GraphFormat::Dimacs => &["gr"],
+            GraphFormat::Gap => &["sg", "wsg"],
+            GraphFormat::Graphalytics => &["v", "e"],
+        }
+    }
+
     /// Detects the format from the ending of a file's name.
     pub fn of(path: &Path) -> Option<GraphFormat> {
         let (bare, _) = uncompressed(path);
-        Some(match bare.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "el" | "wel" | "txt" | "edges" | "tsv" | "csv" => GraphFormat::EdgeList,
-            "mtx" => GraphFormat::MatrixMarket,
-            "graph" | "metis" => GraphFormat::Metis,
-            "gr" => GraphFormat::Dimacs,
-            "sg" | "wsg" => GraphFormat::Gap,
-            "v" | "e" => GraphFormat::Graphalytics,
-            _ => return None,
-        })
+        let ending = bare.extension()?.to_str()?.to_ascii_lowercase();
+        GraphFormat::ALL.map(|known| known.1).into_iter().find(|format| format.endings().contains(&&*ending))
+    }
+
+    /// Says that an ending is unknown, and lists those that are known.
+    pub fn unknown_ending() -> String {
+        let of = |(name, format): (&str, GraphFormat)| {
+            let endings: Vec<String> = format.endings().iter().map(|ending| format!(".{ending}")).collect();
+            format!("{} ({name})", endings.join(" "))
+        };
+        format!("unknown file ending for a graph; known are {}", GraphFormat::ALL.map(of).join(", "))
     }
 
     /// As [`of`](GraphFormat::of), with an error that lists the known endings.
@@ -91,8 +106,8 @@ impl GraphFormat {
     /// If the ending is unknown.
     pub fn need(path: &Path) -> Result<GraphFormat, DataGraphError> {
         GraphFormat::of(path).ok_or_else(|| {
-            let known = ".el .wel .txt (edge_list), .mtx (matrix_market), .graph (metis), .gr (dimacs), .sg .wsg (gap), .v .e (graphalytics)";
-            DataGraphError::refused(format!("{}: unknown file ending for a graph; known are {known}", path.display()))
+            let text = format!("{}: {}; or name the format", path.display(), GraphFormat::unknown_ending());
+            DataGraphError::refused(text)
         })
     }
 }
@@ -111,6 +126,34 @@ fn uncompressed(path: &Path) -> (PathBuf, Compression) {
         Some("gz") => (path.with_extension(""), Compression::Gzip),
         Some("zst" | "zstd") => (path.with_extension(""), Compression::Zstd),
         _ => (path.to_owned(), Compression::None),
+    }
+}
+
+/// Compresses a piece of a file. Pieces one after the other are a compressed file, too.
+///
+/// # Errors
+/// If the compressor refuses.
+fn compressed(bytes: Vec<u8>, compression: Compression) -> std::io::Result<Vec<u8>> {
+    match compression {
+        Compression::None => Ok(bytes),
+        Compression::Gzip => {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            gzip.write_all(&bytes)?;
+            gzip.finish()
+        }
+        Compression::Zstd => zstd::encode_all(bytes.as_slice(), zstd::DEFAULT_COMPRESSION_LEVEL),
+    }
+}
+
+/// The file of this ending beside another, of a graph that consists of several; compressed like
+/// that.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let (base, compression) = uncompressed(path);
+    let name = base.with_extension(ending);
+    match compression {
+        Compression::None => name,
+        Compression::Gzip => name.with_extension(format!("{ending}.gz")),
+        Compression::Zstd => name.with_extension(format!("{ending}.zst")),
     }
 }
 
@@ -209,21 +252,12 @@ pub fn load(
     let (mut edges_path, mut listed, mut layout) = (path.to_owned(), None, None);
     let mut directed = directed;
     if format == GraphFormat::Graphalytics {
-        let (base, compression) = uncompressed(path);
-        let beside = |ending: &str| {
-            let name = base.with_extension(ending);
-            match compression {
-                Compression::None => name,
-                Compression::Gzip => name.with_extension(format!("{ending}.gz")),
-                Compression::Zstd => name.with_extension(format!("{ending}.zst")),
-            }
-        };
-        edges_path = beside("e");
-        let ids =
-            agree(exchange, read_piece(&beside("v"), 0, 1).and_then(|text| text::vertices(&beside("v"), &text.bytes)));
+        let vertices = beside(path, "v");
+        edges_path = beside(path, "e");
+        let ids = agree(exchange, read_piece(&vertices, 0, 1).and_then(|text| text::vertices(&vertices, &text.bytes)));
         listed = Some(ids?);
         layout = Some(Layout::EdgeList);
-        directed = directed.or_else(|| text::directed_by_properties(&base.with_extension("properties")));
+        directed = directed.or_else(|| text::directed_by_properties(&properties(path)));
     }
     let (place, ranks) = (exchange.place(), exchange.ranks());
     let text = agree(exchange, read_piece(&edges_path, place, ranks))?;
@@ -279,6 +313,11 @@ pub fn load(
     GraphPart::build(exchange, ids, edges, directed)
 }
 
+/// The file of properties of a graph in Graphalytics' format.
+fn properties(path: &Path) -> PathBuf {
+    uncompressed(path).0.with_extension("properties")
+}
+
 /// Parses the layout from the first lines of a text.
 fn layout_of(format: GraphFormat, path: &Path) -> Result<Layout, DataGraphError> {
     if format == GraphFormat::EdgeList {
@@ -324,23 +363,26 @@ fn number_rows(
     if all == said {
         return Ok(());
     }
-    let reason = format!(
-        "{}: line {line} announces {said} vertices, but {all} lines of neighbours follow; is the file cut off?",
-        path.display()
-    );
-    Err(DataGraphError::Refused(reason))
+    let found = format!("{all} lines of neighbours");
+    Err(other_count(path, line, (said, "vertices"), all, &found))
 }
 
 /// Checks that a file holds as many edges as its header announces.
 fn agree_on_count(exchange: &mut dyn Exchange, path: &Path, layout: &Layout, here: u64) -> Result<(), DataGraphError> {
     let [found] = sum(exchange, [here])?;
     match layout.entries() {
-        Some((said, line)) if said != found => Err(DataGraphError::Refused(format!(
-            "{}: line {line} announces {said} entries, but {found} follow; is the file cut off?",
-            path.display()
-        ))),
+        Some((said, line)) if said != found => {
+            Err(other_count(path, line, (said, "entries"), found, &found.to_string()))
+        }
         _ => Ok(()),
     }
+}
+
+/// Makes an error for a file that does not hold as much as its header announces.
+fn other_count(path: &Path, line: u64, (said, what): (u64, &str), found: u64, shown: &str) -> DataGraphError {
+    let guess = if found < said { "is the file cut off?" } else { "is the header that of another file?" };
+    let file = path.display();
+    DataGraphError::refused(format!("{file}: line {line} announces {said} {what}, but {shown} follow; {guess}"))
 }
 
 fn dense(path: &Path, count: u64) -> Result<VertexIds, DataGraphError> {

@@ -89,6 +89,8 @@ proptest! {
         let gap = if weighted { "a.wsg" } else { "a.sg" };
         let mut files = vec![("a.wel", GraphFormat::EdgeList, None), ("a.mtx", GraphFormat::MatrixMarket, Some(1)),
             ("a.gr", GraphFormat::Dimacs, Some(1)), (gap, GraphFormat::Gap, Some(0)), ("a.v", GraphFormat::Graphalytics, None)];
+        files.extend([("b.wel.gz", GraphFormat::EdgeList, None), ("b.mtx.zst", GraphFormat::MatrixMarket, Some(1)),
+            ("b.v.gz", GraphFormat::Graphalytics, None)]);
         if !directed {
             files.push(("a.graph", GraphFormat::Metis, Some(1)));
         }
@@ -103,7 +105,9 @@ proptest! {
                 GraphFormat::EdgeList | GraphFormat::Dimacs => Some(if weighted { WeightSource::File } else { WeightSource::None }),
                 _ => None,
             };
-            let (got, edges, is_directed) = load_on(readers, &source(&path, Some(directed), weights)).unwrap();
+            // Edge lists and DIMACS files do not record the direction.
+            let stated = matches!(format, GraphFormat::EdgeList | GraphFormat::Dimacs).then_some(directed);
+            let (got, edges, is_directed) = load_on(readers, &source(&path, stated, weights)).unwrap();
             let want = base.map_or_else(|| want.clone(), numbered);
             prop_assert_eq!((&got, is_directed), (&want, directed), "{}", name);
             prop_assert_eq!(edges, want.1.len() as u64, "{}", name);
@@ -152,22 +156,26 @@ fn what_is_wrong_is_named_with_its_line() {
 /// Compares with the expected texts, so that a change of a text shows up in the diff.
 fn compare(reasons: &[String]) {
     let want = [
-        "a.el:2: expected the ids of two vertices (whole numbers from 0), found `3`",
-        "a.el:4: expected the ids of two vertices (whole numbers from 0), found `1 -2`",
+        "a.el:2: expected the ids of two vertices (whole numbers from 0 to 18446744073709551614), found `3`",
+        "a.el:4: expected the ids of two vertices (whole numbers from 0 to 18446744073709551614), found `1 -2`",
         "a.wel:2: expected a weight after the ids, found `1 2 nan`",
-        "a.el:1: expected the ids of two vertices (whole numbers from 0), found `1 99999999999999999999`",
+        "a.el:1: expected the ids of two vertices (whole numbers from 0 to 18446744073709551614), found `1 99999999999999999999`",
         "a.mtx: line 3 announces 2 entries, but 1 follow; is the file cut off?",
         "a.mtx:2: a graph needs a square matrix, this one has 3 rows and 4 columns",
         "a.mtx:3: vertex 4 is outside of 1 to 3, the range in the header",
         "a.graph: line 1 announces 3 vertices, but 2 lines of neighbours follow; is the file cut off?",
-        "a.graph: line 1 announces 4 entries, but 5 follow; is the file cut off?",
+        "a.graph: line 1 announces 4 entries, but 5 follow; is the header that of another file?",
         "a.gr:3: expected `a u v weight`, found `x 1 2 3`",
         "a.sg: 5 bytes are too short for a graph in GAP's format",
     ];
     for (reason, want) in reasons.iter().zip(want) {
         assert_eq!(reason, want);
     }
-    assert!(reasons[want.len()].contains("unknown file ending"), "{}", reasons[want.len()]);
+    assert_eq!(
+        reasons[want.len()],
+        "a.xyz: unknown file ending for a graph; known are .el .wel .txt .edges .tsv .csv (edge_list), .mtx \
+         (matrix_market), .graph .metis (metis), .gr (dimacs), .sg .wsg (gap), .v .e (graphalytics); or name the format"
+    );
 }
 
 #[test]
@@ -187,6 +195,25 @@ fn compressed_text_and_drawn_weights() {
         for ranks in [1, 4] {
             assert_eq!(load_on(ranks, &source(&dir.path().join(name), Some(false), weights)).unwrap(), want, "{name}");
         }
+    }
+}
+
+#[test]
+fn what_is_saved_under_a_compressed_name_is_compressed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.el"), "1 2\n").unwrap();
+    std::fs::write(dir.path().join("empty.el"), "").unwrap();
+    for file in ["a.el", "empty.el"] {
+        let part = source(&dir.path().join(file), None, None).load(&mut SingleRank::unstoppable()).unwrap();
+        for (name, magic) in [("o.el.gz", &[0x1f, 0x8b][..]), ("o.el.zst", &[0x28, 0xb5, 0x2f, 0xfd])] {
+            let path = dir.path().join(name);
+            write::save(&mut SingleRank::unstoppable(), &part, &path, GraphFormat::EdgeList).unwrap();
+            assert!(std::fs::read(&path).unwrap().starts_with(magic), "{name}");
+            let again = source(&path, None, None).load(&mut SingleRank::unstoppable()).unwrap();
+            assert_eq!((again.vertices(), again.edges()), (part.vertices(), part.edges()));
+        }
+        let refused = write::save(&mut SingleRank::unstoppable(), &part, &dir.path().join("o.sg.gz"), GraphFormat::Gap);
+        assert!(refused.unwrap_err().to_string().contains("leave out .gz or .zst"));
     }
 }
 

@@ -354,7 +354,10 @@ fn shown(line: &[u8]) -> String {
 
 fn id(tokens: &mut Tokens, at: usize, line: &[u8]) -> Result<u64, Wrong> {
     tokens.number().filter(|&id| id < u64::MAX).ok_or_else(|| {
-        Wrong::new(at, format!("expected the ids of two vertices (whole numbers from 0), found `{}`", shown(line)))
+        let limit = u64::MAX - 1;
+        let text =
+            format!("expected the ids of two vertices (whole numbers from 0 to {limit}), found `{}`", shown(line));
+        Wrong::new(at, text)
     })
 }
 
@@ -387,7 +390,11 @@ pub fn vertices(path: &Path, text: &[u8]) -> Result<Vec<u64>, DataGraphError> {
         }
         match tokens.number().filter(|&id| id < u64::MAX) {
             Some(id) => ids.push(id),
-            None => return Err(Wrong::new(at, format!("expected an id, found `{}`", shown(line))).at(path, 0)),
+            None => {
+                let limit = u64::MAX - 1;
+                let text = format!("expected an id (a whole number from 0 to {limit}), found `{}`", shown(line));
+                return Err(Wrong::new(at, text).at(path, 0));
+            }
         }
     }
     ids.par_sort_unstable();

@@ -1,5 +1,5 @@
 //! Writes a graph to a file: every rank writes its own rows concurrently, into a new file that
-//! replaces the old one at the end.
+//! replaces the old one at the end. A name that ends in `.gz` or `.zst` is written compressed.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{GraphFormat, trouble};
+use super::{Compression, GraphFormat, beside, compressed, properties, trouble, uncompressed};
 use crate::data::exchange::{Exchange, gather, pack, unpack};
 use crate::data::ids::VertexIds;
 use crate::data::part::GraphPart;
@@ -37,11 +37,12 @@ pub fn save(
         }
         GraphFormat::Graphalytics => {
             let ids = part.ids();
-            text(exchange, part, &path.with_extension("v"), String::new(), |_, v, out| number_line(ids.id(v), out))?;
+            text(exchange, part, &beside(path, "v"), String::new(), |_, v, out| number_line(ids.id(v), out))?;
             let weighted = part.is_weighted();
-            text(exchange, part, &path.with_extension("e"), String::new(), |part, v, out| {
+            text(exchange, part, &beside(path, "e"), String::new(), |part, v, out| {
                 edge_lines(part, v, weighted, out);
-            })
+            })?;
+            text(exchange, part, &properties(path), facts(part, path), |_, _, _| ())
         }
         GraphFormat::MatrixMarket => {
             let field = if part.is_weighted() { "real" } else { "pattern" };
@@ -100,6 +101,33 @@ pub fn keeps_ids(part: &GraphPart, format: GraphFormat) -> bool {
             matches!(part.ids(), VertexIds::Dense { first: 1, .. })
         }
     }
+}
+
+/// What an edge list does not hold of a graph, which is on this rank alone: the number of vertices
+/// without an edge.
+pub fn isolated(part: &GraphPart) -> u64 {
+    let is_isolated = |v: &Vertex| part.outgoing().degree(*v) == 0 && part.incoming().degree(*v) == 0;
+    part.own().into_par_iter().filter(is_isolated).count() as u64
+}
+
+/// The properties of a graph in Graphalytics' format.
+fn facts(part: &GraphPart, path: &Path) -> String {
+    let name = |file: PathBuf| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let plain = uncompressed(path).0;
+    let graph = plain.file_stem().unwrap_or_default().to_string_lossy();
+    let weights = match part.is_weighted() {
+        true => format!("graph.{graph}.edge-properties.names = weight\ngraph.{graph}.edge-properties.types = real\n"),
+        false => String::new(),
+    };
+    format!(
+        "graph.{graph}.vertex-file = {}\ngraph.{graph}.edge-file = {}\ngraph.{graph}.meta.vertices = {}\n\
+         graph.{graph}.meta.edges = {}\ngraph.{graph}.directed = {}\n{weights}",
+        name(beside(path, "v")),
+        name(beside(path, "e")),
+        part.vertices(),
+        part.edges(),
+        part.is_directed(),
+    )
 }
 
 fn loops(part: &GraphPart) -> u64 {
@@ -163,6 +191,12 @@ pub fn text(
         })
         .collect();
     own.extend(pieces.into_iter().flatten());
+    // An empty file is no compressed one, so the first rank writes a piece in any case.
+    let made = match own.is_empty() && exchange.place() > 0 {
+        true => Ok(own),
+        false => compressed(own, uncompressed(path).1).map_err(|error| trouble(path, "compress it", &error)),
+    };
+    let own = agree(exchange, made)?;
     let sizes = sizes(exchange, own.len() as u64)?;
     let at: u64 = sizes[..exchange.place()].iter().sum();
     let own = [(at, own)];
@@ -220,6 +254,10 @@ fn unfinished(path: &Path) -> PathBuf {
 }
 
 fn gap(exchange: &mut dyn Exchange, part: &GraphPart, path: &Path) -> Result<(), DataGraphError> {
+    if uncompressed(path).1 != Compression::None {
+        let reason = "GAP's binary format is neither read nor written compressed: leave out .gz or .zst";
+        return Err(DataGraphError::refused(format!("{}: {reason}", path.display())));
+    }
     let weighted = part.is_weighted();
     let is_wsg = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wsg"));
     if weighted != is_wsg {

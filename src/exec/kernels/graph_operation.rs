@@ -124,7 +124,11 @@ fn operation(name: &str, table: &toml::Table) -> Result<Operation, ArgError> {
                     )
                 }
             };
-            Operation::Save { file: args.need("file")?, format }
+            let file: PathBuf = args.need("file")?;
+            if format.is_none() && GraphFormat::of(&file).is_none() {
+                return Err(ArgError::new("file", format!("{}; or give `format`", GraphFormat::unknown_ending())));
+            }
+            Operation::Save { file, format }
         }
         other => return Err(ArgError::new("operation", unknown("operation", other, &Operation::NAMES))),
     })

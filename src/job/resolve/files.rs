@@ -100,6 +100,10 @@ fn collect_writers(names: &PathNames<'_>, findings: &mut Findings) -> WrittenFil
             }
         }
     }
+    let groups = 0..names.drafts.len() as GroupId;
+    if groups.clone().any(|group| names.table(group).reads_any()) {
+        groups.for_each(|group| names.table(group).collect_streams(group, &mut writers));
+    }
     writers
 }
 
@@ -182,11 +186,11 @@ impl Readers<'_> {
 
     /// Adds a link with the size of the file, as given by the reader, else by the writer.
     fn add(&mut self, writer: OutputOrigin, to: GroupId, shape: LinkShape, file: &FileTemplate, span: &Span) {
-        let written = &self.names.draft(writer.group).body.outputs[writer.output as usize];
-        if !written.keep {
+        let written = self.names.draft(writer.group).body.outputs.get(writer.output as usize);
+        if written.is_some_and(|written| !written.keep) {
             self.check_reader(writer, to, &shape, file, span);
         }
-        let bytes = file.size.or(written.size).unwrap_or(0);
+        let bytes = file.size.or(written.and_then(|written| written.size)).unwrap_or(0);
         self.links.add_file(Link { from: writer.group, to, shape, on: Condition::Ok, bytes, span: span.clone() });
     }
 

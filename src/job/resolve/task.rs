@@ -118,28 +118,24 @@ impl<'a> TaskResolver<'a> {
         let own = &self.spec.value.own;
         let common = Given { own: &self.spec.value.common, defaults: self.defaults };
         let mut body = self.body(&common);
-        if matches!(&body.work, WorkTemplate::Kernel { name, .. } if **name == *OPERATION_KERNEL) {
-            self.operation_files(&mut body);
-        }
+        let is_operation = matches!(&body.work, WorkTemplate::Kernel { name, .. } if **name == *OPERATION_KERNEL);
+        let [read, written] = if is_operation { self.operation_files(&mut body) } else { Default::default() };
         let group = self.group(&common, &body);
         let spots = |files: Option<&At<FilesSpec>>| -> Box<[Spot]> {
             files.map_or_else(Box::default, |at| at.value.0.iter().map(|file| Spot::of(&file.name.span)).collect())
         };
-        let listed = usize::from(body.inputs.len() > own.inputs.as_ref().map_or(0, |files| files.value.0.len()));
-        let graph_file = own.graph.as_ref().map(|at| Spot::of(&at.span)).into_iter().take(listed);
         let container = common.get(|c| &c.container).filter(|_| body.extras.image_file().is_some());
         let image = container.map(|at| {
             Spot::of(at.value.0.as_ref().and_then(|table| table.image.as_ref()).map_or(&at.span, |image| &image.span))
         });
-        let output = own.output.as_ref().filter(|_| !body.outputs.is_empty()).map(|at| Spot::of(&at.span));
         let text = self.context.text;
         let needs = own.needs.iter().flat_map(|needs| &needs.value.0);
         let notes = Notes {
             needs: needs.map(|need| TypedNeed::new(need, text)).collect(),
             name: Spot::of(own.name.as_ref().map_or(&self.spec.span, |at| &at.span)),
             space: Spot::of(&self.space_span),
-            inputs: spots(own.inputs.as_ref()).into_iter().chain(graph_file).chain(image).collect(),
-            outputs: spots(own.outputs.as_ref()).into_iter().chain(output).collect(),
+            inputs: spots(own.inputs.as_ref()).into_iter().chain(image).chain(read).collect(),
+            outputs: spots(own.outputs.as_ref()).into_iter().chain(written).collect(),
             broken: self.is_space_broken(),
         };
         (group, body, notes)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::drafts::SourcePlace as Spot;
 use super::task::TaskResolver;
 use super::warn_of_dialect;
 use crate::data::source::{GraphSource, Origin};
@@ -192,21 +193,41 @@ impl TaskResolver<'_> {
         work
     }
 
-    /// Adds the files of an operation: the file of its graph, and its output.
-    pub(super) fn operation_files(&mut self, body: &mut Body) {
+    /// Adds the files of an operation: it reads the file of its graph and a batch of changes, and
+    /// writes its `output` and a saved graph. Returns the places of what it reads and writes.
+    pub(super) fn operation_files(&mut self, body: &mut Body) -> [Vec<Spot>; 2] {
         let own = &self.spec.value.own;
+        let file = |name: Template| FileTemplate { name, size: None, optional: false, keep: true };
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         let graph = own.graph.as_ref().and_then(|graph| {
             self.job.graphs.iter().find(|known| known.name == graph.value).map(|known| (known, &graph.span))
         });
-        let file = |name: Template| FileTemplate { name, size: None, optional: false, keep: true };
-        if let Some((DataGraph { source: GraphSource { origin: Origin::File(path, _), .. }, .. }, _)) = graph {
+        if let Some((DataGraph { source: GraphSource { origin: Origin::File(path, _), .. }, .. }, span)) = graph {
             let name = Template::Text(self.shared.text(&path.to_string_lossy()));
-            body.inputs = body.inputs.iter().cloned().chain([file(name)]).collect();
+            inputs.push((file(name), Spot::of(span)));
         }
         if let Some(output) = &own.output {
             let name = self.template(&output.value, &output.span);
-            body.outputs = body.outputs.iter().cloned().chain([file(name)]).collect();
+            outputs.push((file(name), Spot::of(&output.span)));
         }
+        let args = own.args.as_ref().map_or(&[][..], |args| &args.value.0);
+        if let Some((_, arg)) = args.iter().find(|(key, _)| key == "file") {
+            let name = match &arg.value {
+                RawArg::Fixed(toml::Value::String(text)) | RawArg::Text(text) => self.template(text, &arg.span),
+                // It is refused as an argument.
+                _ => return [Vec::new(), Vec::new()],
+            };
+            match own.operation.as_ref().map(|operation| operation.value.0.0) {
+                Some("insert_edges" | "delete_edges") => inputs.push((file(name), Spot::of(&arg.span))),
+                Some("save") => outputs.push((file(name), Spot::of(&arg.span))),
+                _ => {}
+            }
+        }
+        [(&mut body.inputs, inputs), (&mut body.outputs, outputs)].map(|(known, more)| {
+            let (files, spots): (Vec<_>, Vec<_>) = more.into_iter().unzip();
+            *known = known.iter().cloned().chain(files).collect();
+            spots
+        })
     }
 
     fn arg(&mut self, arg: &At<RawArg>) -> Arg {

@@ -25,7 +25,10 @@ impl FileTables for Job {
 /// the mistakes.
 pub(super) fn link(job: &mut Job, readers: &[(GroupId, Span)]) -> Vec<Diagnostic> {
     let mut mistakes = Vec::new();
-    let written = written(job, &mut mistakes);
+    let mut written = written(job, &mut mistakes);
+    if !readers.is_empty() {
+        (0..).zip(&job.groups).for_each(|(group, _)| job.table(group).collect_streams(group, &mut written));
+    }
     let mut links = Links::new(job.groups.iter().map(|group| group.count).collect());
     let order = FileOrder { tables: job, written: &written };
     for (to, span) in readers {
@@ -45,11 +48,12 @@ pub(super) fn link(job: &mut Job, readers: &[(GroupId, Span)]) -> Vec<Diagnostic
                 }
             };
             for (writer, shape) in found {
-                let output = &job.bodies[writer.group as usize].outputs[writer.output as usize];
-                if !output.keep {
+                let output = job.bodies[writer.group as usize].outputs.get(writer.output as usize);
+                if output.is_some_and(|output| !output.keep) {
                     mistakes.push(not_kept(job, writer, *to, span));
                 }
-                let (on, bytes) = (Condition::Ok, file.size.or(output.size).unwrap_or(0));
+                let size = file.size.or(output.and_then(|output| output.size));
+                let (on, bytes) = (Condition::Ok, size.unwrap_or(0));
                 links.add_file(Link { from: writer.group, to: *to, shape, on, bytes, span: span.clone() });
             }
         }

@@ -84,18 +84,26 @@ impl Read for GraphWeights {
             }
             return known.map(GraphWeights);
         }
+        let mut order = None;
         let drawn = node.get_ref().as_table().and_then(|table| {
             let get = |name: &str| table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
             let whole = |node: &TomlNode<'_>| integer(node.get_ref()).and_then(|n| u32::try_from(n).ok());
             let [low, high] = get("uniform")?.get_ref().as_array()?.iter().collect::<Vec<_>>()[..] else { return None };
             let (from, to) = (whole(low)?, whole(high)?);
+            order = (from > to).then_some((from, to));
             let seed =
                 get("seed").map_or(Some(1), |seed| integer(seed.get_ref()).and_then(|n| u64::try_from(n).ok()))?;
             let known = table.iter().all(|(key, _)| matches!(key.get_ref().as_ref(), "uniform" | "seed"));
             (known && from <= to).then_some(GraphWeights(WeightSource::Uniform { from, to, seed }))
         });
-        if drawn.is_none() {
-            mismatch::<Self>(key, node, findings);
+        match (drawn, order) {
+            (None, Some((from, to))) => findings.push(
+                Diagnostic::error(format!("`{key}`: the smallest weight, {from}, is above the largest, {to}"))
+                    .at(&node.span())
+                    .help(format!("write the smaller number first: `uniform = [{to}, {from}]`")),
+            ),
+            (None, None) => mismatch::<Self>(key, node, findings),
+            (Some(_), _) => {}
         }
         drawn
     }

@@ -170,7 +170,7 @@ pub(super) fn hand_over(case: &Case<'_>) -> Option<Finding> {
     }
     let ranks = case.run.session().began.ranks.len();
     let change = if ranks > 1 {
-        case.advice_on_start("set `partition = \"eft\"` under [job], which spreads tasks by their estimates, and give classes an `estimate`".into())
+        case.advice_on_start("set `placement = \"earliest_finish\"` under [job], which spreads tasks by their estimates, and give classes an `estimate`".into())
     } else {
         case.advice_on_start("use larger tasks, or fewer slots if other programs use the same CPUs".into())
     };

@@ -424,6 +424,8 @@ fn record_beginning(
     start.dir.write_job(&start.welcome.job_text)?;
     start.dir.write_continuation(std::env::var(CONTINUE).ok().as_deref())?;
     start.journal.append(&Record::Began(began))?;
+    // Only now: the journal says that the tasks whose batches are dropped run again.
+    start.former_batches.settle().map_err(|error| RunError::Refused(error.to_string()))?;
     start.journal.append(&Record::Requests(Requests {
         most: members.iter().map(|member| member.memory).max().unwrap_or(0),
         auto: start.welcome.auto_memory.clone(),

@@ -12,7 +12,7 @@ use super::preview::{UnfinishedRun, unfinished_run};
 use super::provisioner::{self, listen_on};
 use super::resumed_job::{FormerRun, resumed_job};
 use super::run_history::LoadedHistory;
-use crate::exec::{Kernels, user_variables};
+use crate::exec::{BatchWriter, FormerBatches, Kernels, user_variables};
 use crate::graph::TaskGraph;
 use crate::job::{self, Job, Loaded};
 use crate::journal::{
@@ -40,6 +40,8 @@ pub(super) struct PreparedRun {
     pub(super) lock: RunLock,
     pub(super) journal: Journal,
     pub(super) kept: Vec<KeptRun>,
+    /// Changes to data graphs that earlier sessions made.
+    pub(super) former_batches: FormerBatches,
     /// Why tasks that had completed run again.
     pub(super) run_again: Vec<RunAgain>,
     pub(super) welcome: Welcome,
@@ -104,7 +106,7 @@ impl PreparedRun {
             (&mut loaded, &mut graph, &mut selected),
             lock.gone_predecessor(),
         );
-        let Opened { journal, session, kept, run_again, spent, ended, limits, is_closed, short } = match opened {
+        let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 drop(lock);
@@ -114,6 +116,8 @@ impl PreparedRun {
                 return Err(error);
             }
         };
+        let Opened { journal, session, kept, former_batches, run_again, spent, ended, limits, is_closed, short } =
+            opened;
         let (text, mut job) = (Arc::clone(&loaded.text), loaded.job);
         // The graph holds them in half the space.
         job.links = Vec::new();
@@ -162,6 +166,7 @@ impl PreparedRun {
             lock,
             journal,
             kept,
+            former_batches,
             run_again,
             welcome,
             spent,
@@ -257,6 +262,7 @@ struct Opened {
     /// Number of the session that begins.
     session: u32,
     kept: Vec<KeptRun>,
+    former_batches: FormerBatches,
     run_again: Vec<RunAgain>,
     spent: f64,
     ended: EndedSessions,
@@ -271,6 +277,7 @@ impl Opened {
             journal,
             session: 1,
             kept: Vec::new(),
+            former_batches: FormerBatches::default(),
             run_again: Vec::new(),
             spent: 0.0,
             ended: EndedSessions::default(),
@@ -323,10 +330,15 @@ fn open_journal(
     if let Some(reruns) = takeover.reruns(job, LISTED_RERUNS).filter(|_| options.mention_earlier) {
         tell(&format!("run again: {reruns}"));
     }
+    let stays = |writer: BatchWriter| stays_complete(writer, &replay, &takeover.kept);
+    let graphs = job.graphs.iter().map(|graph| graph.name.as_str());
+    let former_batches =
+        FormerBatches::find(dir.path(), graphs, &stays).map_err(|error| RunError::Refused(error.to_string()))?;
     Ok(Opened {
         session: last.began.session + 1,
         run_again: takeover.run_again(job),
         kept: takeover.kept,
+        former_batches,
         spent: replay.spent(),
         ended,
         limits: last_limits(&replay),
@@ -334,6 +346,18 @@ fn open_journal(
         short: resumed.short,
         ..Opened::new(journal)
     })
+}
+
+/// True if the task that wrote a batch has stayed complete since, and stays so: `kept` tells which
+/// tasks of the last session do.
+fn stays_complete(writer: BatchWriter, replay: &Replay, kept: &[KeptRun]) -> bool {
+    let now = |was: TaskId, kept: &[KeptRun]| {
+        let run = kept.iter().find(|run| (run.was.0..run.was.0 + run.count).contains(&was.0))?;
+        Some(TaskId(run.first.0 + (was.0 - run.was.0)))
+    };
+    let later = replay.sessions.iter().filter(|session| session.began.session > writer.session);
+    let all = later.map(|session| session.began.kept.as_slice()).chain([kept]);
+    all.into_iter().try_fold(writer.task, now).is_some()
 }
 
 /// The last change of each pool's limit in all sessions.

@@ -4,14 +4,15 @@
 //! needs and the files that it used have not changed, the user does not request that it runs again,
 //! and none of its dependencies runs again for such a reason. A task whose declared output is gone
 //! runs again if a task that still has to run needs it, or if no task does; dependents that are
-//! complete stay so.
+//! complete stay so. If an operation on a data graph runs, the completed batches of changes to that
+//! graph that need it run again too: it would not find the version before them.
 //! Tasks are identified by name and index, those of a matrix by the values along its axes: a task
 //! that moved in the file, an array that grew, or a matrix with one value more keeps its state.
 //!
 //! Ranks report ends independently, so a killed run may have recorded that a task completed but not
 //! its dependencies. [`implied`] finds these; else they and all their dependents would run again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -167,6 +168,55 @@ pub fn takeover(
     same_text: bool,
     checks: &RerunChecks,
 ) -> Takeover {
+    let mut outdated = HashMap::new();
+    loop {
+        let old = (old, old_graph);
+        let found = takeover_with(old, completed, (new, graph), same_text, checks, &outdated);
+        let more = outdated_changes((new, graph), &found);
+        if more.is_empty() {
+            return found;
+        }
+        outdated.extend(more);
+    }
+}
+
+/// The tasks that stay complete although they have changed a data graph and need an operation on it
+/// that runs, with that operation.
+fn outdated_changes((job, graph): (&Job, &TaskGraph), found: &Takeover) -> Vec<(TaskId, TaskId)> {
+    let mut runs = vec![false; graph.task_count()];
+    found.runs.iter().for_each(|(task, _)| runs[task.index()] = true);
+    let mut outdated = Vec::new();
+    for data in &job.graphs {
+        let tasks = |changes: bool, runs_now: bool| {
+            let groups = job.operations_on(&data.name).filter(|(_, change)| *change || !changes);
+            let tasks = groups.flat_map(|(group, _)| group.first.0..group.first.0 + group.count);
+            tasks.filter(|task| runs[*task as usize] == runs_now).collect::<HashSet<u32>>()
+        };
+        let (changes, running) = (tasks(true, false), tasks(false, true));
+        if changes.is_empty() || running.is_empty() {
+            continue;
+        }
+        // For each node an operation that runs and that it needs.
+        let mut causes: Vec<Option<TaskId>> = vec![None; graph.node_count()];
+        for node in graph.topological().iter() {
+            let cause = |before: u32| running.contains(&before).then_some(TaskId(before)).or(causes[before as usize]);
+            causes[node as usize] = graph.predecessors(node).find_map(|edge| cause(edge.node()));
+            outdated
+                .extend(causes[node as usize].filter(|_| changes.contains(&node)).map(|cause| (TaskId(node), cause)));
+        }
+    }
+    outdated
+}
+
+/// As [`takeover`], where the `outdated` tasks run again because of others.
+fn takeover_with(
+    (old, old_graph): (&Job, &TaskGraph),
+    completed: &dyn Fn(TaskId) -> bool,
+    (new, graph): (&Job, &TaskGraph),
+    same_text: bool,
+    checks: &RerunChecks,
+    outdated: &HashMap<TaskId, TaskId>,
+) -> Takeover {
     let was = former_numbers(old, new);
     let mut changed_needs = (!same_text).then(|| ChangedNeeds::of((old, old_graph), (new, graph), &was));
     let redefined = |task: TaskId, was: TaskId| {
@@ -178,6 +228,7 @@ pub fn takeover(
         None => Some(RunReason::New),
         Some(was) if !completed(was) => Some(RunReason::Open),
         Some(_) if (checks.forced)(task) => Some(RunReason::Asked),
+        Some(_) if outdated.contains_key(&task) => outdated.get(&task).map(|cause| RunReason::Needs(*cause)),
         Some(was) => redefined(task, was)
             .or_else(|| changed_needs.as_mut()?.of_task(task, was).map(RunReason::OtherNeeds))
             .or_else(|| (checks.changed)(was).map(|text| RunReason::File(text.into()))),
@@ -370,6 +421,41 @@ mod tests {
         assert_eq!(of(&[0, 1, 2, 3, 4], &[], &[2]), [0, 1, 3], "and what needs it");
         assert_eq!(of(&[0, 1, 2, 3, 4], &[], &[0]), [0; 0]);
         assert_eq!(of(&[0, 1, 2, 3, 4], &[0], &[4]), [0, 1, 2, 3], "c needs b, which is there");
+    }
+
+    #[test]
+    fn a_batch_of_changes_runs_again_with_what_must_see_the_graph_before_it() {
+        // before -> list -> change -> after; `other` is an operation on another graph.
+        let text = "[[graph]]\nname = 'g'\ngenerate = { kind = 'grid', scale = 2 }\n\
+                    [[graph]]\nname = 'h'\ngenerate = { kind = 'grid', scale = 2 }\n\
+                    [[task]]\nname = 'before'\ngraph = 'g'\noperation = 'components'\n\
+                    [[task]]\nname = 'list'\nneeds = ['before', 'other']\ncommand = 'x'\n\
+                    [[task]]\nname = 'change'\nneeds = 'list'\ngraph = 'g'\noperation = 'insert_edges'\nargs = { edges = [[0, 3]] }\n\
+                    [[task]]\nname = 'after'\nneeds = 'change'\ngraph = 'g'\noperation = 'components'\n\
+                    [[task]]\nname = 'other'\ngraph = 'h'\noperation = 'components'\n\
+                    [[task]]\nname = 'reader'\nneeds = ['before', 'other']\ncommand = 'x'\n";
+        let loaded = crate::job::parse(text, "j", std::path::Path::new("/"), &crate::exec::Kernels::builtin()).unwrap();
+        let graph = crate::workload::graph_of(&loaded).unwrap();
+        let of = |lost: &[&str], forced: &[&str]| {
+            let has = |names: &[&str], task: TaskId| names.contains(&&*loaded.job.task_name(task));
+            let checks = RerunChecks {
+                forced: &|task| has(forced, task),
+                changed: &|_| None,
+                lost: &|task| has(lost, task).then(|| "f".into()),
+            };
+            let taken = takeover((&loaded.job, &graph), &|_| true, (&loaded.job, &graph), true, &checks);
+            let said = |(task, reason): &(TaskId, RunReason)| {
+                format!("{} {}", loaded.job.task_name(*task), reason.text(&loaded.job))
+            };
+            taken.runs.iter().map(said).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&["after"], &[]), ["after its output f is missing"], "it needs nothing before the batch");
+        assert_eq!(of(&["before"], &[]), [""; 0], "nobody needs it any more");
+        let lost = ["change needs before, which runs again", "after needs change, which runs again"];
+        let lost = ["before its output f is missing", lost[0], lost[1], "reader is named by --rerun"];
+        assert_eq!(of(&["before"], &["reader"]), lost);
+        let other = ["other its output f is missing", "reader is named by --rerun"];
+        assert_eq!(of(&["other"], &["reader"]), other, "an operation on another graph");
     }
 
     #[test]

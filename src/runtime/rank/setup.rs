@@ -22,7 +22,7 @@ use super::resource_monitor::ResourceMonitor;
 use super::shared::Shared;
 use super::slot_breather::SlotBreather;
 use super::telemetry::{OutputFiles, TaskOutput, TelemetryBuffer};
-use crate::exec::{self, FileCarrier, Kernels, RankContext, Runner, TaskSource};
+use crate::exec::{self, BATCHES_DIR, FileCarrier, Kernels, RankContext, Runner, TaskSource};
 use crate::fabric::{Alone, Fabric};
 use crate::job::{Job, SlotRange};
 use crate::journal::{OutputWriter, RunDir};
@@ -161,7 +161,7 @@ impl RankSetup {
         let site =
             RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), (slots + extra).max(1) as u16);
         let run_dir = dir.as_ref().map(|dir| dir.path().to_owned());
-        let graphs = run_dir.as_ref().map(|dir| dir.join("graphs"));
+        let graphs = run_dir.as_ref().map(|dir| dir.join(BATCHES_DIR));
         let scripts = run_dir.clone().unwrap_or_else(std::env::temp_dir);
         let is_away = dir.is_none();
         let pieces = Arc::<PieceQueue>::default();
@@ -171,8 +171,19 @@ impl RankSetup {
         let is_shared = resources.has_other_nodes(welcome.open, fabric.size());
         let user_variables = welcome.user_variables.clone();
         let memory = resources.topology.grant.memory;
-        let site =
-            RankContext { memory, gpus, scripts, graphs, run_dir, is_shared, is_away, carrier, user_variables, ..site };
+        let site = RankContext {
+            session: welcome.session,
+            memory,
+            gpus,
+            scripts,
+            graphs,
+            run_dir,
+            is_shared,
+            is_away,
+            carrier,
+            user_variables,
+            ..site
+        };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let telemetry = Arc::new(TelemetryBuffer::default());
         let offers = Arc::new(Offers::new(Arc::clone(&telemetry), Arc::clone(&event_wait)));
