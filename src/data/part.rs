@@ -164,8 +164,8 @@ impl GraphPart {
 
     /// Makes a version with edges inserted (`insert`) or deleted. Every rank passes the edges that
     /// it has read. Edges that are there or gone already change nothing; of duplicates, which
-    /// include both directions of an undirected edge, the lightest is inserted. Returns the version,
-    /// and the number of edges that were actually inserted or deleted.
+    /// include both directions of an undirected edge, the lightest is inserted. Returns the
+    /// version, and the number of edges that were actually inserted or deleted.
     ///
     /// # Errors
     /// If communication fails.
