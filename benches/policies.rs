@@ -13,6 +13,7 @@
 //! | `--rows FILE` | one row per instance, setting and policy, as JSON lines |
 //! | `--threads N` | threads; as many as there are CPUs |
 //! | `--bound` | also search for what a policy with foresight would do |
+//! | `--forecasts` | forecasts of `hybrid` at four moments, instead of policies |
 //! | `--placement` | ways to deal tasks out, instead of policies |
 //!
 //! `benches/corpus/generate.py` makes the workflows of WfCommons; without them the graphs that are
@@ -31,14 +32,16 @@ use std::time::Instant;
 use phalanx::sim::Cluster;
 use phalanx::sim::compare::{Comparison, compare_placement, placement_table};
 use rayon::prelude::*;
+use serde::Serialize;
 
 use corpus::bound;
 use corpus::generators;
-use corpus::instance::{Instance, family_of, files, recorded};
+use corpus::instance::{Instance, Knowledge, family_of, files, recorded};
+use corpus::moments::{CASES, ForecastRow, tables};
 use corpus::report::{OWN, REFERENCES, report};
 use corpus::selection::Selection;
-use corpus::setting::Setting;
-use corpus::trial::{Row, run};
+use corpus::setting::{DELAYS_S, Setting};
+use corpus::trial::{Row, forecasts, run};
 
 /// With `--quick`: one instance in so many, and their largest number of tasks.
 const QUICK: (usize, u32) = (4, 800);
@@ -57,6 +60,7 @@ struct Options {
     rows: Option<PathBuf>,
     threads: usize,
     bound: bool,
+    forecasts: bool,
     placement: bool,
 }
 
@@ -73,6 +77,7 @@ impl Options {
             rows: None,
             threads: 0,
             bound: false,
+            forecasts: false,
             placement: false,
         };
         let mut args = std::env::args().skip(1);
@@ -89,6 +94,7 @@ impl Options {
                 "--rows" => options.rows = Some(value()?.into()),
                 "--threads" => options.threads = number(value()?)? as usize,
                 "--bound" => options.bound = true,
+                "--forecasts" => options.forecasts = true,
                 "--placement" => options.placement = true,
                 // Cargo adds it.
                 "--bench" => {}
@@ -98,14 +104,19 @@ impl Options {
         Ok(options)
     }
 
-    /// The instances that are wanted, largest first: what is long must not begin last.
-    fn instances(&self) -> Vec<Instance> {
+    /// The workflows of WfCommons that may be wanted.
+    fn files(&self) -> Vec<(String, PathBuf)> {
         let files = files(&self.workflows);
         if files.is_empty() {
             eprintln!("{}", MISSING.replace("{folder}", &self.workflows.display().to_string()));
         }
         let is_wanted = |file: &(String, PathBuf)| self.only.has_name(&file.0, family_of(&file.0));
-        let files: Vec<(String, PathBuf)> = files.into_iter().filter(is_wanted).collect();
+        files.into_iter().filter(is_wanted).collect()
+    }
+
+    /// The instances that are wanted, largest first: what is long must not begin last.
+    fn instances(&self) -> Vec<Instance> {
+        let files = self.files();
         let mut workflows = generators::all(self.seed, &|name, family| self.only.has_name(name, family));
         workflows.par_extend(files.par_iter().map(|(name, path)| recorded(name, path)));
         let instances = workflows.par_iter().map(|workflow| workflow.instance(self.seed));
@@ -129,9 +140,11 @@ fn main() -> ExitCode {
         }
     };
     let threads = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
-    threads
-        .expect("threads can be started")
-        .install(|| if options.placement { placements(&options) } else { compare(&options) });
+    threads.expect("threads can be started").install(|| match (options.placement, options.forecasts) {
+        (true, _) => placements(&options),
+        (_, true) => foretell(&options),
+        _ => compare(&options),
+    });
     ExitCode::SUCCESS
 }
 
@@ -170,8 +183,27 @@ fn compare(options: &Options) {
     }
 }
 
+/// Forecasts of `hybrid` for the workflows of WfCommons, on 16 nodes of 4 slots.
+fn foretell(options: &Options) {
+    let files = options.files();
+    let fields: Vec<(&(String, PathBuf), (Knowledge, f64))> =
+        files.iter().flat_map(|file| CASES.map(|case| (file, case))).collect();
+    let rows_of = |((name, path), (knowledge, spread)): &(&(String, PathBuf), (Knowledge, f64))| {
+        let instance = recorded(name, path).known(*knowledge, &mut corpus::rng(name, options.seed));
+        let settings = DELAYS_S.iter().flat_map(|&delay| (0..options.settings).map(move |number| (delay, number)));
+        let settings = settings.map(|(delay, number)| Setting::plain(name, number, (delay, *spread), options.seed));
+        let is_wanted = |setting: &Setting| options.only.has_instance(&instance) && options.only.has_setting(setting);
+        settings.filter(is_wanted).map(|setting| forecasts(&instance, &setting)).collect::<Vec<ForecastRow>>()
+    };
+    let rows: Vec<ForecastRow> = fields.par_iter().with_max_len(1).flat_map_iter(rows_of).collect();
+    if let Some(path) = &options.rows {
+        std::fs::write(path, lines(&rows)).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+    }
+    println!("{}", tables(&rows));
+}
+
 /// The rows as JSON lines.
-fn lines(rows: &[Row]) -> String {
+fn lines<T: Serialize>(rows: &[T]) -> String {
     rows.iter().map(|row| serde_json::to_string(row).expect("a row is JSON") + "\n").collect()
 }
 

@@ -109,7 +109,12 @@ impl Workflow {
     pub fn instance(&self, seed: u64) -> Instance {
         let mut rng = rng(&format!("{}/knowledge", self.name), seed);
         let knowledge = Knowledge::ALL[rng.usize(0..Knowledge::ALL.len())];
-        let (prepared, took) = self.prepare(knowledge, &mut rng);
+        self.known(knowledge, &mut rng)
+    }
+
+    /// The instance whose job file tells this about durations.
+    pub fn known(&self, knowledge: Knowledge, rng: &mut Rng) -> Instance {
+        let (prepared, took) = self.prepare(knowledge, rng);
         let (critical_path_s, work_s) = measure(&prepared, &took);
         let (name, family) = (self.name.clone(), self.family.clone());
         Instance { name, family, knowledge, prepared, took, critical_path_s, work_s }

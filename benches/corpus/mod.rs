@@ -9,12 +9,14 @@
 //! | `setting` | the cluster, prices, intent and budget of a run, drawn by seed |
 //! | `trial` | one instance in one setting under one policy |
 //! | `report` | the tables |
+//! | `moments` | `--forecasts`: forecasts at four moments of a run |
 //! | `selection` | `--only` |
 //! | `bound` | `--bound`: what a policy with foresight would do |
 
 pub mod bound;
 pub mod generators;
 pub mod instance;
+pub mod moments;
 pub mod report;
 pub mod selection;
 pub mod setting;

@@ -77,15 +77,15 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     if count > 0 { sum / f64::from(count) } else { f64::NAN }
 }
 
-fn geometric(values: impl Iterator<Item = f64>) -> f64 {
+pub fn geometric(values: impl Iterator<Item = f64>) -> f64 {
     mean(values.map(f64::ln)).exp()
 }
 
-fn share(values: impl Iterator<Item = bool>) -> f64 {
+pub fn share(values: impl Iterator<Item = bool>) -> f64 {
     100.0 * mean(values.map(|value| f64::from(u8::from(value))))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -66,6 +66,8 @@ pub struct Setting {
     pub intent: Intent,
     /// Most that the run may cost.
     pub budget: Option<f64>,
+    /// By how much durations differ from those of the instance: sigma of a log-normal factor.
+    pub spread: f64,
     /// Seed of delays and faults.
     pub seed: u64,
 }
@@ -82,9 +84,26 @@ impl Setting {
         let has_budget = rng.usize(0..BUDGETS) == 0;
         let factor = 1.2 + 2.0 * rng.f64();
         let seed = rng.u64(..);
-        let setting = Setting { number, delay_s, minimum_s, nodes, slots, fault, intent, budget: None, seed };
+        let setting =
+            Setting { number, delay_s, minimum_s, nodes, slots, fault, intent, budget: None, spread: 0.0, seed };
         let budget = has_budget.then(|| factor * setting.least_cost(instance));
         Setting { budget, ..setting }
+    }
+
+    /// A setting of `--forecasts`: 16 sound nodes of 4 slots.
+    pub fn plain(name: &str, number: u64, (delay_s, spread): (u32, f64), seed: u64) -> Setting {
+        Setting {
+            number,
+            delay_s,
+            minimum_s: 60,
+            nodes: 16,
+            slots: 4,
+            fault: Fault::None,
+            intent: Intent::Balanced,
+            budget: None,
+            spread,
+            seed: rng(&format!("{name}/plain{number}"), seed).u64(..),
+        }
     }
 
     /// Price of a node for an hour: 1 for each four slots.
@@ -101,7 +120,7 @@ impl Setting {
 
     /// The cluster.
     pub fn cluster(&self) -> Cluster {
-        let Setting { slots, nodes, delay_s, minimum_s, .. } = *self;
+        let Setting { slots, nodes, delay_s, minimum_s, spread, .. } = *self;
         let (failure, faults) = match self.fault {
             Fault::None => (0.0, "notice = \"10s\""),
             Fault::Slow => (0.0, "slow = 0.25\nslow_factor = 2.0"),
@@ -111,7 +130,7 @@ impl Setting {
         let text = format!(
             "[[node]]\nslots = {slots}\nlimit = {nodes}\nprice = {price}\nminimum = \"{minimum_s}s\"\n\
              failure = {failure}\ndelay = {{ median = \"{delay_s}s\", sigma = 0.3 }}\n\
-             [faults]\n{faults}\n[tasks]\nspread = 0.0\n"
+             [faults]\n{faults}\n[tasks]\nspread = {spread}\n"
         );
         Cluster::parse(&text, "cluster.toml").unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)))
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::bound::Course;
 use super::instance::Instance;
+use super::moments::{ForecastRow, MOMENTS};
 use super::setting::Setting;
 
 /// The result: one row of `--rows`.
@@ -104,6 +105,7 @@ struct Watched {
 struct Decisions {
     count: u64,
     slowest: Duration,
+    took: Duration,
     course: Course,
 }
 
@@ -119,6 +121,7 @@ impl Policy for Watched {
         let mut decisions = self.seen.lock().expect("no thread panics while it holds this lock");
         decisions.count += 1;
         decisions.slowest = decisions.slowest.max(took);
+        decisions.took += took;
         if decisions.course.last().is_none_or(|(_, ranks)| *ranks != target.ranks) {
             decisions.course.push((seen.now.seconds(), target.ranks));
         }
@@ -161,7 +164,6 @@ pub fn run_policy(instance: &Instance, setting: &Setting, name: &str, policy: Bo
     let prices = setting.cluster().prices(&setting.cost());
     let ended = simulate(instance, setting, &prices, Box::new(watched));
     let decisions = std::mem::take(&mut *seen.lock().expect("no thread panics while it holds this lock"));
-    let bill = |node: &phalanx::sim::Node| prices.bill(node.kind, node.granted, node.gone.unwrap_or(ended.time));
     let first = ended.forecasts.first().map(|(_, forecast)| *forecast);
     Row {
         instance: instance.name.clone(),
@@ -183,7 +185,7 @@ pub fn run_policy(instance: &Instance, setting: &Setting, name: &str, policy: Bo
         makespan_s: ended.time.since(Time::ZERO).as_secs_f64(),
         critical_path_s: instance.critical_path_s,
         work_s: instance.work_s,
-        cost: ended.nodes.iter().map(bill).sum(),
+        cost: bill(&ended, &prices),
         least_cost: setting.least_cost(instance),
         peak: ended.supply.iter().map(|step| step.1).fold(0.0, f64::max),
         granted: ended.nodes.len(),
@@ -193,6 +195,38 @@ pub fn run_policy(instance: &Instance, setting: &Setting, name: &str, policy: Bo
         slowest_ms: decisions.slowest.as_secs_f64() * 1e3,
         course: decisions.course,
     }
+}
+
+/// Runs an instance in a setting under `hybrid`, and reads its forecasts at [`MOMENTS`].
+pub fn forecasts(instance: &Instance, setting: &Setting) -> ForecastRow {
+    let seen = Arc::default();
+    let policy = policy_by_name("hybrid", &setting.scaling()).expect("there is a policy `hybrid`");
+    let prices = setting.cluster().prices(&setting.cost());
+    let ended = simulate(instance, setting, &prices, Box::new(Watched { policy, seen: Arc::clone(&seen) }));
+    let decisions = std::mem::take(&mut *seen.lock().expect("no thread panics while it holds this lock"));
+    let makespan_s = ended.time.since(Time::ZERO).as_secs_f64();
+    let told = |share: f64| {
+        let later = ended.forecasts.iter().find(|(at, _)| at.seconds() >= share * makespan_s);
+        later.or(ended.forecasts.last()).expect("`hybrid` makes forecasts").1
+    };
+    ForecastRow {
+        instance: instance.name.clone(),
+        half: instance.half(),
+        knowledge: instance.knowledge.name(),
+        spread: setting.spread,
+        delay_s: setting.delay_s,
+        setting: setting.number,
+        makespan_s,
+        cost: bill(&ended, &prices),
+        decided_ms: decisions.took.as_secs_f64() * 1e3,
+        decisions: decisions.count,
+        forecasts: MOMENTS.map(told).to_vec(),
+    }
+}
+
+fn bill(ended: &SimulatedEnd, prices: &Prices) -> f64 {
+    let bill = |node: &phalanx::sim::Node| prices.bill(node.kind, node.granted, node.gone.unwrap_or(ended.time));
+    ended.nodes.iter().map(bill).sum()
 }
 
 fn simulate(instance: &Instance, setting: &Setting, prices: &Prices, policy: Box<dyn Policy>) -> SimulatedEnd {
