@@ -24,6 +24,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::ended::EndedSessions;
@@ -83,6 +84,27 @@ impl RunDir {
         }
         fs::create_dir_all(dir).map_err(RunDirError::create(dir))?;
         RunDir::at(dir)
+    }
+
+    /// Closes the directory of a new run to those who may not read all of its job files, of which it
+    /// will hold a copy. One that holds other files already stays as it is.
+    ///
+    /// # Errors
+    /// If the mode cannot be changed.
+    pub fn close_like(&self, job_files: &[PathBuf]) -> Result<(), RunDirError> {
+        let mode = |path: &Path| fs::metadata(path).map(|meta| meta.permissions().mode());
+        let files = job_files.iter().filter_map(|file| mode(file).ok());
+        let readers = files.fold(0o444, |readers, mode| readers & mode);
+        // Who may not read a file may neither list the directory nor enter it.
+        let denied = [0o040, 0o004].into_iter().filter(|bit| readers & bit == 0);
+        let closed: u32 = denied.map(|bit| bit | bit >> 1 | bit >> 2).sum();
+        let is_empty = fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
+        if closed == 0 || !is_empty {
+            return Ok(());
+        }
+        let before = mode(&self.path).map_err(RunDirError::io("read", &self.path))?;
+        let after = fs::Permissions::from_mode(before & !closed & 0o7777);
+        fs::set_permissions(&self.path, after).map_err(RunDirError::io("close", &self.path))
     }
 
     /// Opens the directory of an existing run.
@@ -454,6 +476,25 @@ mod tests {
         let run = RunDir::create(runs, job).unwrap();
         fs::write(run.journal(), b"of another version").unwrap();
         run
+    }
+
+    #[test]
+    fn the_directory_of_a_private_job_file_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("job.toml");
+        fs::write(&file, "").unwrap();
+        let closed = |mode: u32| {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let run = RunDir::create(dir.path(), "job").unwrap();
+            fs::set_permissions(run.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            run.close_like(&[file.clone(), "-".into()]).unwrap();
+            fs::metadata(run.path()).unwrap().permissions().mode() & 0o777
+        };
+        assert_eq!([0o644, 0o640, 0o600, 0o604].map(closed), [0o755, 0o750, 0o700, 0o705]);
+        // It held something before.
+        let run = RunDir::create_at(dir.path()).unwrap();
+        run.close_like(&[file]).unwrap();
+        assert!(dir.path().join("job.toml").exists());
     }
 
     #[test]

@@ -162,7 +162,7 @@ impl StoreDir {
         let is_there = |digest: &Digest, size| {
             self.0.has(Kind::Object, digest, Some(size)).then_some(()).ok_or(FetchError::Missing)
         };
-        let check = |content| content::each_object(&self.0, content, &mut |digest, size| is_there(digest, size));
+        let check = |content| content::each_object(&self.0, content, &mut |digest, size, _| is_there(digest, size));
         let fault = result.outputs.iter().find_map(|(_, content)| check(content).err());
         fault.map(|fault| format!("{key} ({name}): a content of it: {fault}"))
     }

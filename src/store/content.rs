@@ -123,12 +123,12 @@ fn of(path: &Path, meta: &Metadata, memo: &Memo, sink: &Sink<'_>, depth: usize) 
         let (digest, size) = match sink {
             Sink::Digests | Sink::Exact => memo.digest(path, meta)?,
             Sink::Store { disk, read } => {
-                let known = memo.known(meta).filter(|digest| disk.has(Kind::Object, digest, Some(meta.len())));
+                let known = memo.known(meta).filter(|digest| disk.can_read(digest, meta.len()));
                 if let Some(digest) = known {
                     disk.touch(Kind::Object, &digest);
                     return Ok(Content::File { digest, size: meta.len(), mode });
                 }
-                let stored = disk.store_object(&mut File::open(path)?).map_err(DescribeError::Store)?;
+                let stored = disk.store_object(&mut File::open(path)?, mode).map_err(DescribeError::Store)?;
                 memo.learn(path, meta, stored.0);
                 read.fetch_add(stored.1, Relaxed);
                 stored
@@ -153,7 +153,7 @@ fn of(path: &Path, meta: &Metadata, memo: &Memo, sink: &Sink<'_>, depth: usize) 
     let list = postcard::to_stdvec(&entries).map_err(|error| DescribeError::Source(io::Error::other(error)))?;
     let tree = match sink {
         Sink::Digests | Sink::Exact => Digest::of(&list),
-        Sink::Store { disk, .. } => disk.store_object(&mut &list[..]).map_err(DescribeError::Store)?.0,
+        Sink::Store { disk, .. } => disk.store_object(&mut &list[..], mode).map_err(DescribeError::Store)?.0,
     };
     let bytes = entries.iter().map(|(_, content)| content.bytes()).sum();
     let mode = if matches!(sink, Sink::Digests) { 0 } else { mode };
@@ -186,17 +186,17 @@ fn entries(disk: &Disk, tree: &Digest, size: u64) -> Result<Vec<Entry>, FetchErr
     }
 }
 
-/// Calls `each` with every object that a content consists of, and its size.
+/// Calls `each` with every object that a content consists of, its size and its permissions.
 pub(super) fn each_object(
     disk: &Disk,
     content: &Content,
-    each: &mut dyn FnMut(&Digest, u64) -> Result<(), FetchError>,
+    each: &mut dyn FnMut(&Digest, u64, u32) -> Result<(), FetchError>,
 ) -> Result<(), FetchError> {
     match content {
         Content::Link(_) => Ok(()),
-        Content::File { digest, size, .. } => each(digest, *size),
-        Content::Directory { tree, size, .. } => {
-            each(tree, *size)?;
+        Content::File { digest, size, mode } => each(digest, *size, *mode),
+        Content::Directory { tree, size, mode, .. } => {
+            each(tree, *size, *mode)?;
             entries(disk, tree, *size)?.iter().try_for_each(|(_, content)| each_object(disk, content, each))
         }
     }
@@ -204,12 +204,12 @@ pub(super) fn each_object(
 
 /// Copies a content from one level to another, checked on the way.
 pub(super) fn copy(from: &Disk, to: &Disk, content: &Content) -> Result<(), FetchError> {
-    each_object(from, content, &mut |digest, size| {
-        if to.has(Kind::Object, digest, Some(size)) {
+    each_object(from, content, &mut |digest, size, mode| {
+        if to.can_read(digest, size) {
             to.touch(Kind::Object, digest);
             return Ok(());
         }
-        let (stored, length) = to.store_object(&mut from.open_object(digest)?)?;
+        let (stored, length) = to.store_object(&mut from.open_object(digest)?, mode)?;
         if (stored, length) != (*digest, size) {
             from.condemn(digest);
             to.remove(Kind::Object, &stored);

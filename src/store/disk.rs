@@ -100,6 +100,12 @@ impl Disk {
         builder.create(root)?;
         if !is_level(root) {
             if fs::read_dir(root)?.next().is_some() && !is_level(root) {
+                // A tag that may not be read is told as such.
+                if let Err(error) = File::open(root.join(TAG_FILE))
+                    && error.kind() == ErrorKind::PermissionDenied
+                {
+                    return Err(io::Error::new(error.kind(), format!("{TAG_FILE} in it: {error}")));
+                }
                 return Err(io::Error::other(
                     "it holds other files; name an empty directory, or one that does not exist",
                 ));
@@ -107,7 +113,10 @@ impl Disk {
             // A read-only store goes without.
             let _ = fs::write(root.join(TAG_FILE), TAG);
         }
-        Disk::of(root, is_shared)
+        let disk = Disk::of(root, is_shared)?;
+        // Whoever may look into the level reads the tag, whatever the umask of its maker is.
+        let _ = fs::set_permissions(root.join(TAG_FILE), Permissions::from_mode(0o444 & disk.mode | 0o600));
+        Ok(disk)
     }
 
     /// Opens a level that exists.
@@ -167,6 +176,13 @@ impl Disk {
     /// True if a file of this name is there, with this size if one is given.
     pub(super) fn has(&self, kind: Kind, name: &Digest, size: Option<u64>) -> bool {
         fs::metadata(self.path(kind, name)).is_ok_and(|meta| size.is_none_or(|size| meta.len() == size))
+    }
+
+    /// True if a content of this size is there and this user may read it: one that another user keeps
+    /// private is not.
+    pub(super) fn can_read(&self, name: &Digest, size: u64) -> bool {
+        let opened = File::open(self.path(Kind::Object, name)).and_then(|file| file.metadata());
+        opened.is_ok_and(|meta| meta.len() == size)
     }
 
     /// Notes that a file was used, so that others are removed before it.
@@ -245,22 +261,23 @@ impl Disk {
     pub(super) fn write(&self, kind: Kind, name: &Digest, bytes: &[u8]) -> io::Result<()> {
         let mut file = self.temporary()?;
         file.write(bytes)?;
-        file.persist(&self.path(kind, name))
+        file.persist(&self.path(kind, name), 0o444)
     }
 
-    /// Stores what `from` yields, and returns its digest and size.
+    /// Stores what `from` yields, and returns its digest and size. `mode`: permissions of the source,
+    /// which decide who may read it here (see [`readers`]).
     ///
     /// # Errors
     /// If it could not be read or written.
-    pub(super) fn store_object(&self, from: &mut impl Read) -> io::Result<(Digest, u64)> {
+    pub(super) fn store_object(&self, from: &mut impl Read, mode: u32) -> io::Result<(Digest, u64)> {
         let mut file = self.temporary()?;
         let (digest, size) = digest::copy(from, &mut file.file)?;
         file.size = size;
-        if self.has(Kind::Object, &digest, Some(size)) {
+        if self.can_read(&digest, size) {
             // The evictor leaves young contents alone: a result that names this one is on its way.
             self.touch(Kind::Object, &digest);
         } else {
-            file.persist(&self.path(Kind::Object, &digest))?;
+            file.persist(&self.path(Kind::Object, &digest), readers(mode))?;
         }
         Ok((digest, size))
     }
@@ -354,9 +371,9 @@ impl Temporary<'_> {
         self.file.write_all(bytes)
     }
 
-    /// Gives the file its name, read-only for all who may look into the level.
-    fn persist(mut self, path: &Path) -> io::Result<()> {
-        let mode = 0o444 & (self.disk.mode | 0o400);
+    /// Gives the file its name, read-only for those of `readers` who may look into the level.
+    fn persist(mut self, path: &Path, readers: u32) -> io::Result<()> {
+        let mode = 0o444 & (self.disk.mode & readers | 0o400);
         self.file.set_permissions(Permissions::from_mode(mode))?;
         match fs::rename(&self.path, path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -384,6 +401,18 @@ fn is_level(root: &Path) -> bool {
     fs::read(root.join(TAG_FILE)).is_ok_and(|tag| tag == TAG.as_bytes())
 }
 
+/// Who may read a content whose source has these permissions: those to whom its maker has not denied
+/// it beyond what the umask denies to all files.
+fn readers(mode: u32) -> u32 {
+    static UMASK: OnceLock<u32> = OnceLock::new();
+    let umask = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+        mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0)
+    };
+    mode | UMASK.get_or_init(umask)
+}
+
 /// The name of this node, for names that differ between nodes.
 fn host() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
@@ -406,7 +435,7 @@ mod tests {
     fn contents_are_read_only_and_checked_when_they_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(&dir.path().join("level"), false).unwrap();
-        let (digest, size) = disk.store_object(&mut &b"content"[..]).unwrap();
+        let (digest, size) = disk.store_object(&mut &b"content"[..], 0o644).unwrap();
         assert_eq!((digest, size), (Digest::of(b"content"), 7));
         let path = disk.path(Kind::Object, &digest);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
@@ -418,7 +447,7 @@ mod tests {
             fs::write(&path, damage).unwrap();
             assert!(matches!(disk.copy_object(&digest, size, &mut io::sink()), Err(FetchError::Damaged)));
             assert!(matches!(disk.copy_object(&digest, size, &mut io::sink()), Err(FetchError::Missing)));
-            disk.store_object(&mut &b"content"[..]).unwrap();
+            disk.store_object(&mut &b"content"[..], 0o644).unwrap();
         }
         assert_eq!(fs::read_dir(dir.path().join("level/tmp")).unwrap().count(), 0, "nothing temporary is left");
     }
@@ -428,12 +457,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o2770)).unwrap();
         let disk = Disk::open(dir.path(), true).unwrap();
-        let (digest, _) = disk.store_object(&mut &b"x"[..]).unwrap();
+        let (digest, _) = disk.store_object(&mut &b"x"[..], 0o644).unwrap();
         let path = disk.path(Kind::Object, &digest);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o3777;
         assert_eq!(mode(path.parent().unwrap()), 0o2770);
         assert_eq!(mode(&dir.path().join("tmp")), 0o2770);
         assert_eq!(mode(&path), 0o440);
+        assert_eq!(mode(&dir.path().join(TAG_FILE)), 0o640);
+        // What its maker keeps private stays so.
+        let (secret, _) = disk.store_object(&mut &b"secret"[..], 0o600 & !readers(0)).unwrap();
+        let denied = 0o040 & !readers(0);
+        assert_eq!(mode(&disk.path(Kind::Object, &secret)), 0o440 & !denied);
     }
 
     #[test]

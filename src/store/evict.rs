@@ -147,7 +147,7 @@ fn entry(disk: &Disk, listed: Listed) -> Entry {
     let bytes = disk.read(Kind::Result, &listed.name).ok().flatten();
     let mut objects = Vec::new();
     for (_, content) in bytes.as_deref().and_then(StoredResult::decode).iter().flat_map(|result| &result.outputs) {
-        let _ = content::each_object(disk, content, &mut |digest, _| {
+        let _ = content::each_object(disk, content, &mut |digest, _, _| {
             objects.push(*digest);
             Ok(())
         });

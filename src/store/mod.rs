@@ -305,10 +305,14 @@ impl Store {
             return Err(Miss::Expired);
         }
         for (_, content) in &result.outputs {
-            let is_there = content::each_object(disk, content, &mut |digest, size| {
+            let is_there = content::each_object(disk, content, &mut |digest, size, _| {
                 let is_there = disk.has(Kind::Object, digest, Some(size)) || disk.open_object(digest).is_ok();
                 is_there.then_some(()).ok_or(FetchError::Missing)
             });
+            if let Err(FetchError::Io(error)) = &is_there {
+                // Its maker keeps it private, perhaps.
+                return Err(Miss::NotRestored(format!("{}: {error}", disk.root().display())));
+            }
             if let Err(error) = is_there {
                 disk.remove(Kind::Result, key);
                 return Err(Miss::Damaged(format!("a content of the result in {}: {error}", disk.root().display())));

@@ -332,7 +332,7 @@ fn contents_that_no_result_names_go_when_they_are_the_oldest() {
     let disk = Disk::open(&node, false).unwrap();
     for (task, age) in [("old", 300), ("new", 100)] {
         let key = place.put(&store, task, &[b'r'; 5000]);
-        let (digest, _) = disk.store_object(&mut &task.repeat(2000).into_bytes()[..]).unwrap();
+        let (digest, _) = disk.store_object(&mut &task.repeat(2000).into_bytes()[..], 0o644).unwrap();
         let used = SystemTime::now() - Duration::from_secs(age);
         for (kind, name) in [(Kind::Result, key), (Kind::Object, digest)] {
             fs::File::open(disk.path(kind, &name)).unwrap().set_modified(used).unwrap();

@@ -201,7 +201,9 @@ fn run_dir(options: &Options, job: &Job) -> Result<(RunDir, bool), RunError> {
         Some(dir) => RunDir::create_at(dir),
         None => RunDir::create(runs, &job.name),
     };
-    Ok((created?, false))
+    let created = created?;
+    created.close_like(&options.jobs)?;
+    Ok((created, false))
 }
 
 /// Refuses a session whose first node the rest of the budget does not pay for.
