@@ -278,9 +278,8 @@ impl Mpi {
         }
         self.reap();
         // Since these ranks failed, shared memory was polled, and then MPI: nothing of theirs is left.
-        for rank in self.failing[..failing].to_vec() {
-            self.part_with(rank);
-        }
+        let gone: Vec<Rank> = self.failing.iter().take(failing).copied().collect();
+        gone.into_iter().for_each(|rank| self.part_with(rank));
         Ok(None)
     }
 
