@@ -28,7 +28,7 @@ const LONG_PARTS: u128 = 8;
 const STAY_PARTS: u64 = 16;
 
 /// Bandwidth between ranks that is assumed for what a task reads: a common cluster network.
-const BYTES_PER_NS: u64 = 1;
+pub(crate) const BYTES_PER_NS: u64 = 1;
 
 /// Speeds of ranks are compared in steps of this size.
 const PACE_STEP: f64 = 0.05;

@@ -183,6 +183,12 @@ impl Job {
         self.bodies.get(group).is_some_and(|body| body.extras.is_staged)
     }
 
+    /// True if tasks read, on the disk of their node, what others have written there.
+    pub(crate) fn passes_files_between_tasks(&self) -> bool {
+        let any = |has: &dyn Fn(&Body) -> bool| self.bodies.iter().any(|body| body.extras.is_staged && has(body));
+        any(&|body| !body.outputs.is_empty()) && any(&|body| !body.inputs.is_empty())
+    }
+
     /// True if the group's tasks write files that are not kept.
     pub(crate) fn has_temporaries(&self, group: usize) -> bool {
         self.bodies.get(group).is_some_and(|body| body.outputs.iter().any(|file| !file.keep))

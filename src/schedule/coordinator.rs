@@ -85,6 +85,8 @@ pub struct Coordinator {
     tried: FxHashMap<TaskId, Tried>,
     /// Open tasks known to be running, with their rank.
     running: FxHashMap<TaskId, (Rank, Started)>,
+    /// Tasks that completed on another rank than their home, if files stay where they are written.
+    made_elsewhere: FxHashMap<TaskId, Rank>,
     /// Open tasks that no rank can run.
     homeless: Homeless,
     provisioning: ProvisioningState,
@@ -153,6 +155,7 @@ impl Coordinator {
             evacuated: FxHashSet::default(),
             tried: FxHashMap::default(),
             running: FxHashMap::default(),
+            made_elsewhere: FxHashMap::default(),
             homeless: Homeless::default(),
             provisioning: ProvisioningState::default(),
             first,

@@ -82,6 +82,11 @@ pub trait Advice: Send {
     fn load_rule(&self) -> Option<LoadRule> {
         None
     }
+    /// True if tasks read, on the disk of their node, what others have written there: then it
+    /// matters where these ran.
+    fn passes_files(&self) -> bool {
+        false
+    }
     /// Learns the ranks that tasks run on from now on.
     fn meet(&mut self, members: &[Member]);
 }
@@ -100,6 +105,8 @@ pub(super) struct Remains<'a> {
     /// What each rank has shown so far.
     pub(super) record: &'a dyn Fn(Rank) -> RankRecord,
     pub(super) advice: &'a dyn Advice,
+    /// Tasks that have completed on another rank than their home, with that rank, where it matters.
+    pub(super) made: &'a FxHashMap<TaskId, Rank>,
     /// True to balance the work, false to move only long tasks and what must move.
     pub(super) even_out: bool,
 }
@@ -346,9 +353,10 @@ impl Scales {
         }
     }
 
-    /// The home of most of a task's predecessors, if there is room.
+    /// The rank where most of a task's predecessors ran or are at home, if there is room.
     fn near(&self, remains: &Remains<'_>, home: &[u32], node: u32) -> Option<u32> {
-        let mut homes: Vec<u32> = remains.graph.predecessors(node).map(|edge| home[edge.node() as usize]).collect();
+        let place = |before: u32| remains.made.get(&TaskId(before)).map_or(home[before as usize], |rank| rank.0);
+        let mut homes: Vec<u32> = remains.graph.predecessors(node).map(|edge| place(edge.node())).collect();
         homes.sort_unstable();
         let runs = homes.chunk_by(|a, b| a == b).filter(|run| self.has_room(run[0]) && remains.suits(node, run[0]));
         runs.max_by_key(|run| (run.len(), Reverse(run[0]))).map(|run| run[0])
@@ -407,6 +415,38 @@ mod tests {
         chosen_by(&Alike(None), graph, home, slots, kept, even_out)
     }
 
+    /// Homes after a rank has left, with tasks that have ended on other ranks than their home.
+    fn chosen_after(graph: &TaskGraph, home: &[u32], slots: &[u32], made: &[(u32, u32)]) -> Vec<u32> {
+        let ended: Vec<Option<End>> = (0..graph.node_count() as u32)
+            .map(|node| made.iter().any(|made| made.0 == node).then_some(End::Completed))
+            .collect();
+        let made = made.iter().map(|&(task, rank)| (TaskId(task), Rank(rank))).collect();
+        let members: Vec<Member> = slots.iter().map(|&slots| Member { slots, ..Member::default() }).collect();
+        let remains = Remains {
+            graph,
+            ended: &ended,
+            kept: &FxHashMap::default(),
+            elapsed: &|_| 0,
+            members: &members,
+            record: &|_| RankRecord::default(),
+            advice: &Alike(None),
+            made: &made,
+            even_out: false,
+        };
+        let mut home = home.to_vec();
+        choose(&remains, &mut home);
+        home
+    }
+
+    #[test]
+    fn a_task_goes_where_its_files_were_made() {
+        let link = |from, to| Link { from, to, shape: LinkShape::Each, on: Condition::Ok, bytes: 0, span: 0..0 };
+        let graph = TaskGraph::build(&[4, 4], &[link(0, 1)]).unwrap();
+        // All are at home on rank 0, which leaves; the first four ran elsewhere.
+        let made = [(0, 2), (1, 1), (2, 2), (3, 1)];
+        assert_eq!(chosen_after(&graph, &[0; 8], &[0, 1, 1], &made)[4..], [2, 1, 2, 1]);
+    }
+
     fn chosen_by(
         advice: &Alike,
         graph: &TaskGraph,
@@ -422,7 +462,8 @@ mod tests {
         let slow = RankRecord { slowness: 3.0, ..RankRecord::default() };
         let record: &dyn Fn(Rank) -> RankRecord = &|rank| if rank == Rank(7) { slow } else { RankRecord::default() };
         let elapsed = &|_| 0;
-        let remains = Remains { graph, ended: &ended, kept: &kept, elapsed, members, record, advice, even_out };
+        let made = &FxHashMap::default();
+        let remains = Remains { graph, ended: &ended, kept: &kept, elapsed, members, record, advice, made, even_out };
         let mut home = home.to_vec();
         let homeless = choose(&remains, &mut home).tasks;
         (home, homeless)

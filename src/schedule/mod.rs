@@ -17,6 +17,7 @@ pub mod gang;
 pub mod handout;
 mod health;
 mod homes;
+pub mod locality;
 pub mod long_tasks;
 pub mod membership;
 pub mod part;

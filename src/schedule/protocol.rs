@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::dependency_counts::{DependencyCounts, End, Part};
 use super::fair::FamilyId;
 use super::file_messages::{FileMessage, OutputRecord};
+use super::locality::Holdings;
 use super::pools::{PoolOrders, PoolReport};
 use super::ranks::Ranks;
 use super::resources::Needs;
@@ -23,7 +24,7 @@ use crate::model::{Attempt, Measure, Outcome, Rank, Reason, Shortfalls, State, T
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 19;
+pub const VERSION: u16 = 20;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +99,16 @@ pub enum Message {
         epoch: u32,
         /// Number of slots without work; 0 to be forgotten.
         want: u32,
+    },
+    /// The same, in a job whose tasks read on the disk of their node what others have written: the
+    /// victim gives tasks whose files are near the thief.
+    StealNear {
+        /// The sender's epoch.
+        epoch: u32,
+        /// Number of slots without work.
+        want: u32,
+        /// The files that are near.
+        holdings: Holdings,
     },
     /// Tasks given to another rank: the answer to `Steal`, work for a remembered thief, or a retry
     /// elsewhere.
@@ -338,6 +349,7 @@ impl Message {
         match *self {
             Message::Counts { epoch, .. }
             | Message::Steal { epoch, .. }
+            | Message::StealNear { epoch, .. }
             | Message::StealReply { epoch, .. }
             | Message::Returned { epoch, .. } => Some(epoch),
             _ => None,

@@ -15,7 +15,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::action::WorkerAction;
-use super::protocol::{Load, Message};
+use super::locality::{DataStealing, Holdings, ReadFiles};
+use super::protocol::{Lease, Load, Message};
 use super::ranks::Ranks;
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 
@@ -83,6 +84,8 @@ pub(super) struct WorkStealer {
     /// Usual duration of tasks here; `None` until the first has ended.
     usual_ns: Option<u64>,
     random: u64,
+    /// Where tasks read on the disk of their node what others have written.
+    data: Option<Box<DataStealing>>,
 }
 
 impl WorkStealer {
@@ -106,6 +109,42 @@ impl WorkStealer {
             wary_until: Time::ZERO,
             usual_ns: None,
             random: 0x9E37_79B9_7F4A_7C15 ^ u64::from(me.0),
+            data: None,
+        }
+    }
+
+    /// Where tasks read on the disk of their node what others have written: the number of the node.
+    pub(super) fn with_data(self, node: Option<u64>) -> WorkStealer {
+        WorkStealer { data: node.map(|node| Box::new(DataStealing::new(node))), ..self }
+    }
+
+    /// True if it matters where files are.
+    #[inline]
+    pub(super) fn weighs_data(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// This node has the outputs of a task.
+    pub(super) fn hold(&mut self, writer: TaskId) {
+        self.data.iter_mut().for_each(|data| data.hold(writer));
+    }
+
+    /// A thief has named the outputs that its node has.
+    pub(super) fn learn(&mut self, thief: Rank, holdings: Holdings) {
+        self.data.iter_mut().for_each(|data| data.learn(thief, holdings.clone()));
+    }
+
+    /// Divides what the pool gave up into what a thief gets and what stays.
+    pub(super) fn choose(
+        &mut self,
+        now: Time,
+        thief: Rank,
+        leases: Vec<Lease>,
+        reads: &dyn Fn(TaskId) -> Vec<ReadFiles>,
+    ) -> (Vec<Lease>, Vec<Lease>) {
+        match &mut self.data {
+            Some(data) => data.choose(now, thief, leases, reads),
+            None => (leases, Vec::new()),
         }
     }
 
@@ -120,6 +159,7 @@ impl WorkStealer {
         self.lifelines.clear();
         self.not_before = Time::ZERO;
         self.failed_rounds = 0;
+        self.data.iter_mut().for_each(|data| data.meet());
     }
 
     /// The next active rank after another one; it may be this rank if there are only two.
@@ -166,7 +206,7 @@ impl WorkStealer {
             let release_lifeline = |to| WorkerAction::Send { to, message: Message::Steal { epoch, want: 0 } };
             actions.extend(self.lifelines.drain(..).map(release_lifeline));
         }
-        while !self.giving && load.idle == 0 && load.ready > 0 {
+        while self.may_give(now) && load.idle == 0 && load.ready > 0 {
             let Some((to, want)) = self.waiting_thieves.pop_front() else { break };
             actions.push(self.give(to, want, load));
         }
@@ -181,10 +221,12 @@ impl WorkStealer {
         }
         if let Some(victim) = self.round.pop() {
             self.asked = Some(victim);
-            actions.push(WorkerAction::Send {
-                to: victim,
-                message: Message::Steal { epoch: self.epoch, want: load.idle },
-            });
+            let (epoch, want) = (self.epoch, load.idle);
+            let message = match &self.data {
+                Some(data) => Message::StealNear { epoch, want, holdings: data.holdings() },
+                None => Message::Steal { epoch, want },
+            };
+            actions.push(WorkerAction::Send { to: victim, message });
         }
     }
 
@@ -210,7 +252,7 @@ impl WorkStealer {
     }
 
     /// Answers another rank's request.
-    pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<WorkerAction> {
+    pub(super) fn asked(&mut self, now: Time, from: Rank, want: u32, load: Load) -> Option<WorkerAction> {
         if from == self.me || !self.peers.contains(from) {
             return None;
         }
@@ -218,7 +260,7 @@ impl WorkStealer {
             self.waiting_thieves.retain(|waiting_thieves| waiting_thieves.0 != from);
             return None;
         }
-        if load.ready > load.idle && !self.giving {
+        if load.ready > load.idle && self.may_give(now) {
             return Some(self.give(from, want, load));
         }
         self.remember(from, want);
@@ -235,7 +277,13 @@ impl WorkStealer {
         let surplus = load.ready.saturating_sub(load.idle);
         let half = surplus.div_ceil(2);
         let share = if self.are_tasks_long() { half.min(want) } else { half };
-        WorkerAction::Surrender { to, max: share.clamp(1, MAX_TASKS_PER_MESSAGE) }
+        let (share, usual) = (share.clamp(1, MAX_TASKS_PER_MESSAGE), self.usual());
+        let weighed = |data: &mut Box<DataStealing>| data.begin(to, (share, MAX_TASKS_PER_MESSAGE), load, usual);
+        WorkerAction::Surrender { to, max: self.data.as_mut().map_or(share, weighed) }
+    }
+
+    fn may_give(&self, now: Time) -> bool {
+        !self.giving && !self.data.as_ref().is_some_and(|data| data.is_pausing(now))
     }
 
     /// Usual duration of tasks here, once one has ended.

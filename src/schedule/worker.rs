@@ -133,6 +133,7 @@ pub struct Worker {
 impl Worker {
     /// The worker of a rank with this number of slots.
     pub fn new(me: Rank, slots: u32, facts: Arc<dyn Facts>, pace: Pace) -> Worker {
+        let stealer = WorkStealer::new(me, pace.steal).with_data(facts.data_node());
         Worker {
             me,
             facts,
@@ -162,7 +163,7 @@ impl Worker {
             reported_load: Load::default(),
             load_due: Time::ZERO,
             pools: PoolReporting::default(),
-            stealer: WorkStealer::new(me, pace.steal),
+            stealer,
             retries: BinaryHeap::new(),
             cut_off: false,
             streak: FailureStreak::default(),
@@ -264,7 +265,7 @@ impl Worker {
             }
             WorkerEvent::Frozen { waiting } => self.frozen(now, waiting, actions),
             WorkerEvent::Special(locals) => self.start(locals, actions),
-            WorkerEvent::Surrendered { to, leases } => self.surrendered(to, leases, actions),
+            WorkerEvent::Surrendered { to, leases } => self.surrendered(now, to, leases, actions),
             WorkerEvent::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
             WorkerEvent::Pools(report) => self.pools_changed(now, report),
             WorkerEvent::Load(load) => self.load = load,
@@ -291,6 +292,9 @@ impl Worker {
         if let Some(attempt) = attempts.last() {
             self.stealer.note_end(attempt, false);
             self.streak.note_completed(attempts.len());
+        }
+        if self.stealer.weighs_data() {
+            attempts.iter().for_each(|attempt| self.note_files(attempt));
         }
         self.report.append(attempts);
         self.send_ends(now, effects, actions);
@@ -322,10 +326,16 @@ impl Worker {
                 self.prepare(now, epoch, lost, reserve, actions);
             }
             Message::Counts { ended, .. } => self.count(now, ended, actions),
-            Message::Steal { .. } if self.stopping.is_some() || self.halted => {
+            Message::Steal { .. } | Message::StealNear { .. } if self.stopping.is_some() || self.halted => {
                 self.send_leases(from, Vec::new(), actions)
             }
-            Message::Steal { want, .. } => actions.extend(self.stealer.asked(from, want, self.offered(self.load))),
+            Message::Steal { want, .. } => {
+                actions.extend(self.stealer.asked(now, from, want, self.offered(self.load)));
+            }
+            Message::StealNear { want, holdings, .. } => {
+                self.stealer.learn(from, holdings);
+                actions.extend(self.stealer.asked(now, from, want, self.offered(self.load)));
+            }
             Message::StealReply { leases, .. } => {
                 self.stealer.answered(now, from, leases.len());
                 if self.stopping.is_none() {

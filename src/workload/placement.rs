@@ -198,6 +198,8 @@ pub(crate) struct PlacementRules {
     scarce_memory: Option<u64>,
     /// Some group has a share.
     is_fair: bool,
+    /// Tasks read on the disk of their node what others have written there.
+    passes_files: bool,
 }
 
 /// Groups with equal needs.
@@ -237,9 +239,19 @@ impl PlacementRules {
         drop(known);
         let label_sets = label_sets.into_iter().collect();
         let asks_for_gpus = job.groups.iter().any(|group| group.gpus > 0);
-        let (scarce_memory, is_fair) = (None, fair::is_fair(&job));
-        let mut rules =
-            PlacementRules { job, estimates, rows, row_of, classes, label_sets, asks_for_gpus, scarce_memory, is_fair };
+        let (scarce_memory, is_fair, passes_files) = (None, fair::is_fair(&job), job.passes_files_between_tasks());
+        let mut rules = PlacementRules {
+            job,
+            estimates,
+            rows,
+            row_of,
+            classes,
+            label_sets,
+            asks_for_gpus,
+            scarce_memory,
+            is_fair,
+            passes_files,
+        };
         rules.meet(members);
         rules
     }
@@ -337,6 +349,10 @@ impl Advice for PlacementRules {
 
     fn label_sets(&self) -> &[Labels] {
         &self.label_sets
+    }
+
+    fn passes_files(&self) -> bool {
+        self.passes_files
     }
 
     fn meet(&mut self, members: &[Member]) {

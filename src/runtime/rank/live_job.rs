@@ -4,10 +4,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
 
+use super::passed_files::PassedFiles;
 use crate::graph::link::GroupId;
 use crate::job::{Job, Retry};
 use crate::model::{Shortfalls, TaskId};
 use crate::schedule::fair::{FairTable, FamilyId};
+use crate::schedule::locality::ReadFiles;
 use crate::schedule::pools::SetId;
 use crate::schedule::pools::table::PoolTable;
 use crate::schedule::resources::Needs;
@@ -24,6 +26,8 @@ pub(super) struct LiveJob {
     start_fair: Arc<FairTable>,
     /// What attempts of earlier sessions fell short of.
     earlier: FxHashMap<TaskId, Shortfalls>,
+    /// What staged tasks of the start read of each other.
+    passed: Option<Arc<PassedFiles>>,
     grown: RwLock<Grown>,
 }
 
@@ -52,7 +56,13 @@ impl LiveJob {
         let (pools, fair) = (Arc::new(pools::table(&job)), Arc::new(fair::table(&job)));
         let grown = Grown { added: Vec::new(), pools: Arc::clone(&pools), fair: Arc::clone(&fair) };
         let start_end = job.task_count() as u32;
-        LiveJob { start: job, start_end, start_pools: pools, start_fair: fair, earlier, grown: RwLock::new(grown) }
+        let grown = RwLock::new(grown);
+        LiveJob { start: job, start_end, start_pools: pools, start_fair: fair, earlier, passed: None, grown }
+    }
+
+    /// The same, with what staged tasks read of each other.
+    pub(super) fn with_passed_files(self, passed: Option<Arc<PassedFiles>>) -> LiveJob {
+        LiveJob { passed, ..self }
     }
 
     /// The job of the start.
@@ -132,6 +142,19 @@ impl Facts for LiveJob {
 
     fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool {
         self.with(task, |found| found.job.group(task).needs_gang(slots, ranks))
+    }
+
+    fn data_node(&self) -> Option<u64> {
+        self.passed.as_ref().map(|passed| passed.node)
+    }
+
+    fn is_staged(&self, task: TaskId) -> bool {
+        task.0 < self.start_end && self.start.is_staged(self.start.group_of(task).0 as usize)
+    }
+
+    fn reads(&self, task: TaskId) -> Vec<ReadFiles> {
+        let passed = self.passed.as_ref().filter(|_| self.is_staged(task));
+        passed.map_or_else(Vec::new, |passed| passed.reads(&self.start, task))
     }
 }
 

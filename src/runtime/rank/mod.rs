@@ -19,6 +19,7 @@
 //! | `output_link` | output of tasks on a rank that does not see the run directory |
 //! | `outbox` | the state of one slot, and what it leaves for the engine |
 //! | `paused_tasks` | tasks that the user has paused |
+//! | `passed_files` | what staged tasks read of each other |
 //! | `live_job` | the job of the start, and tasks that were added since |
 //! | `offers` | tasks that attempts add: the slot waits for rank 0's answer |
 //! | `ledger_epochs` | the ledgers that items of the pool may name |
@@ -44,6 +45,7 @@ pub(super) mod main_loop;
 mod offers;
 mod outbox;
 mod output_link;
+mod passed_files;
 mod paused_tasks;
 mod piece_queue;
 mod resource_monitor;

@@ -16,6 +16,7 @@ use super::ledger_epochs::LedgerEpochs;
 use super::live_job::LiveJob;
 use super::offers::Offers;
 use super::output_link::{OutputPlace, OutputReceiver, OutputSender};
+use super::passed_files::PassedFiles;
 use super::paused_tasks::PausedTasks;
 use super::piece_queue::PieceQueue;
 use super::resource_monitor::ResourceMonitor;
@@ -208,10 +209,16 @@ impl RankSetup {
                 move |error| telemetry.set_storage_lost(error)
             }),
         });
-        let output = TaskOutput { files: output_files, telemetry: Arc::clone(&telemetry), offers: Arc::clone(&offers) };
+        let passed = PassedFiles::of(&job, &resources.hello.node).filter(|_| is_shared).map(Arc::new);
+        let output = TaskOutput {
+            files: output_files,
+            telemetry: Arc::clone(&telemetry),
+            offers: Arc::clone(&offers),
+            passed: passed.clone(),
+        };
         let runner = Runner::new(source, kernels.clone(), site, Arc::new(output)).map_err(|e| refused(&e))?;
         let runner = Arc::new(runner);
-        let job = Arc::new(LiveJob::new(job, &welcome.short));
+        let job = Arc::new(LiveJob::new(job, &welcome.short).with_passed_files(passed));
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
         let worker = Worker::new(me, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
         let (pools, fair) = job.tables();

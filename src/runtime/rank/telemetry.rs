@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::offers::Offers;
 use super::output_link::OutputSender;
+use super::passed_files::PassedFiles;
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
 use crate::model::{CacheUse, Measure, Outcome, Reason, SlotsNow, StageUse, Stream, TaskId, Usage, UsedFile, Vitals};
@@ -117,6 +118,8 @@ pub(super) struct TaskOutput {
     pub(super) files: OutputFiles,
     pub(super) telemetry: Arc<TelemetryBuffer>,
     pub(super) offers: Arc<Offers>,
+    /// Learns how much staged tasks have written.
+    pub(super) passed: Option<Arc<PassedFiles>>,
 }
 
 impl TaskOutput {
@@ -166,6 +169,7 @@ impl OutputSink for TaskOutput {
     }
 
     fn staged(&self, task: TaskId, attempt: u16, used: &StageUse) -> io::Result<()> {
+        self.passed.iter().for_each(|passed| passed.note(task, used));
         match &self.files {
             OutputFiles::Here(files) => files.staged(task, attempt, used).map_err(io::Error::other),
             OutputFiles::AtRankZero(sender) => sender.send((task, attempt), OutputPart::Staging(*used)),

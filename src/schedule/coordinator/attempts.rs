@@ -37,6 +37,7 @@ impl Coordinator {
 
     pub(super) fn count(&mut self, now: Time, attempts: Vec<Attempt>, actions: &mut Vec<CoordinatorAction>) {
         let before = self.failures;
+        let passes_files = self.tasks.advice.passes_files();
         for attempt in &attempts {
             let Some(state) = self.finals.get_mut(attempt.task.index()) else { continue };
             if state.is_some() {
@@ -62,7 +63,12 @@ impl Coordinator {
                 self.running.remove(&attempt.task);
             }
             match attempt.outcome.state {
-                State::Completed => self.tally.completed += 1,
+                State::Completed => {
+                    self.tally.completed += 1;
+                    if passes_files && self.tasks.home[attempt.task.index()] != attempt.rank.0 {
+                        self.made_elsewhere.insert(attempt.task, attempt.rank);
+                    }
+                }
                 State::Skipped => self.tally.skipped += 1,
                 State::Cancelled => self.tally.cancelled += 1,
                 _ => {

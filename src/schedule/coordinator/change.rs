@@ -302,6 +302,7 @@ impl Coordinator {
             members: &members,
             record: &|rank| records[rank.index()],
             advice: self.tasks.advice.as_ref(),
+            made: &self.made_elsewhere,
             even_out: preparing.even_out,
         };
         let before = self.tasks.home.clone();

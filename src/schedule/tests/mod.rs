@@ -5,6 +5,7 @@
 //! What must hold is checked by an oracle that knows only the graph and which attempts fail.
 
 mod epochs;
+mod files;
 mod growth;
 mod job;
 mod labels;

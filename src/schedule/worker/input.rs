@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::job::Retry;
 use crate::model::{Attempt, Rank, TaskId};
 use crate::schedule::dependency_counts::CompletionEffects;
+use crate::schedule::locality::ReadFiles;
 use crate::schedule::pools::PoolReport;
 use crate::schedule::protocol::{Lease, Load, Message, Started};
 
@@ -17,6 +18,21 @@ pub trait Facts: Send + Sync {
     /// True for a task that a rank with this many slots cannot run alone while this many ranks are
     /// active: an MPI task that is too large, or an operation that all of them execute.
     fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool;
+    /// A number that all ranks of this node share, if tasks read on the disk of their node what
+    /// others have written.
+    fn data_node(&self) -> Option<u64> {
+        None
+    }
+    /// True for a task that reads and writes on the disk of its node.
+    fn is_staged(&self, task: TaskId) -> bool {
+        let _ = task;
+        false
+    }
+    /// What such a task reads of others.
+    fn reads(&self, task: TaskId) -> Vec<ReadFiles> {
+        let _ = task;
+        Vec::new()
+    }
 }
 
 /// An input of the worker.

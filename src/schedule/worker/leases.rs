@@ -53,17 +53,30 @@ impl Worker {
     }
 
     /// Sends the tasks that the pool gave up to the rank that asked for them.
-    pub(super) fn surrendered(&mut self, to: Rank, mut leases: Vec<Lease>, actions: &mut Vec<WorkerAction>) {
+    pub(super) fn surrendered(&mut self, now: Time, to: Rank, leases: Vec<Lease>, actions: &mut Vec<WorkerAction>) {
+        let (mut leases, kept) = self.stealer.choose(now, to, leases, &|task| self.facts.reads(task));
         self.stealer.note_given(to, leases.len());
         leases.iter_mut().for_each(|lease| self.task_left(lease));
         // Until the pool reports its load again: it has no more to give than it gave.
         let given = leases.len() as u32;
-        self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
+        self.load.ready = if given == 0 && kept.is_empty() { 0 } else { self.load.ready.saturating_sub(given) };
+        actions.extend(kept.into_iter().map(WorkerAction::StartLease));
         self.send_leases(to, leases, actions);
+    }
+
+    /// The node has what a task has written that completed here, and what it has read.
+    pub(super) fn note_files(&mut self, attempt: &Attempt) {
+        if attempt.outcome.ok() && self.facts.is_staged(attempt.task) {
+            self.stealer.hold(attempt.task);
+            self.facts.reads(attempt.task).iter().for_each(|files| self.stealer.hold(files.writer));
+        }
     }
 
     pub(super) fn ended(&mut self, now: Time, attempt: Attempt, actions: &mut Vec<WorkerAction>) {
         self.stealer.note_end(&attempt, self.guests.contains_key(&attempt.task));
+        if self.stealer.weighs_data() {
+            self.note_files(&attempt);
+        }
         if self.phase.remember(&attempt) {
             return;
         }
