@@ -430,7 +430,7 @@ impl Runner {
 
     /// Runs a command in a directory of its own on the node's disk.
     fn run_staged(&self, turn: &AttemptRun, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
-        let mut staged = self.stages.begin((self.cache.store(), self.cache.held()), attempt)?;
+        let mut staged = self.stages.begin((self.cache.store(), self.cache.held()), attempt, turn.away)?;
         let task = staged.task.clone();
         let inside = CommandAttempt { task: &task, deadline: attempt.deadline.renewed(), ..*attempt };
         let ran = self.commands.run(&inside);

@@ -81,11 +81,12 @@ impl Stages {
         })
     }
 
-    /// Makes the directory of an attempt with all that it reads.
+    /// Makes the directory of an attempt with all that it reads. `home`: on a rank that is away.
     pub(super) fn begin(
         &self,
         (store, held): (&Arc<Store>, Option<&Arc<HeldFiles>>),
         attempt: &CommandAttempt,
+        home: Option<&AwayAttempt>,
     ) -> Result<StagedAttempt, Fault> {
         let (task, site) = (attempt.task, attempt.site);
         if attempt.seat.hosts.iter().any(|(node, _)| *node != site.node) {
@@ -99,7 +100,8 @@ impl Stages {
         let carrier = site.carrier.clone();
         let bring = attempt.deadline.aside("bringing its inputs to the node's disk", {
             let (store, held, carrier) = (Arc::clone(&store), held.cloned(), carrier.clone());
-            move |is_given_up| bring((&store, held.as_deref(), carrier.as_deref()), &from, &to, is_given_up)
+            let is_home = home.is_some() && task.cache.is_none();
+            move |is_given_up| bring((&store, held.as_deref(), carrier.as_deref()), (&from, is_home), &to, is_given_up)
         });
         let brought = bring.and_then(|brought| {
             brought.map_err(|(file, error)| {
@@ -208,10 +210,12 @@ fn as_staged(attempt: &CommandAttempt, dir: PathBuf) -> Task {
     }
 }
 
-/// Makes the directory and copies into it what the task reads. An error comes with the file.
+/// Makes the directory and copies into it what the task reads. An error comes with the file. What
+/// lies in a home that stands for the directory of the task (`is_home`) is moved: nobody reads it
+/// there any more.
 fn bring(
     (store, held, carrier): (&Store, Option<&HeldFiles>, Option<&dyn FileCarrier>),
-    task: &Task,
+    (task, is_home): (&Task, bool),
     dir: &Path,
     is_given_up: &AtomicBool,
 ) -> Result<StageUse, (PathBuf, io::Error)> {
@@ -250,6 +254,10 @@ fn bring(
         }
         if fs::metadata(&from).is_err() {
             // It may be missing.
+            continue;
+        }
+        if is_home && !from.is_symlink() && fs::rename(&from, &to).is_ok() {
+            used.local += store.bytes_of(&to);
             continue;
         }
         let staged = store.stage_in(&from, &to, is_given_up).map_err(named(&file))?;

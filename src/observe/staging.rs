@@ -1,12 +1,16 @@
 //! What was moved for tasks that run on the disks of their nodes: bytes by path, and the time that
 //! tasks waited for them.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use super::jsonl::JsonLinesReader;
 use super::run_view::RunView;
 use super::style::bytes;
-use crate::journal::{Session, stage_uses};
+use crate::journal::{Session, stage_files, stage_uses};
 use crate::model::{StageUse, TaskId};
 use crate::text::{counted, seconds};
 
@@ -58,6 +62,19 @@ impl StagingFigures {
         self.out_s += used.out_s;
     }
 
+    /// Bytes by the way that they took; the words are those of reports and metrics.
+    pub(super) fn ways(&self) -> [(&'static str, u64); 7] {
+        [
+            ("read", self.read_bytes),
+            ("local", self.local_bytes),
+            ("fetched", self.fetched_bytes),
+            ("received", self.received_bytes),
+            ("written", self.written_bytes),
+            ("held", self.held_bytes),
+            ("sent", self.sent_bytes),
+        ]
+    }
+
     /// The figures in one line.
     pub(super) fn text(&self) -> String {
         format!("{}: {}", counted(self.attempts, "staged attempt"), self.moved())
@@ -81,6 +98,29 @@ impl StagingFigures {
         }
         let (ins, outs) = (ins.join(", "), outs.join(", "));
         format!("inputs {ins} ({} of waiting); outputs {outs} ({})", seconds(self.in_s), seconds(self.out_s))
+    }
+}
+
+/// What was moved in a run that goes on, as far as it was read.
+#[derive(Debug, Default)]
+pub(super) struct StagingReader {
+    files: BTreeMap<PathBuf, JsonLinesReader>,
+    figures: StagingFigures,
+}
+
+impl StagingReader {
+    /// Reads what was appended since the last call.
+    pub fn read_on(&mut self, run: &RunView) {
+        let sessions = run.sessions().map(|(session, _)| session.began.session);
+        for path in sessions.flat_map(|session| stage_files(&run.dir, session)) {
+            let reading = self.files.entry(path.clone()).or_default();
+            reading.read_on(&path, &mut self.figures, |_| (), |figures, used: StageUse| figures.add(&used));
+        }
+    }
+
+    /// The figures; `None` if no task was staged.
+    pub fn figures(&self) -> Option<&StagingFigures> {
+        Some(&self.figures).filter(|figures| figures.attempts > 0)
     }
 }
 

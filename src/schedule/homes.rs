@@ -441,10 +441,11 @@ mod tests {
     #[test]
     fn a_task_goes_where_its_files_were_made() {
         let link = |from, to| Link { from, to, shape: LinkShape::Each, on: Condition::Ok, bytes: 0, span: 0..0 };
-        let graph = TaskGraph::build(&[4, 4], &[link(0, 1)]).unwrap();
-        // All are at home on rank 0, which leaves; the first four ran elsewhere.
-        let made = [(0, 2), (1, 1), (2, 2), (3, 1)];
-        assert_eq!(chosen_after(&graph, &[0; 8], &[0, 1, 1], &made)[4..], [2, 1, 2, 1]);
+        let graph = TaskGraph::build(&[40, 40], &[link(0, 1)]).unwrap();
+        // All are at home on rank 0, which leaves; the first half of them ran elsewhere.
+        let made: Vec<(u32, u32)> = (0..40).map(|task| (task, 1 + task * 7 % 2)).collect();
+        let expected: Vec<u32> = made.iter().map(|made| made.1).collect();
+        assert_eq!(chosen_after(&graph, &[0; 80], &[0, 1, 1], &made)[40..], expected);
     }
 
     fn chosen_by(

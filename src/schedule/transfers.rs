@@ -37,6 +37,20 @@ pub struct Transfers {
     waiting: VecDeque<Sought>,
     running: BTreeMap<(Rank, u32), (CarriedFile, Rank)>,
     avoided: HashMap<Rank, Time>,
+    counts: TransferCounts,
+}
+
+/// How many files travel, and have travelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransferCounts {
+    /// Transfers that wait for a source.
+    pub waiting: u64,
+    /// Those on their way.
+    pub running: u64,
+    /// Those that have arrived.
+    pub arrived: u64,
+    /// Those that have failed, or were given up.
+    pub failed: u64,
 }
 
 #[derive(Debug)]
@@ -91,12 +105,21 @@ impl Transfers {
         node: &dyn Fn(Rank) -> Option<N>,
     ) -> Vec<Granted> {
         self.waiting.retain(|sought| (sought.by, sought.id) != (by, id));
-        if let Some((_, source)) = self.running.remove(&(by, id))
-            && !arrived
-        {
-            self.avoided.insert(source, now.after(AVOIDANCE));
+        if let Some((_, source)) = self.running.remove(&(by, id)) {
+            match arrived {
+                true => self.counts.arrived += 1,
+                false => {
+                    self.counts.failed += 1;
+                    self.avoided.insert(source, now.after(AVOIDANCE));
+                }
+            }
         }
         self.grant(now, node)
+    }
+
+    /// How many files travel, and have travelled.
+    pub fn counts(&self) -> TransferCounts {
+        TransferCounts { waiting: self.waiting.len() as u64, running: self.running.len() as u64, ..self.counts }
     }
 
     /// The ranks that receive files from this one.

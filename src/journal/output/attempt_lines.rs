@@ -5,6 +5,7 @@
 //! incomplete; it is passed over.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -52,11 +53,20 @@ pub fn stage_uses(run: &RunDir, session: u32) -> Vec<(TaskId, u16, StageUse)> {
     lines(run, session, STAGE)
 }
 
-fn lines<T: DeserializeOwned>(run: &RunDir, session: u32, kind: &str) -> Vec<(TaskId, u16, T)> {
+/// The files of a session that say what was moved for staged tasks, a JSON line for each attempt.
+pub fn stage_files(run: &RunDir, session: u32) -> Vec<PathBuf> {
+    files(run, session, STAGE)
+}
+
+fn files(run: &RunDir, session: u32, kind: &str) -> Vec<PathBuf> {
     let dir = run.outputs().join(format!("s{session}"));
     let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == kind)).collect()
+}
+
+fn lines<T: DeserializeOwned>(run: &RunDir, session: u32, kind: &str) -> Vec<(TaskId, u16, T)> {
     let mut all = Vec::new();
-    for path in files.filter(|path| path.extension().is_some_and(|extension| extension == kind)) {
+    for path in files(run, session, kind) {
         let bytes = fs::read(path).unwrap_or_default();
         let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Line<T>>(line).ok());
         all.extend(lines.map(|line| (TaskId(line.task), line.attempt, line.noted)));

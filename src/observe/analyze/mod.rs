@@ -15,6 +15,7 @@
 //! | `pressure` | waiting for I/O, lack of memory |
 //! | `order` | which ready tasks start first |
 //! | `ranks` | slow ranks, too many ranks, start-up, hand-over |
+//! | `staging` | files of staged tasks |
 
 mod classes;
 mod facts;
@@ -22,6 +23,7 @@ mod order;
 mod place;
 mod pressure;
 mod ranks;
+mod staging;
 mod structure;
 mod whatif;
 
@@ -172,6 +174,7 @@ fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
     all.extend(classes::pooled(case));
     all.extend(pressure::io_wait(case));
     all.extend(pressure::memory(case));
+    all.extend(staging::inputs(case));
     all.extend(order::later_stages(case));
     all.extend(classes::heavy(case));
     all.extend(classes::uneven(case));

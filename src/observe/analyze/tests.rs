@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use super::*;
 use crate::job::{Flush, KeepOutput};
 use crate::journal::{Began, EndReason, Ended, Journal, OutputWriter, RankInfo, Record, RunDir, Session};
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time, Usage, Vitals};
+use crate::model::{Attempt, Outcome, Rank, StageUse, State, TaskId, Time, Usage, Vitals};
 use crate::observe::RunView;
 use crate::observe::job_view::SessionJob;
 use crate::observe::jsonl::JsonLinesWriter;
@@ -35,6 +35,8 @@ struct Plant<'a> {
     used: Option<Usage>,
     /// Share of time in which tasks of the nodes waited for I/O.
     stall: f64,
+    /// What was moved for each attempt.
+    staged: Option<StageUse>,
 }
 
 impl Default for Plant<'_> {
@@ -50,6 +52,7 @@ impl Default for Plant<'_> {
             at_once: u32::MAX,
             used: None,
             stall: 0.0,
+            staged: None,
         }
     }
 }
@@ -182,6 +185,12 @@ impl Plant<'_> {
                 writer.account(attempt.task, 1, used).unwrap();
             }
         }
+        if let Some(used) = self.staged {
+            for attempt in &attempts {
+                let writer = OutputWriter::create(&run, 1, attempt.rank, KeepOutput::All).unwrap();
+                writer.staged(attempt.task, 1, &used).unwrap();
+            }
+        }
         let vitals = Vitals { io_stall: self.stall, read: 5 << 30, ..Vitals::default() };
         let look = |rank: u32| Vital { t: 1.0, rank, vitals };
         JsonLinesWriter::anew(run.vitals()).add(&(0..self.ranks).map(look).collect::<Vec<_>>());
@@ -283,6 +292,19 @@ fn waiting_for_disks_is_named_first_and_sleeping_is_not() {
         .names_first("io_wait", &["reader", "20 % of their CPUs", "60 % of the time", "20.00 GiB", "planted.toml:1"]);
     assert!(finding.saves_share > 0.5, "{}", finding.saves_share);
     assert_eq!(Plant { stall: 0.0, ..plant }.findings(), Vec::new());
+}
+
+#[test]
+fn waiting_for_inputs_of_staged_tasks_is_named_first() {
+    let job =
+        "[[task]]\nname = \"reader\"\narray = \"0-99\"\nstage = \"node\"\ninputs = \"big\"\ncommand = \"cat big\"\n";
+    let staged = Some(StageUse { received: 1 << 20, in_s: 0.04, ..StageUse::default() });
+    let plant = Plant { job, takes: &|_, _, _| 100 * MS, staged, ..Plant::default() };
+    let finding =
+        plant.names_first("staging", &["waited 4.00 s", "40 % of their time", "100.00 MiB came from other ranks"]);
+    assert!((finding.saves_share - 0.4).abs() < 0.05, "{}", finding.saves_share);
+    let brief = Some(StageUse { in_s: 0.001, ..StageUse::default() });
+    assert_eq!(Plant { staged: brief, ..plant }.findings(), Vec::new());
 }
 
 #[test]

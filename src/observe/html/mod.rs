@@ -22,6 +22,7 @@ use super::resume;
 use super::run_view::{RunState, RunView, node_of, run_ns};
 use super::skip_cause::skipped;
 use super::spending::Spending;
+use super::staging::StagingFigures;
 use super::steps::StepCounters;
 use super::style::{LISTED, and_more, bytes, count, outcome, percent, value};
 use super::summary::explanation;
@@ -69,6 +70,7 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
         slowest(&mut html, run, &timeline, &by_work);
     }
     cache(&mut html, run);
+    staging(&mut html, run);
     measures(&mut html, run);
     decisions(&mut html, run);
     failed(&mut html, run)?;
@@ -312,6 +314,12 @@ fn cache(html: &mut Html, run: &RunView) {
         ));
     }
     html.add("</tbody></table></div>\n");
+}
+
+/// Writes what was moved for staged tasks.
+fn staging(html: &mut Html, run: &RunView) {
+    let Some(figures) = StagingFigures::of(run) else { return };
+    html.add(format_args!("<h2>Files of staged tasks</h2>\n<p>{}.</p>\n", Escaped(&figures.text())));
 }
 
 /// Writes the statistics of values that tasks wrote.

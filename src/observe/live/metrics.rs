@@ -25,6 +25,7 @@ pub(super) fn text(live: &Live) -> String {
     money(&mut page, live);
     tasks(&mut page, live);
     classes(&mut page, live);
+    staging(&mut page, live);
     ranks(&mut page, live);
     pools(&mut page, live);
     vitals(&mut page, live);
@@ -178,6 +179,20 @@ fn ranks(page: &mut MetricsPage, live: &Live) {
             page.value(name, &[("rank", &*info.rank.to_string()), ("node", &*info.node)], of);
         }
     }
+}
+
+/// Writes what was moved for staged tasks, if there are any.
+fn staging(page: &mut MetricsPage, live: &Live) {
+    let Some(figures) = live.staging.figures() else { return };
+    page.one("phalanx_staged_attempts_total", "counter", "Attempts at staged tasks.", figures.attempts as f64);
+    page.head("phalanx_staging_bytes_total", "counter", "Bytes of files of staged tasks, by the way that they took.");
+    for (way, bytes) in figures.ways() {
+        page.value("phalanx_staging_bytes_total", &[("way", way)], bytes as f64);
+    }
+    let name = "phalanx_staging_seconds_total";
+    page.head(name, "counter", "Time that staged tasks waited for their inputs, and that their outputs took.");
+    page.value(name, &[("files", "inputs")], figures.in_s);
+    page.value(name, &[("files", "outputs")], figures.out_s);
 }
 
 /// Writes what pools have in use.

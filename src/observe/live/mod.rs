@@ -40,6 +40,7 @@ use super::print::ReportError;
 use super::run_view::{Parse, RunState, RunView};
 use super::samples::RecordedSamples;
 use super::spending::Spending;
+use super::staging::StagingReader;
 use super::vitals::AllVitals;
 use crate::journal::RunDir;
 use crate::model::RankState;
@@ -60,6 +61,7 @@ pub struct Live {
     spending: Option<Spending>,
     vitals: AllVitals,
     measures: MeasureReader,
+    staging: StagingReader,
     pools: AllPools,
     /// Name of the run.
     name: String,
@@ -79,6 +81,7 @@ impl Live {
             spending: None,
             vitals: AllVitals::default(),
             measures: MeasureReader::default(),
+            staging: StagingReader::default(),
             pools: AllPools::default(),
             name: dir.name(),
         };
@@ -100,6 +103,7 @@ impl Live {
         self.samples.read_on(&self.view.dir.samples());
         self.vitals.read_on(&self.view.dir.vitals());
         self.measures.read_on(&self.view.dir.measures());
+        self.staging.read_on(&self.view);
         self.pools.read_on(&self.view.dir.pools());
         self.totals.count(&self.view);
         self.members = members::members(&self.view);

@@ -1,9 +1,9 @@
 //! Reads a run while it is written.
 
 use super::*;
-use crate::job::Flush;
-use crate::journal::{Began, EndReason, Ended, Journal, KeptRun, RankInfo, Record};
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::job::{Flush, KeepOutput};
+use crate::journal::{Began, EndReason, Ended, Journal, KeptRun, OutputWriter, RankInfo, Record};
+use crate::model::{Attempt, Outcome, Rank, StageUse, State, TaskId, Time};
 use crate::observe::Paint;
 use crate::runtime::subject_of;
 
@@ -83,6 +83,31 @@ fn a_frame_fits_the_terminal() {
         assert!(frame.lines().all(|line| line.chars().count() <= width), "{frame}");
         assert!(frame.lines().count() <= height, "{} lines of {height}:\n{frame}", frame.lines().count());
         assert!(frame.contains("FAILED") && frame.contains("9 of 10 done") && frame.contains("a[4]"), "{frame}");
+    }
+}
+
+#[test]
+fn what_was_moved_for_staged_tasks_is_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::create(dir.path(), "a").unwrap();
+    let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
+    journal.append(&began(1, Vec::new())).unwrap();
+    let mut live = Live::open(&run, &subject_of).unwrap();
+    assert!(!metrics::text(&live).contains("phalanx_staging"));
+    let used = StageUse { fetched: 7, in_s: 0.5, ..StageUse::default() };
+    for rank in [0, 1] {
+        let writer = OutputWriter::create(&run, 1, Rank(rank), KeepOutput::All).unwrap();
+        writer.staged(TaskId(rank), 1, &used).unwrap();
+        live.refresh(&subject_of).unwrap();
+        live.refresh(&subject_of).unwrap();
+    }
+    let page = metrics::text(&live);
+    for line in [
+        "phalanx_staged_attempts_total 2",
+        "phalanx_staging_bytes_total{way=\"fetched\"} 14",
+        "phalanx_staging_seconds_total{files=\"inputs\"} 1",
+    ] {
+        assert!(page.lines().any(|other| other == line), "{line} is missing in {page}");
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) struct CoordinatorDriver {
     /// Temporary files, and who still reads them.
     temporaries: Temporaries,
     /// Files on their way between ranks.
-    transfers: Transfers,
+    pub(super) transfers: Transfers,
     /// Decides about ranks and spending, or forecasts the end, if the job asks for either.
     pub(super) autoscaler: Option<Autoscaler>,
     /// Admits ranks, if any can join.

@@ -10,6 +10,7 @@ use crate::job::Site;
 use crate::model::{Rank, RankState, Time};
 use crate::observe::{JobView, RunState, Standing, TaskCounts};
 use crate::schedule::protocol::Started;
+use crate::schedule::transfers::TransferCounts;
 
 /// Number of running tasks in an answer; those that have been running longest are shown.
 const MAX_SHOWN_TASKS: usize = 100;
@@ -70,8 +71,15 @@ impl CoordinatorDriver {
             "paused": self.nodes.blocks.paused(),
             "paused_tasks": self.paused_tasks(),
             "pools": self.pools(now),
+            "transfers": self.transfers(),
         }));
         Answer { status: Some(status), ..Answer::done(text) }
+    }
+
+    /// Files on their way between ranks, and those that have arrived.
+    fn transfers(&self) -> Value {
+        let TransferCounts { waiting, running, arrived, failed } = self.transfers.counts();
+        json!({ "waiting": waiting, "running": running, "arrived": arrived, "failed": failed })
     }
 
     /// A block, with the site that it was requested from if the job has several.
