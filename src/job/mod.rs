@@ -343,7 +343,7 @@ impl Group {
     }
 
     /// True if one task needs more than one rank of `slots` slots.
-    fn spans_ranks(&self, slots: u32) -> bool {
+    pub(crate) fn spans_ranks(&self, slots: u32) -> bool {
         let spans = |mpi: MpiShape| {
             mpi.ranks.saturating_mul(self.cpus) > slots || mpi.per_node.is_some_and(|most| most < mpi.ranks)
         };

@@ -188,6 +188,17 @@ impl Offers {
         }
     }
 
+    /// The most slots of nodes that can run tasks with this need; `None` if that is not known.
+    pub fn slots_for(&self, need: &NodeNeed) -> Option<u32> {
+        match self {
+            Offers::Nothing | Offers::Unknown => None,
+            Offers::Nodes(nodes) => {
+                let serving = nodes.iter().filter(|node| node.may_serve(need));
+                serving.map(|node| node.slots).collect::<Option<Vec<u32>>>()?.into_iter().max()
+            }
+        }
+    }
+
     /// True if a node can be requested.
     pub fn has_any(&self) -> bool {
         self.may_have(&[])

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::data::source::Origin;
 use crate::job::{DataGraph, Job};
 use crate::system::file_probe::FileProbe;
-use crate::workload::requirements::unsuited_to_gangs;
+use crate::workload::requirements::unsuited_to_division;
 
 /// Graphs with fewer edges are not divided unless the job asks for it: for them, the time that
 /// ranks wait for each other in each round exceeds what they gain.
@@ -28,7 +28,8 @@ pub fn divide_graphs(job: &mut Job) {
             bytes.unwrap_or(0) / BYTES_PER_EDGE
         }
     };
-    let suits = |graph: &DataGraph| job.operations_on(&graph.name).all(|(group, _)| unsuited_to_gangs(group).is_none());
+    let suits =
+        |graph: &DataGraph| job.operations_on(&graph.name).all(|(group, _)| unsuited_to_division(group).is_none());
     let is_divided = |graph: &&DataGraph| graph.divide.unwrap_or_else(|| suits(graph) && edges(graph) >= MIN_EDGES);
     let names: Vec<String> = job.graphs.iter().filter(is_divided).map(|graph| graph.name.clone()).collect();
     job.divide_graphs(&names);

@@ -19,10 +19,10 @@ use std::collections::VecDeque;
 use super::action::CoordinatorAction;
 use super::membership::Member;
 use super::protocol::{Lease, Message};
-use crate::model::{Rank, TaskId};
+use crate::model::{Labels, NodeNeed, Rank, TaskId, has_labels};
 
 /// The shape that a task requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// An MPI task.
     Mpi {
@@ -32,12 +32,26 @@ pub enum Shape {
         cpus: u32,
         /// Upper limit on MPI ranks per node.
         per_node: Option<u32>,
+        /// Labels that each rank must have which hosts some of them.
+        labels: Labels,
     },
     /// An operation that all active ranks execute together.
     Everywhere {
         /// CPUs on each rank; a rank with fewer slots gives all of them.
         cpus: u32,
     },
+}
+
+impl Shape {
+    /// What a rank must have to host a part of the task.
+    pub fn need(&self) -> NodeNeed {
+        match self {
+            Shape::Mpi { cpus, labels, .. } => {
+                NodeNeed { labels: Labels::clone(labels), slots: (*cpus).max(1), ..NodeNeed::default() }
+            }
+            Shape::Everywhere { .. } => NodeNeed { slots: 1, ..NodeNeed::default() },
+        }
+    }
 }
 
 /// Looks up a task's shape.
@@ -57,23 +71,44 @@ pub struct Host {
 /// Places a shape on ranks; the first one leads. An MPI task gets as few ranks as possible, those
 /// with the most room first, no node above its limit; an operation gets all of them, in ascending
 /// order, so that operations on the same ranks have the same leader. `None` if they cannot hold it.
-pub fn place(shape: Shape, members: &[Member]) -> Option<Vec<Host>> {
+pub fn place(shape: &Shape, members: &[Member]) -> Option<Vec<Host>> {
+    let (hosts, missing) = place_part(shape, members);
+    (missing == 0).then_some(hosts)
+}
+
+/// Places as much of a shape as these ranks can hold; returns also how many of its MPI ranks they
+/// cannot. An operation misses one if there is no rank.
+pub fn place_part(shape: &Shape, members: &[Member]) -> (Vec<Host>, u32) {
     match shape {
-        Shape::Mpi { ranks, cpus, per_node } => place_mpi((ranks, cpus.max(1), per_node), members),
+        Shape::Mpi { ranks, per_node, .. } => place_mpi(&shape.need(), (*ranks, *per_node), members),
         Shape::Everywhere { cpus } => {
             let works = (0..).zip(members).filter(|(_, member)| member.slots > 0);
             let host = |(rank, member): (u32, &Member)| Host {
                 rank: Rank(rank),
                 ranks: 1,
-                slots: member.slots.min(cpus.max(1)),
+                slots: member.slots.min((*cpus).max(1)),
             };
-            Some(works.map(host).collect::<Vec<Host>>()).filter(|hosts| !hosts.is_empty())
+            let hosts: Vec<Host> = works.map(host).collect();
+            let missing = u32::from(hosts.is_empty());
+            (hosts, missing)
         }
     }
 }
 
-fn place_mpi((ranks, cpus, per_node): (u32, u32, Option<u32>), members: &[Member]) -> Option<Vec<Host>> {
-    let mut order: Vec<usize> = (0..members.len()).filter(|&r| members[r].slots >= cpus).collect();
+/// Number of further nodes with `slots` slots each that a shape needs beside these ranks.
+pub fn nodes_missing(shape: &Shape, members: &[Member], slots: u32) -> u32 {
+    let (_, missing) = place_part(shape, members);
+    match *shape {
+        Shape::Mpi { cpus, per_node, .. } => {
+            missing.div_ceil((slots / cpus.max(1)).min(per_node.unwrap_or(u32::MAX)).max(1))
+        }
+        Shape::Everywhere { .. } => missing,
+    }
+}
+
+fn place_mpi(need: &NodeNeed, (ranks, per_node): (u32, Option<u32>), members: &[Member]) -> (Vec<Host>, u32) {
+    let hosts_some = |&r: &usize| members[r].slots >= need.slots && has_labels(&members[r].labels, &need.labels);
+    let mut order: Vec<usize> = (0..members.len()).filter(hosts_some).collect();
     order.sort_by(|&a, &b| {
         let key = |r: usize| (std::cmp::Reverse(members[r].slots), &members[r].node, r);
         key(a).cmp(&key(b))
@@ -84,14 +119,14 @@ fn place_mpi((ranks, cpus, per_node): (u32, u32, Option<u32>), members: &[Member
     for rank in order {
         let node = on_node.entry(&members[rank].node).or_default();
         let room = per_node.map_or(u32::MAX, |most| most.saturating_sub(*node));
-        let here = (members[rank].slots / cpus).min(room).min(missing);
+        let here = (members[rank].slots / need.slots).min(room).min(missing);
         if here > 0 {
             *node += here;
             missing -= here;
-            hosts.push(Host { rank: Rank(rank as u32), ranks: here, slots: here * cpus });
+            hosts.push(Host { rank: Rank(rank as u32), ranks: here, slots: here * need.slots });
         }
     }
-    (missing == 0).then_some(hosts)
+    (hosts, missing)
 }
 
 struct Gang {
@@ -128,8 +163,9 @@ pub(super) struct Gangs {
     next: u32,
     /// True while homes change: no gang is assembled.
     paused: bool,
-    /// Number of gangs that the present ranks cannot hold.
+    /// Number of gangs that the present ranks cannot hold, and their shapes, each once.
     unplaced: u32,
+    unplaced_shapes: Vec<Shape>,
 }
 
 impl Gangs {
@@ -143,7 +179,13 @@ impl Gangs {
             next: 1,
             paused: false,
             unplaced: 0,
+            unplaced_shapes: Vec::new(),
         }
+    }
+
+    /// The shape of a task.
+    pub(super) fn shape_of(&self, task: TaskId) -> Shape {
+        (self.shape)(task)
     }
 
     /// True for an operation that all active ranks execute together.
@@ -254,6 +296,7 @@ impl Gangs {
         self.members = members;
         self.paused = false;
         self.unplaced = 0;
+        self.unplaced_shapes.clear();
     }
 
     /// Frees the slots of gangs whose leader is gone, and returns their leases. Notifies the leader
@@ -279,6 +322,24 @@ impl Gangs {
         self.unplaced
     }
 
+    /// The shapes of these gangs, each once.
+    pub(super) fn unplaced_shapes(&self) -> &[Shape] {
+        &self.unplaced_shapes
+    }
+
+    /// The ranks that gangs are placed on.
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The ranks that gangs wait on: those that host a part of one which waits for further ranks,
+    /// and those of the one that gathers.
+    pub(super) fn awaited(&self) -> Vec<Rank> {
+        let of_unplaced = self.unplaced_shapes.iter().flat_map(|shape| place_part(shape, &self.members).0);
+        let of_gathering = self.gathering.iter().flat_map(|gang| gang.hosts.iter().copied());
+        of_unplaced.chain(of_gathering).map(|host| host.rank).collect()
+    }
+
     /// The host list: ranks of one node share a line.
     fn by_node(&self, hosts: &[Host]) -> Vec<(String, u32)> {
         let mut nodes: Vec<(String, u32)> = Vec::new();
@@ -299,11 +360,15 @@ impl Gangs {
         let (lease, shape, hosts) = loop {
             let Some(lease) = self.waiting.pop_front() else { return };
             let shape = (self.shape)(lease.task);
-            match place(shape, &self.members) {
+            match place(&shape, &self.members) {
                 Some(hosts) => break (lease, shape, hosts),
-                // Tasks that no set of ranks can hold are refused before the run starts, but ranks
-                // may leave.
-                None => self.unplaced += 1,
+                // It waits for further ranks, or the run ends.
+                None => {
+                    self.unplaced += 1;
+                    if !self.unplaced_shapes.contains(&shape) {
+                        self.unplaced_shapes.push(shape);
+                    }
+                }
             }
         };
         let number = self.next;

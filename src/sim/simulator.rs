@@ -43,13 +43,14 @@ use super::pool::{SimulatedPool, SlotGrant};
 use super::provider::{Loss, NodeGranted, SimulatedProvider};
 use super::steal_matching::{MAX_EXACT_RANKS, Search};
 use crate::graph::partition::Partition;
-use crate::model::{Offers, Outcome, Rank, RankState, TaskId, Time};
+use crate::model::{Outcome, Rank, RankState, TaskId, Time};
 use crate::scale::controller::ScalingController;
 use crate::scale::elasticity::LevelStep;
 use crate::schedule::coordinator::{self, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::worker::{self, Facts, Pace, Worker};
+use crate::workload::placement::FurtherNodes;
 use crate::workload::{PreparedJob, placement, requirements};
 
 pub use setup::{Forget, Log, MemoryUse, ScalingSetup, Setup, SimulatedEnd};
@@ -203,7 +204,8 @@ impl<'a> Simulator<'a> {
         let startups: Vec<Duration> = kinds.map(|kind| provider.grant(Time::ZERO, Time::ZERO, kind).1).collect();
         let members = fleet::first_members(cluster, ranks);
         let offers = controller.as_ref().map(|_| fleet::offers(cluster)).unwrap_or_default();
-        prepared.check(&members, &offers)?;
+        let most = controller.as_ref().map_or(ranks, |scaling_setup| scaling_setup.scaler.most_ranks().max(ranks));
+        prepared.check(&members, &FurtherNodes { offers, most_ranks: most })?;
         let is_out = |task: &TaskId| prepared.is_left_out(*task) && !done(*task);
         let left_out = (0..prepared.tasks()).map(TaskId).filter(is_out).count() as u32;
         let done: &dyn Fn(TaskId) -> bool = &|task| done(task) || prepared.is_left_out(task);
@@ -222,12 +224,11 @@ impl<'a> Simulator<'a> {
             pools: Arc::clone(&prepared.pools),
             fair: prepared.family_slots(),
         };
-        let most = controller.as_ref().map_or(ranks, |scaling_setup| scaling_setup.scaler.most_ranks().max(ranks));
         let crowded = most > MAX_EXACT_RANKS;
         let pace = if crowded { Pace { steal: NO_STEAL_PAUSE, ..Pace::default() } } else { Pace::default() };
         let shapes: Vec<_> = prepared.job.groups.iter().map(requirements::shape).collect();
         let job = Arc::clone(&prepared.job);
-        let shape = move |task| shapes[job.group_of(task).0 as usize];
+        let shape = move |task| shapes[job.group_of(task).0 as usize].clone();
         let mut coordinator =
             Coordinator::new(tasks, done, members.clone(), prepared.job.max_failures, Box::new(shape))
                 .with_left_out(left_out);
@@ -276,7 +277,7 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// Which one does not.
     pub fn fits(prepared: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<(), String> {
-        prepared.check(&fleet::first_members(cluster, ranks), &Offers::Nothing)
+        prepared.check(&fleet::first_members(cluster, ranks), &FurtherNodes::default())
     }
 
     /// The initial homes of a run on `ranks` ranks. Choosing them may take longer than the run, and
@@ -287,7 +288,8 @@ impl<'a> Simulator<'a> {
     /// If a task fits on none of the ranks, nor on others of the cluster.
     pub fn homes(prepared: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
         let members = fleet::first_members(cluster, ranks);
-        prepared.check(&members, &fleet::offers(cluster))?;
+        let further = FurtherNodes { offers: fleet::offers(cluster), most_ranks: fleet::room(cluster) };
+        prepared.check(&members, &further)?;
         let rules = prepared.placement_rules(&members);
         Ok(prepared.divide(&members, &rules).home)
     }
@@ -305,8 +307,8 @@ impl<'a> Simulator<'a> {
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
         self.carry_out(actions);
+        self.provide_for_waiting_tasks();
         if has_unplaced {
-            self.provide_for_waiting_tasks();
             self.coordinate(coordinator::CoordinatorEvent::Rebalance);
         }
         if self.controller.is_some() {

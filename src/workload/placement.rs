@@ -13,7 +13,7 @@ use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
 use crate::model::{self, Labels, NodeNeed, Offers, Shortfalls, TaskId, labels_of};
 use crate::schedule::coordinator::{Advice, Member};
-use crate::schedule::gang;
+use crate::schedule::gang::{self, Shape};
 use crate::schedule::protocol::Hello;
 use crate::text::counted;
 
@@ -29,6 +29,15 @@ pub(crate) fn member(hello: &Hello) -> Member {
     Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus, cpus, labels }
 }
 
+/// The nodes that a run can get beside its ranks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FurtherNodes {
+    /// What they have.
+    pub(crate) offers: Offers,
+    /// Upper limit on the ranks of the run, present ones included.
+    pub(crate) most_ranks: u32,
+}
+
 /// Refuses a job with a task that can never run: on no rank, on none that it could get and, for an
 /// MPI task, on no set of ranks. Groups that are not `wanted` are not looked at.
 ///
@@ -38,21 +47,23 @@ pub(crate) fn member(hello: &Hello) -> Member {
 pub(crate) fn check(
     job: &Job,
     members: &[Member],
-    offers: &Offers,
+    further: &FurtherNodes,
     wanted: &dyn Fn(&Group) -> bool,
 ) -> Result<(), String> {
     let groups = job.groups.iter().filter(|group| wanted(group));
-    let misfits: Vec<String> = groups.filter_map(|group| misfit(group, members, offers)).collect();
+    let misfits: Vec<String> = groups.filter_map(|group| misfit(group, members, further)).collect();
     if misfits.is_empty() { Ok(()) } else { Err(misfits.join("\n")) }
 }
 
 /// True if some tasks fit on none of these ranks: `check` depends on what the run could get.
 pub(crate) fn lacks_ranks(job: &Job, members: &[Member]) -> bool {
-    let serves = |group: &Group, member: &Member| match group.mpi {
-        Some(_) => member.slots > 0 && has_labels(group, member),
-        None => fits(group, member),
-    };
-    job.groups.iter().any(|group| !members.iter().any(|member| serves(group, member)))
+    let together = |group: &Group| is_for_gangs(group) && gang::place(&requirements::shape(group), members).is_some();
+    job.groups.iter().any(|group| !members.iter().any(|member| fits(group, member)) && !together(group))
+}
+
+/// True for MPI tasks that several ranks together can run.
+fn is_for_gangs(group: &Group) -> bool {
+    group.mpi.is_some() && requirements::unsuited_to_gangs(group).is_none()
 }
 
 /// What a node must have to run the group's tasks.
@@ -96,41 +107,83 @@ fn has_labels(group: &Group, member: &Member) -> bool {
     model::has_labels(&member.labels, &group.labels)
 }
 
-fn misfit(group: &Group, members: &[Member], offers: &Offers) -> Option<String> {
-    if let Some(what) = requirements::unsuited_to_gangs(group).filter(|_| group.is_divided) {
+fn misfit(group: &Group, members: &[Member], further: &FurtherNodes) -> Option<String> {
+    let (name, offers) = (&group.name, &further.offers);
+    if let Some(what) = requirements::unsuited_to_division(group).filter(|_| group.is_divided) {
         return Some(format!(
-            "task `{}` is an operation on a divided graph and asks for {what}, which is not built yet for such tasks: leave that out, or set `divide = false` for the graph",
-            group.name
+            "task `{name}` is an operation on a divided graph and asks for {what}, which is not built yet for such tasks: leave that out, or set `divide = false` for the graph"
         ));
     }
     if members.iter().any(|member| fits(group, member)) {
         return None;
     }
-    let name = &group.name;
-    if !members.iter().any(|member| member.slots > 0 && has_labels(group, member)) {
-        // What else such a node has is not known before it is there. A gang is placed by slots
-        // alone.
-        let waits = offers.may_serve(&need(group)) && (group.mpi.is_none() || group.labels.is_empty());
-        return (!waits).then(|| unlabelled(group, members, offers));
+    let lacks_labels = !members.iter().any(|member| member.slots > 0 && has_labels(group, member));
+    if is_for_gangs(group) {
+        let shape = requirements::shape(group);
+        return match gang::place(&shape, members).is_some() || can_grow_to(&shape, members, further) {
+            true => None,
+            false if lacks_labels && !offers.may_have(&group.labels) => Some(unlabelled(group, members, offers)),
+            false => Some(too_few_ranks(group, &shape, members, further)),
+        };
     }
-    if group.mpi.is_none() && offers.surely_serve(&need(group)) {
+    let spread = group.mpi.filter(|mpi| mpi.per_node.is_some_and(|most| most < mpi.ranks));
+    if spread.is_none() && lacks_labels {
+        // What else such a node has is not known before it is there.
+        return (!offers.may_serve(&need(group))).then(|| unlabelled(group, members, offers));
+    }
+    if spread.is_none() && offers.surely_serve(&need(group)) {
         return None;
     }
-    let Some(mpi) = group.mpi else { return Some(too_large(group, members)) };
-    if gang::place(requirements::shape(group), members).is_none() {
-        let all: u64 = members.iter().map(|m| u64::from(m.slots)).sum();
-        return Some(format!(
-            "task `{name}` needs {} of {}, but this run has {} on {}: start more ranks, or give each more slots with --slots",
-            counted(mpi.ranks, "MPI rank"),
-            counted(group.cpus, "CPU"),
-            counted(all, "slot"),
-            counted(members.len() as u64, "rank")
-        ));
+    if group.mpi.is_none() {
+        return Some(too_large(group, members));
     }
     let what = requirements::unsuited_to_gangs(group)?;
     Some(format!(
         "task `{name}` needs several ranks and asks for {what}, which is not built yet for such tasks: leave that out, or start ranks with enough slots to hold it alone"
     ))
+}
+
+/// True if a run can get the nodes that an MPI task needs beside these ranks. Nodes of which the
+/// slots are not known may have as many as it needs.
+fn can_grow_to(shape: &Shape, members: &[Member], further: &FurtherNodes) -> bool {
+    let need = shape.need();
+    let nodes = further.offers.slots_for(&need).map_or(1, |slots| gang::nodes_missing(shape, members, slots));
+    further.offers.may_serve(&need) && nodes <= further.room(members)
+}
+
+impl FurtherNodes {
+    /// How many more ranks the run may have.
+    fn room(&self, members: &[Member]) -> u32 {
+        self.most_ranks.saturating_sub(members.iter().filter(|member| member.slots > 0).count() as u32)
+    }
+}
+
+/// The refusal of an MPI task for which neither the ranks nor those that the run could get suffice.
+fn too_few_ranks(group: &Group, shape: &Shape, members: &[Member], further: &FurtherNodes) -> String {
+    let need = shape.need();
+    let able = members.iter().filter(|member| has_labels(group, member));
+    let (slots, ranks) = able.fold((0u64, 0u64), |sum, member| (sum.0 + u64::from(member.slots), sum.1 + 1));
+    let with = match group.labels.is_empty() {
+        true => String::new(),
+        false => {
+            format!(" with the label{} {}", if group.labels.len() == 1 { "" } else { "s" }, group.labels.join(", "))
+        }
+    };
+    let could = match further.offers.may_serve(&need) {
+        true => format!(
+            ", and may get at most {} beside them (`max_ranks` of [scaling], and what the provider holds)",
+            counted(further.room(members), "rank")
+        ),
+        false => String::new(),
+    };
+    format!(
+        "task `{}` needs {} of {}{with}, but this run has {} on {}{with}{could}: start more ranks, or give each more slots with --slots",
+        group.name,
+        counted(group.mpi.map_or(1, |mpi| mpi.ranks), "MPI rank"),
+        counted(group.cpus, "CPU"),
+        counted(slots, "slot"),
+        counted(ranks, "rank")
+    )
 }
 
 /// The refusal of a task whose labels no rank has, and none that the run could get.
@@ -278,9 +331,9 @@ impl PlacementRules {
     /// True if a rank has what a group needs.
     fn group_fits(&self, id: usize, member: &Member) -> bool {
         let group = &self.job.groups[id];
-        // An MPI task that no single rank can hold may be at home anywhere: the coordinator
-        // assembles its gang.
-        (group.mpi.is_some() && !self.row(id).is_alone) || fits(group, member)
+        // An MPI task that no single rank can hold may be at home on any that would not start it
+        // alone: the coordinator assembles its gang.
+        (is_for_gangs(group) && !self.row(id).is_alone && group.spans_ranks(member.slots)) || fits(group, member)
     }
 
     /// True if a rank has what a group needs, and is not kept free for others.
@@ -448,7 +501,8 @@ mod tests {
         // One rank alone does everything.
         let alone = &members[1..2];
         assert!(prepared.divide(alone, &prepared.placement_rules(alone)).home.iter().all(|&rank| rank == 0));
-        let check = |offers: &Offers| check(&prepared.job, &[member(&hellos[2])], offers, &|_| true);
+        let further = |offers: &Offers| FurtherNodes { offers: offers.clone(), most_ranks: 4 };
+        let check = |offers: &Offers| check(&prepared.job, &[member(&hellos[2])], &further(offers), &|_| true);
         let refused = check(&Offers::Nothing).unwrap_err();
         assert!(refused.contains("`big` asks for a rank with the label highmem"), "{refused}");
         assert!(refused.contains("the labels of the ranks are ssd;"), "{refused}");
@@ -498,7 +552,7 @@ mod tests {
 
     #[test]
     fn what_fits_nowhere_is_refused_with_what_there_is() {
-        let check = |job: &Job, hellos: &[Hello]| check(job, &members(hellos), &Offers::Nothing, &|_| true);
+        let check = |job: &Job, hellos: &[Hello]| check(job, &members(hellos), &FurtherNodes::default(), &|_| true);
         let refused = |text: &str, hellos: &[Hello]| check(&job(text), hellos).expect_err("refused");
         let wide = "[[task]]\nname = \"a\"\ncpus = 3\nkernel = \"noop\"\n";
         assert!(refused(wide, &[hello(2, 1), hello(2, 1)]).contains("3 CPUs"));

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::estimates::TaskEstimates;
-use super::placement::{self, PlacementRules};
+use super::placement::{self, FurtherNodes, PlacementRules};
 use super::selection::Selection;
 use super::{fair, pools, requirements};
 use crate::graph::link::{GroupId, Link};
 use crate::graph::partition::{self, Partition};
 use crate::graph::{Cycle, GraphError, Order, TaskGraph, urgency};
 use crate::job::{Diagnostic, Diagnostics, Group, Job, Loaded};
-use crate::model::{Offers, TaskId};
+use crate::model::TaskId;
 use crate::schedule::coordinator::Member;
 use crate::schedule::dependency_counts::SPECIAL;
 use crate::schedule::fair::FairTable;
@@ -138,10 +138,10 @@ impl PreparedJob {
     /// # Errors
     ///
     /// One line per such task: what it needs, what there is, and a remedy.
-    pub(crate) fn check(&self, members: &[Member], offers: &Offers) -> Result<(), String> {
+    pub(crate) fn check(&self, members: &[Member], further: &FurtherNodes) -> Result<(), String> {
         let tasks = |group: &Group| group.first.index()..group.first.index() + group.count as usize;
         let wanted = |group: &Group| self.left_out.is_empty() || self.left_out[tasks(group)].contains(&false);
-        placement::check(&self.job, members, offers, &wanted)
+        placement::check(&self.job, members, further, &wanted)
     }
 
     /// The placement rules for the job on these ranks.
@@ -176,7 +176,7 @@ pub(crate) fn check_added(
     own: &Loaded,
     first_group: GroupId,
     members: &[Member],
-    offers: &Offers,
+    further: &FurtherNodes,
 ) -> Result<(), Diagnostics> {
     let job = &own.job;
     let counts: Vec<u32> = job.groups.iter().map(|group| group.count).collect();
@@ -192,7 +192,7 @@ pub(crate) fn check_added(
         Err(error) => return Err(own.report(vec![Diagnostic::error(format!("too much is added at once: {error}"))])),
     }
     let refused = |reason| own.report(vec![Diagnostic::error(reason)]);
-    placement::check(job, members, offers, &|_| true).map_err(refused)
+    placement::check(job, members, further, &|_| true).map_err(refused)
 }
 
 /// A selection that cannot be used: a mistake on the command line, not in the job file.

@@ -1,7 +1,7 @@
 //! The resources that the tasks of a job need of a rank.
 
 use crate::job::{Group, Job, Retry};
-use crate::model::{Shortfalls, TaskId};
+use crate::model::{Labels, Shortfalls, TaskId};
 use crate::schedule::fair::FamilyId;
 use crate::schedule::gang::Shape;
 use crate::schedule::pools::SetId;
@@ -29,10 +29,15 @@ pub(crate) fn is_special(group: &Group) -> bool {
     group.cpus > 1 || asks || pooled || group.mpi.is_some() || group.is_divided
 }
 
-/// What the group's tasks ask for that no gang provides, if anything.
+/// What the group's MPI tasks ask for that several ranks together do not provide, if anything.
 pub(crate) fn unsuited_to_gangs(group: &Group) -> Option<&'static str> {
-    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0), ("labels", !group.labels.is_empty())];
+    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0)];
     asked.into_iter().find(|asked| asked.1).map(|asked| asked.0)
+}
+
+/// What an operation asks for that all ranks together do not provide, if anything.
+pub(crate) fn unsuited_to_division(group: &Group) -> Option<&'static str> {
+    unsuited_to_gangs(group).or((!group.labels.is_empty()).then_some("labels"))
 }
 
 /// Number of slots of a task of the group, over all its MPI ranks; at least 1.
@@ -46,7 +51,7 @@ pub(crate) fn shape(group: &Group) -> Shape {
         return Shape::Everywhere { cpus: group.cpus };
     }
     let (ranks, per_node) = group.mpi.map_or((1, None), |mpi| (mpi.ranks, mpi.per_node));
-    Shape::Mpi { ranks, cpus: group.cpus, per_node }
+    Shape::Mpi { ranks, cpus: group.cpus, per_node, labels: Labels::clone(&group.labels) }
 }
 
 /// The needs of a task after these shortfalls, on a rank with `most` bytes of memory, if it needs

@@ -17,7 +17,7 @@ use phalanx::graph::TaskGraph;
 use phalanx::graph::link::{Condition, Link, LinkShape};
 use phalanx::graph::partition::{self, Method, PartitionProblem};
 use phalanx::graph::urgency;
-use phalanx::model::{TaskId, Time};
+use phalanx::model::{Labels, TaskId, Time};
 use phalanx::schedule::coordinator::{Advice, Coordinator, Member, Tasks};
 use phalanx::schedule::dependency_counts::{CompletionEffects, DependencyCounts, Part};
 use phalanx::schedule::gang;
@@ -244,7 +244,7 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
         pools: Arc::default(),
         fair: Vec::new(),
     };
-    let shape = Box::new(|_| gang::Shape::Mpi { ranks: 1, cpus: 1, per_node: None });
+    let shape = Box::new(|_| gang::Shape::Mpi { ranks: 1, cpus: 1, per_node: None, labels: Labels::default() });
     let coordinator = Coordinator::new(all, &|_| false, (0..ranks).map(member).collect(), None, shape);
     let coordinator_bytes = heap() - held + kept;
     clock.lap("coordinator");

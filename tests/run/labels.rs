@@ -83,6 +83,56 @@ fn a_task_waits_for_a_node_that_has_its_label() {
 }
 
 #[test]
+fn an_mpi_task_waits_for_as_many_nodes_with_its_label_as_it_needs() {
+    let dir = Dir::new("gang-label");
+    let job = |most: u32, labels: &str| {
+        format!(
+            "[capacity]\nprovider = 'local'\nlisten = '127.0.0.1'\nlabels = ['{labels}']\n\
+             [scaling]\nmax_ranks = {most}\n\
+             [[task]]\nname = 'first'\narray = '0-3'\ncommand = 'true'\n\
+             [[task]]\nname = 'wide'\nneeds = 'first'\nmpi = {{ ranks = 2 }}\nlabels = ['highmem']\n\
+             command = 'touch ran-$OMPI_COMM_WORLD_RANK'\n"
+        )
+    };
+    dir.job("job.toml", &job(4, "highmem"));
+    let run = phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", "gains"]).run().ok();
+    run.says("2 nodes with the label highmem are requested");
+    let trace = Trace::of(&dir, "gains");
+    assert_eq!(trace.completed().len(), 5);
+    assert!(trace.0.iter().filter(|row| row.name == "wide").all(|row| row.rank > Some(0)), "rank 0 lacks the label");
+    assert!(dir.has("ran-0") && dir.has("ran-1"));
+    // The ranks that it may have are too few, or lack the label.
+    for (most, labels, why) in
+        [(1, "highmem", "may get at most 0 ranks beside"), (4, "other", "none has it: no rank has")]
+    {
+        dir.job("job.toml", &job(most, labels));
+        phalanx(&dir).args(["run", "job.toml", "--slots", "1"]).run().code(2).says("`wide`").says(why);
+    }
+    // A simulated run gains the nodes as well, and two present ranks with the label need no more.
+    let node = |name: &str, first: u32, labels: &str| {
+        format!("[[node]]\nname = '{name}'\nslots = 1\nfirst = {first}\ndelay = '30s'\n{labels}\n")
+    };
+    dir.job("job.toml", &job(4, "highmem"));
+    let cluster =
+        |first| dir.file("cluster.toml", &[node("a", 1, ""), node("b", first, "labels = ['highmem']")].concat());
+    let command = |word, ranks| [word, "job.toml", "--cluster", "cluster.toml", "--ranks", ranks];
+    cluster(0);
+    let simulated = phalanx(&dir).args(command("simulate", "1")).args(["--policy", "fixed"]).run().ok();
+    simulated.says("5 completed");
+    cluster(2);
+    phalanx(&dir).args(command("plan", "3")).run().ok();
+    cluster(0);
+    let few =
+        phalanx(&dir).args(command("simulate", "1")).args(["--policy", "fixed", "--max-ranks", "2"]).run().code(2);
+    few.says("`wide` needs 2 MPI ranks of 1 CPU with the label highmem").says("at most 1 rank beside");
+    // Two ranks with the label and one without.
+    let of_world = "[[task]]\nname = 'wide'\nmpi = { ranks = 2 }\nlabels = ['ssd']\ncommand = 'touch here'\n";
+    dir.job("job.toml", of_world);
+    labelled(&dir, "run job.toml --slots 1 --run-dir three").ok();
+    assert_eq!(Trace::of(&dir, "three").0.iter().map(|row| row.rank).collect::<Vec<_>>(), [Some(0)]);
+}
+
+#[test]
 fn an_added_task_waits_for_a_node_that_has_its_label() {
     let dir = Dir::new("added-label");
     dir.file("big.add", "[[task]]\nname = 'big'\nlabels = ['highmem']\ncommand = 'touch big'\n");

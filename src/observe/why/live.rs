@@ -37,6 +37,10 @@ pub struct LiveTask {
     pub home: Option<Rank>,
     /// Number of ranks that take part and have the resources for it.
     pub able: u32,
+    /// Of an MPI task that the ranks which take part cannot hold together: for how many of its MPI
+    /// ranks they have room.
+    #[serde(default)]
+    pub gang_room: Option<u32>,
     /// Running tasks of its family.
     pub group_running: u32,
     /// Pools that have too few units left for it, in words.

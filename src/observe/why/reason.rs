@@ -74,6 +74,15 @@ pub enum TaskReason {
         /// What it asks for.
         wanted: String,
     },
+    /// It needs more ranks at once than take part.
+    GangRoom {
+        /// What it asks for.
+        wanted: String,
+        /// For how many of its MPI ranks there is room.
+        room: u32,
+        /// Requested nodes that have not arrived.
+        nodes_coming: u32,
+    },
     /// The memory of its rank is taken.
     Memory {
         /// The rank.
@@ -248,6 +257,11 @@ impl TaskReason {
             Gang { wanted } => {
                 format!("needs {wanted} on several ranks at once; such tasks are gathered one at a time")
             }
+            GangRoom { wanted, room, nodes_coming } => format!(
+                "waits for further ranks: it needs {wanted}, and those that take part have room for {}{}",
+                counted(*room, "MPI rank"),
+                requested(*nodes_coming)
+            ),
             Memory { rank, node, wanted, taken, has } => format!(
                 "waits for {} of memory on rank {rank} ({node}): {} of {} are taken",
                 bytes(*wanted),

@@ -207,13 +207,16 @@ impl Explainer<'_> {
         }
         reasons.extend(task.pools.iter().map(|pool| TaskReason::Pool { pool: pool.clone() }));
         let active = live.ranks.iter().filter(|rank| rank.is_active && rank.slots > 0).count() as u32;
-        if task.able == 0 {
-            let nodes_coming = live.nodes_coming;
+        if task.able == 0 || task.gang_room.is_some() {
+            let (nodes_coming, wanted) = (live.nodes_coming, wanted(group));
             let takes_part = |rank: &&LiveRank| rank.is_active && rank.slots > 0;
-            if !live.ranks.iter().filter(takes_part).any(|rank| has_labels(&rank.labels, &group.labels)) {
-                return reasons.push(TaskReason::Labels { labels: group.labels.to_vec(), nodes_coming });
-            }
-            return reasons.push(TaskReason::NoRank { wanted: wanted(group), nodes_coming });
+            let has_labels = |rank: &LiveRank| has_labels(&rank.labels, &group.labels);
+            let lacks_labels = !live.ranks.iter().filter(takes_part).any(has_labels);
+            return reasons.push(match task.gang_room {
+                _ if lacks_labels => TaskReason::Labels { labels: group.labels.to_vec(), nodes_coming },
+                Some(room) => TaskReason::GangRoom { wanted, room, nodes_coming },
+                None => TaskReason::NoRank { wanted, nodes_coming },
+            });
         }
         if let Some(rank) = task.home.and_then(|home| live.rank(home)) {
             self.rank_reasons((rank, active), group, task.task, reasons);

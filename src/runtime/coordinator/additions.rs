@@ -20,9 +20,10 @@ use crate::graph::link::{GroupId, Link};
 use crate::job::{GrowingJob, Job, Loaded, Whose};
 use crate::journal::{Offerer, Record, TaskAddition};
 use crate::model::{Rank, TaskId, Time};
-use crate::schedule::coordinator::{Growth, Member, StopReason};
+use crate::schedule::coordinator::{Growth, Member, ProvisioningState, StopReason};
 use crate::schedule::protocol::{AddedTables, Message, Stop};
 use crate::text::counted_are;
+use crate::workload::placement::FurtherNodes;
 use crate::workload::{PreparedJob, check_added, pools, requirements};
 
 /// What has been added to the run, and what is offered.
@@ -157,7 +158,9 @@ impl CoordinatorDriver {
         let ranks = (0..self.coordinator.next_rank().0).map(Rank);
         let here = ranks.filter(|&rank| self.coordinator.standing(rank).is_some_and(|standing| standing.is_here()));
         let members: Vec<Member> = here.filter_map(|rank| self.coordinator.member(rank).cloned()).collect();
-        check_added(&own, first_group, &members, &self.provisioning().offers).map_err(|error| error.render(false))?;
+        let ProvisioningState { offers, most, .. } = self.provisioning();
+        let further = FurtherNodes { offers, most_ranks: most };
+        check_added(&own, first_group, &members, &further).map_err(|error| error.render(false))?;
         let is_own = |task: TaskId| matches!(whose, Whose::Task(by) if by == task);
         let others = || self.additions.offered.iter().filter(|(task, _)| !is_own(**task));
         let names: FxHashSet<&str> = own.job.groups.iter().map(|group| &*group.name).collect();

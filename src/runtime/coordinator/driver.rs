@@ -125,10 +125,11 @@ impl CoordinatorDriver {
         let mut messages = self.discard(kept.into_iter());
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
+        // An MPI task that needs further ranks may be ready at once.
+        let state = self.provisioning();
+        self.coordinator.step(now, CoordinatorEvent::Provisioning(state), &mut actions);
         if self.has_unplaced {
             // No rank can run some of the tasks yet.
-            let state = self.provisioning();
-            self.coordinator.step(now, CoordinatorEvent::Provisioning(state), &mut actions);
             self.coordinator.step(now, CoordinatorEvent::Rebalance, &mut actions);
         }
         messages.extend(self.carry_out(now, actions));

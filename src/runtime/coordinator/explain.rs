@@ -60,6 +60,7 @@ impl CoordinatorDriver {
             task,
             home: None,
             able: self.coordinator.able(task).count() as u32,
+            gang_room: self.coordinator.gang_room(task),
             group_running: running.filter(of_group).count() as u32,
             pools: self.missing_units(now, task),
             is_paused: false,

@@ -44,6 +44,7 @@ use crate::schedule::pools::UNLIMITED;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
+use crate::workload::placement::FurtherNodes;
 use crate::workload::{PreparedJob, placement, requirements};
 
 /// Runs rank 0 from the job file to the end of the run.
@@ -250,7 +251,8 @@ fn check(prepared: &PreparedJob, hellos: &[Hello]) -> Result<(), RunError> {
         ));
     }
     let offers = if placement::lacks_ranks(job, &members) { provisioner::offers(&job.sites)? } else { Offers::Nothing };
-    prepared.check(&members, &offers).map_err(RunError::Refused)
+    let most_ranks = job.scaling.as_ref().map_or(0, |scaling| scaling.max_ranks);
+    prepared.check(&members, &FurtherNodes { offers, most_ranks }).map_err(RunError::Refused)
 }
 
 /// Opens the run's control socket. A run without it continues, but takes no commands.

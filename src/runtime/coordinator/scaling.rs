@@ -209,17 +209,21 @@ impl CoordinatorDriver {
     }
 
     /// Tasks that no present rank can run wait as long as a node may arrive. One is requested at
-    /// once for each set of labels; that needs no policy.
+    /// once for each set of labels, and as many as an MPI task on several ranks lacks; that needs
+    /// no policy.
     pub(super) fn provide_for_waiting_tasks(&mut self, now: Time) -> Messages {
         if self.provisioner.is_none() {
             return Messages::new();
         }
         let messages = self.step(now, [CoordinatorEvent::Provisioning(self.provisioning())]);
-        for need in self.coordinator.wanted_nodes() {
+        for (need, nodes) in self.coordinator.wanted_nodes() {
             let words = need.words();
             let with = if words.is_empty() { String::new() } else { format!(" with {words}") };
-            if self.request_nodes_for(now, (1, &need), None, None) > 0 {
-                let text = format!("tasks are left that no rank can run: a node{with} is requested");
+            let requested = self.request_nodes_for(now, (nodes, &need), None, None);
+            if requested > 0 {
+                let nodes =
+                    if requested == 1 { format!("a node{with} is") } else { format!("{requested} nodes{with} are") };
+                let text = format!("tasks are left that no rank can run: {nodes} requested");
                 self.recording.note(now, Level::Warning, &text);
             }
         }

@@ -2,24 +2,68 @@
 
 use super::{Change, Coordinator, CoordinatorAction, Member, StopReason};
 use crate::model::{Labels, NodeNeed, NodeOffer, Rank, RankState, TaskId, Time, has_labels};
+use crate::schedule::gang::{self, Shape};
 use crate::schedule::protocol::Stop;
 
 impl Coordinator {
-    /// The nodes to request for tasks that no rank can run and a further node may be able to run:
-    /// what each must have.
-    pub fn wanted_nodes(&self) -> Vec<NodeNeed> {
-        let mut wanted: Vec<NodeNeed> = Vec::new();
+    /// The nodes to request for tasks that no rank can run and further nodes may be able to run:
+    /// what each must have, and how many of them.
+    pub fn wanted_nodes(&self) -> Vec<(NodeNeed, u32)> {
+        let mut wanted: Vec<(NodeNeed, u32)> = Vec::new();
         if self.is_changing() || self.stopping.is_some() {
             return wanted;
         }
-        let of_tasks = self.homeless.some.iter().map(|&task| self.tasks.advice.need(task));
-        let of_gangs = (self.gangs.unplaced() > 0 && self.may_request_for_gang()).then(NodeNeed::default);
-        for need in of_tasks.filter(|need| self.may_request(need)).chain(of_gangs) {
-            if !self.is_coming(&need) && !wanted.iter().any(|other| other.covers(&need)) {
-                wanted.push(need);
+        for lack in self.lacks().filter(|lack| self.may_request(lack)) {
+            let planned = wanted.iter().filter(|(other, _)| other.covers(&lack.need)).map(|it| it.1).max();
+            let there = self.coming_for(&lack.need).saturating_add(planned.unwrap_or(0));
+            if lack.nodes > there {
+                wanted.push((lack.need, lack.nodes - there));
             }
         }
         wanted
+    }
+
+    /// What tasks wait for that no rank can run.
+    fn lacks(&self) -> impl Iterator<Item = Lack> {
+        let of_tasks = self.homeless.some.iter().map(|&task| match self.gang_shape(task) {
+            Some(shape) => self.lack_of(&shape),
+            None => Lack { need: self.tasks.advice.need(task), nodes: 1, most: u32::MAX },
+        });
+        of_tasks.chain(self.gangs.unplaced_shapes().iter().map(|shape| self.lack_of(shape)))
+    }
+
+    /// What a gang lacks. Nodes of which the slots are not known count as the largest rank with the
+    /// labels or, if there is none, as the largest of all.
+    fn lack_of(&self, shape: &Shape) -> Lack {
+        let (need, members) = (shape.need(), self.gangs.members());
+        let runners = self.members.runners().count() as u32;
+        let most = self.provisioning.most.saturating_sub(runners);
+        let slots = match self.provisioning.offers.slots_for(&need) {
+            Some(slots) => slots,
+            None => {
+                let largest = |labels: &[String]| {
+                    members.iter().filter(|member| has_labels(&member.labels, labels)).map(|member| member.slots).max()
+                };
+                let like = largest(&need.labels).filter(|&slots| slots > 0).or_else(|| largest(&[]));
+                return Lack { nodes: gang::nodes_missing(shape, members, like.unwrap_or(1)).min(most), need, most };
+            }
+        };
+        Lack { nodes: gang::nodes_missing(shape, members, slots), need, most }
+    }
+
+    /// The shape of a task that may run on several ranks together; `None` if one rank must run it.
+    fn gang_shape(&self, task: TaskId) -> Option<Shape> {
+        let shape = self.gangs.shape_of(task);
+        let need = self.tasks.advice.need(task);
+        (matches!(shape, Shape::Mpi { ranks: 2.., .. }) && need.memory == 0 && need.gpus == 0).then_some(shape)
+    }
+
+    /// For how many MPI ranks of a task there is room, if that is fewer than it has; `None` for
+    /// other tasks.
+    pub fn gang_room(&self, task: TaskId) -> Option<u32> {
+        let shape = self.gang_shape(task)?;
+        let (hosts, missing) = gang::place_part(&shape, &self.members.able());
+        (missing > 0).then(|| hosts.iter().map(|host| host.ranks).sum())
     }
 
     /// Number of tasks that no rank can run, ready or not.
@@ -29,15 +73,20 @@ impl Coordinator {
 
     /// True if tasks that no rank can run may be able to run on such a node.
     pub fn is_waited_for(&self, node: &NodeOffer) -> bool {
-        self.gangs.unplaced() > 0
-            || self.homeless.some.iter().any(|&task| node.may_serve(&self.tasks.advice.need(task)))
+        let of_task = |&task: &TaskId| match self.gang_shape(task) {
+            Some(shape) => shape.need(),
+            None => self.tasks.advice.need(task),
+        };
+        self.gangs.unplaced_shapes().iter().any(|shape| node.may_serve(&shape.need()))
+            || self.homeless.some.iter().map(of_task).any(|need| node.may_serve(&need))
     }
 
-    /// The ranks without which some of the remaining tasks would find no rank with their labels.
+    /// The ranks without which some of the remaining tasks would find no rank with their labels,
+    /// and those that MPI tasks on several ranks wait on.
     pub fn needed_ranks(&self) -> Vec<Rank> {
         let sets = self.tasks.advice.label_sets();
         let mut open: Vec<&Labels> = sets.iter().collect();
-        let mut needed = Vec::new();
+        let mut needed = self.gangs.awaited();
         for task in (0..self.finals.len() as u32).filter(|&task| self.finals[task as usize].is_none()) {
             if open.is_empty() {
                 break;
@@ -50,6 +99,8 @@ impl Coordinator {
             let mut able = self.members.active().filter(has);
             needed.extend(able.next().filter(|_| able.next().is_none()));
         }
+        needed.sort_unstable();
+        needed.dedup();
         needed
     }
 
@@ -106,9 +157,13 @@ impl Coordinator {
         }
         let rests = |state| matches!(state, Some(RankState::Parked | RankState::Draining | RankState::Quarantined));
         // A rank that cannot run any of the tasks may rest or leave.
+        let hosts = |member: &Member| {
+            let serves = |need: NodeNeed| has_all(member, &need);
+            self.gangs.unplaced_shapes().iter().map(Shape::need).any(serves)
+        };
         let helps = |rank: &Rank| {
             let fits = |member| self.homeless.some.iter().any(|&task| self.tasks.advice.fits(task, member));
-            self.gangs.unplaced() > 0 || self.members.member(*rank).is_some_and(fits)
+            self.members.member(*rank).is_some_and(|member| hosts(member) || fits(member))
         };
         let resting = |rank: &Rank| rests(self.members.standing(*rank)) && helps(rank);
         let resting: Vec<Rank> = self.members.here().filter(resting).collect();
@@ -129,35 +184,46 @@ impl Coordinator {
 
     /// True if nodes may still arrive that can help.
     pub(super) fn may_get_node(&self) -> bool {
-        let helps = |need: &NodeNeed| self.is_coming(need) || self.may_request(need);
-        let gangs = self.gangs.unplaced() > 0;
-        (gangs && (!self.provisioning.coming.is_empty() || self.may_request_for_gang()))
-            || self.homeless.some.iter().any(|&task| helps(&self.tasks.advice.need(task)))
+        self.lacks().any(|lack| self.coming_for(&lack.need) > 0 || self.may_request(&lack))
     }
 
-    /// True if a node that may serve a need is on its way.
-    fn is_coming(&self, need: &NodeNeed) -> bool {
-        self.provisioning.coming.iter().any(|coming| coming.may_serve(need))
+    /// Number of nodes on their way that may serve a need.
+    fn coming_for(&self, need: &NodeNeed) -> u32 {
+        self.provisioning.coming.iter().filter(|coming| coming.may_serve(need)).count() as u32
     }
 
-    /// True if a requested node may be able to run tasks that no rank can run. Where only labels
-    /// are known, nodes with the same labels are alike: if one that has arrived cannot, others
-    /// cannot either.
-    fn may_request(&self, need: &NodeNeed) -> bool {
-        let offers = &self.provisioning.offers;
-        let has_joined = || self.joined().any(|member| has_labels(&member.labels, &need.labels));
-        offers.surely_serve(need) || (offers.may_serve(need) && !has_joined())
-    }
-
-    /// Tasks that need several ranks may need more of them.
-    fn may_request_for_gang(&self) -> bool {
-        self.provisioning.offers.has_any() && (self.joined().count() as u32) < self.provisioning.most
+    /// True if requested nodes may be able to run tasks that no rank can run. Where only labels are
+    /// known, nodes with the same labels are alike: if one that has arrived cannot, others cannot
+    /// either.
+    fn may_request(&self, lack: &Lack) -> bool {
+        let (need, offers) = (&lack.need, &self.provisioning.offers);
+        let falls_short = |member: &Member| has_labels(&member.labels, &need.labels) && !has_all(member, need);
+        let may = offers.surely_serve(need) || (offers.may_serve(need) && !self.joined().any(falls_short));
+        may && (1..=lack.most).contains(&lack.nodes)
     }
 
     /// The ranks that joined and take part.
     fn joined(&self) -> impl Iterator<Item = &Member> {
         self.members.active().filter(|rank| rank.0 >= self.first).filter_map(|rank| self.members.member(rank))
     }
+}
+
+/// Nodes that tasks wait for.
+struct Lack {
+    /// What each must have.
+    need: NodeNeed,
+    /// Their number, those that are coming included.
+    nodes: u32,
+    /// Upper limit on their number.
+    most: u32,
+}
+
+/// True if a rank has what a need asks for.
+fn has_all(member: &Member, need: &NodeNeed) -> bool {
+    has_labels(&member.labels, &need.labels)
+        && member.slots >= need.slots
+        && member.memory >= need.memory
+        && member.gpus >= need.gpus
 }
 
 /// The ready work that asks for some labels, and the slots that can do it.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::job::{ALONE, Job, Terms};
+use super::job::{Job, Terms, alone};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, Time};
@@ -33,7 +33,7 @@ fn pairs(count: u32) -> Coordinator {
     let home = (0..2 * count).map(|task| task % count * RANKS / count).collect();
     let (urgency, advice) = (vec![0; tasks], Box::new(Terms(Arc::new(job))));
     let tasks = Tasks { graph, home, urgency, advice, pools: Arc::default(), fair: Vec::new() };
-    Coordinator::new(tasks, &|_| false, vec![slots(); RANKS as usize], None, Box::new(|_| ALONE))
+    Coordinator::new(tasks, &|_| false, vec![slots(); RANKS as usize], None, Box::new(|_| alone()))
 }
 
 fn slots() -> Member {

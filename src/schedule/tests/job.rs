@@ -10,14 +10,21 @@ use fastrand::Rng;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Retry;
-use crate::model::{Labels, Outcome, State, TaskId, labels_of};
+use crate::model::{Labels, Outcome, State, TaskId, has_labels, labels_of};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang::Shape;
 use crate::schedule::pools::table::{PoolResource, PoolTable, ResourceKind};
 use crate::schedule::worker::Facts;
 
 /// The shape of a task that is no gang.
-pub(super) const ALONE: Shape = Shape::Mpi { ranks: 1, cpus: 1, per_node: None };
+pub(super) fn alone() -> Shape {
+    mpi_task(1, Labels::default())
+}
+
+/// An MPI task of so many ranks of one CPU.
+pub(super) fn mpi_task(ranks: u32, labels: Labels) -> Shape {
+    Shape::Mpi { ranks, cpus: 1, per_node: None, labels }
+}
 
 /// What a job of the test is like.
 pub(super) struct Job {
@@ -68,11 +75,14 @@ impl Advice for Terms {
     }
 
     fn fits(&self, task: TaskId, member: &Member) -> bool {
-        member.slots >= self.0.needs[task.index()]
+        self.0.fits(task.index(), member.slots)
     }
 
     fn labels(&self, task: TaskId) -> Labels {
-        labels_of_slots(self.0.needs[task.index()])
+        match self.0.gangs.get(&task.0) {
+            Some(shape) => shape.need().labels,
+            None => labels_of_slots(self.0.needs[task.index()]),
+        }
     }
 
     fn label_sets(&self) -> &[Labels] {
@@ -105,7 +115,7 @@ impl Job {
         let failing = rng.f64() * 0.4;
         let total: u32 = slots.iter().sum();
         let gang = |rng: &mut Rng| match rng.bool() {
-            true => Shape::Mpi { ranks: rng.u32(1..=total), cpus: 1, per_node: None },
+            true => mpi_task(rng.u32(1..=total), Labels::default()),
             false => Shape::Everywhere { cpus: rng.u32(1..3) },
         };
         let gang_share = [0.0, 0.05, 0.05, 0.4][rng.usize(0..4)];
@@ -199,11 +209,29 @@ impl Job {
     /// The same job, where some tasks ask for a label.
     pub(super) fn with_labels(mut self, rng: &mut Rng) -> Job {
         for task in 0..self.needs.len() {
-            if !self.gangs.contains_key(&(task as u32)) && rng.u32(0..4) == 0 {
-                (self.needs[task], self.movable[task]) = (3, false);
+            match self.gangs.get_mut(&(task as u32)) {
+                // Up to three ranks of three slots.
+                Some(shape @ Shape::Mpi { .. }) if rng.bool() => *shape = mpi_task(rng.u32(1..=9), labels_of_slots(3)),
+                None if rng.u32(0..4) == 0 => (self.needs[task], self.movable[task]) = (3, false),
+                _ => {}
             }
         }
         self
+    }
+
+    /// True if a rank with this number of slots may be the home of a task: none may start an MPI
+    /// task alone whose labels it lacks.
+    pub(super) fn fits(&self, task: usize, slots: u32) -> bool {
+        let is_home = match self.gangs.get(&(task as u32)) {
+            Some(Shape::Mpi { ranks, labels, .. }) => *ranks > slots || has_labels(&labels_of_slots(slots), labels),
+            _ => true,
+        };
+        is_home && slots >= self.needs[task]
+    }
+
+    /// The labels that every rank has which hosts a part of a task.
+    pub(super) fn gang_labels(&self, task: u32) -> Labels {
+        self.gangs.get(&task).map(|shape| shape.need().labels).unwrap_or_default()
     }
 
     /// How an attempt ends; those that were lost with their rank are not counted.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
-use super::job::{ALONE, Job, Terms, labels_of_slots};
+use super::job::{Job, Terms, alone, labels_of_slots, mpi_task};
 use super::world::World;
 use super::{check_executions, random_slots, upheavals};
-use crate::model::{Labels, NodeOffer, Offers, Rank, Time};
+use crate::model::{Labels, NodeNeed, NodeOffer, Offers, Rank, Shortfalls, TaskId, Time};
 use crate::schedule::coordinator::{Coordinator, CoordinatorEvent, Member, ProvisioningState, StopReason, Tasks};
+use crate::schedule::protocol::{Lease, Message};
 use crate::seeds::{Named, seeds};
 
 #[test]
@@ -62,7 +63,7 @@ fn coordinator(needs: &[u32], slots: &[u32]) -> Coordinator {
         pools: Arc::default(),
         fair: Vec::new(),
     };
-    Coordinator::new(tasks, &|_| false, slots.iter().map(member).collect(), None, Box::new(|_| ALONE))
+    Coordinator::new(tasks, &|_| false, slots.iter().map(member).collect(), None, Box::new(|_| alone()))
 }
 
 fn provide(coordinator: &mut Coordinator, offers: &[Labels], coming: &[Labels]) {
@@ -94,4 +95,53 @@ fn the_last_rank_with_a_label_is_needed() {
     assert_eq!(coordinator(&[3, 1], &[3, 1, 1]).needed_ranks(), [Rank(0)]);
     assert_eq!(coordinator(&[3, 1], &[3, 1, 3]).needed_ranks(), []);
     assert_eq!(coordinator(&[1, 1], &[3, 1, 1]).needed_ranks(), [], "no task asks for it");
+}
+
+/// A coordinator of one MPI task, which rank 0 reports ready.
+fn with_gang(ranks: u32, labels: &Labels, slots: &[u32]) -> Coordinator {
+    let mut rng = Rng::with_seed(0);
+    let mut job = Job::bag(&mut rng, 1, 2_000);
+    job.gangs.insert(0, mpi_task(ranks, Labels::clone(labels)));
+    let (graph, job) = (Arc::clone(&job.graph), Arc::new(job));
+    let shapes = job.gangs.clone();
+    let member = |&slots: &u32| Member { slots, labels: labels_of_slots(slots), ..Member::default() };
+    let tasks = Tasks {
+        graph,
+        home: vec![0],
+        urgency: vec![0],
+        advice: Box::new(Terms(job)),
+        pools: Arc::default(),
+        fair: Vec::new(),
+    };
+    let members = slots.iter().map(member).collect();
+    let mut coordinator = Coordinator::new(tasks, &|_| false, members, None, Box::new(move |t| shapes[&t.0].clone()));
+    provide(&mut coordinator, &[Labels::default(), labels_of_slots(3)], &[]);
+    let lease =
+        Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0), short: Shortfalls::NONE };
+    let event = CoordinatorEvent::Message { from: Rank(0), message: Message::GangReady { lease } };
+    coordinator.step(Time(2), event, &mut Vec::new());
+    coordinator
+}
+
+#[test]
+fn as_many_nodes_are_requested_as_a_gang_lacks() {
+    let wide = labels_of_slots(3);
+    let need = NodeNeed { labels: Labels::clone(&wide), slots: 1, ..NodeNeed::default() };
+    // Seven MPI ranks: three on the rank with the label, and two nodes like it for the others.
+    let mut coordinator = with_gang(7, &wide, &[2, 3, 1]);
+    assert_eq!(coordinator.wanted_nodes(), [(need.clone(), 2)]);
+    assert_eq!(coordinator.gang_room(TaskId(0)), Some(3));
+    assert_eq!(coordinator.needed_ranks(), [Rank(1)], "it waits there");
+    assert!(coordinator.is_waited_for(&NodeOffer::with_labels(Labels::clone(&wide))));
+    assert!(!coordinator.is_waited_for(&NodeOffer::with_labels(Labels::default())), "it lacks the label");
+    provide(&mut coordinator, std::slice::from_ref(&wide), std::slice::from_ref(&wide));
+    assert_eq!(coordinator.wanted_nodes(), [(need, 1)], "one is coming");
+    assert!(with_gang(3, &wide, &[2, 3]).wanted_nodes().is_empty(), "it has room");
+    // Of any label, and eight ranks may take part.
+    let wanted = with_gang(7, &Labels::default(), &[2, 3]).wanted_nodes();
+    assert_eq!(wanted, [(NodeNeed { slots: 1, ..NodeNeed::default() }, 1)]);
+    // No number of nodes that the run may have is enough: it ends.
+    let mut coordinator = with_gang(7, &wide, &[1]);
+    provide(&mut coordinator, &[Labels::default()], &[]);
+    assert!(coordinator.is_stopping() && coordinator.wanted_nodes().is_empty());
 }

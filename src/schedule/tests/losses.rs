@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::job::{Job, Terms};
+use super::job::{Job, Terms, alone, mpi_task};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
-use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time};
+use crate::model::{Attempt, Labels, Outcome, Rank, Shortfalls, State, TaskId, Time};
 use crate::schedule::coordinator::{
     Change, Coordinator, CoordinatorAction, CoordinatorEvent, Member, StopReason, Tasks,
 };
@@ -26,7 +26,7 @@ fn two_ranks(chain: &[Condition], home: &[u32], gang: Shape) -> Coordinator {
     let (urgency, advice) = (vec![0; graph.node_count()], Box::new(Terms(Arc::new(job))));
     let members = vec![Member { slots: 2, ..Member::default() }; 2];
     let tasks = Tasks { graph, home: home.to_vec(), urgency, advice, pools: Arc::default(), fair: Vec::new() };
-    Coordinator::new(tasks, &|_| false, members, None, Box::new(move |_| gang))
+    Coordinator::new(tasks, &|_| false, members, None, Box::new(move |_| gang.clone()))
 }
 
 fn plain_job(tasks: usize) -> Job {
@@ -62,13 +62,10 @@ fn lose(coordinator: &mut Coordinator, kept: &[u32]) -> Vec<CoordinatorAction> {
     says(coordinator, 0, Message::Ack { epoch: 1, kept, lent: Vec::new(), counted: Vec::new() })
 }
 
-const ALONE: Shape = Shape::Mpi { ranks: 1, cpus: 1, per_node: None };
-const FOUR: Shape = Shape::Mpi { ranks: 4, cpus: 1, per_node: None };
-
 #[test]
 fn whether_a_task_failed_or_was_skipped_follows_from_what_it_needs() {
     for (needed, follows) in [(State::Completed, State::Failed), (State::Failed, State::Skipped)] {
-        let mut coordinator = two_ranks(&[Condition::Ok, Condition::NotOk], &[1, 1, 0], ALONE);
+        let mut coordinator = two_ranks(&[Condition::Ok, Condition::NotOk], &[1, 1, 0], alone());
         lose(&mut coordinator, &[2]);
         assert_eq!(coordinator.final_state(TaskId(1)), None, "it has not completed; nobody knows more");
         let (rank, outcome) = (Rank::ZERO, Outcome { state: needed, exit: 0, cached: false });
@@ -82,7 +79,7 @@ fn whether_a_task_failed_or_was_skipped_follows_from_what_it_needs() {
 
 #[test]
 fn a_task_that_has_begun_does_not_wait_for_what_runs_again() {
-    let mut coordinator = two_ranks(&[Condition::Any], &[1, 1], ALONE);
+    let mut coordinator = two_ranks(&[Condition::Any], &[1, 1], alone());
     let parts = lose(&mut coordinator, &[1]).into_iter().filter_map(|action| match action {
         CoordinatorAction::Send { to: Rank::ZERO, message: Message::HandOut(hand_out) } => Some(hand_out.part),
         _ => None,
@@ -95,7 +92,7 @@ fn a_task_that_has_begun_does_not_wait_for_what_runs_again() {
 fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
     let lease =
         Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0), short: Shortfalls::NONE };
-    let mut coordinator = two_ranks(&[], &[0], FOUR);
+    let mut coordinator = two_ranks(&[], &[0], mpi_task(4, Labels::default()));
     let leader = Member { slots: 3, ..Member::default() };
     step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(leader) });
     for rank in [0, 1] {
@@ -127,7 +124,7 @@ fn messages(actions: &[CoordinatorAction]) -> impl Iterator<Item = (Rank, &Messa
 
 #[test]
 fn an_end_that_only_its_home_knows_is_told_while_the_run_ends() {
-    let mut coordinator = two_ranks(&[Condition::Any], &[0, 0], ALONE);
+    let mut coordinator = two_ranks(&[Condition::Any], &[0, 0], alone());
     step(&mut coordinator, CoordinatorEvent::Stop { how: Stop::Drain, why: StopReason::Signal(2) });
     says(&mut coordinator, 0, Message::Stopped);
     // Rank 1 ran task 0 on lease, reported to its home, and dies before the home has reported it.
@@ -143,7 +140,7 @@ fn an_end_that_only_its_home_knows_is_told_while_the_run_ends() {
 fn slots_of_a_gang_whose_leader_has_left_are_free() {
     let lease =
         Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0), short: Shortfalls::NONE };
-    let mut coordinator = two_ranks(&[], &[0], FOUR);
+    let mut coordinator = two_ranks(&[], &[0], mpi_task(4, Labels::default()));
     let leader = Member { slots: 3, ..Member::default() };
     step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(leader) });
     let ack = |epoch| Message::Ack { epoch, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() };
@@ -209,7 +206,7 @@ fn the_leader_of_an_operation_learns_once_that_a_rank_of_it_is_lost() {
 #[test]
 fn the_wait_before_a_further_attempt_does_not_depend_on_clocks() {
     const HOUR: u64 = 3_600_000_000_000;
-    let mut coordinator = two_ranks(&[], &[1], ALONE);
+    let mut coordinator = two_ranks(&[], &[1], alone());
     let (rank, outcome) = (Rank(1), Outcome { state: State::Failed, exit: 1, cached: false });
     let (ready, start, end) = (Time(4 * HOUR), Time(4 * HOUR), Time(4 * HOUR));
     let attempt = Attempt { task: TaskId(0), attempt: 1, outcome, last: false, rank, slot: 0, ready, start, end };

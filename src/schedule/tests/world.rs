@@ -17,7 +17,7 @@ pub(super) use self::growing::Growing;
 pub(super) use self::happenings::Happening;
 use self::pool::{Item, Pool};
 use self::units::Units;
-use super::job::{ALONE, Job, Terms, labels_of_slots};
+use super::job::{Job, Terms, alone, labels_of_slots};
 use crate::model::{Attempt, Labels, Rank, TaskId, Time};
 use crate::schedule::coordinator::{self, Change, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::handout::PartBuilder;
@@ -136,7 +136,7 @@ impl World {
             &|t| done.contains(&t.0),
             members,
             job.max_failures,
-            Box::new(move |t| shapes.get(&t.0).copied().unwrap_or(ALONE)),
+            Box::new(move |t| shapes.get(&t.0).cloned().unwrap_or_else(alone)),
         );
         let mut units = coordinator.first_units();
         let Tasks { home, urgency, .. } = coordinator.tasks();
@@ -145,7 +145,7 @@ impl World {
         let cutter = PartBuilder::new(&job.graph, home, urgency, ranks as usize, &ended);
         let unplaced = |rank: u32| {
             let tasks = 0..job.graph.task_count();
-            let waits = |task: &usize| home[*task] == rank && job.needs[*task] > slots[rank as usize].max(1);
+            let waits = |task: &usize| home[*task] == rank && !job.fits(*task, slots[rank as usize].max(1));
             tasks.filter(waits).map(|task| TaskId(task as u32)).collect()
         };
         let hand_out = |rank: u32| HandOut {
@@ -157,6 +157,7 @@ impl World {
         };
         let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();
         let has_unplaced = hand_outs.iter().any(|hand_out| !hand_out.out.is_empty());
+        let may_lack_ranks = job.gangs.keys().any(|&task| !job.gang_labels(task).is_empty());
         let mut world = World {
             workers: Vec::new(),
             pools: Vec::new(),
@@ -204,8 +205,10 @@ impl World {
         let mut actions = Vec::new();
         world.coordinator.begin(&mut actions);
         world.carry_out(actions);
-        if has_unplaced {
+        if has_unplaced || may_lack_ranks {
             world.happen(Happening::Provide);
+        }
+        if has_unplaced {
             world.happen(Happening::Rebalance);
         }
         world
@@ -407,8 +410,8 @@ fn member(slots: u32) -> Member {
 fn random_homes(rng: &mut Rng, job: &Job, slots: &[u32]) -> Vec<u32> {
     let tasks = job.graph.task_count();
     let home = |node: usize| {
-        let need = if node < tasks { job.needs[node] } else { 1 };
-        let able: Vec<u32> = (0..slots.len() as u32).filter(|&r| slots[r as usize] >= need).collect();
+        let fits = |slots: u32| if node < tasks { job.fits(node, slots) } else { slots > 0 };
+        let able: Vec<u32> = (0..slots.len() as u32).filter(|&r| fits(slots[r as usize])).collect();
         if able.is_empty() { rng.u32(0..slots.len() as u32) } else { able[rng.usize(0..able.len())] }
     };
     (0..job.graph.node_count()).map(home).collect()

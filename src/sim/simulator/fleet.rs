@@ -45,6 +45,11 @@ pub(super) fn offers(cluster: &Cluster) -> Offers {
     Offers::of_nodes(cluster.nodes.iter().filter(|node| node.limit > 0).map(offer))
 }
 
+/// Upper limit on the nodes of a cluster.
+pub(super) fn room(cluster: &Cluster) -> u32 {
+    cluster.nodes.iter().map(|node| node.limit).fold(0, u32::saturating_add)
+}
+
 /// The ranks at the start of a run.
 pub(super) fn first_members(cluster: &Cluster, ranks: u32) -> Vec<Member> {
     (0..).zip(cluster.first_kinds(ranks)).map(|(rank, kind)| member(cluster, kind, rank)).collect()
@@ -156,7 +161,7 @@ impl Simulator<'_> {
         step.commands.into_iter().for_each(|command| self.carry_out_scaling(command));
     }
 
-    /// Requests a node for each set of labels without which tasks cannot run.
+    /// Requests the nodes without which tasks cannot run.
     pub(super) fn provide_for_waiting_tasks(&mut self) {
         let Some(controller) = &self.controller else { return };
         let kinds = self.provider.requests().iter().map(|request| request.node_type);
@@ -168,9 +173,9 @@ impl Simulator<'_> {
         let state = ProvisioningState { offers, coming, most: controller.most_ranks() };
         self.coordinate(coordinator::CoordinatorEvent::Provisioning(state));
         let order: Vec<NodeTypeId> = self.sites().iter().map(|site| site.node_type).collect();
-        for need in self.coordinator.wanted_nodes() {
+        for (need, nodes) in self.coordinator.wanted_nodes() {
             let first = order.first().copied().unwrap_or_default();
-            self.request((first, &order), &need, 1);
+            self.request((first, &order), &need, nodes);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::graph::TaskGraph;
 use crate::graph::link::Link;
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::coordinator::Growth;
-use crate::schedule::tests::job::{ALONE, Job, Terms, random_link};
+use crate::schedule::tests::job::{Job, Terms, alone, random_link};
 
 /// What tasks add to a job.
 pub(in crate::schedule::tests) struct Growing {
@@ -115,7 +115,7 @@ impl World {
             urgency: (0..graph.node_count()).map(|_| self.rng.u8(0..16)).collect(),
             graph,
             advice: Box::new(Terms(Arc::clone(&job))),
-            shapes: Box::new(move |task| shapes.get(&task.0).copied().unwrap_or(ALONE)),
+            shapes: Box::new(move |task| shapes.get(&task.0).cloned().unwrap_or_else(alone)),
             pools: Arc::clone(&job.pools),
             fair: Vec::new(),
             additions,

@@ -134,12 +134,14 @@ impl World {
             most: 9,
         };
         self.coordinate(coordinator::CoordinatorEvent::Provisioning(state));
-        for labels in self.coordinator.wanted_nodes().into_iter().map(|need| need.labels) {
-            assert!(!self.coming.contains(&labels), "one is coming");
-            self.coming.push(Labels::clone(&labels));
+        let wanted = self.coordinator.wanted_nodes();
+        for labels in wanted.iter().flat_map(|(need, nodes)| std::iter::repeat_n(&need.labels, *nodes as usize)) {
+            self.coming.push(Labels::clone(labels));
             let later = self.now + self.rng.u64(0..2_000_000);
-            self.at(later, Happening::Gain(labels));
+            self.at(later, Happening::Gain(Labels::clone(labels)));
         }
+        assert!(self.coming.len() <= 9, "{:?} of {wanted:?}", self.coming);
+        assert!(self.coordinator.wanted_nodes().is_empty() || !self.coming.is_empty());
         self.at(self.now + 300_000, Happening::Provide);
     }
 

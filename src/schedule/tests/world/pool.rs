@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{Execution, LINK_TIMEOUT_NS, Life, World};
-use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time};
+use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time, has_labels};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::gang::Shape;
 use crate::schedule::pools::shares::{PoolShares, Reserved};
 use crate::schedule::pools::{PoolClaim, PoolReport, SetId};
 use crate::schedule::protocol::{Lease, Load, Started, Stop, is_among};
 use crate::schedule::resources::Needs;
-use crate::schedule::tests::job::Job;
+use crate::schedule::tests::job::{Job, labels_of_slots};
 use crate::schedule::worker::{self, Facts};
 
 /// A task in a pool: task, home as the pool knows it, attempt, when it was ready, and the attempts
@@ -201,8 +201,8 @@ impl World {
     /// Slots of a rank for an operation.
     fn share_of(&self, gang: u32, rank: usize) -> u32 {
         let lease = self.pools.iter().filter_map(|pool| pool.held.get(&gang)?.1).next();
-        let shape = lease.map(|lease| self.job.gangs[&lease.task.0]);
-        let Some(Shape::Everywhere { cpus }) = shape else { panic!("{gang} is no operation: {shape:?}") };
+        let shape = lease.map(|lease| &self.job.gangs[&lease.task.0]);
+        let Some(&Shape::Everywhere { cpus }) = shape else { panic!("{gang} is no operation: {shape:?}") };
         self.pools[rank].slots.min(cpus)
     }
 
@@ -224,6 +224,9 @@ impl World {
             assert_eq!(held, asked, "all slots are held");
         }
         let lease = self.pools[rank].held[&gang].1.expect("the leader has the task");
+        let labels = self.job.gang_labels(lease.task.0);
+        let hosts = self.pools.iter().filter(|pool| pool.held.contains_key(&gang));
+        assert!(hosts.into_iter().all(|pool| has_labels(&labels_of_slots(pool.slots), &labels)), "{gang}: {labels:?}");
         let item = (lease.task.0, lease.home.0, lease.attempt, lease.ready.0, lease.short);
         self.begin(rank, item, events);
     }
@@ -239,7 +242,9 @@ impl World {
         if self.life[rank] == Life::Alive {
             assert_eq!(self.coordinator.final_state(task), None, "{task:?} is known to have ended and starts again");
             assert!(!self.journalled.contains(&(task, attempt)), "{task:?}, attempt {attempt}, is known to have ended");
-            assert!(self.job.gangs.contains_key(&task.0) || self.job.needs[task.index()] <= self.pools[rank].slots);
+            let slots = self.pools[rank].slots;
+            assert!(self.job.gangs.contains_key(&task.0) || self.job.needs[task.index()] <= slots);
+            assert!(has_labels(&labels_of_slots(slots), &self.job.gang_labels(task.0)), "{task:?} on rank {rank}");
         }
         self.check_shortfalls(task, attempt, item.4);
         assert!(self.life[rank] != Life::Alive || !is_among(task, &self.pools[rank].paused), "{task:?} is paused");
