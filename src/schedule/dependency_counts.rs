@@ -152,6 +152,11 @@ impl DependencyCounts {
         (0..self.len() as u32).all(|local| self.is_ended(local))
     }
 
+    /// True if a special task has not ended.
+    pub(super) fn has_open_special(&self) -> bool {
+        (0..self.len() as u32).any(|local| self.is_special(local) && !self.is_ended(local))
+    }
+
     /// The task with this local number.
     #[inline]
     pub fn task(&self, local: u32) -> TaskId {

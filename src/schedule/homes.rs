@@ -64,6 +64,15 @@ pub trait Advice: Send {
     fn suits(&self, task: TaskId, member: &Member) -> bool {
         self.fits(task, member)
     }
+    /// True if some tasks are such that only some of the ranks can run them.
+    fn binds_tasks(&self) -> bool {
+        false
+    }
+    /// True for such a task.
+    fn is_bound(&self, task: TaskId) -> bool {
+        let _ = task;
+        false
+    }
     /// The labels that a rank must have to run a task.
     fn labels(&self, task: TaskId) -> Labels {
         let _ = task;

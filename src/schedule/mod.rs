@@ -26,6 +26,7 @@ pub mod protocol;
 pub mod ranks;
 pub mod resources;
 mod score;
+pub mod steal_terms;
 mod stealing;
 pub mod transfers;
 pub mod worker;

@@ -15,6 +15,7 @@ use super::locality::Holdings;
 use super::pools::{PoolOrders, PoolReport};
 use super::ranks::Ranks;
 use super::resources::Needs;
+use super::steal_terms::StealTerms;
 use crate::graph::ascending::Ascending;
 use crate::graph::link::GroupId;
 use crate::job::Retry;
@@ -385,6 +386,8 @@ pub struct HandOut {
     pub leases: Vec<(TaskId, Rank)>,
     /// At the start of the run: units of pools for its first tasks.
     pub units: PoolOrders,
+    /// How the receiver steals.
+    pub stealing: StealTerms,
 }
 
 impl HandOut {

@@ -9,7 +9,8 @@
 //! A rank whose own tasks only wait for a neighbour's next completion would, if it stole at once,
 //! take the tasks that the neighbour is about to run, and both would stay out of step. So the thief
 //! waits: it asks only after it has starved for longer than such a completion takes. A rank that
-//! already lives on other ranks' work asks at once.
+//! already lives on other ranks' work asks at once. Ranks with special equipment and unreliable
+//! ones wait for longer, as `steal_terms` says.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use super::action::WorkerAction;
 use super::locality::{DataStealing, Holdings, ReadFiles};
 use super::protocol::{Lease, Load, Message};
 use super::ranks::Ranks;
+use super::steal_terms::StealTerms;
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 
 /// Number of ranks asked per round; each of them remembers the thief.
@@ -29,7 +31,7 @@ const LONG_TASK_NS: u64 = 10_000_000;
 
 /// A rank waits for its own work for this many times the usual duration of its tasks,
 const STARVED_TASKS: u32 = 2;
-/// but at most this long.
+/// but at most this long, unless its tasks need special equipment and are what the run waits for.
 const MAX_STARVED_WAIT: Duration = Duration::from_millis(1);
 
 /// Number of unsuccessful rounds that each double the pause before the next. A rank that is idle
@@ -64,8 +66,12 @@ pub(super) struct WorkStealer {
     /// Earliest start of the next round.
     not_before: Time,
     pause: Duration,
-    /// Since when this rank has starved.
+    /// Since when this rank has starved, and whether it then had tasks at home that it is to wait
+    /// for.
     since: Option<Time>,
+    awaits_own: bool,
+    /// How this rank steals in this epoch.
+    terms: StealTerms,
     /// True if the last task that ran here was another rank's.
     ran_foreign_task: bool,
     /// Ranks that remember that this rank starves.
@@ -99,6 +105,8 @@ impl WorkStealer {
             not_before: Time::ZERO,
             pause,
             since: None,
+            awaits_own: false,
+            terms: StealTerms::default(),
             ran_foreign_task: false,
             lifelines: Vec::new(),
             failed_rounds: 0,
@@ -150,9 +158,11 @@ impl WorkStealer {
 
     /// Changes the active ranks. Pending questions are dropped: the rank asked will not answer, and
     /// ranks that asked will ask again.
-    pub(super) fn meet(&mut self, epoch: u32, peers: Ranks) {
+    pub(super) fn meet(&mut self, epoch: u32, peers: Ranks, terms: StealTerms) {
         self.epoch = epoch;
         self.peers = peers;
+        self.terms = terms;
+        self.since = None;
         self.round.clear();
         self.asked = None;
         self.waiting_thieves.clear();
@@ -184,17 +194,37 @@ impl WorkStealer {
         (starving && self.asked.is_none()).then_some(self.not_before.max(self.wary_until).max(waits_until))
     }
 
+    /// How long this rank starves before it asks others.
     fn own_work_wait(&self) -> Duration {
-        match self.usual_ns {
-            Some(ns) if !self.ran_foreign_task => (STARVED_TASKS * Duration::from_nanos(ns)).min(MAX_STARVED_WAIT),
-            _ => Duration::ZERO,
-        }
+        let usual = self.usual_ns.map(Duration::from_nanos);
+        let for_own = match (self.ran_foreign_task, self.awaits_own) {
+            (true, _) => Duration::ZERO,
+            (false, true) => STARVED_TASKS * usual.unwrap_or(self.terms.own_task),
+            (false, false) => (STARVED_TASKS * usual.unwrap_or_default()).min(MAX_STARVED_WAIT),
+        };
+        let failing = f64::from(100 - self.terms.success.min(100)) / 100.0;
+        for_own.max(usual.unwrap_or_default().mul_f64(failing))
+    }
+
+    /// Until when this rank leaves work to others because of what it has or has shown.
+    pub(super) fn holds_back_until(&self) -> Option<Time> {
+        let wait = Some(self.own_work_wait()).filter(|wait| *wait > MAX_STARVED_WAIT)?;
+        Some(self.since?.after(wait))
     }
 
     /// Asks another rank if this one starves; serves waiting ranks if this one has more than it can
-    /// start.
-    pub(super) fn update(&mut self, now: Time, load: Load, actions: &mut Vec<WorkerAction>) {
+    /// start. `has_own`: whether special tasks are open at home.
+    pub(super) fn update(
+        &mut self,
+        now: Time,
+        load: Load,
+        has_own: &dyn Fn() -> bool,
+        actions: &mut Vec<WorkerAction>,
+    ) {
         if load.ready == 0 && load.idle > 0 {
+            if self.since.is_none() {
+                self.awaits_own = !self.terms.own_task.is_zero() && has_own();
+            }
             let since = *self.since.get_or_insert(now);
             if now >= since.after(self.own_work_wait()) {
                 self.ask(now, load, actions);
@@ -376,9 +406,37 @@ mod tests {
     }
 
     #[test]
+    fn a_rank_holds_back_for_its_own_tasks_and_where_attempts_fail() {
+        let terms = StealTerms { own_task: Duration::from_secs(4), success: 100 };
+        let starving = Load { idle: 2, ..Load::default() };
+        let asks = |terms: StealTerms, ran: Option<bool>, has_own: bool| {
+            let mut stealer = WorkStealer::new(Rank(1), Duration::from_millis(50));
+            stealer.meet(1, Ranks::first(2), terms);
+            // A task of a second.
+            let took = |mut attempt: Attempt| {
+                attempt.start = Time(attempt.end.0 - SECOND);
+                attempt
+            };
+            ran.into_iter().for_each(|foreign| stealer.note_end(&took(attempt(1, SECOND, State::Completed)), foreign));
+            let mut actions = Vec::new();
+            stealer.update(Time(SECOND), starving, &|| has_own, &mut actions);
+            if actions.is_empty() { asks_at(&stealer) } else { SECOND }
+        };
+        let plain = StealTerms::default();
+        assert_eq!(asks(plain, Some(false), true), SECOND + 1_000_000);
+        assert_eq!(asks(terms, None, true), 9 * SECOND, "two tasks as estimated");
+        assert_eq!(asks(terms, Some(false), true), 3 * SECOND, "two tasks as measured");
+        assert_eq!(asks(terms, Some(true), true), SECOND, "it lives on other ranks' work");
+        assert_eq!(asks(terms, Some(false), false), SECOND + 1_000_000, "none is left");
+        let failing = StealTerms { success: 25, ..plain };
+        assert_eq!(asks(failing, Some(true), false), SECOND + SECOND / 4 * 3);
+        assert_eq!(asks(failing, None, false), SECOND, "nothing is known of how long tasks take");
+    }
+
+    #[test]
     fn a_rank_whose_tasks_fail_in_a_row_takes_few_tasks_of_others() {
         let mut stealer = WorkStealer::new(Rank(1), Duration::from_millis(50));
-        stealer.meet(1, Ranks::first(2));
+        stealer.meet(1, Ranks::first(2), StealTerms::default());
         (0..2).for_each(|task| stealer.note_end(&attempt(task, SECOND, State::Failed), true));
         (0..9).for_each(|_| stealer.note_end(&attempt(1, SECOND, State::Failed), true));
         assert!(asks_at(&stealer) <= SECOND, "one bad task that is retried is no sign");

@@ -232,6 +232,11 @@ impl Worker {
         if self.may_steal() { self.stealer.next_try(self.load) } else { None }
     }
 
+    /// Until when an idle rank leaves work to others because of what it has or has shown.
+    pub fn holds_back_until(&self) -> Option<Time> {
+        self.stealer.holds_back_until()
+    }
+
     /// Processes one event and appends the resulting actions.
     pub fn step(&mut self, now: Time, event: WorkerEvent, actions: &mut Vec<WorkerAction>) {
         match event {

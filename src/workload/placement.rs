@@ -265,6 +265,8 @@ struct NeedsRow {
     is_alone: bool,
     /// Ranks with special equipment are kept free of them.
     spares: bool,
+    /// Some ranks can run them and others cannot.
+    is_bound: bool,
 }
 
 /// Ranks with special equipment are kept free of other tasks unless the remaining ranks would then
@@ -280,7 +282,7 @@ impl PlacementRules {
         for (id, group) in (0..).zip(&job.groups) {
             let asked = (group.cpus, group.memory, group.gpus, &group.labels, group.mpi);
             let row: u32 = *known.entry(asked).or_insert_with(|| {
-                rows.push(NeedsRow { group: id, work: 0.0, is_alone: false, spares: false });
+                rows.push(NeedsRow { group: id, work: 0.0, is_alone: false, spares: false, is_bound: false });
                 rows.len() as u32 - 1
             });
             rows[row as usize].work += estimates.ns((id, 0)) as f64 * f64::from(group.count);
@@ -392,6 +394,14 @@ impl Advice for PlacementRules {
         self.group_suits(self.group(task).0, member)
     }
 
+    fn binds_tasks(&self) -> bool {
+        self.rows.iter().any(|row| row.is_bound)
+    }
+
+    fn is_bound(&self, task: TaskId) -> bool {
+        self.row(self.group(task).0).is_bound
+    }
+
     fn labels(&self, task: TaskId) -> Labels {
         Labels::clone(&self.group(task).1.labels)
     }
@@ -411,7 +421,9 @@ impl Advice for PlacementRules {
     fn meet(&mut self, members: &[Member]) {
         let here = || members.iter().filter(|member| member.slots > 0);
         for row in &mut self.rows {
-            row.is_alone = here().any(|member| fits(&self.job.groups[row.group as usize], member));
+            let fits = |member| fits(&self.job.groups[row.group as usize], member);
+            row.is_alone = here().any(fits);
+            row.is_bound = row.is_alone && !here().all(fits);
         }
         let asked = self.rows.iter().filter_map(|row| self.job.groups[row.group as usize].memory);
         self.scarce_memory = asked.filter(|asked| here().any(|member| member.memory < *asked)).min();

@@ -325,7 +325,7 @@ fn hand_out(
     done: &Done,
     unplaced: &[Vec<TaskId>],
 ) -> Result<Message, RunError> {
-    let mut units = coordinator.first_units();
+    let (mut units, terms) = (coordinator.first_units(), coordinator.steal_terms());
     let tasks = coordinator.tasks();
     let free = tasks.graph.free_numbers();
     let ended = |node: u32| (done.has(node) || free.contains(&node)).then_some(true);
@@ -333,8 +333,9 @@ fn hand_out(
     let mut message = |rank: usize| {
         let part = cutter.part(rank);
         let units = units.remove(&Rank(rank as u32)).unwrap_or_default();
-        let out = unplaced[rank].clone();
-        let hand_out = HandOut { part, units, active: Ranks::first(ranks as u32), out, ..HandOut::default() };
+        let (out, stealing) = (unplaced[rank].clone(), terms[rank]);
+        let active = Ranks::first(ranks as u32);
+        let hand_out = HandOut { part, units, active, out, stealing, ..HandOut::default() };
         match hand_out.oversize(numbers::MOST) {
             // A single rank sends no parts.
             Some(size) if ranks > 1 => Err(RunError::Refused(format!(

@@ -30,6 +30,7 @@ use crate::schedule::homes::{self, Remains};
 use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::ranks::Ranks;
 use crate::schedule::score::RankRecord;
+use crate::schedule::steal_terms::{BoundTasks, StealTerms, steal_terms};
 
 /// The state of a change in progress.
 #[derive(Debug, Default)]
@@ -268,6 +269,24 @@ impl Coordinator {
             success: self.health.success(rank),
             utilisation: f64::from(self.load(rank).busy) / f64::from(slots.max(1)),
         }
+    }
+
+    /// How each rank steals until homes change again.
+    pub fn steal_terms(&self) -> Vec<StealTerms> {
+        let (mut bound, mut free_ns) = (vec![BoundTasks::default(); self.members.len()], 0);
+        let advice = &self.tasks.advice;
+        let all = if advice.binds_tasks() { self.finals.len() } else { 0 };
+        for task in (0..all).filter(|&task| self.ends[task].is_none()) {
+            let work_ns = u128::from(advice.work(TaskId(task as u32)));
+            match bound.get_mut(self.tasks.home[task] as usize).filter(|_| advice.is_bound(TaskId(task as u32))) {
+                Some(of) => *of = BoundTasks { tasks: of.tasks + 1, work_ns: of.work_ns + work_ns },
+                None => free_ns += work_ns,
+            }
+        }
+        let ranks = (0..).zip(self.members.able()).zip(bound);
+        let ranks: Vec<(u32, BoundTasks, RankRecord)> =
+            ranks.map(|((rank, member), bound)| (member.slots, bound, self.record(Rank(rank)))).collect();
+        steal_terms(&ranks, free_ns)
     }
 
     fn commit_if_prepared(&mut self, now: Time, actions: &mut Vec<CoordinatorAction>) {

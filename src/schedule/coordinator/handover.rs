@@ -80,7 +80,7 @@ impl Coordinator {
         let mut local = vec![u32::MAX; home.len()];
         let active: Ranks = self.members.active().map(|rank| rank.0).collect();
         let lost: Ranks = self.members.lost().map(|rank| rank.0).collect();
-        let mut hand_outs = Vec::new();
+        let (mut hand_outs, terms) = (Vec::new(), self.steal_terms());
         for to in self.members.here() {
             let turn = &mut turns[to.index()];
             let amends = (!turn.whole).then(|| {
@@ -102,6 +102,7 @@ impl Coordinator {
                 lost: lost.clone(),
                 active: active.clone(),
                 leave: self.members.standing(to) == Some(RankState::Draining),
+                stealing: terms[to.index()],
                 ..std::mem::take(&mut turn.hand_out)
             };
             hand_outs.push((to, hand_out));

@@ -8,6 +8,7 @@ use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, Time};
 use crate::schedule::coordinator::{Change, Coordinator, CoordinatorAction, CoordinatorEvent, Member, Tasks};
+use crate::schedule::pools::table::PoolTable;
 use crate::schedule::protocol::{HandOut, Message, Stop};
 
 const RANKS: u32 = 8;
@@ -29,6 +30,8 @@ fn pairs(count: u32) -> Coordinator {
         needs: vec![1; tasks],
         max_failures: None,
         pools: Arc::default(),
+        pool_resources: PoolTable::default(),
+        pool_needs: Vec::new(),
     };
     let home = (0..2 * count).map(|task| task % count * RANKS / count).collect();
     let (urgency, advice) = (vec![0; tasks], Box::new(Terms(Arc::new(job))));

@@ -13,6 +13,7 @@ use crate::job::Retry;
 use crate::model::{Labels, Outcome, State, TaskId, has_labels, labels_of};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang::Shape;
+use crate::schedule::pools::ResourceId;
 use crate::schedule::pools::table::{PoolResource, PoolTable, ResourceKind};
 use crate::schedule::worker::Facts;
 
@@ -41,8 +42,14 @@ pub(super) struct Job {
     pub(super) needs: Vec<u32>,
     /// Nothing more is started once this number of tasks has failed.
     pub(super) max_failures: Option<u32>,
+    /// What all tasks need of the pools, those included that may be added.
     pub(super) pools: Arc<PoolTable>,
+    pub(super) pool_resources: PoolTable,
+    pub(super) pool_needs: Vec<PoolNeeds>,
 }
+
+/// A task, the number 1, and what it needs: resources with amounts.
+pub(super) type PoolNeeds = (u32, u32, Vec<(ResourceId, u32)>);
 
 impl Facts for Job {
     fn retry(&self, task: TaskId) -> Retry {
@@ -132,6 +139,8 @@ impl Job {
             needs: (0..n).map(need).collect(),
             max_failures: None,
             pools: Arc::default(),
+            pool_resources: PoolTable::default(),
+            pool_needs: Vec::new(),
             retries: (0..n).map(|_| if rng.bool() { 0 } else { rng.u16(0..4) }).collect(),
             elsewhere: (0..n).map(|_| rng.bool()).collect(),
             movable,
@@ -158,6 +167,8 @@ impl Job {
             needs: vec![1; n],
             max_failures: None,
             pools: Arc::default(),
+            pool_resources: PoolTable::default(),
+            pool_needs: Vec::new(),
         }
     }
 
@@ -190,7 +201,8 @@ impl Job {
             pools.push((capacity, units, rate));
         }
         let mut groups = Vec::new();
-        for task in 0..self.graph.task_count() as u32 {
+        // What may be added needs some, too.
+        for task in 0..self.retries.len() as u32 {
             let mut needs = Vec::new();
             for &(capacity, units, rate) in &pools {
                 if rng.u32(0..5) > 1 {
@@ -202,8 +214,14 @@ impl Job {
             self.movable[task as usize] &= needs.is_empty();
             groups.push((task, 1, needs));
         }
-        self.pools = Arc::new(table.with_groups(groups.into_iter()));
+        self.pools = Arc::new(table.clone().with_groups(groups.iter().cloned()));
+        (self.pool_resources, self.pool_needs) = (table, groups);
         self
+    }
+
+    /// What the first tasks need of the pools.
+    pub(super) fn pools_of(&self, tasks: usize) -> Arc<PoolTable> {
+        Arc::new(self.pool_resources.clone().with_groups(self.pool_needs.iter().take(tasks).cloned()))
     }
 
     /// The same job, where some tasks ask for a label.

@@ -12,6 +12,7 @@ use crate::schedule::coordinator::{
 };
 use crate::schedule::dependency_counts::End;
 use crate::schedule::gang::Shape;
+use crate::schedule::pools::table::PoolTable;
 use crate::schedule::protocol::{HandOut, Lease, Load, Message, Stop};
 use crate::schedule::worker::{self, Pace, Worker};
 
@@ -42,6 +43,8 @@ fn plain_job(tasks: usize) -> Job {
         duration: vec![1; tasks],
         needs: vec![1; tasks],
         pools: Arc::default(),
+        pool_resources: PoolTable::default(),
+        pool_needs: Vec::new(),
     }
 }
 

@@ -23,6 +23,12 @@ fn world(rng: &mut Rng, seed: u64, with_upheavals: bool) -> (Arc<Job>, World) {
             world.at(time, what);
         }
     }
+    change_limits(rng, &job, &mut world);
+    (job, world)
+}
+
+/// Capacities change and tasks are paused; in the end all is as it was.
+pub(super) fn change_limits(rng: &mut Rng, job: &Job, world: &mut World) {
     for (resource, of) in (0..).zip(job.pools.resources()) {
         let ResourceKind::Capacity(units) = of.kind else { continue };
         for _ in 0..rng.u32(0..4) {
@@ -37,7 +43,6 @@ fn world(rng: &mut Rng, seed: u64, with_upheavals: bool) -> (Arc<Job>, World) {
         world.at(rng.u64(0..8_000_000), Happening::Pause(from, rng.u32(from..tasks) + 1, rng.u32(0..3) > 0));
     }
     world.at(8_000_000, Happening::Pause(0, tasks, false));
-    (job, world)
 }
 
 #[test]

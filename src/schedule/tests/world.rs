@@ -128,7 +128,7 @@ impl World {
             home,
             urgency,
             advice: Box::new(Terms(Arc::clone(&job))),
-            pools: Arc::clone(&job.pools),
+            pools: job.pools_of(job.graph.task_count()),
             fair: Vec::new(),
         };
         let mut coordinator = Coordinator::new(
@@ -138,7 +138,7 @@ impl World {
             job.max_failures,
             Box::new(move |t| shapes.get(&t.0).cloned().unwrap_or_else(alone)),
         );
-        let mut units = coordinator.first_units();
+        let (mut units, terms) = (coordinator.first_units(), coordinator.steal_terms());
         let Tasks { home, urgency, .. } = coordinator.tasks();
         let free = job.graph.free_numbers();
         let ended = |n: u32| (done.contains(&n) || free.contains(&n)).then_some(true);
@@ -153,6 +153,7 @@ impl World {
             active: Ranks::first(ranks),
             units: units.remove(&Rank(rank)).unwrap_or_default(),
             out: unplaced(rank),
+            stealing: terms[rank as usize],
             ..HandOut::default()
         };
         let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();

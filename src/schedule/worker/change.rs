@@ -180,7 +180,8 @@ impl Worker {
 
     /// Activates the tasks that are at home here from now on.
     pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<WorkerAction>) {
-        let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, units } = hand_out;
+        let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, units, stealing } =
+            hand_out;
         let ChangePhase::Frozen(frozen) = &mut self.phase else {
             return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
         };
@@ -209,7 +210,7 @@ impl Worker {
         }
         (self.leaving, self.emptied) = (leave, false);
         self.active = active.len();
-        self.stealer.meet(epoch, active);
+        self.stealer.meet(epoch, active, stealing);
         self.lent = out.into_iter().collect();
         match amends {
             Some(_) => self.tried.retain(|&task, _| ledger.local(task).is_some()),

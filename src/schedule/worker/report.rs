@@ -3,6 +3,7 @@
 
 use super::{Worker, WorkerAction, send};
 use crate::model::{Rank, Time};
+use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::pools::PoolReport;
 use crate::schedule::protocol::{Load, Message};
 
@@ -26,7 +27,9 @@ impl Worker {
     pub(super) fn settle(&mut self, now: Time, actions: &mut Vec<WorkerAction>) {
         self.start_retries(now, actions);
         if self.may_steal() || self.may_only_give() {
-            self.stealer.update(now, self.offered(self.load), actions);
+            let (load, ledger) = (self.offered(self.load), self.ledger.as_deref());
+            let has_special = || ledger.is_some_and(DependencyCounts::has_open_special);
+            self.stealer.update(now, load, &has_special, actions);
         }
         self.report_pools(now, actions);
         let idle = self.load.busy == 0 && self.load.ready == 0;

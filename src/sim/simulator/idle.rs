@@ -94,8 +94,9 @@ impl Simulator<'_> {
         let (duty, ask) = (simulated.worker.next_duty(), simulated.worker.next_ask());
         let ask = match self.search.is_some() {
             true => {
-                self.match_steal(rank, ask.is_some());
-                None
+                let holds_back = simulated.worker.holds_back_until().filter(|&until| until > self.now && ask.is_some());
+                self.match_steal(rank, ask.is_some() && holds_back.is_none());
+                holds_back
             }
             false => ask.filter(|&at| !self.dozes(rank, at)),
         };

@@ -131,7 +131,7 @@ pub(super) fn parts(
     done: &dyn Fn(TaskId) -> bool,
     unplaced: &[Vec<TaskId>],
 ) -> Vec<HandOut> {
-    let mut units = coordinator.first_units();
+    let (mut units, terms) = (coordinator.first_units(), coordinator.steal_terms());
     let tasks = coordinator.tasks();
     let count = tasks.graph.task_count() as u32;
     let ended = |node: u32| (node < count && done(TaskId(node))).then_some(true);
@@ -141,6 +141,7 @@ pub(super) fn parts(
         active: Ranks::first(ranks),
         units: units.remove(&Rank(rank)).unwrap_or_default(),
         out: unplaced[rank as usize].clone(),
+        stealing: terms[rank as usize],
         ..HandOut::default()
     };
     (0..ranks).map(part).collect()

@@ -111,12 +111,13 @@ impl World {
         let graph = Arc::clone(&growing.graph);
         let job: Arc<Job> = Arc::clone(&self.job);
         let shapes = job.gangs.clone();
+        let pools = job.pools_of(graph.task_count());
         let growth = Growth {
             urgency: (0..graph.node_count()).map(|_| self.rng.u8(0..16)).collect(),
             graph,
             advice: Box::new(Terms(Arc::clone(&job))),
             shapes: Box::new(move |task| shapes.get(&task.0).cloned().unwrap_or_else(alone)),
-            pools: Arc::clone(&job.pools),
+            pools,
             fair: Vec::new(),
             additions,
             took: Duration::from_nanos(self.rng.u64(0..100_000)),
