@@ -1,9 +1,10 @@
-//! Progress of a run over time: one JSON line per second, next to the journal, which only records
-//! ended attempts.
+//! Progress of a run over time: one JSON line per second, later per minute, next to the journal,
+//! which only records ended attempts.
 //!
 //! Rank 0 writes the file from the same numbers as its progress display. Each session truncates the
 //! file. It is optional: the run does not depend on it, neither for counting nor for resuming.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,11 +17,19 @@ use super::measures::MeasureLine;
 use super::pool_samples::{PoolRecorder, PoolSample};
 use super::vitals::Vital;
 use crate::journal::RunDir;
-use crate::model::{Measure, Rank, Vitals};
+use crate::model::{Measure, Rank, SlotsNow, Vitals};
 use crate::scale::Forecast;
 
-/// Interval between samples, in the first hour and later.
-const SAMPLE_INTERVALS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// Interval between samples, and between records of a rank's usage, so that the files of a run of
+/// days stay small.
+fn sample_interval(at: Duration) -> Duration {
+    Duration::from_secs(match at.as_secs() / 3600 {
+        0 => 1,
+        1..24 => 10,
+        _ => 60,
+    })
+}
+
 /// Progress at one time. The field names are those of the file and of the HTTP API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
@@ -110,6 +119,8 @@ pub(super) struct Recorder {
     next: Duration,
     /// Latest usage of rank 0 and its node.
     node: Vitals,
+    /// For each rank its slots as they were recorded last, and when its usage is recorded again.
+    ranks: BTreeMap<Rank, (Option<SlotsNow>, Duration)>,
 }
 
 impl Recorder {
@@ -123,13 +134,14 @@ impl Recorder {
             session,
             next: Duration::ZERO,
             node: Vitals::default(),
+            ranks: BTreeMap::new(),
         }
     }
 
     /// Writes a sample if the interval has passed.
     pub fn take(&mut self, at: Duration, tally: &RunProgress) {
         if at >= self.next {
-            self.next = at + SAMPLE_INTERVALS[usize::from(at >= Duration::from_secs(3600))];
+            self.next = at + sample_interval(at);
             self.write(at, tally);
         }
     }
@@ -141,11 +153,17 @@ impl Recorder {
         self.pools.write();
     }
 
-    /// Records the usage of a rank and its node.
+    /// Records the usage of a rank and its node, if the interval has passed or its slots have changed.
     pub fn vitals(&mut self, at: Duration, rank: Rank, vitals: &Vitals) {
         if rank == Rank::ZERO {
             self.node = *vitals;
         }
+        let (slots, next) = self.ranks.entry(rank).or_default();
+        // Ranks report once a second, not to the millisecond.
+        if at + Duration::from_millis(500) < *next && *slots == vitals.slots {
+            return;
+        }
+        (*slots, *next) = (vitals.slots, at + sample_interval(at));
         self.vitals.add(&[Vital { t: at.as_secs_f64(), rank: rank.0, vitals: *vitals }]);
     }
 
@@ -245,12 +263,31 @@ fn mean(samples: &[&Sample]) -> Option<Sample> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vitals;
     use super::*;
+    use crate::model::SlotReason;
 
     fn run() -> (tempfile::TempDir, RunDir) {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::create(dir.path(), "job").unwrap();
         (dir, run)
+    }
+
+    #[test]
+    fn a_long_run_has_few_records_and_each_change_of_slots() {
+        let (_dir, run) = run();
+        let mut recorder = Recorder::new(&run, 1);
+        let slots = |active| Some(SlotsNow { active, least: 1, most: 9, why: SlotReason::CpusIdle });
+        for s in 0..48 * 3600 {
+            let vitals = Vitals { slots: slots(1 + s / 100_000), ..Vitals::default() };
+            for rank in [Rank(0), Rank(1)] {
+                recorder.vitals(Duration::from_secs(s.into()) + Duration::from_millis(7), rank, &vitals);
+            }
+        }
+        let all = vitals::all(&run.vitals());
+        // At 100,000 s the slots change, between two minutes.
+        assert_eq!(all.len(), 2 * (3600 + 23 * 360 + 24 * 60 + 1));
+        assert_eq!(all.iter().map(|it| it.t as u32).filter(|t| *t == 100_000).count(), 2);
     }
 
     #[test]
