@@ -145,6 +145,9 @@ pub struct Job {
     /// What first attempts at tasks with `memory = "auto"` ask for, those at added tasks too, in
     /// bytes by class.
     pub auto_memory: Arc<[(String, u64)]>,
+    /// The ranks with which its session began and their slots, where a journal is read; empty in a
+    /// run.
+    pub rank_slots: Arc<[(u32, u32)]>,
 }
 
 /// A data graph of a job.
@@ -320,6 +323,7 @@ impl Job {
             pools: self.pools.clone(),
             defaults: Arc::clone(&self.defaults),
             auto_memory: Arc::clone(&self.auto_memory),
+            rank_slots: Arc::clone(&self.rank_slots),
             groups: Vec::new(),
             links: Vec::new(),
             bodies: Vec::new(),

@@ -143,8 +143,9 @@ impl SessionTotals {
         let wall_s = wall_ns as f64 / 1e9;
         let mut busy: FxHashMap<u32, f64> = FxHashMap::default();
         for attempt in &session.attempts {
-            let slots = f64::from(subject.job.slots(attempt.task));
-            *busy.entry(attempt.rank.0).or_default() += run_ns(attempt) as f64 / 1e9 * slots;
+            subject.job.each_rank(attempt, &mut |rank, slots| {
+                *busy.entry(rank).or_default() += run_ns(attempt) as f64 / 1e9 * f64::from(slots);
+            });
         }
         let work_s = total(busy.values().copied());
         self.wall_s += wall_s;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::graph::TaskGraph;
 use crate::job::{Group, Job, Task};
-use crate::model::TaskId;
+use crate::model::{Attempt, TaskId};
 
 /// A job as reports see it: names and descriptions of its tasks. Numbers below
 /// [`JobView::task_count`] are tasks. For other numbers the answers are empty and nothing panics,
@@ -26,8 +26,15 @@ pub trait JobView {
     /// The table of the job file that defines it, if the job file can be read.
     fn group(&self, task: TaskId) -> Option<&Group>;
 
-    /// Slots that a task takes, over all its MPI ranks; at least 1.
+    /// Slots that a task takes, over all its MPI ranks or all ranks that execute it together; at
+    /// least 1.
     fn slots(&self, task: TaskId) -> u32;
+
+    /// Calls `each` with the ranks and their slots that an attempt takes. An MPI task counts on the
+    /// rank that starts it.
+    fn each_rank(&self, attempt: &Attempt, each: &mut dyn FnMut(u32, u32)) {
+        each(attempt.rank.0, self.slots(attempt.task));
+    }
 
     /// The whole job, if it can be run again.
     fn whole(&self) -> Option<&Job> {

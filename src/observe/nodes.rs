@@ -47,8 +47,9 @@ pub(super) fn uses(run: &RunView) -> Vec<NodeUse> {
     let of = |(session, subject): (&Session, &SessionJob)| {
         let mut work_s: FxHashMap<u32, f64> = FxHashMap::default();
         for attempt in session.attempts.iter().filter(|attempt| attempt.attempt > 0) {
-            let slots = f64::from(subject.job.slots(attempt.task));
-            *work_s.entry(attempt.rank.0).or_default() += run_ns(attempt) as f64 / 1e9 * slots;
+            subject.job.each_rank(attempt, &mut |rank, slots| {
+                *work_s.entry(rank).or_default() += run_ns(attempt) as f64 / 1e9 * f64::from(slots);
+            });
         }
         of_session(run, session, &|rank| work_s.get(&rank).copied().unwrap_or(0.0))
     };

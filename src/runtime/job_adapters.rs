@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::exec::{Kernels, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{CacheSettings, DataGraph, Group, Job, KernelCheck, Task, WrittenFiles};
-use crate::model::TaskId;
+use crate::model::{Attempt, TaskId};
 use crate::observe::{JobView, Label};
 use crate::workload::requirements;
 
@@ -99,7 +99,19 @@ impl JobView for Job {
     }
 
     fn slots(&self, task: TaskId) -> u32 {
-        requirements::slots(self.group(task))
+        let group = self.group(task);
+        match (group.is_divided, &*self.rank_slots) {
+            (true, ranks @ [_, _, ..]) => ranks.iter().map(|&(_, slots)| group.cpus.min(slots)).sum::<u32>().max(1),
+            _ => requirements::slots(group),
+        }
+    }
+
+    fn each_rank(&self, attempt: &Attempt, each: &mut dyn FnMut(u32, u32)) {
+        let group = self.group(attempt.task);
+        match (group.is_divided, &*self.rank_slots) {
+            (true, ranks @ [_, _, ..]) => ranks.iter().for_each(|&(rank, slots)| each(rank, group.cpus.min(slots))),
+            _ => each(attempt.rank.0, requirements::slots(group)),
+        }
     }
 
     fn whole(&self) -> Option<&Job> {

@@ -16,6 +16,7 @@ pub fn subject_of(session: &Session) -> Result<SessionJob, String> {
     let (mut loaded, _) = grown_job(&session.began, &session.additions, &AnyKernel)?;
     loaded.job.set_auto_memory(session.requests.auto.clone().into());
     divide_graphs(&mut loaded.job);
+    loaded.job.rank_slots = session.began.ranks.iter().map(|rank| (rank.rank, rank.slots)).collect();
     let graph = graph_of(&loaded).map_err(|e| e.render(false))?;
     Ok(SessionJob { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
 }

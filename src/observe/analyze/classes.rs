@@ -46,11 +46,7 @@ pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
         )
         .saving(case.saving_if_ran(&halved))
         .of_class(number)
-        .change(case.advice(
-            number,
-            "cpus",
-            format!("cpus = {}   # if the program can use several CPUs; else make it faster or divide it into smaller tasks", cpus * 2),
-        )),
+        .change(case.advice_to_spread(number, cpus * 2, "make it faster or divide it into smaller tasks")),
     )
 }
 

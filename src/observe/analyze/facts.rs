@@ -231,6 +231,28 @@ impl<'a> Case<'a> {
         Some(Recommendation { place: self.place(group, key), text })
     }
 
+    /// A recommendation to give tasks of a class up to this number of CPUs, as far as a rank has
+    /// more than they ask for, or to do something else.
+    pub fn advice_to_spread(&self, class: u32, cpus: u32, other: &str) -> Option<Recommendation> {
+        let (_, group) = self.group_of_class(class)?;
+        let cpus = cpus.min(self.model.ranks.iter().copied().max().unwrap_or(1));
+        match cpus > group.cpus {
+            true => self.advice(
+                class,
+                "cpus",
+                format!("cpus = {cpus}   # if the program can use several CPUs; else {other}"),
+            ),
+            false => self.advice(class, "array", format!("# {other}")),
+        }
+    }
+
+    /// Share of the wall time in which operations on divided graphs ran, at most: their durations
+    /// on other ranks are unknown.
+    pub fn share_of_divided(&self) -> f64 {
+        let divided = self.slices.iter().filter(|slice| self.job.group(slice.task).is_divided);
+        divided.map(|slice| slice.ran() as f64 / 1e9).sum::<f64>() / self.wall_s().max(1e-9)
+    }
+
     /// The place of a key of a job-file table, or of the table if it has no such key.
     pub fn place(&self, group: usize, key: &str) -> String {
         let began = &self.run.session().began;

@@ -91,6 +91,9 @@ fn median(times: &mut [u64]) -> Option<f64> {
 /// Finds a run that would have been about as fast with fewer ranks, or with fewer slots of its only
 /// rank.
 pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
+    if case.model.ranks.len() > 1 && case.share_of_divided() > 0.1 {
+        return None;
+    }
     let ranks = &case.model.ranks;
     let (what, all) = if ranks.len() > 1 { ("rank", ranks.len() as u32) } else { ("slot", case.slots) };
     let some_of = |n: u32| if ranks.len() > 1 { ranks[..n as usize].to_vec() } else { vec![n] };

@@ -59,7 +59,7 @@ pub(super) fn starved(case: &Case<'_>) -> Vec<Starved> {
             let passed = moment - at;
             let spared = passed - (passed as f64 * (f64::from(used) / f64::from(case.slots)).min(1.0)) as u64;
             match running {
-                1 => so_far.alone += passed,
+                1 if used < case.slots => so_far.alone += passed,
                 _ if to_come > 0 => so_far.before_more += spared,
                 _ => {}
             }
@@ -148,11 +148,7 @@ pub(super) fn serial(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
         )
         .saving(case.saving_if_ran(&spread))
         .of_class(number)
-        .change(case.advice(
-            number,
-            "cpus",
-            format!("cpus = {}   # if the program can use several CPUs; else divide it into an array, or remove dependencies on it", case.slots.min(64)),
-        )),
+        .change(case.advice_to_spread(number, case.slots.min(64), "divide it into an array, or remove dependencies on it")),
     )
 }
 

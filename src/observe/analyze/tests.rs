@@ -327,6 +327,27 @@ fn a_chain_is_told_as_one_and_needs_one_slot() {
 }
 
 #[test]
+fn an_operation_on_a_divided_graph_occupies_all_ranks() {
+    let job = |divide: bool| {
+        format!(
+            "[[graph]]\nname = \"g\"\ngenerate = {{ kind = \"grid\", scale = 3 }}\ndivide = {divide}\n\
+             [[task]]\nname = \"long\"\ngraph = \"g\"\noperation = \"pagerank\"\n\
+             [[task]]\nname = \"after\"\narray = \"0-5\"\nneeds = \"long\"\ncommand = \"true\"\n"
+        )
+    };
+    let takes = |name: &str, _: u32, _: u32| if name == "long" { 2000 * MS } else { 200 * MS };
+    let found = |divide: bool| {
+        let plant = Plant { job: &job(divide), ranks: 3, slots: 1, takes: &takes, ..Plant::default() };
+        plant.findings().into_iter().map(|finding| (finding.kind, format!("{finding:?}"))).collect::<Vec<_>>()
+    };
+    let whole = found(false);
+    let serial = whole.iter().find(|(kind, _)| *kind == "serial_phase").unwrap();
+    assert!(!serial.1.contains("cpus = "), "no rank has more than one slot: {serial:?}");
+    let divided = found(true);
+    assert!(divided.iter().all(|(kind, _)| !["serial_phase", "too_many_ranks"].contains(kind)), "{divided:?}");
+}
+
+#[test]
 fn a_run_that_is_as_it_should_be_has_no_findings() {
     let findings = Plant { job: FLAT, takes: &|_, _, _| 100 * MS, ..Plant::default() }.findings();
     assert_eq!(findings, Vec::new());

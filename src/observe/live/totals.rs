@@ -75,7 +75,9 @@ impl Totals {
         let rank = self.ranks.entry(attempt.rank.0).or_default();
         rank.attempts += 1;
         rank.failed += u64::from(state.is_failure());
-        rank.work_s += run_ns(attempt) as f64 / 1e9 * f64::from(slots);
+        job.each_rank(attempt, &mut |rank, slots| {
+            self.ranks.entry(rank).or_default().work_s += run_ns(attempt) as f64 / 1e9 * f64::from(slots);
+        });
         if state.is_failure() {
             self.failures.push_front(index);
             self.failures.truncate(FAILURES);
