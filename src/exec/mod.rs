@@ -35,6 +35,7 @@
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task measures |
 //! | `stage` | tasks that run in a directory on the node's disk |
+//! | `shared_dirs` | which directories several tasks write into |
 //! | `away` | staged tasks on a rank that does not see the directory of the job |
 //! | `carrier` | how a rank asks others for files |
 //! | `rank_dir` | a directory that goes with its rank |
@@ -72,6 +73,7 @@ mod rank_dir;
 mod runner;
 mod scarcity;
 pub(crate) mod script;
+mod shared_dirs;
 mod signals;
 mod spawn;
 mod stage;
@@ -157,6 +159,11 @@ pub trait TaskSource: Send + Sync {
     }
     /// The files that tasks declare as outputs.
     fn written_files(&self) -> WrittenFiles<TaskId> {
+        WrittenFiles::default()
+    }
+    /// Where tasks write: their declared outputs, and as nobody's their files for standard output
+    /// and standard error.
+    fn written_places(&self) -> WrittenFiles<Option<TaskId>> {
         WrittenFiles::default()
     }
     /// Where results of tasks are kept.

@@ -4,6 +4,7 @@
 //! lock and reads no clock, so that tasks of a microsecond remain efficient. All other work is done
 //! on a separate path for slower tasks.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,13 +24,14 @@ use super::files;
 use super::graphs::Graphs;
 use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
+use super::shared_dirs::SharedDirs;
 use super::stage::{self, Stages};
 use super::used_files::{ANSWER_TIMEOUT, UsedFiles};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{CacheRules, Container, Group, Task, TaskLimits, Work, WrittenFiles};
 use crate::model::{Outcome, State, Stream, TaskId};
-use crate::store::lexical;
+use crate::store::{Content, lexical};
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
@@ -60,6 +62,7 @@ pub struct Runner {
     graphs: Graphs,
     pub(super) cache: Arc<TaskCache>,
     pub(super) stages: Stages,
+    pub(super) shared_dirs: Arc<SharedDirs>,
 }
 
 /// Groups of tasks.
@@ -102,6 +105,8 @@ pub(super) struct AttemptRun<'a> {
     pub(super) control: &'a Control,
     /// Its home, if this rank is away.
     away: Option<&'a AwayAttempt>,
+    /// The directories that it has left, if its result is to be stored.
+    left: Option<&'a LeftDirectories>,
 }
 
 impl<'a> AttemptRun<'a> {
@@ -113,6 +118,8 @@ impl<'a> AttemptRun<'a> {
         AttemptRun { away: Some(home), ..*self }
     }
 }
+/// Directories that a staged attempt has left, by their places.
+type LeftDirectories = RefCell<Vec<(PathBuf, Option<Content>)>>;
 
 /// A kernel that can be called.
 struct ReadyKernel {
@@ -135,13 +142,16 @@ impl Runner {
     ) -> Result<Runner, ExecError> {
         let system = |source| ExecError::System { what: "an event for each slot", source };
         let control = |_| Control::new().map(CachePadded::new).map_err(system);
+        let shared_dirs = Arc::new(SharedDirs::default());
+        shared_dirs.add(Arc::clone(&source));
         Ok(Runner {
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
             commands: Commands::new(&site, source.env(), &source.prologues())?,
             used_files: UsedFiles::default(),
             graphs: Graphs::new(source.graphs(), site.graphs.as_deref()),
-            cache: Arc::new(TaskCache::new(&*source, &site)),
+            cache: Arc::new(TaskCache::new(&*source, &site, Arc::clone(&shared_dirs))),
             stages: Stages::default(),
+            shared_dirs,
             stopping: AtomicU8::new(0),
             cancelled: RwLock::default(),
             watch: Once::new(),
@@ -156,6 +166,7 @@ impl Runner {
 
     /// Further tasks, whose numbers are higher than all before.
     pub fn add(&self, source: Arc<dyn TaskSource>) {
+        self.shared_dirs.add(Arc::clone(&source));
         let mut added = self.added.write().unwrap_or_else(PoisonError::into_inner);
         added.push(Arc::new(TaskTables::new(source)));
     }
@@ -289,7 +300,18 @@ impl Runner {
         let group = source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
         let limits = group.limits(seat.short, self.site.memory);
-        let turn = &AttemptRun { id, tables, source, group, limits, number: g as GroupId, seat, control, away: None };
+        let turn = &AttemptRun {
+            id,
+            tables,
+            source,
+            group,
+            limits,
+            number: g as GroupId,
+            seat,
+            control,
+            away: None,
+            left: None,
+        };
         if group.count == 1 {
             return self.each(turn, output);
         }
@@ -378,7 +400,8 @@ impl Runner {
         let mut recording = Output::new(&recorder, id, seat.attempt);
         let mut used = std::mem::take(&mut pending.used);
         let start = Instant::now();
-        let result = self.work(turn, task, pending.visible, &mut recording);
+        let left = RefCell::default();
+        let result = self.work(&AttemptRun { left: Some(&left), ..*turn }, task, pending.visible, &mut recording);
         let took = start.elapsed();
         let result = match result {
             Ok(outcome) if recording.used() => Ok(self.settle(id, &recording, outcome)),
@@ -387,7 +410,8 @@ impl Runner {
         // Tasks that it has added are no part of a stored result.
         if result.as_ref().is_ok_and(|outcome| outcome.ok()) && !recorder.has_added() {
             let deadline = AttemptDeadline::begin(control, None);
-            used.not_stored = self.cache.store_result(&request, *pending, (recorder.take(), took), &deadline);
+            let recorded = (recorder.take(), took);
+            used.not_stored = self.cache.store_result(&request, *pending, recorded, left.take(), &deadline);
         }
         output.cache_used(&used);
         result
@@ -435,13 +459,14 @@ impl Runner {
         let inside = CommandAttempt { task: &task, deadline: attempt.deadline.renewed(), ..*attempt };
         let ran = self.commands.run(&inside);
         let ended = match ran {
-            Ok(outcome) if outcome.ok() => staged.deliver(attempt).map(|()| outcome),
+            Ok(outcome) if outcome.ok() => staged.deliver(attempt, &self.shared_dirs).map(|()| outcome),
             ended => ended,
         };
         match turn.away {
             Some(home) => home.add(&staged.used),
             None => attempt.output.staged(&staged.used),
         }
+        turn.left.iter().for_each(|left| _ = left.replace(std::mem::take(&mut staged.directories)));
         let kept = staged.end(ended.as_ref().copied().map_err(|fault| fault.state), attempt);
         kept.iter().for_each(|text| attempt.output.remark(text));
         ended

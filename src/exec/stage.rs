@@ -24,10 +24,11 @@ use super::aside::AttemptDeadline;
 use super::away::AwayAttempt;
 use super::command::CommandAttempt;
 use super::rank_dir::RankDir;
+use super::shared_dirs::SharedDirs;
 use super::{Fault, FileCarrier, away, used_files};
 use crate::job::Task;
 use crate::model::{CarriedFile, Outcome, Rank, StageUse, State};
-use crate::store::{Digest, HeldFiles, Store, check_links, lexical, remove_tree};
+use crate::store::{Content, Digest, HeldFiles, Store, check_links, lexical, remove_tree};
 
 /// Directories below the node's level: of ranks, and of failed attempts.
 const RUNNING: &str = "stage";
@@ -55,6 +56,9 @@ pub(super) struct StagedAttempt {
     pub(super) task: Task,
     /// What was moved for it.
     pub(super) used: StageUse,
+    /// The directories that it has left, by their places; without a content, if the node's store
+    /// does not have it.
+    pub(super) directories: Vec<(PathBuf, Option<Content>)>,
     store: Arc<Store>,
     held: Option<Arc<HeldFiles>>,
     carrier: Option<Arc<dyn FileCarrier>>,
@@ -116,6 +120,7 @@ impl Stages {
         Ok(StagedAttempt {
             task: as_staged(attempt, dir),
             used,
+            directories: Vec::new(),
             store,
             held: held.cloned(),
             carrier,
@@ -276,7 +281,7 @@ fn bring(
 
 impl StagedAttempt {
     /// Takes the outputs of the command, which has succeeded, to their places.
-    pub(super) fn deliver(&mut self, attempt: &CommandAttempt) -> Result<(), Fault> {
+    pub(super) fn deliver(&mut self, attempt: &CommandAttempt, shared: &Arc<SharedDirs>) -> Result<(), Fault> {
         let start = Instant::now();
         let (mut held, mut kept) = (Vec::new(), Vec::new());
         for (file, _) in &self.task.outputs {
@@ -285,14 +290,14 @@ impl StagedAttempt {
             list.push((self.task.dir.join(file), self.home.join(file)));
         }
         let (store, files, carrier) = (Arc::clone(&self.store), self.held.clone(), self.carrier.clone());
-        let dir = self.task.dir.clone();
+        let (dir, id, shared) = (self.task.dir.clone(), self.task.id, Arc::clone(shared));
         let work = move |is_given_up: &AtomicBool| {
             let names = [fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone()), dir];
             for (from, to) in kept.iter().chain(&held).filter(|(from, _)| from.exists()) {
                 let checked = fs::canonicalize(from).and_then(|path| check_links(&path, &names));
                 checked.map_err(|error| (to.clone(), error))?;
             }
-            let written = store.stage_out(&kept, is_given_up)?;
+            let written = store.stage_out(&kept, &|dir| shared.is_shared(id, dir), is_given_up)?;
             let mut bytes = 0;
             for (from, to) in &held {
                 let Some(files) = &files else { break };
@@ -314,7 +319,9 @@ impl StagedAttempt {
             let what = format!("it succeeded, but its output {} could not be put in place", file.display());
             Fault::refused(what, &error)
         });
-        (self.used.written, self.used.held) = delivered?;
+        let (staged, held) = delivered?;
+        (self.used.written, self.used.held) = (staged.bytes, held);
+        self.directories = staged.directories;
         self.used.out_s = start.elapsed().as_secs_f64();
         Ok(())
     }

@@ -1,13 +1,14 @@
 //! The files that the tasks of a job write, by name, and what lies in which directory: declared
 //! outputs, each of one task, and files for standard output, which several tasks may share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Job;
 use super::file_order::FileTables;
+use super::body::Body;
 use crate::model::TaskId;
 
 /// Who writes which file: `W` says who. Names are absolute, without `.` and `..`.
@@ -62,6 +63,11 @@ impl<W: Copy> WrittenFiles<W> {
     /// Adds a file by its path, of which there is no other writer.
     pub(crate) fn insert_path(&mut self, path: &Path, writer: W) {
         self.insert(&name_of(path), writer);
+    }
+
+    /// True if no file was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty()
     }
 
     /// Who writes a file of exactly this path.
@@ -142,6 +148,19 @@ impl WrittenFiles<TaskId> {
         written
     }
 
+    /// The temporary outputs of a job's tasks.
+    pub(crate) fn of_temporaries(job: &Job) -> WrittenFiles<TaskId> {
+        let mut written = WrittenFiles::default();
+        let groups = job.groups.iter().enumerate().filter(|(number, _)| job.has_temporaries(*number));
+        let tasks = groups.flat_map(|(_, group)| (group.first.0..).take(group.count as usize).map(TaskId));
+        for task in tasks.filter_map(|task| job.task(task).ok()) {
+            for file in &task.temporary {
+                written.insert_path(&task.dir.join(file), task.id);
+            }
+        }
+        written
+    }
+
     /// The task that writes a file, or the directory around it, or something in this directory.
     pub fn writer_of(&self, path: &Path) -> Option<TaskId> {
         let name = name_of(path);
@@ -152,6 +171,48 @@ impl WrittenFiles<TaskId> {
         };
         self.writer(&name).or_else(inside).or_else(|| self.around(&name).next())
     }
+}
+
+impl WrittenFiles<Option<TaskId>> {
+    /// Where the tasks of a job write: their declared outputs, and as nobody's their other files
+    /// for standard output and standard error.
+    pub fn places_of(job: &Job) -> WrittenFiles<Option<TaskId>> {
+        let mut written = WrittenFiles::default();
+        let writes =
+            |body: &Body| !body.outputs.is_empty() || body.extras.stdout.is_some() || body.extras.stderr.is_some();
+        let groups = job.groups.iter().zip(&job.bodies).filter(|(_, body)| writes(body));
+        let tasks = groups.flat_map(|(group, _)| (group.first.0..).take(group.count as usize).map(TaskId));
+        for task in tasks.filter_map(|task| job.task(task).ok()) {
+            for (file, _) in &task.outputs {
+                written.insert_path(&task.dir.join(file), Some(task.id));
+            }
+            let is_output = |file: &&PathBuf| task.outputs.iter().any(|(output, _)| output == *file);
+            for file in [&task.stdout, &task.stderr].into_iter().flatten().filter(|file| !is_output(file)) {
+                written.insert_path(&task.dir.join(without_pattern(file)), None);
+            }
+        }
+        written
+    }
+
+    /// True if others than this task write a directory, into it or around it.
+    pub fn has_other(&self, dir: &Path, task: TaskId) -> bool {
+        let name = name_of(dir);
+        let is_other = |writer: Option<TaskId>| writer != Some(task);
+        let mut found = self.writer(&name).is_some_and(is_other) || self.around(&name).any(is_other);
+        self.each_inside(&name, &mut |writer| found |= is_other(writer));
+        found
+    }
+}
+
+/// A file up to the first part of its name with a `%`-pattern, which is filled in when a task starts.
+fn without_pattern(file: &Path) -> PathBuf {
+    let mut ends = false;
+    let parts = file.components().take_while(|part| {
+        let goes_on = !ends;
+        ends = part.as_os_str().as_encoded_bytes().contains(&b'%');
+        goes_on
+    });
+    parts.collect()
 }
 
 fn name_of(path: &Path) -> String {
@@ -192,6 +253,30 @@ mod tests {
         assert_eq!(clean(&["/a/b", "", "./c//d.txt"]), "/a/b/c/d.txt");
         assert_eq!(clean(&["/a/b", "../x", "../y/."]), "/a/y");
         assert_eq!(clean(&["/..", "", "../../z"]), "/z");
+    }
+
+    #[test]
+    fn a_directory_is_shared_with_those_who_write_it_into_it_or_around_it() {
+        let task = |name: &str, rest: &str| format!("[[task]]\nname = '{name}'\ncommand = 'x'\n{rest}\n");
+        let text = [
+            task("own", "outputs = ['own', 'own/x', 'own/log']\nstdout = 'own/log'"),
+            task("dir", "array = '0-1'\noutputs = 'dirs/{index}'"),
+            task("around", "outputs = 'all'"),
+            task("file", "outputs = 'all/sub/file'"),
+            task("sub", "outputs = 'all/sub/dir'"),
+            task("logs", "outputs = 'logged'\nstdout = 'logged/%x/out'"),
+        ];
+        let kernels = crate::exec::Kernels::builtin();
+        let job = crate::job::parse(text.concat(), "j", Path::new("/d"), &kernels).unwrap().job;
+        let places = WrittenFiles::places_of(&job);
+        let is_shared = |task: &str, dir: &str| {
+            let task = TaskId(job.find(task).unwrap()[0].start);
+            places.has_other(&Path::new("/d").join(dir), task)
+        };
+        assert!(!is_shared("own", "own") && !is_shared("dir[1]", "dirs/1"));
+        assert!(is_shared("around", "all") && is_shared("sub", "all/sub/dir"));
+        assert!(is_shared("logs", "logged"), "its own log is not in what it leaves");
+        assert_eq!(without_pattern(Path::new("a/%x/b")), Path::new("a/%x"));
     }
 
     #[test]

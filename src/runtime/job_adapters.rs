@@ -68,6 +68,10 @@ impl TaskSource for Job {
         WrittenFiles::of(self)
     }
 
+    fn written_places(&self) -> WrittenFiles<Option<TaskId>> {
+        WrittenFiles::places_of(self)
+    }
+
     fn cache(&self) -> CacheSettings {
         self.cache.clone()
     }

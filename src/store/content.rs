@@ -229,6 +229,50 @@ pub(super) fn place(disk: &Disk, content: &Content, path: &Path, is_given_up: &A
     })
 }
 
+/// As [`place`], but a directory is merged into one that is there, file by file: what else that has
+/// belongs to others.
+pub(super) fn merge(
+    disk: &Disk,
+    content: &Content,
+    path: &Path,
+    memo: &Memo,
+    is_given_up: &AtomicBool,
+) -> Result<u64, FetchError> {
+    let Content::Directory { tree, size, .. } = content else {
+        check_no_directory(path)?;
+        let is_there = is_in_place(content, path, memo);
+        return if is_there { Ok(0) } else { place(disk, content, path, is_given_up) };
+    };
+    if !path.is_dir() {
+        return place(disk, content, path, is_given_up);
+    }
+    let entries = entries(disk, tree, *size)?.into_iter().map(|(name, content)| {
+        merge(disk, &content, &path.join(std::ffi::OsStr::from_bytes(&name)), memo, is_given_up)
+    });
+    entries.sum()
+}
+
+/// As [`merge`], with a copy of what stands behind `from`.
+pub(super) fn merge_copy(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
+    if !fs::symlink_metadata(from)?.is_dir() || !path.is_dir() {
+        check_no_directory(path)?;
+        return place_copy(from, path, is_given_up);
+    }
+    let entries = fs::read_dir(from)?.map(|entry| {
+        let entry = entry?;
+        merge_copy(&entry.path(), &path.join(entry.file_name()), is_given_up)
+    });
+    entries.sum()
+}
+
+/// A file does not take the place of a directory.
+pub(super) fn check_no_directory(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+        true => Err(io::Error::other(format!("{} is a directory", path.display()))),
+        false => Ok(()),
+    }
+}
+
 /// Puts a copy of what stands behind `from` where a path is, in one step.
 pub(crate) fn place_copy(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
     place_with(path, &|temporary| {

@@ -54,8 +54,8 @@ pub use digest::Digest;
 pub use evict::{Evicted, Limits};
 pub use held::{CarryHeld, HeldFiles, HeldIn};
 pub use result::{Component, Components, Difference, Origin, OutputName, Printed, StoredResult};
-pub use stage::Staged;
 pub(crate) use stage::resolve_output;
+pub use stage::{IsSharedDir, Staged, StagedOut};
 
 use content::{DescribeError, Sink};
 use disk::{Disk, FetchError, Kind};
@@ -130,6 +130,22 @@ pub struct Taken {
     /// Bytes that were written to put its outputs in place. Outputs that were in place already are
     /// not written.
     pub restored: u64,
+}
+
+/// Where the outputs of a task go.
+pub trait OutputPlaces {
+    /// The place of an output.
+    fn place(&self, name: &OutputName) -> PathBuf;
+    /// True if others write into the directory at a place, too: what they have written stays.
+    fn is_shared(&self, _place: &Path) -> bool {
+        false
+    }
+}
+
+impl<F: Fn(&OutputName) -> PathBuf> OutputPlaces for F {
+    fn place(&self, name: &OutputName) -> PathBuf {
+        self(name)
+    }
 }
 
 /// Why no result was taken from the store.
@@ -224,8 +240,8 @@ impl Store {
         Some(taken(Level::Memory, &found.result, 0))
     }
 
-    /// Takes the result of a key: looks for it level by level, and puts its outputs in place.
-    /// `place` says where; `is_given_up` asks to stop.
+    /// Takes the result of a key: looks for it level by level, and puts its outputs in their
+    /// `places`; `is_given_up` asks to stop.
     ///
     /// # Errors
     /// Why there is no result, or it could not be used.
@@ -233,10 +249,10 @@ impl Store {
         &self,
         key: &Digest,
         class: &str,
-        place: &dyn Fn(&OutputName) -> PathBuf,
+        places: &dyn OutputPlaces,
         is_given_up: &AtomicBool,
     ) -> Result<Taken, Miss> {
-        let taken = self.take_from_levels(key, class, place, is_given_up);
+        let taken = self.take_from_levels(key, class, places, is_given_up);
         self.memory().count(class, taken.is_ok());
         taken
     }
@@ -245,13 +261,13 @@ impl Store {
         &self,
         key: &Digest,
         class: &str,
-        place: &dyn Fn(&OutputName) -> PathBuf,
+        places: &dyn OutputPlaces,
         is_given_up: &AtomicBool,
     ) -> Result<Taken, Miss> {
         let mut miss = Miss::Unknown;
         let small = self.memory().get(key, class, Instant::now());
         if let Some(small) = small {
-            match self.restore_small(&small, place) {
+            match self.restore_small(&small, places) {
                 Ok(restored) => {
                     // Else what is used most would look oldest there.
                     if let Some(node) = &self.node {
@@ -272,7 +288,7 @@ impl Store {
                     continue;
                 }
             };
-            match self.restore(disk, &result, place, is_given_up) {
+            match self.restore(disk, &result, places, is_given_up) {
                 Ok(restored) => {
                     disk.touch(Kind::Result, key);
                     self.promote(level, disk, key, &result);
@@ -332,23 +348,28 @@ impl Store {
         &self,
         disk: &Disk,
         result: &StoredResult,
-        place: &dyn Fn(&OutputName) -> PathBuf,
+        places: &dyn OutputPlaces,
         is_given_up: &AtomicBool,
     ) -> Result<u64, FetchError> {
         let mut restored = 0;
         for (name, content) in &result.outputs {
-            let path = place(name);
-            if !content::is_in_place(content, &path, &self.memo) {
-                restored += content::place(disk, content, &path, is_given_up)?;
+            let path = places.place(name);
+            if content::is_in_place(content, &path, &self.memo) {
+                continue;
             }
+            let merges = matches!(content, Content::Directory { .. }) && path.is_dir() && places.is_shared(&path);
+            restored += match merges {
+                true => content::merge(disk, content, &path, &self.memo, is_given_up)?,
+                false => content::place(disk, content, &path, is_given_up)?,
+            };
         }
         Ok(restored)
     }
 
-    fn restore_small(&self, small: &SmallResult, place: &dyn Fn(&OutputName) -> PathBuf) -> io::Result<u64> {
+    fn restore_small(&self, small: &SmallResult, places: &dyn OutputPlaces) -> io::Result<u64> {
         let mut restored = 0;
         for (name, content) in &small.result.outputs {
-            let path = place(name);
+            let path = places.place(name);
             if content::is_in_place(content, &path, &self.memo) {
                 continue;
             }
@@ -398,7 +419,8 @@ impl Store {
     }
 
     /// Stores what a task left. `outputs` says where its files are; those that are not there are
-    /// left out.
+    /// left out. Contents that the result names already are taken as they are: the node's level
+    /// must have them.
     ///
     /// # Errors
     /// Why it could not be stored. A level that cannot be written is given up.
@@ -406,11 +428,12 @@ impl Store {
         let disks = [self.node.as_deref(), self.shared.as_ref()];
         let mut written: Option<&Disk> = None;
         let (key, mut result) = (result.components.key(), result);
-        self.check_size(outputs)?;
+        let known = std::mem::take(&mut result.outputs);
+        self.check_size(outputs, &known)?;
         for disk in disks.into_iter().flatten().filter(|disk| disk.is_writable()) {
             match written {
                 Some(first) => self.copy_to(first, disk, &key, &result),
-                None => match self.put_on(disk, &key, &mut result, outputs) {
+                None => match self.put_on(disk, &key, &mut result, (outputs, &known)) {
                     Ok(()) => written = Some(disk),
                     Err((path, DescribeError::Source(why))) => return Err(NotStored::Output { path, why }),
                     Err((_, DescribeError::Store(error))) => disk.give_up(&error),
@@ -432,9 +455,10 @@ impl Store {
         Ok(())
     }
 
-    fn check_size(&self, outputs: &[(OutputName, PathBuf)]) -> Result<(), NotStored> {
-        let mut left = Some(self.size);
-        for (_, path) in outputs {
+    fn check_size(&self, outputs: &[(OutputName, PathBuf)], known: &[(OutputName, Content)]) -> Result<(), NotStored> {
+        let mut left = self.size.checked_sub(known.iter().map(|(_, content)| content.bytes()).sum());
+        let is_known = |name: &OutputName| known.iter().any(|(other, _)| other == name);
+        for (_, path) in outputs.iter().filter(|(name, _)| !is_known(name)) {
             // The files of an output that is a link count as well.
             let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
             left = left.and_then(|left| content::rest_after(&path, left, 0));
@@ -447,10 +471,18 @@ impl Store {
         disk: &Disk,
         key: &Digest,
         result: &mut StoredResult,
-        outputs: &[(OutputName, PathBuf)],
+        (outputs, known): (&[(OutputName, PathBuf)], &[(OutputName, Content)]),
     ) -> Result<(), (PathBuf, DescribeError)> {
         result.outputs.clear();
         for (name, path) in outputs {
+            if let Some((_, content)) = known.iter().find(|(other, _)| other == name) {
+                let is_there = content::each_object(disk, content, &mut |digest, size, _| {
+                    disk.can_read(digest, size).then_some(()).ok_or(FetchError::Missing)
+                });
+                is_there.map_err(|error| (path.clone(), DescribeError::Source(error.into())))?;
+                result.outputs.push((name.clone(), content.clone()));
+                continue;
+            }
             let follow = !keeps_link(path, outputs.iter().map(|(_, path)| path.as_path()));
             let sink = Sink::Store { disk, read: &AtomicU64::new(0) };
             match content::describe(path, follow, &self.memo, &sink) {

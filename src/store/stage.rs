@@ -17,6 +17,19 @@ use super::{Digest, Store, keeps_link};
 /// Directory below the node's level with files that ranks lock while they fetch contents.
 const FETCHING: &str = "fetching";
 
+/// True if others write into the directory at a path, too.
+pub type IsSharedDir<'a> = dyn Fn(&Path) -> bool + 'a;
+
+/// What was taken to its places.
+#[derive(Debug, Default)]
+pub struct StagedOut {
+    /// Number of bytes that were written.
+    pub bytes: u64,
+    /// The directories by their places, each as the task has left it; without a content, if the
+    /// node's level does not have it.
+    pub directories: Vec<(PathBuf, Option<Content>)>,
+}
+
 /// Bytes that were brought to a node's disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Staged {
@@ -162,58 +175,71 @@ impl Store {
     }
 
     /// Takes the outputs of a task from the node's disk into the node's level and to their places;
-    /// those that the level cannot take go straight there. A directory is merged into one that is
-    /// there. Each is a file on the disk with its place; those that are not there are left out.
-    /// Returns the number of bytes.
+    /// those that the level cannot take go straight there. A directory takes the place of one that
+    /// is there, or is merged into it if that `is_shared`. Each is a file on the disk with its
+    /// place; those that are not there are left out.
     ///
     /// # Errors
     /// Of reading or writing, with the file.
     pub fn stage_out(
         &self,
         outputs: &[(PathBuf, PathBuf)],
+        is_shared: &IsSharedDir<'_>,
         is_given_up: &AtomicBool,
-    ) -> Result<u64, (PathBuf, io::Error)> {
-        let mut bytes = 0;
+    ) -> Result<StagedOut, (PathBuf, io::Error)> {
+        let mut out = StagedOut::default();
         let all: Vec<PathBuf> = outputs.iter().map(|(from, _)| from.clone()).collect();
         for (from, to) in outputs.iter().filter(|(from, _)| !super::is_absent(from)) {
-            let put = resolve_output(from, &all).and_then(|from| self.put_out(&from, to, is_given_up));
-            bytes += put.map_err(|error| (to.clone(), error))?;
+            let put = resolve_output(from, &all).and_then(|from| {
+                let is_dir = std::fs::symlink_metadata(&from)?.is_dir();
+                let (bytes, content) = self.put_out((&from, is_dir), to, is_shared, is_given_up)?;
+                out.bytes += bytes;
+                out.directories.extend(is_dir.then(|| (to.clone(), content)));
+                Ok(())
+            });
+            put.map_err(|error| (to.clone(), error))?;
         }
         self.evict_if_due();
-        Ok(bytes)
+        Ok(out)
     }
 
-    /// Puts a file, link or directory in place. What else is in a directory at its place stays
-    /// there: it belongs to others.
-    fn put_out(&self, from: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-        let is_dir = std::fs::symlink_metadata(from)?.is_dir();
-        if is_dir && to.is_dir() {
-            let entries = std::fs::read_dir(from)?.map(|entry| {
-                let entry = entry?;
-                self.put_out(&entry.path(), &to.join(entry.file_name()), is_given_up)
-            });
-            return entries.sum();
+    /// Puts a file, link or directory in place. Returns its content as well, if the node's level
+    /// has it.
+    fn put_out(
+        &self,
+        (from, is_dir): (&Path, bool),
+        to: &Path,
+        is_shared: &IsSharedDir<'_>,
+        is_given_up: &AtomicBool,
+    ) -> io::Result<(u64, Option<Content>)> {
+        if !is_dir {
+            content::check_no_directory(to)?;
         }
-        if to.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-            return Err(io::Error::other(format!("{} is a directory", to.display())));
-        }
+        let stands = is_dir && to.is_dir();
+        let merges = stands && is_shared(to);
+        // A link to a directory elsewhere stays one.
+        let to = if stands { &*std::fs::canonicalize(to)? } else { to };
         if self.is_within(from, 1) {
-            match self.put_through(from, to, is_given_up) {
-                Ok(bytes) => return Ok(bytes),
+            match self.put_through(from, to, merges, is_given_up) {
+                Ok((bytes, content)) => return Ok((bytes, Some(content))),
                 Err(error) => tracing::debug!("{} is copied past the store: {error}", to.display()),
             }
         }
-        content::place_copy(from, to, is_given_up)
+        let copy = if merges { content::merge_copy } else { content::place_copy };
+        Ok((copy(from, to, is_given_up)?, None))
     }
 
-    fn put_through(&self, from: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
+    fn put_through(&self, from: &Path, to: &Path, merges: bool, stop: &AtomicBool) -> io::Result<(u64, Content)> {
         let disk = self.node_disk()?;
         let sink = Sink::Store { disk, read: &AtomicU64::new(0) };
         let content = content::describe(from, false, &self.memo, &sink)?;
-        content::place(disk, &content, to, is_given_up)?;
+        let bytes = match merges {
+            true => content::merge(disk, &content, to, &self.memo, stop)?,
+            false => content::place(disk, &content, to, stop)?,
+        };
         // What was just written is known, however young it is. Without that it is read once more.
         let _ = content::note_placed(disk, &content, to, &self.memo);
-        Ok(content.bytes())
+        Ok((bytes, content))
     }
 }
 

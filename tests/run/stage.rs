@@ -146,21 +146,21 @@ fn what_one_node_held_alone_is_there_for_others_that_may_join_later() {
 }
 
 #[test]
-fn an_output_directory_keeps_what_others_wrote_and_has_no_link_into_what_goes() {
-    let dir = Dir::new("stage-merge");
+fn an_output_directory_takes_the_place_of_the_old_one_and_has_no_link_into_what_goes() {
+    let dir = Dir::new("stage-replace");
     let job = |command: &str| {
         let head = "[cache]\nnode_dir = \"node\"\n[[task]]\nname = \"t\"\nstage = \"node\"\noutputs = \"made\"\n";
         dir.job("w.toml", &format!("{head}command = \"{command}\"\n"));
     };
     fs::create_dir(dir.path().join("made")).unwrap();
-    dir.file("made/mine", "");
+    dir.file("made/old", "");
     job("mkdir made; echo x > made/x; ln -s x made/link");
     phalanx(&dir).args(["run", "w.toml"]).run().ok();
-    assert_eq!(names(&dir, "made"), ["link", "mine", "x"]);
+    assert_eq!(names(&dir, "made"), ["link", "x"]);
     job("mkdir made; echo x > scratch; ln -s $PWD/scratch made/y");
     let ran = phalanx(&dir).args(["run", "w.toml"]).run().code(1);
     assert!(ran.stdout().contains("the link made/y leads into"), "{ran}");
-    assert_eq!(names(&dir, "made"), ["link", "mine", "x"]);
+    assert_eq!(names(&dir, "made"), ["link", "x"]);
 }
 
 #[test]
@@ -176,4 +176,90 @@ fn who_reads_a_temporary_file_must_be_staged_and_name_it() {
     check("stage = \"node\"\ninputs = \"d\"").code(2).says("d/x itself under `inputs`");
     check("stage = \"node\"\ninputs = \"d/x\"\nstdin = \"d/x\"").ok();
     check("outputs = { file = \"y\", keep = false }").code(2).says("writes this file in its own directory");
+}
+
+#[test]
+fn a_temporary_file_stays_for_readers_that_a_run_leaves_out() {
+    for part in [["--until", "use"], ["--omit", "last"]] {
+        let dir = Dir::new("stage-part");
+        dir.job("w.toml", &with_temporaries(LAST));
+        phalanx(&dir).args([&["run", "w.toml"][..], &part].concat()).run().ok();
+        let run = format!("node/held/{}", names(&dir, "node/held")[0]);
+        assert_eq!(names(&dir, &run).len(), 5, "d-0 to d-3 and tmp/3, which `last` reads");
+        let dry = phalanx(&dir).args(["run", "w.toml", "--resume", "-n"]).run().ok();
+        dry.says("8 of 9 tasks are complete; 1 would run");
+        phalanx(&dir).args(["run", "w.toml", "--resume", "--only", "last"]).run().ok();
+        assert_eq!(dir.read("total"), "0\n1\n2\n3\n3\n");
+        assert_eq!(names(&dir, "node/held"), [""; 0]);
+    }
+}
+
+/// Cuts a file into a directory of pieces, and counts their lines.
+const SPLIT: &str = "[cache]\nnode_dir = \"node\"\n[defaults]\ncache = true\n\
+    [[task]]\nname = \"split\"\nstage = \"node\"\ninputs = \"big\"\noutputs = \"pieces\"\n\
+    command = \"rm -rf pieces; mkdir pieces; split -l 10 -d big pieces/p.\"\n\
+    [[task]]\nname = \"count\"\nstage = \"node\"\ninputs = \"pieces\"\noutputs = \"n\"\n\
+    command = \"cat pieces/* | wc -l > n\"\n";
+
+#[test]
+fn a_directory_of_an_earlier_run_gives_way_and_what_is_stored_is_what_the_attempt_has_written() {
+    let dir = Dir::new("stage-pieces");
+    dir.job("w.toml", SPLIT);
+    let count = |lines: u32| {
+        dir.file("big", &(0..lines).map(|line| format!("{line}\n")).collect::<String>());
+        let ran = phalanx(&dir).args(["run", "w.toml"]).run().ok();
+        assert_eq!(names(&dir, "pieces").len() as u32, lines.div_ceil(10), "{ran}");
+        assert_eq!(dir.read("n").trim(), lines.to_string(), "{ran}");
+        ran
+    };
+    count(50);
+    count(12);
+    // From here on results come from the cache, over what stands there and over nothing.
+    for lines in [50, 12] {
+        count(lines).says("2 results taken from the cache");
+    }
+    fs::remove_dir_all(dir.path().join("pieces")).unwrap();
+    count(12).says("2 results taken from the cache");
+}
+
+#[test]
+fn what_others_write_into_a_directory_stays_and_is_no_part_of_a_result() {
+    let dir = Dir::new("stage-shared");
+    let task = |name: &str, outputs: &str, more: &str| {
+        let path =
+            if outputs == "all" || outputs == "plain" { format!("{outputs}/{name}") } else { outputs.to_owned() };
+        format!(
+            "[[task]]\nname = '{name}'\ncache = true\noutputs = '{outputs}'\n{more}\n\
+             command = 'mkdir -p $(dirname {path}); echo > {path}'\n"
+        )
+    };
+    let staged = "stage = 'node'";
+    let job = [
+        "[cache]\nnode_dir = 'node'\n".to_owned(),
+        task("one", "all/one", staged),
+        task("two", "all", &format!("{staged}\nneeds = 'one'")),
+        task("three", "plain/three", ""),
+        task("four", "plain", "needs = 'three'"),
+    ];
+    dir.job("w.toml", &job.concat());
+    phalanx(&dir).args(["run", "w.toml"]).run().ok();
+    assert_eq!(
+        (names(&dir, "all"), names(&dir, "plain")),
+        (vec!["one".into(), "two".into()], vec!["four".into(), "three".into()])
+    );
+    let four = phalanx(&dir).args(["report", "--task", "four"]).run().ok();
+    four.says("others write into its output");
+    for left in ["other", ""] {
+        fs::remove_dir_all(dir.path().join("all")).unwrap();
+        if !left.is_empty() {
+            dir.file(&format!("all/{left}"), "");
+        }
+        // The file that `two` needs is there in name only.
+        dir.file("all/one", "");
+        let two = phalanx(&dir).args(["run", "w.toml", "--only", "two"]).run().ok();
+        two.says("1 result taken from the cache");
+        let expected: Vec<&str> = ["one", left, "two"].into_iter().filter(|name| !name.is_empty()).collect();
+        assert_eq!(names(&dir, "all"), expected);
+        assert_eq!(dir.read("all/one"), "", "what it found is no part of its result");
+    }
 }

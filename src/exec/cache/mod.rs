@@ -21,11 +21,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::aside::AttemptDeadline;
+use super::shared_dirs::SharedDirs;
 use super::{Fault, RankContext, TaskSource, used_files};
 use crate::job::{CacheRules, CacheSettings, Group, Task, Work};
 use crate::model::{CacheHit, CacheMiss, CacheUse, KeyDifference, State};
 use crate::store::{
-    Components, Digest, HeldFiles, Miss, Origin, OutputName, Store, StoreConfig, StoredResult, Taken, lexical,
+    Components, Content, Digest, HeldFiles, Miss, Origin, OutputName, OutputPlaces, Store, StoreConfig, StoredResult,
+    Taken, lexical,
 };
 
 pub(super) use key::Visible;
@@ -47,6 +49,7 @@ pub(super) struct TaskCache {
     run: String,
     /// Temporary files of the run, if there can be any.
     held: Option<Arc<HeldFiles>>,
+    shared: Arc<SharedDirs>,
     env: Vec<(String, String)>,
     /// Of each of the jobs that the run consists of.
     prologues: Vec<Vec<String>>,
@@ -183,14 +186,31 @@ impl CacheRequest {
     }
 }
 
+/// Where the outputs of a task go.
+struct RequestPlaces<'a> {
+    request: &'a CacheRequest,
+    shared: &'a SharedDirs,
+}
+
+impl OutputPlaces for RequestPlaces<'_> {
+    fn place(&self, name: &OutputName) -> PathBuf {
+        self.request.place(name)
+    }
+
+    fn is_shared(&self, place: &Path) -> bool {
+        self.shared.is_shared(self.request.task.id, place)
+    }
+}
+
 impl TaskCache {
-    pub(super) fn new(source: &dyn TaskSource, site: &RankContext) -> TaskCache {
+    pub(super) fn new(source: &dyn TaskSource, site: &RankContext, shared: Arc<SharedDirs>) -> TaskCache {
         TaskCache {
             settings: source.cache(),
             store: OnceLock::new(),
             job: source.job_name().to_owned(),
             run: site.job_id.clone(),
             held: site.run_dir.as_deref().map(|run| Arc::new(held_files(&source.cache(), run, site.is_shared))),
+            shared,
             env: source.env().to_vec(),
             prologues: source.prologues().into_iter().map(<[String]>::to_vec).collect(),
         }
@@ -266,7 +286,8 @@ impl TaskCache {
         {
             return no_key(format!("its temporary outputs could not be held: {error}"), visible);
         }
-        match store.take(&key, &request.group.class, &|name| request.place(name), is_given_up) {
+        let places = RequestPlaces { request, shared: &self.shared };
+        match store.take(&key, &request.group.class, &places, is_given_up) {
             Ok(taken) => {
                 for file in &request.task.temporary {
                     let publish = |held: &Arc<HeldFiles>| held.publish(&request.task.dir.join(file), is_given_up);
@@ -339,12 +360,40 @@ impl TaskCache {
         }
     }
 
+    /// The directories of a completed task that are in the store already, as it has left them.
+    /// Fails with why its result is not stored: what others have written into a directory is no
+    /// part of it.
+    fn known_outputs(
+        &self,
+        request: &CacheRequest,
+        mut left: Vec<(PathBuf, Option<Content>)>,
+    ) -> Result<Vec<(OutputName, Content)>, String> {
+        let mut known = Vec::new();
+        for (name, place) in request.outputs() {
+            match left.iter_mut().find(|(other, _)| *other == place) {
+                Some((_, content)) => match content.take() {
+                    Some(content) => known.push((name, content)),
+                    None => return Err(format!("the cache could not take its output {}", place.display())),
+                },
+                None if place.is_dir() && self.shared.is_shared(request.task.id, &place) => {
+                    return Err(format!(
+                        "others write into its output {}, too: with `stage = \"node\"` what is its own is known",
+                        place.display()
+                    ));
+                }
+                None => {}
+            }
+        }
+        Ok(known)
+    }
+
     /// Stores what a completed task left. Returns why not, if it could not be.
     pub(super) fn store_result(
         self: &Arc<Self>,
         request: &Arc<CacheRequest>,
         pending: PendingResult,
         (recorded, took): (Recorded, Duration),
+        left: Vec<(PathBuf, Option<Content>)>,
         deadline: &AttemptDeadline<'_>,
     ) -> Option<String> {
         if request.task.outputs.is_empty() && recorded.printed.is_empty() && request.outputs().is_empty() {
@@ -369,7 +418,11 @@ impl TaskCache {
                 took_s: took.as_secs_f64(),
             };
             let Recorded { printed, measures, .. } = recorded;
-            let result = StoredResult { origin, components, outputs: Vec::new(), printed, measures };
+            let outputs = match cache.known_outputs(&request, left) {
+                Ok(outputs) => outputs,
+                Err(why) => return Some(why),
+            };
+            let result = StoredResult { origin, components, outputs, printed, measures };
             cache.store().put(result, &request.outputs()).err().map(|error| error.to_string())
         };
         deadline.aside("storing its result", work).unwrap_or_else(|fault| Some(fault.text))
