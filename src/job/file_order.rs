@@ -55,7 +55,7 @@ impl FileTable<'_> {
     }
 
     /// A name of a file of one of its tasks as an absolute one.
-    fn placed(&self, number: u32, name: &str) -> String {
+    pub(super) fn placed(&self, number: u32, name: &str) -> String {
         let dir = self.body.extras.dir.as_ref().map(|dir| dir.fill(self.element(number)));
         let parts = [&*self.job_dir, dir.as_deref().unwrap_or(""), name];
         // An absolute part replaces the parts before it.

@@ -163,7 +163,7 @@ pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], f
         let help = singular
             .map(|word| format!("did you mean `{word}`?"))
             .or_else(|| by_meaning(&name, &names, findings))
-            .or_else(|| elsewhere(&name, &names, findings))
+            .or_else(|| elsewhere(&name, findings))
             .unwrap_or_else(|| suggest(&name, &names, "keys here"));
         findings.push(Diagnostic::error(format!("unknown key `{name}` in `{what}`")).at(&key.span()).help(help));
     }
@@ -205,10 +205,7 @@ fn by_meaning(name: &str, names: &[&str], findings: &Findings) -> Option<String>
 }
 
 /// The section of a key that is valid elsewhere.
-fn elsewhere(name: &str, names: &[&str], findings: &Findings) -> Option<String> {
-    if closest(name, names.iter().copied()).is_some() {
-        return None;
-    }
+fn elsewhere(name: &str, findings: &Findings) -> Option<String> {
     let home = findings.homes_of(name);
     (!home.is_empty()).then(|| format!("`{name}` belongs in {}", home.join(" or ")))
 }

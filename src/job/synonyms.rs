@@ -101,6 +101,7 @@ const SYNONYMS: &[Synonyms] = &[
         &["outputs", "file"],
         "outputs = [\"b.txt\"]",
     ),
+    as_in("temp temporary tmp is_temp is_temporary intermediate", &["keep"], "keep = false"),
     as_in(
         "licenses license licences licence resources resource tokens semaphore semaphores throttles quota",
         &["pools"],
@@ -237,6 +238,7 @@ mod tests {
         }
         assert_eq!(meaning("nodes", &["provider", "nodes_per_block"]).map(|found| found.0), Some("nodes_per_block"));
         assert_eq!(meaning("nodes", &["ranks", "per_node"]).map(|found| found.0), Some("ranks"));
+        assert_eq!(meaning("temp", &["file", "keep"]), Some(("keep", "keep = false")));
         assert_eq!(meanings("account").map(|found| found.0), Some("account"));
         assert_eq!(meaning("banana", &TASK), None);
         assert_eq!(meaning("memory", &["cpus"]), None);
@@ -245,7 +247,7 @@ mod tests {
     #[test]
     fn every_key_of_the_table_exists() {
         for key in SYNONYMS.iter().flat_map(|synonyms| synonyms.keys) {
-            let in_small_tables = ["ranks", "count", "backoff", "when", "task", "mpi"];
+            let in_small_tables = ["keep", "ranks", "count", "backoff", "when", "task", "mpi"];
             assert!(!spec::homes_of(key).is_empty() || in_small_tables.contains(key), "{key}");
         }
     }

@@ -338,6 +338,40 @@ fn shells_awk_and_json_keep_their_braces() {
 }
 
 #[test]
+fn what_a_staged_task_names_and_does_not_list_is_warned_about() {
+    let with = |fields: &str| {
+        let call = "[[task]]\nname = 'call'\narray = '1-3'\nstage = 'node'\noutputs = 'out/c-{index}'\n\
+                    command = 'echo > out/c-{index}'\n";
+        let warned = parse(&format!("{call}[[task]]\nname = 'merge'\noutputs = 'm'\n{fields}\n")).unwrap().warnings;
+        warned.to_string()
+    };
+    for (fields, word, writer) in [
+        ("needs = 'call'\ncommand = 'cat out/c-2 > m'", "out/c-2", "call[2]"),
+        ("needs = 'call'\ncommand = ['cp', './x', 'out/../out/c-1', 'm']", "out/../out/c-1", "call[1]"),
+        ("needs = 'call'\ncommand = 'cat out/c-* > m'", "out/c-*", "call[1]"),
+        ("needs = 'call'\ninputs = 'out/c-2'\ncommand = 'cat out/* > m'", "out/*", "call[1]"),
+        ("needs = 'call'\ninputs = 'out/c-2'\ncommand = 'sort --from=out/c-3 out/c-2 > m'", "out/c-3", "call[3]"),
+        ("needs = 'call'\ndir = 'out'\ncommand = 'cat c-3 > m'", "c-3", "call[3]"),
+    ] {
+        let said = with(&format!("stage = 'node'\n{fields}"));
+        assert!(
+            said.contains(&format!("`merge` names {word}, which `{writer}` writes, and does not list it")),
+            "{said}"
+        );
+        assert_eq!(with(fields), "", "without `stage` the file is in its directory");
+    }
+    for fields in [
+        "needs = 'call'\ninputs = 'out'\ncommand = 'cat out/c-* > m'",
+        "inputs = ['out/c-1', 'out/c-2', 'out/c-3']\ncommand = 'cat out/c-* out/c-2 > m'",
+        "needs = 'call'\ncommand = 'cat /scratch/out/c-1 > m'",
+        "needs = 'call'\ncommand = 'ls * other-* > m'",
+        "command = 'cat out/c-2 > m'\ninputs = 'raw'",
+    ] {
+        assert_eq!(with(&format!("stage = 'node'\n{fields}")), "", "{fields}");
+    }
+}
+
+#[test]
 fn suspicious_things_are_warned_about() {
     for (fields, fragment) in [
         ("command = 'echo {index}'", "neither an array nor a matrix"),

@@ -7,9 +7,9 @@ use rustc_hash::FxHashSet;
 
 use crate::graph::link::GroupId;
 use crate::job::Group;
-use crate::job::body::{Arg, Body, Extras};
+use crate::job::body::{Arg, Body, Extras, WorkTemplate};
 use crate::job::read::{At, Span};
-use crate::job::template::Template;
+use crate::job::template::{Element, Template};
 use crate::job::values::{NeedSpec, OneOf, When};
 
 /// Maximum number of texts remembered for sharing. The few texts that many tables have in common
@@ -123,6 +123,19 @@ impl Draft<'_> {
     /// The name of one of its tasks.
     pub(super) fn task_name(self, element: u32) -> String {
         self.body.space().element_name(&self.group.name, element)
+    }
+
+    /// What the command of one of its tasks may name as files besides programs.
+    pub(super) fn words(self, number: u32) -> Vec<String> {
+        let element = Element { name: &self.group.name, space: self.body.space(), number };
+        let text = match &self.body.work {
+            WorkTemplate::Shell(line) => line.fill(element),
+            WorkTemplate::Command(words) => words.iter().map(|word| word.fill(element) + "\n").collect(),
+            WorkTemplate::Kernel { .. } => String::new(),
+        };
+        let is_between = |c: char| c.is_whitespace() || "'\"`;|&<>(){}$=,".contains(c);
+        let words = text.split(is_between).filter(|word| !word.is_empty()).skip(1);
+        words.filter(|word| !word.starts_with(['/', '-']) && !word.starts_with("./")).map(str::to_owned).collect()
     }
 }
 

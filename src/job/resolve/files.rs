@@ -149,6 +149,47 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// Warns of a staged group whose command names what a task writes that it needs, but does not
+    /// list it: the file is not in its directory.
+    pub(super) fn warn_of_unlisted(&self, to: GroupId, links: &Links, findings: &mut Findings) {
+        let (draft, table) = (self.names.draft(to), self.names.table(to));
+        let Some(writers) = self.writers.as_ref().filter(|_| draft.body.extras.is_staged) else { return };
+        let of_own =
+            |files: &[FileTemplate]| files.iter().map(|file| table.absolute(0, &file.name)).collect::<Vec<_>>();
+        let listed = [of_own(&draft.body.inputs), of_own(&draft.body.outputs)].concat();
+        let is_listed = |name: &str| {
+            let is_below =
+                |dir: &String| name.strip_prefix(&**dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            listed.iter().any(is_below)
+        };
+        let needed: Vec<GroupId> = links.sources().filter(|from| *from != to).collect();
+        let is_needed = |writer: &OutputOrigin| needed.contains(&writer.group);
+        // Of a pattern of names, one that a needed group writes and that begins as it does.
+        let matching = |prefix: &str| {
+            let files = needed.iter().flat_map(|from| {
+                let outputs = self.names.draft(*from).body.outputs.iter().zip(0..);
+                outputs.map(|(file, output)| (self.names.absolute(*from, 0, &file.name), (*from, output)))
+            });
+            let found = files.filter(|(name, _)| name.starts_with(prefix) && !is_listed(name)).min();
+            found.map(|(_, (group, output))| OutputOrigin { group, output, element: 0 })
+        };
+        let found = draft.words(0).into_iter().find_map(|word| {
+            let name = table.placed(0, &word);
+            let writer = match name.find(['*', '?', '[']) {
+                Some(_) if word.starts_with(['*', '?', '[']) => None,
+                Some(at) => matching(name[..at].trim_end_matches('/')),
+                None if is_listed(&name) => None,
+                None => writers.writer(&name).or_else(|| writers.around(&name).next()),
+            };
+            Some((word, writer.filter(is_needed)?))
+        });
+        let Some((word, writer)) = found else { return };
+        let writer = self.names.draft(writer.group).task_name(writer.element);
+        let message = format!("`{}` names {word}, which `{writer}` writes, and does not list it", draft.task_name(0));
+        let help = "it is not in the directory of a task with `stage`: list it under `inputs`, or leave `stage` out";
+        findings.push(Diagnostic::warning(message).at(&draft.notes.name.span()).help(help));
+    }
+
     /// The files that no task writes.
     pub(super) fn external(self) -> External {
         self.external

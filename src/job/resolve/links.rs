@@ -43,6 +43,11 @@ impl Links {
         self.by_source.get(&from).into_iter().flatten().map(|at| &self.list[*at])
     }
 
+    /// The groups that the current one depends on.
+    pub(super) fn sources(&self) -> impl Iterator<Item = GroupId> {
+        self.by_source.keys().copied()
+    }
+
     /// Adds a dependency of `needs`. Returns the place of an earlier one that contradicts it.
     pub(super) fn add_need(&mut self, link: Link) -> Option<Span> {
         let shape = self.simplify(link.from, link.to, link.shape);

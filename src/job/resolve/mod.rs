@@ -153,6 +153,7 @@ fn link(job: &mut Job, drafts: &Drafts, own: usize, context: &ResolveContext<'_>
         pattern::link(to, drafts, &mut links);
         needs::resolve_needs(to, drafts, &by_name, context, &mut links, findings);
         files.link_group(to, &mut links, findings);
+        files.warn_of_unlisted(to, &links, findings);
         links.close_group();
     }
     job.links = links.finish();
