@@ -144,11 +144,12 @@ fn show_preview(options: &Options, verbose: bool) -> ExitCode {
         Err(RunError::Job(mistakes)) => return super::check::refuse(&mistakes),
         Err(error) => return refuse(error),
     };
-    let RunPreview { resumed, remark, tasks, complete, left_out, runs } = found;
+    let RunPreview { resumed, remark, missing, tasks, complete, left_out, runs } = found;
     let nothing = || (options.resume && resumed.is_none()).then(|| "nothing to resume: all of it runs".to_owned());
     if let Some(remark) = remark.or_else(nothing) {
         complain(remark);
     }
+    missing.into_iter().for_each(complain);
     if options.resume && resumed.is_none() && options.selection.is_all() {
         let commands = |job: &Job, chosen: &Selected| list(job, chosen, verbose);
         return super::check::check(&options.jobs, &options.selection, false, &commands);

@@ -11,13 +11,15 @@
 //! The text of a job with additions has the texts one after the other, each behind a line with its
 //! length and the task that made it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
 
 use super::load::{AdditionTo, KernelCheck, Loaded, parse_addition};
 use super::value_files::ValueFiles;
+use super::written_files::WrittenFiles;
 use super::{Diagnostic, Diagnostics, Job, JobPart};
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::model::TaskId;
@@ -44,13 +46,16 @@ pub struct Addition {
 pub struct GrowingJob {
     job: Job,
     names: FxHashMap<Arc<str>, GroupId>,
+    /// The temporary files of the job, and who writes them; made at the first addition. Added tasks
+    /// write none.
+    temporary: OnceLock<WrittenFiles<TaskId>>,
 }
 
 impl GrowingJob {
     /// A job before the first addition.
     pub fn new(job: Job) -> GrowingJob {
         let names = job.groups.iter().zip(0..).map(|(group, id)| (Arc::clone(&group.name), id)).collect();
-        GrowingJob { job, names }
+        GrowingJob { job, names, temporary: OnceLock::new() }
     }
 
     /// The job with these links between its groups.
@@ -122,8 +127,8 @@ impl GrowingJob {
         }
     }
 
-    /// Adds what [`GrowingJob::read`] has read; each of its tasks needs the task that added them.
-    /// Returns the links to the new groups.
+    /// Adds what [`GrowingJob::read`] has read; each of its tasks needs the task that added them,
+    /// and those that write the temporary files that it reads. Returns the links to the new groups.
     pub fn add(&mut self, by: Option<TaskId>, mut added: Job) -> Vec<Link> {
         let mut links = std::mem::take(&mut added.links);
         let first = self.job.groups.len() as GroupId;
@@ -134,6 +139,7 @@ impl GrowingJob {
             let known: Vec<GroupId> = links.iter().filter(|link| link.from == from).map(|link| link.to).collect();
             links.extend((first..).take(added.groups.len()).filter(|to| !known.contains(to)).map(link));
         }
+        links.extend(self.links_of_temporaries(&added, &links));
         if let Some(part) =
             added.parts.pop().filter(|part| self.job.parts.last().is_none_or(|last| last.name != part.name))
         {
@@ -143,6 +149,38 @@ impl GrowingJob {
         self.names.extend(added.groups.iter().zip(first..).map(|(group, id)| (Arc::clone(&group.name), id)));
         self.job.groups.append(&mut added.groups);
         self.job.bodies.append(&mut added.bodies);
+        links
+    }
+
+    /// The links from tasks that write temporary files to added ones that read them: without them
+    /// a resume would not know what to make again.
+    fn links_of_temporaries(&self, added: &Job, known: &[Link]) -> Vec<Link> {
+        let written = self.temporary.get_or_init(|| WrittenFiles::of_temporaries(&self.job));
+        let mut links = Vec::new();
+        for (group, to) in added.groups.iter().zip(self.job.groups.len() as GroupId..) {
+            if written.is_empty() {
+                break;
+            }
+            let mut pairs: BTreeMap<GroupId, Vec<(u32, u32)>> = BTreeMap::new();
+            for (number, task) in
+                (0..group.count).filter_map(|at| Some((at, added.task(TaskId(group.first.0 + at)).ok()?)))
+            {
+                for writer in task.inputs.iter().filter_map(|(file, _)| written.writer_of_path(&task.dir.join(file))) {
+                    let (from, element) = self.job.group_of(writer);
+                    pairs.entry(from).or_default().push((element, number));
+                }
+            }
+            let needs_all = |from: GroupId| {
+                let is_it = |link: &Link| (link.from, link.to) == (from, to) && link.on == Condition::Ok;
+                known.iter().any(|link| is_it(link) && link.shape == LinkShape::All)
+            };
+            pairs.retain(|from, _| !needs_all(*from));
+            links.extend(pairs.into_iter().map(|(from, mut pairs)| {
+                pairs.sort_unstable();
+                pairs.dedup();
+                Link { from, to, shape: LinkShape::Pairs(pairs), on: Condition::Ok, bytes: 0, span: 0..0 }
+            }));
+        }
         links
     }
 

@@ -175,4 +175,43 @@ impl Job {
         }
         Ok(xxh3_128(&encoder.0))
     }
+
+    /// The parts of the definition of a task that differ from those of a task of another job, in
+    /// words; those of its name, values and inputs are not among them.
+    pub fn differing_parts(&self, id: TaskId, other: &Job, other_id: TaskId) -> Vec<String> {
+        let (Ok(one), Ok(two)) = (self.task(id), other.task(other_id)) else { return Vec::new() };
+        let of_group = |job: &Job, id: TaskId| {
+            let group = job.group_of(id).0;
+            let prologue = job.part_of(group).map_or(&job.prologue, |part| &part.prologue).clone();
+            (prologue, job.groups.get(group as usize).and_then(|group| group.mpi).map(|mpi| mpi.ranks))
+        };
+        let ((one_prologue, one_mpi), (two_prologue, two_mpi)) = (of_group(self, id), of_group(other, other_id));
+        let is_kernel = matches!(two.work, Work::Kernel { .. });
+        let work = match (&one.work, &two.work) {
+            (Work::Kernel { name: one, .. }, Work::Kernel { name: two, .. }) if one == two => "arguments",
+            (_, Work::Kernel { .. }) => "kernel",
+            _ => "command",
+        };
+        let is_shell = matches!(two.work, Work::Shell(_));
+        let parts = [
+            (one.work != two.work, work),
+            (is_shell && one.shell != two.shell, "shell"),
+            (!is_kernel && one_prologue != two_prologue, "prologue"),
+            (one.dir != two.dir, "directory"),
+            (one.stdin != two.stdin, "standard input"),
+            (one.stdout != two.stdout || one.stderr != two.stderr, "file for its output"),
+            (one.container != two.container, "container"),
+            (one_mpi != two_mpi, "number of MPI ranks"),
+        ];
+        let parts = parts.into_iter().filter(|(differs, _)| *differs).map(|(_, part)| part.to_owned());
+        let variable = differing_variable(&self.env, &other.env).or_else(|| differing_variable(&one.env, &two.env));
+        parts.chain(variable.map(|name| format!("variable {name}"))).collect()
+    }
+}
+
+/// The first variable that is set differently.
+fn differing_variable<'a>(one: &'a [(String, String)], two: &'a [(String, String)]) -> Option<&'a str> {
+    let lacks = |list: &[(String, String)], variable: &(String, String)| !list.contains(variable);
+    let found = two.iter().find(|it| lacks(one, it)).or_else(|| one.iter().find(|it| lacks(two, it)));
+    found.map(|(name, _)| name.as_str())
 }

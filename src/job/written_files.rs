@@ -7,8 +7,8 @@ use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Job;
-use super::file_order::FileTables;
 use super::body::Body;
+use super::file_order::FileTables;
 use crate::model::TaskId;
 
 /// Who writes which file: `W` says who. Names are absolute, without `.` and `..`.

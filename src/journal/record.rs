@@ -71,6 +71,9 @@ pub enum Record {
     Advice(Box<Advice>),
     /// A site was asked for nodes, in a run of a job that has several.
     Site(Box<SiteRequest>),
+    /// Tasks that the session leaves out and that began in earlier sessions without completing, with
+    /// their numbers in the previous one: their last attempts still hold.
+    StillBegun(Vec<KeptRun>),
 }
 
 /// The tasks that a session leaves out, as its user has asked for a part of the job.

@@ -32,6 +32,8 @@ pub struct Replay {
     pub tail: Tail,
     /// The latest attempt of each task of the last session, where there is one.
     latest: LatestAttempts,
+    /// That of the session before, until attempts of the last session are recorded.
+    before: LatestAttempts,
 }
 
 /// One session: the first run, or a resume.
@@ -206,7 +208,9 @@ impl Replay {
 
     fn take(&mut self, record: Record) -> Result<(), String> {
         if let Record::Began(began) = record {
-            self.latest = carried_over(&self.latest, &began.kept)?;
+            let mut latest = LatestAttempts::default();
+            carry_over(&self.latest, &began.kept, &mut latest)?;
+            self.before = std::mem::replace(&mut self.latest, latest);
             self.sessions.push(Session::new(began));
             return Ok(());
         }
@@ -240,6 +244,7 @@ impl Replay {
             Record::Closed(_) => session.is_closed = true,
             Record::Requests(requests) => session.requests = requests,
             Record::Advice(advice) => session.advice.push(*advice),
+            Record::StillBegun(tasks) => carry_over(&self.before, &tasks, &mut self.latest)?,
             Record::Site(request) => session.site_requests.push(*request),
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
@@ -250,6 +255,7 @@ impl Replay {
     }
 
     fn add(&mut self, index: usize, attempts: &[Attempt]) -> Result<(), String> {
+        self.before = LatestAttempts::default();
         let session = &mut self.sessions[index];
         let number = |n: usize| u32::try_from(n).map_err(|_| "there are too many".to_string());
         for attempt in attempts {
@@ -348,11 +354,11 @@ impl Session {
     }
 }
 
-/// The latest attempts of the previous session, under the numbers that the kept tasks have now.
-fn carried_over(before: &LatestAttempts, runs: &[KeptRun]) -> Result<LatestAttempts, &'static str> {
+/// Adds the latest attempts of the previous session at these tasks, under the numbers that they
+/// have now.
+fn carry_over(before: &LatestAttempts, runs: &[KeptRun], latest: &mut LatestAttempts) -> Result<(), &'static str> {
     let mut by_old = runs.to_vec();
     by_old.sort_by_key(|run| run.was);
-    let mut latest = LatestAttempts::default();
     for (task, place) in before.iter() {
         let upto = by_old.partition_point(|run| run.was <= task);
         let Some(run) = upto.checked_sub(1).map(|i| by_old[i]) else { continue };
@@ -362,7 +368,7 @@ fn carried_over(before: &LatestAttempts, runs: &[KeptRun]) -> Result<LatestAttem
             latest.insert(TaskId(now), place);
         }
     }
-    Ok(latest)
+    Ok(())
 }
 
 #[cfg(test)]

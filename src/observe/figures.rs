@@ -97,7 +97,7 @@ impl Figures {
         let last = run.session();
         let most = Most::of(&last.holdings(Time(run.wall_ns(last))));
         let subject = run.subject();
-        let (tasks, left_out) = (subject.job.task_count(), last.left_out_count());
+        let (tasks, left_out) = (subject.job.task_count(), left_out(run).count() as u32);
         let terms = last.terms.as_ref();
         let deadline = terms.and_then(|terms| terms.prices.deadline);
         let changing = SlotFigures::of(run).map_or(1.0, |slots| slots.mean_ratio());
@@ -283,9 +283,10 @@ pub fn of_jobs(run: &RunView) -> Vec<JobFigures> {
     let Some(job) = run.subject().job.whole().filter(|job| !job.parts.is_empty()) else { return Vec::new() };
     let firsts: Vec<u32> = job.parts.iter().map(|part| part.first_task.0).collect();
     let ends = firsts.iter().skip(1).copied().chain([job.task_count() as u32]);
-    let left_out = run.session().left_out.as_ref();
+    let left_out: Vec<u32> = left_out(run).collect();
     let figures = |((part, first), end): ((&JobPart, &u32), u32)| {
-        let out = (*first..end).filter(|&task| left_out.is_some_and(|it| it.has(TaskId(task)))).count() as u32;
+        let below = |end: u32| left_out.partition_point(|task| *task < end) as u32;
+        let out = below(end) - below(*first);
         let (job, task_count) = (part.name.clone(), end - first);
         let mut tasks = StateCounts::default();
         tasks.0[State::Pending as usize] = task_count - out;
@@ -316,6 +317,16 @@ impl JobFigures {
         self.left_out += added.left_out;
         self.tasks.0.iter_mut().zip(added.tasks.0).for_each(|(count, more)| *count += more);
     }
+}
+
+/// The tasks that the last session leaves out, ascending. One that has failed in an earlier session
+/// is shown as that.
+fn left_out(run: &RunView) -> impl Iterator<Item = u32> {
+    let tasks = run.subject().job.task_count();
+    let ranges = run.session().left_out.iter().flat_map(|left_out| &left_out.tasks);
+    let ranges = ranges.map(move |range| range.start..range.end.min(tasks));
+    let has_state = |task: &u32| run.replay.latest(TaskId(*task)).is_some_and(|(_, attempt)| attempt.last);
+    ranges.flatten().filter(move |task| !has_state(task))
 }
 
 /// The state of each ended task of the last session, by number of the task.

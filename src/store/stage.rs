@@ -233,13 +233,13 @@ impl Store {
         let disk = self.node_disk()?;
         let sink = Sink::Store { disk, read: &AtomicU64::new(0) };
         let content = content::describe(from, false, &self.memo, &sink)?;
-        let bytes = match merges {
+        match merges {
             true => content::merge(disk, &content, to, &self.memo, stop)?,
             false => content::place(disk, &content, to, stop)?,
         };
         // What was just written is known, however young it is. Without that it is read once more.
         let _ = content::note_placed(disk, &content, to, &self.memo);
-        Ok((bytes, content))
+        Ok((content.bytes(), content))
     }
 }
 

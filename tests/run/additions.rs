@@ -219,3 +219,50 @@ fn tasks_are_added_to_one_of_several_jobs() {
         report["jobs"].as_array().map(|jobs| jobs.iter().map(|job| job["task_count"].clone()).collect::<Vec<_>>());
     assert_eq!(jobs, Some(vec![3.into(), 3.into()]), "{report:#}");
 }
+
+/// `w` writes a file that nobody keeps, `adder` reads it and adds a task that reads it, too.
+fn with_temporary(dir: &Dir, more: &str, adder: &str) {
+    let extra = "[[task]]\nname = \"extra\"\nstage = \"node\"\ninputs = \"t\"\noutputs = \"e\"\n\
+                 command = \"cat t > e; test -e HERE/go\"\n";
+    dir.file("extra", &extra.replace("HERE", &dir.path().display().to_string()));
+    let here = dir.path().display();
+    dir.job(
+        "job.toml",
+        &format!(
+            "[cache]\nnode_dir = 'node'\n\
+             [[task]]\nname = 'w'\nstage = 'node'\noutputs = {{ file = 't', keep = false }}\n\
+             command = 'echo w >> {here}/ran; echo 5 > t'\n{more}\
+             [[task]]\nname = 'adder'\nstage = 'node'\n{adder}\n\
+             command = 'echo adder >> {here}/ran; cat {here}/extra > $PHALANX_ADD'\n"
+        ),
+    );
+}
+
+#[test]
+fn a_temporary_file_stays_for_a_task_that_its_last_reader_adds_and_is_made_again_for_it() {
+    let dir = Dir::new("added-reader");
+    with_temporary(&dir, "", "inputs = 't'");
+    phalanx(&dir).args(["run", "job.toml"]).run().code(1).says("2 completed");
+    assert!(dir.path().join("node/held").read_dir().unwrap().next().is_some(), "`extra` may still need it");
+    std::fs::remove_dir_all(dir.path().join("node/held")).unwrap();
+    let dry = phalanx(&dir).args(["run", "job.toml", "--resume", "-n"]).run().ok();
+    dry.says("w: its output t is missing").says("1 of 3 tasks are complete; 2 would run");
+    dir.file("go", "");
+    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok().says("3 completed");
+    assert_eq!((lines(&dir, "ran"), dir.read("e").trim()), (vec!["adder".into(), "w".into(), "w".into()], "5"));
+    assert!(dir.path().join("node/held").read_dir().unwrap().next().is_none());
+}
+
+#[test]
+fn a_task_that_would_not_find_a_temporary_file_is_not_added() {
+    let dir = Dir::new("added-late");
+    let reader = "[[task]]\nname = 'reader'\nstage = 'node'\ninputs = 't'\ncommand = 'cat t'\n";
+    with_temporary(&dir, reader, "needs = 'reader'");
+    let said = || phalanx(&dir).args(["report", "--failed"]).run().ok();
+    phalanx(&dir).args(["run", "job.toml"]).run().code(1);
+    said().says("`extra` reads t, which `w` writes with `keep = false` and which is removed");
+    let plain = dir.read("extra").replace("stage = \"node\"\n", "");
+    dir.file("extra", &plain);
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "w"]).run().code(1);
+    said().says("`extra` reads t").says("add `stage = \"node\"` to `extra`");
+}

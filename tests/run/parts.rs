@@ -96,3 +96,46 @@ fn a_task_that_no_rank_can_run_is_no_matter_where_it_is_left_out() {
     phalanx(&dir).args(["run", "job.toml"]).run().code(2).says("`b` fits on no rank");
     mpirun(&dir, 2).args(["run", "job.toml", "--omit", "b"]).run().ok().says("1 completed");
 }
+
+#[test]
+fn what_a_failed_task_has_left_is_not_taken_and_its_failure_stays_on_record() {
+    let dir = Dir::new("part-failed");
+    dir.job(
+        "job.toml",
+        "[[task]]\nname = 'call'\narray = '1-3'\noutputs = 'c-{index}'\n\
+         command = 'echo part > c-{index}; test {index} != 2 -o -e mended && echo {index} > c-{index}'\n\
+         [[task]]\nname = 'merge'\ninputs = ['c-1', 'c-2', 'c-3']\noutputs = 'm'\ncommand = 'cat c-* > m'\n\
+         [[task]]\nname = 'other'\ncommand = 'true'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml"]).run().code(1);
+    let merge =
+        |more: &[&str]| phalanx(&dir).args([&["run", "job.toml", "--resume", "--only", "merge"], more].concat()).run();
+    let refusal = "leaves out call[2], which merge needs and which has begun and not completed";
+    for more in [&["-n"][..], &[]] {
+        merge(more).code(2).says(refusal).says("--until merge");
+    }
+    // A later session that leaves it out hides nothing.
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--only", "other", "--rerun", "other"]).run().ok();
+    phalanx(&dir).args(["report", "--failed"]).run().ok().says("call[2]: FAILED");
+    let runs = phalanx(&dir).args(["runs", "--json"]).run().ok().json();
+    assert_eq!((&runs[0]["completed"], &runs[0]["failed"]), (&3.into(), &1.into()), "{runs}");
+    let counts = phalanx(&dir).args(["report", "--json"]).run().ok().json()["counts"].clone();
+    let count = |name: &str| counts[name].as_u64().unwrap();
+    assert_eq!(["completed", "failed", "left_out", "pending"].map(count), [3, 1, 1, 0], "{counts}");
+    merge(&[]).code(2).says(refusal);
+    assert!(!dir.has("m"));
+    dir.file("mended", "");
+    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok().says("5 completed");
+    assert_eq!(dir.read("m"), "1\n2\n3\n");
+    phalanx(&dir).args(["report", "--failed"]).run().ok().says("no task of job-1 has failed");
+}
+
+#[test]
+fn what_must_run_again_is_not_there_and_the_refusal_says_why() {
+    let dir = Dir::new("part-again");
+    dir.job("job.toml", JOB);
+    phalanx(&dir).args(["run", "job.toml", "--until", "merge"]).run().ok();
+    std::fs::remove_file(dir.path().join("all")).unwrap();
+    let refused = phalanx(&dir).args(["run", "job.toml", "--resume", "--only", "plot"]).run().code(2);
+    refused.says("leaves out merge, which plot needs and which must run again (its output all is missing)");
+}

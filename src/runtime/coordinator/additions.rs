@@ -65,8 +65,9 @@ impl Additions {
         self.growing.get_or_insert_with(|| GrowingJob::new(job.clone()))
     }
 
-    /// Makes tables count: their tasks are numbered.
-    fn take(&mut self, job: &Job, by: Option<TaskId>, text: Arc<str>) -> Result<(), String> {
+    /// Makes tables count: their tasks are numbered. Returns the
+    /// number of their first table.
+    fn take(&mut self, job: &Job, by: Option<TaskId>, text: Arc<str>) -> Result<GroupId, String> {
         let kernels = self.kernels.clone();
         let growing = self.growing(job);
         let read = growing.read(Arc::clone(&text), "added tasks", &kernels).map_err(|error| error.to_string())?;
@@ -76,7 +77,7 @@ impl Additions {
         self.links.extend(links);
         self.waiting += 1;
         self.tables.push(AddedTables { first_task, first_group, text });
-        Ok(())
+        Ok(first_group)
     }
 
     /// The tables that a rank has not been sent yet.
@@ -103,6 +104,7 @@ impl CoordinatorDriver {
                 let offered = Offered { text: Arc::clone(&own.text), names, tasks: tasks_of(&own) };
                 let by = Some(Offerer { task, attempt });
                 self.recording.record(Record::Added(TaskAddition { time: now, by, text: own.text }));
+                self.temporaries.offer(task, &own.job);
                 self.additions.offered.insert(task, offered);
                 self.coordinator.offer(task, attempt);
             })
@@ -130,11 +132,19 @@ impl CoordinatorDriver {
             );
         }
         self.recording.record(Record::Added(TaskAddition { time: now, by: None, text: Arc::clone(&own.text) }));
-        if let Err(error) = self.additions.take(&self.job, None, own.text) {
-            return (Answer::refused(error), Messages::new());
+        match self.additions.take(&self.job, None, own.text) {
+            Ok(first) => self.keep_what_they_read(first),
+            Err(error) => return (Answer::refused(error), Messages::new()),
         }
         self.coordinator.add();
         (Answer::done(format!("{} added", counted_are(tasks, "task"))), self.grow_if_due(now))
+    }
+
+    /// Temporary files that the added tasks read, whose tables begin with this one, stay for them.
+    fn keep_what_they_read(&mut self, first: GroupId) {
+        if let Some(growing) = &self.additions.growing {
+            self.temporaries.add_tasks(growing.job(), first);
+        }
     }
 
     /// Lets a run end that waits for more tasks.
@@ -161,6 +171,9 @@ impl CoordinatorDriver {
         let ProvisioningState { offers, most, .. } = self.provisioning();
         let further = FurtherNodes { offers, most_ranks: most };
         check_added(&own, first_group, &members, &further).map_err(|error| error.render(false))?;
+        if let Some(refusal) = self.temporaries.refusal(&self.job, &own.job) {
+            return Err(refusal);
+        }
         let is_own = |task: TaskId| matches!(whose, Whose::Task(by) if by == task);
         let others = || self.additions.offered.iter().filter(|(task, _)| !is_own(**task));
         let names: FxHashSet<&str> = own.job.groups.iter().map(|group| &*group.name).collect();
@@ -182,13 +195,19 @@ impl CoordinatorDriver {
     }
 
     /// What an ended attempt had offered counts, or is dropped.
-    pub(super) fn settle_offer(&mut self, now: Time, task: TaskId, counts: bool) {
-        let Some(offered) = self.additions.offered.remove(&task).filter(|_| counts) else { return };
-        if let Err(error) = self.additions.take(&self.job, Some(task), offered.text) {
-            // It was readable when it was offered, and names of offers are kept apart.
-            let name = self.job.task_name(task);
-            self.recording.note(now, crate::journal::Level::Error, &format!("what {name} adds is dropped: {error}"));
+    pub(super) fn settle_offer(&mut self, now: Time, task: TaskId, counts: bool) -> Messages {
+        if let Some(offered) = self.additions.offered.remove(&task).filter(|_| counts) {
+            match self.additions.take(&self.job, Some(task), offered.text) {
+                Ok(first) => self.keep_what_they_read(first),
+                Err(error) => {
+                    // It was readable when it was offered, and names of offers are kept apart.
+                    let text = format!("what {} adds is dropped: {error}", self.job.task_name(task));
+                    self.recording.note(now, crate::journal::Level::Error, &text);
+                }
+            }
         }
+        let files = self.temporaries.settle(task);
+        self.discard_files(files)
     }
 
     /// Gives what has been added to the coordinator, if it can take it now.

@@ -60,7 +60,9 @@ pub(crate) struct CoordinatorDriver {
     /// How long tasks take.
     longest: LongestTask,
     /// Temporary files, and who still reads them.
-    temporaries: Temporaries,
+    pub(super) temporaries: Temporaries,
+    /// For each task whether this session leaves it out; empty if none is.
+    left_out: Arc<[bool]>,
     /// Files on their way between ranks.
     pub(super) transfers: Transfers,
     /// Decides about ranks and spending, or forecasts the end, if the job asks for either.
@@ -92,6 +94,7 @@ impl CoordinatorDriver {
         CoordinatorDriver {
             longest: LongestTask::of(&job),
             temporaries: Temporaries::of(&job),
+            left_out: Arc::default(),
             transfers: Transfers::default(),
             identity,
             coordinator,
@@ -116,10 +119,16 @@ impl CoordinatorDriver {
         CoordinatorDriver { listener: Some(listener), provisioner, ..self }
     }
 
+    /// Leaves tasks out: the coordinator takes them for ended, but what they read is still needed.
+    pub(super) fn with_left_out(self, left_out: Arc<[bool]>) -> CoordinatorDriver {
+        CoordinatorDriver { left_out, ..self }
+    }
+
     /// Begins the run.
     pub(super) fn begin(&mut self, now: Time) -> Messages {
         // Files whose readers have all completed in earlier sessions.
-        let is_kept = |task: &TaskId| self.coordinator.final_state(*task) == Some(State::Completed);
+        let is_out = |task: &TaskId| self.left_out.get(task.index()) == Some(&true);
+        let is_kept = |task: &TaskId| self.coordinator.final_state(*task) == Some(State::Completed) && !is_out(task);
         let tasks = if self.temporaries.is_empty() { 0 } else { self.job.task_count() as u32 };
         let kept: Vec<TaskId> = (0..tasks).map(TaskId).filter(is_kept).collect();
         let mut messages = self.discard(kept.into_iter());
@@ -274,7 +283,7 @@ impl CoordinatorDriver {
                         messages.extend(self.end_transfers_of(now, to));
                     }
                 }
-                CoordinatorAction::Offered { task, counts } => self.settle_offer(now, task, counts),
+                CoordinatorAction::Offered { task, counts } => messages.extend(self.settle_offer(now, task, counts)),
                 CoordinatorAction::Journal(attempts) => {
                     let completed = attempts.iter().filter(|attempt| attempt.last && attempt.outcome.ok());
                     messages.extend(self.discard(completed.map(|attempt| attempt.task)));
@@ -304,7 +313,12 @@ impl CoordinatorDriver {
         if self.temporaries.is_empty() {
             return Messages::new();
         }
-        let files: Vec<TemporaryFile> = completed.flat_map(|task| self.temporaries.done(task)).collect();
+        let files = completed.flat_map(|task| self.temporaries.done(task)).collect();
+        self.discard_files(files)
+    }
+
+    /// Lets ranks remove temporary files.
+    pub(super) fn discard_files(&mut self, files: Vec<TemporaryFile>) -> Messages {
         for (task, number) in &files {
             let task = self.job.task(*task).ok();
             let name = task.and_then(|task| Some(held_name(&task, task.temporary.get(*number as usize)?)));

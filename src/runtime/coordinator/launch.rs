@@ -10,6 +10,7 @@ use std::sync::mpsc::Receiver;
 use super::autoscaler::Autoscaler;
 use super::driver::{CoordinatorDriver, SessionIdentity};
 use super::join_listener::JoinListener;
+use super::part_of_job::still_begun;
 use super::prepare::PreparedRun;
 use super::pricing;
 use super::provisioner::{self, Provisioner, listen_on};
@@ -159,7 +160,7 @@ fn prepare(
         ..
     } = start;
     let done = Done::of(&kept, &prepared);
-    let left_out = prepared.left_out_count();
+    let left_out = (prepared.left_out_count(), Arc::clone(&prepared.left_out));
     let autoscaler = Autoscaler::new(&prepared, &infos, &members, &|task| done.has(task), spent, &past);
     let fair = prepared.family_slots();
     let PreparedJob { job, graph, estimates, order, urgency, pools, fair: _, left_out: _ } = prepared;
@@ -167,7 +168,7 @@ fn prepare(
     let unplaced = placement::unplaced(&job, &members, &rules, &divided.home, &|task| !done.has(task));
     let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair }.with_gap(GAP);
     let ranks = members.len();
-    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out);
+    let mut coordinator = coordinator(&job, tasks, members, &done).with_left_out(left_out.0);
     keep_limits(&mut coordinator, &limits);
     if job.open && !is_closed {
         tracing::info!("the run is open: it waits for `phalanx add` until `phalanx close`");
@@ -182,7 +183,7 @@ fn prepare(
         &welcome.run_name,
         slots,
         welcome.began_unix_ns,
-        kept.is_empty() && left_out == 0,
+        kept.is_empty() && left_out.0 == 0,
     );
     if let Some(past) = history.before() {
         journal.append(&Record::Past(Box::new(past)))?;
@@ -212,7 +213,8 @@ fn prepare(
         recording,
         autoscaler,
         (server, kernels.clone()),
-    );
+    )
+    .with_left_out(left_out.1);
     if let Some((listener, provisioner)) = joining {
         driver = driver.with_joining(listener, provisioner);
     }
@@ -436,6 +438,10 @@ fn record_beginning(
     }))?;
     if !start.prepared.left_out.is_empty() {
         start.journal.append(&Record::LeftOut(LeftOut::of(&start.selection, &start.prepared.left_out)))?;
+        let stands = still_begun(&start.begun, &start.prepared.left_out);
+        if !stands.is_empty() {
+            start.journal.append(&Record::StillBegun(stands))?;
+        }
     }
     let PreparedJob { graph, order, .. } = &start.prepared;
     start.journal.append(&Record::Graph(GraphFacts {

@@ -1,14 +1,21 @@
 //! A run of a part of its job: what it leaves out, and whether what it needs is there.
 
+use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::resume::{RunReason, Takeover};
 use crate::graph::TaskGraph;
-use crate::job::{Job, Task};
+use crate::job::{Job, Task, WrittenFiles};
 use crate::journal::KeptRun;
 use crate::model::TaskId;
 use crate::runtime::RunError;
 use crate::system::file_probe::FileProbe;
+use crate::text::counted;
 use crate::workload::Selected;
+
+/// Maximum number of tasks that run again of which the inputs are looked for.
+const MAX_CHECKED: usize = 10_000;
 
 /// For each task whether it is left out of the run; nothing if none is.
 pub(super) fn left_out(selected: &Selected, kept: &[KeptRun], tasks: usize) -> Arc<[bool]> {
@@ -19,27 +26,83 @@ pub(super) fn left_out(selected: &Selected, kept: &[KeptRun], tasks: usize) -> A
     if out.contains(&true) { out.into() } else { Arc::default() }
 }
 
-/// Refuses a selection with a task that needs what is neither chosen, nor complete, nor there.
+/// Those of the tasks that began without completing that the session leaves out: what their last
+/// attempts came to still holds.
+pub(super) fn still_begun(begun: &[KeptRun], left_out: &[bool]) -> Vec<KeptRun> {
+    let tasks = begun.iter().flat_map(|run| (0..run.count).map(|at| (run.first.0 + at, run.was.0 + at)));
+    let mut still: Vec<KeptRun> = Vec::new();
+    for (task, was) in tasks.filter(|(task, _)| left_out.get(*task as usize) == Some(&true)) {
+        match still.last_mut() {
+            Some(run) if run.first.0 + run.count == task && run.was.0 + run.count == was => run.count += 1,
+            _ => still.push(KeptRun { first: TaskId(task), was: TaskId(was), count: 1 }),
+        }
+    }
+    still
+}
+
+/// Refuses a selection with a task that needs what is neither chosen, nor complete, nor there. What
+/// a task has left that began without completing is not there: it may be a part.
 pub(super) fn check_needs(
     selected: &Selected,
     (job, graph): (&Job, &TaskGraph),
-    kept: &[KeptRun],
+    takeover: &Takeover,
 ) -> Result<(), RunError> {
-    // Runs are ascending.
-    let is_kept = |task: TaskId| {
-        let next = kept.partition_point(|run| run.first.0 <= task.0);
-        kept[..next].last().is_some_and(|run| task.0 - run.first.0 < run.count)
-    };
     let probe = FileProbe::default();
-    let there = |task| is_kept(task) || has_outputs(&probe, job, task);
-    let Some((task, needs)) = selected.unmet(graph, &|task| !is_kept(task), &there) else { return Ok(()) };
-    let (task, needs) = (job.task_name(task), job.task_name(needs));
+    let there = |task| takeover.keeps(task) || (!takeover.has_begun(task) && has_outputs(&probe, job, task));
+    let Some((task, lacks)) = selected.unmet(graph, &|task| !takeover.keeps(task), &there) else { return Ok(()) };
+    let (task, needs) = (job.task_name(task), job.task_name(lacks));
+    let (mut why, mut or) = ("has neither completed nor left its declared outputs".to_owned(), String::new());
+    if takeover.has_begun(lacks) {
+        why = "has begun and not completed in the run that is resumed, so its outputs may be a part".to_owned();
+        or = ", or leave out --resume if its outputs are whole: a new run takes them as they are".to_owned();
+    } else if let Some(reason) = takeover.reason(lacks).filter(|reason| reason.had_completed()) {
+        why = format!("must run again ({})", reason.text(job));
+    } else if takeover.kept.is_empty() {
+        or = ", or resume the run in which it has completed (--resume)".to_owned();
+    }
     Err(RunError::Refused(format!(
-        "`{}` leaves out {needs}, which {task} needs and which has neither completed nor left its declared outputs: \
-         choose it too (`--until {task}` takes all that {task} needs), or resume the run in which it has completed \
-         (--resume)",
+        "`{}` leaves out {needs}, which {task} needs and which {why}: choose it too (`--until {task}` takes all that \
+         {task} needs){or}",
         selected.words()
     )))
+}
+
+/// Refuses a resume that would run a task again which had completed and cannot: an input is missing
+/// that no task writes. What it has left would be lost.
+pub(super) fn check_sources(selected: &Selected, job: &Job, takeover: &Takeover) -> Result<(), RunError> {
+    let (probe, written) = (FileProbe::default(), OnceCell::new());
+    let again = takeover.runs.iter().filter(|(task, reason)| reason.had_completed() && selected.has(*task));
+    for (id, reason) in again.take(MAX_CHECKED) {
+        let Ok(task) = job.task(*id) else { continue };
+        let is_source = |file: &&PathBuf| {
+            let path = task.dir.join(file);
+            let written = || written.get_or_init(|| WrittenFiles::of(job));
+            probe.exists(&path) == Some(false) && written().writer_of(&path).is_none()
+        };
+        let Some(file) = task.required.iter().find(is_source) else { continue };
+        let (name, why) = (job.task_name(*id), reason.text(job));
+        let file = file.display();
+        let again = if let RunReason::Asked = reason { "--rerun" } else { "the resume" };
+        return Err(RunError::Refused(format!(
+            "{name} has completed and would run again ({why}), but its input {file} is missing and no task writes it, so \
+             {again} would only lose what it has left: bring {file} back, or leave the task out (`--omit {name}`)"
+        )));
+    }
+    Ok(())
+}
+
+/// What is missing of the files that complete tasks have read, in words.
+pub(super) fn kept_without(takeover: &Takeover) -> Option<String> {
+    let (first, more) = takeover.missing.split_first()?;
+    let (more, are) = match more.len() {
+        0 => (String::new(), "is"),
+        more => (format!(" (and {})", counted(more as u64, "other file")), "are"),
+    };
+    Some(format!(
+        "{}{more}, which complete tasks have read, {are} missing, and no task writes what is missing: these tasks stay \
+         complete",
+        first.display()
+    ))
 }
 
 /// True if the task declares outputs, and all of them are there.

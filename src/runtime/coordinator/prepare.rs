@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::auto_memory::auto_memory;
 use super::join_address::JoinAddress;
-use super::part_of_job::{check_needs, left_out};
+use super::part_of_job::{check_needs, check_sources, kept_without, left_out};
 use super::preview::{UnfinishedRun, unfinished_run};
 use super::provisioner::{self, listen_on};
+use super::resume::Takeover;
 use super::resumed_job::{FormerRun, resumed_job};
 use super::run_history::LoadedHistory;
 use crate::exec::{BatchWriter, FormerBatches, Kernels, user_variables};
@@ -42,6 +43,8 @@ pub(super) struct PreparedRun {
     pub(super) kept: Vec<KeptRun>,
     /// Changes to data graphs that earlier sessions made.
     pub(super) former_batches: FormerBatches,
+    /// Tasks that began without completing in earlier sessions, with their numbers in the last.
+    pub(super) begun: Vec<KeptRun>,
     /// Why tasks that had completed run again.
     pub(super) run_again: Vec<RunAgain>,
     pub(super) welcome: Welcome,
@@ -116,7 +119,7 @@ impl PreparedRun {
                 return Err(error);
             }
         };
-        let Opened { journal, session, kept, former_batches, run_again, spent, ended, limits, is_closed, short } =
+        let Opened { journal, session, kept, begun, former_batches, run_again, spent, ended, limits, is_closed, short } =
             opened;
         let (text, mut job) = (Arc::clone(&loaded.text), loaded.job);
         // The graph holds them in half the space.
@@ -167,6 +170,7 @@ impl PreparedRun {
             journal,
             kept,
             former_batches,
+            begun,
             run_again,
             welcome,
             spent,
@@ -265,6 +269,7 @@ struct Opened {
     session: u32,
     kept: Vec<KeptRun>,
     former_batches: FormerBatches,
+    begun: Vec<KeptRun>,
     run_again: Vec<RunAgain>,
     spent: f64,
     ended: EndedSessions,
@@ -280,6 +285,7 @@ impl Opened {
             session: 1,
             kept: Vec::new(),
             former_batches: FormerBatches::default(),
+            begun: Vec::new(),
             run_again: Vec::new(),
             spent: 0.0,
             ended: EndedSessions::default(),
@@ -302,7 +308,7 @@ fn open_journal(
     let forced = |loaded: &Loaded| rerun(options, loaded);
     if !resumes {
         forced(loaded)?;
-        check_needs(selected, (&loaded.job, graph), &[])?;
+        check_needs(selected, (&loaded.job, graph), &Takeover::default())?;
         return Ok(Opened::new(Journal::create(&dir.journal(), loaded.job.flush)?));
     }
     let (mut journal, torn) = Journal::reopen(&dir.journal(), loaded.job.flush)?;
@@ -321,7 +327,8 @@ fn open_journal(
     }
     (*loaded, *graph) = (resumed.loaded, resumed.graph);
     let (job, takeover) = (&loaded.job, resumed.takeover);
-    check_needs(selected, (job, graph), &takeover.kept)?;
+    check_needs(selected, (job, graph), &takeover)?;
+    check_sources(selected, job, &takeover)?;
     let implied = former.implied;
     if !implied.is_empty() {
         tracing::info!("{} had completed whose records the kill has cut off", counted(implied.len() as u64, "task"));
@@ -336,11 +343,15 @@ fn open_journal(
     let graphs = job.graphs.iter().map(|graph| graph.name.as_str());
     let former_batches =
         FormerBatches::find(dir.path(), graphs, &stays).map_err(|error| RunError::Refused(error.to_string()))?;
+    if let Some(text) = kept_without(&takeover) {
+        tracing::warn!("{text}");
+    }
     Ok(Opened {
         session: last.began.session + 1,
         run_again: takeover.run_again(job),
         kept: takeover.kept,
         former_batches,
+        begun: takeover.begun,
         spent: replay.spent(),
         ended,
         limits: last_limits(&replay),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::part_of_job::check_needs;
+use super::part_of_job::{check_needs, check_sources, kept_without};
 use super::prepare::{rerun, to_resume};
 use super::resume::{RunReason, Takeover};
 use super::resumed_job::{FormerRun, resumed_job};
@@ -21,6 +21,8 @@ pub struct RunPreview {
     pub resumed: Option<String>,
     /// What a user may not expect about the run to resume, or that there is none.
     pub remark: Option<String>,
+    /// What is missing of the files that complete tasks have read, in words.
+    pub missing: Option<String>,
     /// Number of tasks of the job.
     pub tasks: usize,
     /// Number of tasks that are complete and would not run again.
@@ -65,12 +67,13 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
         }
         _ => {
             let all = (0..loaded.job.task_count() as u32).map(|task| (TaskId(task), RunReason::Open));
-            (Takeover { kept: Vec::new(), runs: all.collect() }, None)
+            (Takeover { runs: all.collect(), ..Takeover::default() }, None)
         }
     };
     let job = &loaded.job;
     let selected = options.selection.of(job, &graph).map_err(RunError::Refused)?;
-    check_needs(&selected, (job, &graph), &takeover.kept)?;
+    check_needs(&selected, (job, &graph), &takeover)?;
+    check_sources(&selected, job, &takeover)?;
     let chosen = takeover.runs.iter().filter(|(task, _)| selected.has(*task));
     let reason = |task: TaskId, reason: &RunReason| match reason {
         RunReason::Open => selected.reason(job, task),
@@ -85,6 +88,7 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
     Ok(RunPreview {
         resumed: dir.map(|dir| dir.name()),
         remark,
+        missing: kept_without(&takeover),
         tasks: job.task_count(),
         complete: takeover.complete(),
         left_out: takeover.runs.len() - runs.len(),

@@ -68,10 +68,12 @@ pub fn implied(
 pub struct RerunChecks<'a> {
     /// The user requests it.
     pub forced: &'a dyn Fn(TaskId) -> bool,
-    /// How a file that it used, by its number in the old job, differs from what it was.
-    pub changed: &'a dyn Fn(TaskId) -> Option<String>,
+    /// How a file that it used differs from what it was: of a task, with its number in the old job.
+    pub changed: &'a dyn Fn(TaskId, TaskId) -> Option<String>,
     /// A declared output that is gone.
     pub lost: &'a dyn Fn(TaskId) -> Option<PathBuf>,
+    /// It may have begun without completing, by its number in the old job.
+    pub begun: &'a dyn Fn(TaskId) -> bool,
 }
 
 /// Why a task of a resumed run runs.
@@ -96,6 +98,11 @@ pub enum RunReason {
 }
 
 impl RunReason {
+    /// True if the task had completed.
+    pub fn had_completed(&self) -> bool {
+        !matches!(self, RunReason::New | RunReason::Open)
+    }
+
     /// The reason as the end of a sentence that begins with the task.
     pub fn text(&self, job: &Job) -> String {
         match self {
@@ -117,6 +124,12 @@ pub struct Takeover {
     pub kept: Vec<KeptRun>,
     /// All other tasks, in ascending order, each with one reason.
     pub runs: Vec<(TaskId, RunReason)>,
+    /// Those of them that may have begun, but have not completed: what stands of their outputs may
+    /// be a part.
+    pub begun: Vec<KeptRun>,
+    /// Files that tasks which stay complete have read, that are missing, and that no task writes:
+    /// the first of them.
+    pub missing: Vec<PathBuf>,
 }
 
 impl Takeover {
@@ -125,12 +138,26 @@ impl Takeover {
         self.kept.iter().map(|run| run.count).sum()
     }
 
+    /// True if the task stays complete.
+    pub fn keeps(&self, task: TaskId) -> bool {
+        has(&self.kept, task)
+    }
+
+    /// True if the task may have begun, but has not completed.
+    pub fn has_begun(&self, task: TaskId) -> bool {
+        has(&self.begun, task)
+    }
+
+    /// Why the task runs, if it does.
+    pub fn reason(&self, task: TaskId) -> Option<&RunReason> {
+        self.runs.binary_search_by_key(&task, |(task, _)| *task).ok().map(|at| &self.runs[at].1)
+    }
+
     /// The tasks that had completed and run again, with the reasons, for the journal; consecutive
     /// tasks with the same reason as one.
     pub fn run_again(&self, job: &Job) -> Vec<RunAgain> {
         let mut reasons: Vec<RunAgain> = Vec::new();
-        let had_completed = |reason: &RunReason| !matches!(reason, RunReason::New | RunReason::Open);
-        for (task, reason) in self.runs.iter().filter(|(_, reason)| had_completed(reason)) {
+        for (task, reason) in self.runs.iter().filter(|(_, reason)| reason.had_completed()) {
             let (why, is_full) = (reason.text(job), reasons.len() == RunAgain::MAX_RECORDED);
             match reasons.last_mut() {
                 Some(last) if last.why == why && last.first.0 + last.count == task.0 => last.count += 1,
@@ -144,7 +171,7 @@ impl Takeover {
     /// The first tasks that had completed and run again for a reason of their own, with the
     /// reasons, at most `most`, and how many others there are; `None` if there are none.
     pub fn reruns(&self, job: &Job, most: usize) -> Option<String> {
-        let is_own = |reason: &RunReason| !matches!(reason, RunReason::New | RunReason::Open | RunReason::Needs(_));
+        let is_own = |reason: &RunReason| reason.had_completed() && !matches!(reason, RunReason::Needs(_));
         let mut own = self.runs.iter().filter(|(_, reason)| is_own(reason));
         let mut text = String::new();
         for (task, reason) in own.by_ref().take(most) {
@@ -231,7 +258,7 @@ fn takeover_with(
         Some(_) if outdated.contains_key(&task) => outdated.get(&task).map(|cause| RunReason::Needs(*cause)),
         Some(was) => redefined(task, was)
             .or_else(|| changed_needs.as_mut()?.of_task(task, was).map(RunReason::OtherNeeds))
-            .or_else(|| (checks.changed)(was).map(|text| RunReason::File(text.into()))),
+            .or_else(|| (checks.changed)(task, was).map(|text| RunReason::File(text.into()))),
     };
     let nodes = graph.node_count();
     // `kept`: ended well and stays so. `stale`: had completed, but must run again.
@@ -284,11 +311,23 @@ fn takeover_with(
         }
     }
     reasons.truncate(graph.task_count());
+    let is_begun = |(reason, was): (&Option<RunReason>, &Option<TaskId>)| {
+        matches!(reason, Some(RunReason::Open)) && was.is_some_and(|was| (checks.begun)(was))
+    };
+    let begun: Vec<bool> = reasons.iter().zip(&was).map(is_begun).collect();
     let reasons = (0..).map(TaskId).zip(reasons);
     Takeover {
         kept: runs(&kept[..graph.task_count()], &was),
         runs: reasons.filter_map(|(task, reason)| Some((task, reason?))).collect(),
+        begun: runs(&begun, &was),
+        missing: Vec::new(),
     }
+}
+
+/// True if a task is one of these, which are ascending.
+fn has(tasks: &[KeptRun], task: TaskId) -> bool {
+    let next = tasks.partition_point(|run| run.first <= task);
+    tasks[..next].last().is_some_and(|run| task.0 - run.first.0 < run.count)
 }
 
 /// How the definition of a task differs from what it was, as the end of a sentence that begins with
@@ -310,7 +349,12 @@ fn changed_part(old: &Job, was: TaskId, new: &Job, task: TaskId) -> String {
             added.or_else(|| Some(("no longer declares", then.iter().find(|file| !now.contains(file))?)))?;
         Some(format!("{what} the input {}", file.display()))
     };
-    value.or_else(inputs).unwrap_or_else(|| "is defined differently than when it ran".to_owned())
+    let parts = || {
+        let parts = old.differing_parts(was, new, task);
+        let have = if parts.len() == 1 { "has" } else { "have" };
+        (!parts.is_empty()).then(|| format!("its {} {have} changed", parts.join(" and its ")))
+    };
+    value.or_else(inputs).or_else(parts).unwrap_or_else(|| "is defined differently than when it ran".to_owned())
 }
 
 /// For each task of the new job its number in the old one, if that had it.
@@ -403,8 +447,9 @@ mod tests {
             let has = |list: &[u32], task: TaskId| list.contains(&task.0);
             let checks = RerunChecks {
                 forced: &|task| has(forced, task),
-                changed: &|_| None,
+                changed: &|_, _| None,
                 lost: &|task| has(lost, task).then(|| "f".into()),
+                begun: &|_| false,
             };
             let taken =
                 takeover((&loaded.job, &graph), &|task| has(completed, task), (&loaded.job, &graph), true, &checks);
@@ -440,8 +485,9 @@ mod tests {
             let has = |names: &[&str], task: TaskId| names.contains(&&*loaded.job.task_name(task));
             let checks = RerunChecks {
                 forced: &|task| has(forced, task),
-                changed: &|_| None,
+                changed: &|_, _| None,
                 lost: &|task| has(lost, task).then(|| "f".into()),
+                begun: &|_| false,
             };
             let taken = takeover((&loaded.job, &graph), &|_| true, (&loaded.job, &graph), true, &checks);
             let said = |(task, reason): &(TaskId, RunReason)| {
@@ -473,8 +519,9 @@ mod tests {
         let graph = crate::workload::graph_of(&loaded).unwrap();
         let checks = RerunChecks {
             forced: &|_| false,
-            changed: &|task| (task.0 == 1).then(|| "its input f has changed".to_owned()),
+            changed: &|_, was| (was.0 == 1).then(|| "its input f has changed".to_owned()),
             lost: &|_| None,
+            begun: &|was| was.0 == 3,
         };
         let taken = takeover((&old, &old_graph), &|task| task.0 != 3, (&loaded.job, &graph), false, &checks);
         let said: Vec<String> = taken
@@ -488,17 +535,20 @@ mod tests {
                 "a[1] its input f has changed",
                 "b needs a[1], which runs again",
                 "c has not completed",
-                "d is defined differently than when it ran",
+                "d its command has changed",
                 "e is new",
             ]
         );
+        let with = |has: &dyn Fn(TaskId) -> bool| (0..6).filter(|&task| has(TaskId(task))).collect::<Vec<u32>>();
+        assert_eq!((with(&|task| taken.keeps(task)), with(&|task| taken.has_begun(task))), (vec![0], vec![3]));
+        assert_eq!(with(&|task| taken.reason(task).is_some_and(RunReason::had_completed)), [1, 2, 4]);
         let recorded = |taken: &Takeover| {
             let again = taken.run_again(&loaded.job).into_iter();
             again.map(|again| format!("{}+{} {}", again.first.0, again.count, again.why)).collect::<Vec<_>>()
         };
         let expected = ["1+1 its input f has changed", "2+1 needs a[1], which runs again"];
         assert_eq!(recorded(&taken)[..2], expected);
-        let all = RerunChecks { changed: &|_| Some("its input f has changed".into()), ..checks };
+        let all = RerunChecks { changed: &|_, _| Some("its input f has changed".into()), ..checks };
         let taken_all = takeover((&old, &old_graph), &|_| true, (&loaded.job, &graph), false, &all);
         assert_eq!(recorded(&taken_all)[0], "0+2 its input f has changed");
         let shown = taken.reruns(&loaded.job, 1).unwrap();

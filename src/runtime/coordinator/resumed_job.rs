@@ -177,11 +177,20 @@ fn takeover(
     let forced = forced.unwrap_or_default();
     let checks = RerunChecks {
         forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
-        changed: &|was| replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(at, attempt)),
+        changed: &|task, was| {
+            replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(task, at, attempt))
+        },
         lost: &|task| if looks { files.lost(task) } else { None },
+        begun: &|was| match replay.latest(was) {
+            Some((_, attempt)) => attempt.attempt > 0,
+            // A session that was killed does not say what it was running.
+            None => replay.last_session().is_some_and(|last| {
+                last.ended.is_none() && !last.left_out.as_ref().is_some_and(|left_out| left_out.has(was))
+            }),
+        },
     };
     let former = (&former.loaded.job, &former.graph);
-    let takeover = resume::takeover(former, &completed, (job, graph), same, &checks);
+    let mut takeover = resume::takeover(former, &completed, (job, graph), same, &checks);
     if let Some(file) = files.probe.unanswered() {
         tracing::warn!(
             "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}: files of completed tasks are taken to be \
@@ -189,5 +198,6 @@ fn takeover(
             file.display()
         );
     }
+    takeover.missing = files.into_missing();
     Ok(takeover)
 }
