@@ -16,7 +16,7 @@ use crate::graph::TaskGraph;
 use crate::job::units::format_duration;
 use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded, Site};
 use crate::model::TaskId;
-use crate::observe::{LISTED, Paint, and_more};
+use crate::observe::{LISTED, NOTICE, Paint, and_more, is_logged};
 use crate::text::counted;
 use crate::workload::walltime::{longest_task, time_limit, time_to_run};
 use crate::workload::{Selected, Selection, estimate_ns, graph_of, refused_selection, requirements};
@@ -141,6 +141,9 @@ fn line_ends(loaded: &Loaded) -> Diagnostics {
 
 /// Prints mistakes or warnings to standard error, in colour on a terminal.
 pub(super) fn show(diagnostics: &Diagnostics) {
+    if is_logged() {
+        return tracing::warn!(target: NOTICE, "{}", diagnostics.render(false).trim_end());
+    }
     let stderr = std::io::stderr();
     let colour = Paint::for_stream(&stderr) != Paint::OFF;
     let _ = writeln!(stderr.lock(), "{}", diagnostics.render(colour).trim_end());

@@ -44,6 +44,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use crate::journal::RunDir;
 use crate::model::Rank;
 use crate::observe::logging::{self, LogFormat};
+use crate::observe::{NOTICE, is_logged};
 use crate::system::file_size_limit;
 use crate::system::launch;
 
@@ -188,14 +189,21 @@ fn refuse(error: impl Display) -> ExitCode {
 /// Prints an error to standard error. A failure to do so is ignored: nothing else is left to print
 /// to.
 fn complain(error: impl Display) {
+    if is_logged() {
+        return tracing::error!(target: NOTICE, "{error}");
+    }
     let _ = writeln!(std::io::stderr(), "phalanx: {error}");
 }
 
-/// Where the address of a run's page is found, if it serves one: the page can be reached from other
-/// nodes.
+/// Where the address of a run's page is found, if it serves one and this user may read the address:
+/// the page can be reached from other nodes.
 fn page_hint(dir: &RunDir) -> String {
     let page = dir.page();
-    if page.is_file() { format!("; the address of its page is in {}", page.display()) } else { String::new() }
+    if std::fs::File::open(&page).is_ok() {
+        format!("; the address of its page is in {}", page.display())
+    } else {
+        String::new()
+    }
 }
 
 /// Prints text to standard output. A closed pipe is not an error.

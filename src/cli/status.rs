@@ -81,12 +81,14 @@ fn over(dir: &RunDir, as_json: bool) -> Option<ExitCode> {
     }
     let figures = Figures::of(&view);
     let count = |state: State| figures.counts.of(state);
-    let status = Standing::of(&view, &figures).with(json!({
+    let standing = Standing::of(&view, &figures);
+    let status = standing.with(json!({
         "state": view.state().name().to_lowercase(),
         "time_s": figures.wall_s,
         "tasks": {
             "total": view.tasks_to_run(), "left_out": figures.left_out, "completed": count(State::Completed), "failed": figures.counts.failures(),
-            "skipped": count(State::Skipped), "cancelled": count(State::Cancelled), "running": 0, "ready": 0,
+            "skipped": count(State::Skipped), "cancelled": count(State::Cancelled), "running": 0,
+            "ready": standing.counts.ready, "held": 0, "pending": standing.counts.pending,
         },
         "running": [],
         "ranks": [],

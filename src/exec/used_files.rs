@@ -217,20 +217,26 @@ fn used_by(task: &Task) -> Vec<(PathBuf, bool)> {
     };
     let inputs = task.inputs.iter().map(|(file, _)| file).filter(|file| !is_written_into(file));
     let inputs = inputs.map(|file| (file.clone(), false));
-    let programs = programs(&task.work).into_iter().map(|word| (word, true));
-    let written = |file: &PathBuf| task.outputs.iter().any(|(output, _)| output == file);
-    inputs.chain(programs.filter(|(file, _)| !written(file))).collect()
+    let programs = programs(&task.work).into_iter().filter(|file| !is_written(task, file));
+    inputs.chain(programs.map(|word| (word, true))).collect()
+}
+
+/// True if a task writes a file itself: it is an output, or below a directory that is one. What is
+/// below the directory that the task runs in is its own only if it is named.
+fn is_written(task: &Task, file: &Path) -> bool {
+    let path = task.dir.join(file);
+    let mut outputs = task.outputs.iter().map(|(output, _)| task.dir.join(output));
+    outputs.any(|output| path.starts_with(&output) && !task.dir.starts_with(&output))
 }
 
 /// The programs and scripts that a task's command names by path, as it names them, and that are
 /// there. What the task writes itself is none of them.
 pub(super) fn programs_of(task: &Task) -> Vec<PathBuf> {
-    let is_written = |file: &PathBuf| task.outputs.iter().any(|(other, _)| other == file);
     let is_program = |file: &PathBuf| {
         let path = task.dir.join(file);
         fs::metadata(&path).is_ok_and(|meta| meta.is_file() && is_run(&path, &meta))
     };
-    programs(&task.work).into_iter().filter(|file| !is_written(file) && is_program(file)).collect()
+    programs(&task.work).into_iter().filter(|file| !is_written(task, file) && is_program(file)).collect()
 }
 
 /// True if a command names something that may be a program by its path.

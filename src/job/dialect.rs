@@ -206,6 +206,29 @@ pub(crate) fn is_quoted(line: &str, at: usize) -> bool {
     is_quoted
 }
 
+/// True if the word at a byte of a line stands outside of quotes and is no name of a command, so
+/// that the shell divides it at blanks.
+pub(crate) fn is_divided(line: &str, at: usize) -> bool {
+    const WHOLE: [&str; 9] = [
+        "string",
+        "raw_string",
+        "ansi_c_string",
+        "translated_string",
+        "heredoc_body",
+        "heredoc_content",
+        "comment",
+        "command_name",
+        "regex",
+    ];
+    let mut is_divided = true;
+    let holds = |node: Node<'_>| node.byte_range().contains(&at);
+    // What the parser does not understand is not judged.
+    each_node(line, &holds, &mut |node| {
+        is_divided &= !(holds(node) && (node.is_error() || WHOLE.contains(&node.kind())));
+    });
+    is_divided
+}
+
 /// The shell options that a prologue sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PrologueOptions {
@@ -322,6 +345,25 @@ mod tests {
         }
         assert_eq!(Sh::called(Path::new("/usr/bin/bash")).foreign("a &> b"), [""; 0]);
         assert_eq!(Sh::called(Path::new("/bin/busybox")).foreign("[[ a ]] && b <(c)"), ["<()"]);
+    }
+
+    #[test]
+    fn words_outside_of_quotes_are_divided() {
+        for line in ["cat X", "a; b -i X > y", "x=X b", "if true; then cat aX; fi", "cat < X | sort", "echo $(ls X)"] {
+            assert!(is_divided(line, line.find('X').unwrap()), "{line}");
+        }
+        for line in [
+            "cat \"X\"",
+            "cat 'X'",
+            "X a",
+            "a; X -v",
+            "echo a # X",
+            "cat <<E\nX\nE",
+            "bash -c 'cat X'",
+            "cat \"a $(ls X)\"",
+        ] {
+            assert!(!is_divided(line, line.find('X').unwrap()), "{line}");
+        }
     }
 
     #[test]

@@ -277,6 +277,13 @@ impl Space {
         }
     }
 
+    /// The first text along an axis for which this is true.
+    pub(crate) fn text_where(&self, axis: usize, is_wanted: impl Fn(&str) -> bool) -> Option<&str> {
+        let AxisSpec::List(values) = &self.axes().get(axis)?.values else { return None };
+        let texts = values.iter().filter_map(|value| if let Scalar::Text(text) = value { Some(&**text) } else { None });
+        texts.into_iter().find(|text| is_wanted(text))
+    }
+
     /// Maximum length of a value along any axis, in bytes.
     pub(crate) fn longest_value(&self) -> usize {
         let longest = |axis: &Axis| match &axis.values {

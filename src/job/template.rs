@@ -22,6 +22,7 @@ use super::read::Span;
 use super::scalar::{Scalar, is_identifier};
 use super::selector::quoted;
 use super::space::Space;
+use super::units::shorten;
 
 /// The content of the braces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +203,7 @@ pub(crate) fn compile(
     space: &Space,
     findings: &mut Findings,
 ) -> Template {
-    Compiler { source, span, place, space, findings }.run()
+    Compiler { source, span, place, space, findings, is_noted: false }.run()
 }
 
 struct Compiler<'a> {
@@ -211,6 +212,8 @@ struct Compiler<'a> {
     place: StringKind,
     space: &'a Space,
     findings: &'a mut Findings,
+    /// True if a value was reported that the shell divides.
+    is_noted: bool,
 }
 
 impl Compiler<'_> {
@@ -278,7 +281,30 @@ impl Compiler<'_> {
                     .help(format!("write `{{{word}}}`")),
             );
         }
+        if let (StringKind::Shell, Placeholder::Axis(axis)) = (self.place, what) {
+            self.note_divided(word, axis, at);
+        }
         Some(TemplatePart::Value { what, width })
+    }
+
+    /// Reports a placeholder of a shell line that stands outside of quotes and has a value which
+    /// the shell does not take for one word. What begins with `-` is meant as options.
+    fn note_divided(&mut self, word: &str, axis: usize, at: usize) {
+        let is_special = |c: char| c.is_whitespace() || "'\"`();&".contains(c);
+        let Some(value) = self.space.text_where(axis, |text| !text.starts_with('-') && text.contains(is_special))
+        else {
+            return;
+        };
+        if self.is_noted || !dialect::is_divided(&without_braces(self.source), at) {
+            return;
+        }
+        self.is_noted = true;
+        let message = format!("the shell does not take `{{{word}}}` for one word where it is `{}`", shorten(value));
+        let help = format!(
+            "quote it, as in `\"{{{word}}}\"`, or give `command` as a list, whose words no shell divides; if several words \
+             are meant, this is fine"
+        );
+        self.findings.push(Diagnostic::warning(message).at(self.span).help(help));
     }
 
     /// Reports a word in braces that is no placeholder of the task.
@@ -395,6 +421,19 @@ fn braced<'a>(text: &'a str, at: usize, open: &str, close: &str) -> Option<(&'a 
     fits.then(|| (word, at + open.len() + length + close.len()))
 }
 
+/// A line with a plain word of the same length for each word in braces.
+fn without_braces(line: &str) -> String {
+    let (mut text, mut at) = (line.to_owned(), 0);
+    while let Some(open) = line[at..].find('{').map(|offset| at + offset) {
+        at = open + 1;
+        if let Some((_, end)) = braced(line, open, "{", "}").filter(|_| !line[..open].ends_with('$')) {
+            text.replace_range(open..end, &"x".repeat(end - open));
+            at = end;
+        }
+    }
+    text
+}
+
 /// Splits `index:03` into word and width; a width of 0 means none.
 fn split_width(word: &str) -> (&str, u8) {
     match word.split_once(":0") {
@@ -460,6 +499,32 @@ mod tests {
     fn axes_have_their_typed_form() {
         assert_eq!(fill("{alpha} {index}", &sweep(), 1).0, "1e-9 1");
         assert_eq!(fill("{alpha}", &Space::One, 0), ("{alpha}".into(), 1));
+    }
+
+    #[test]
+    fn values_that_the_shell_divides_are_noted() {
+        let texts = |values: &[&str]| AxisSpec::List(values.iter().map(|text| Scalar::Text((*text).into())).collect());
+        let space = Space::Matrix(vec![
+            Axis::new("fq", texts(&["a.fq", "a b.fq"])),
+            Axis::new("plain", texts(&["a.fq"])),
+            Axis::new("options", texts(&["-O2 -g"])),
+        ]);
+        let noted = |text: &str, place| {
+            let mut findings = Findings::default();
+            compile((text, &(0..1)), place, &space, &mut findings);
+            findings.finish().len()
+        };
+        for (text, expected) in [
+            ("cat {fq}", 1),
+            ("cat {fq} {plain} {fq} > {plain}", 1),
+            ("x={fq}; sort \"$x\"", 1),
+            ("cat \"{fq}\" '{fq}' {plain}", 0),
+            ("cc {options} {plain}; echo # {fq}", 0),
+            ("{fq} --help", 0),
+        ] {
+            assert_eq!(noted(text, StringKind::Shell), expected, "{text}");
+        }
+        assert_eq!(noted("cat {fq}", StringKind::Plain), 0);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Use {
     pub fn name(self) -> &'static str {
         match self {
             Use::Work => "work",
-            Use::Wasted => "attempts that failed",
+            Use::Wasted => "attempts without success",
             Use::StartUp => "idle: start-up",
             Use::HandOver => "idle: hand-over of ready tasks",
             Use::Limit => "idle: limit of an array or pool",

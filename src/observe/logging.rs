@@ -1,4 +1,5 @@
-//! Logging through `tracing`: text or JSON lines on standard error.
+//! Logging through `tracing`: text or JSON lines on standard error. With JSON, what is said to the
+//! user there is a line of the log, too.
 //!
 //! Each line names its rank, because the launcher merges the standard errors of all ranks.
 
@@ -14,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::style::Paint;
-use super::terminal::AboveBar;
+use super::terminal::{AboveBar, NOTICE, log_notices};
 use crate::model::Rank;
 
 /// Environment variable with the log filter, e.g. `debug` or `phalanx::fabric=trace,info`.
@@ -64,6 +65,8 @@ pub fn init(format: LogFormat, verbosity: u8, rank: Option<Rank>) -> Result<(), 
         }
         LogFormat::Json => {
             let inner = Format::default().json().flatten_event(true);
+            log_notices();
+            let filter = filter.with_target(NOTICE, LevelFilter::INFO);
             registry.with(lines.json().event_format(JsonLine { rank, inner })).with(filter).try_init()
         }
     }

@@ -74,7 +74,7 @@ pub use stored::{
 pub use style::Paint;
 pub(crate) use style::{LISTED, and_more, bytes, printable};
 pub use summary::{SIGNALLED, write_summary};
-pub(crate) use terminal::tell;
+pub(crate) use terminal::{NOTICE, is_logged, tell};
 pub use why::{
     LiveRank, LiveRunning, LiveTask, LiveTasks, TaskExplanation, TaskReason, write_task_reasons,
     write_task_reasons_json,

@@ -4,7 +4,7 @@
 //! the run began; this file only decides when to draw.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,7 +13,7 @@ use super::estimate::{Estimator, RunProgress};
 use super::pool_samples::PoolSample;
 use super::samples::Recorder;
 use super::style::count;
-use super::terminal::{AboveBar, set_bar};
+use super::terminal::{is_logged, set_bar, write_line};
 use crate::journal::RunDir;
 use crate::model::{Measure, Rank, Vitals};
 use crate::text::counted;
@@ -30,12 +30,13 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// A bar if standard error is a terminal, else lines; nothing if `quiet`.
+    /// A bar if standard error is a terminal and not a log of JSON lines, else lines; nothing if
+    /// `quiet`.
     pub fn detect(quiet: bool) -> Mode {
         match (quiet, std::io::stderr().is_terminal()) {
             (true, _) => Mode::Quiet,
-            (false, true) => Mode::Bar,
-            (false, false) => Mode::Lines,
+            (false, true) if !is_logged() => Mode::Bar,
+            (false, _) => Mode::Lines,
         }
     }
 }
@@ -127,8 +128,7 @@ impl Progress {
     fn line(&self, at: Duration, tally: &RunProgress) {
         let share = (tally.fraction() * 100.0).floor();
         let status = status(tally, &self.estimator, at);
-        // If standard error is closed, the line is lost.
-        let _ = writeln!(AboveBar, "{}: {share:.0} % ended, {status}", self.job);
+        write_line("", &format!("{}: {share:.0} % ended, {status}", self.job));
     }
 }
 

@@ -388,6 +388,12 @@ fn write_stream(
             writeln!(out, "\n{} of attempt {}", paint.bold(name), attempt.attempt)?;
             run.outputs.copy(number, attempt, stream, out)?;
         }
+        let lost = || run.outputs.lost(number, attempt, stream);
+        if let Some(path) = if attempt.attempt > 0 { lost()? } else { None } {
+            let attempt = attempt.attempt;
+            let trouble = format!("{} is missing or damaged", path.display());
+            writeln!(out, "\n{} of attempt {attempt} is lost, at least in part: {trouble}", paint.bold(name))?;
+        }
     }
     Ok(())
 }

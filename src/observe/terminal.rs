@@ -45,10 +45,34 @@ impl Write for AboveBar {
     }
 }
 
+/// Target of messages to the user in a log of JSON lines, which shows them at any level.
+pub(crate) const NOTICE: &str = "phalanx::notice";
+
+/// True if messages to the user are lines of the log.
+static LOGGED: AtomicBool = AtomicBool::new(false);
+
+/// Makes messages to the user lines of the log from now on.
+pub(super) fn log_notices() {
+    LOGGED.store(true, Relaxed);
+}
+
+/// True if all that goes to standard error must be lines of the log.
+pub(crate) fn is_logged() -> bool {
+    LOGGED.load(Relaxed)
+}
+
 /// Tells the user something on standard error, above the bar.
 pub(crate) fn tell(text: &str) {
+    write_line("phalanx: ", text);
+}
+
+/// Writes a line to standard error, above the bar; the log has it without `prefix`.
+pub(super) fn write_line(prefix: &str, text: &str) {
+    if is_logged() {
+        return tracing::info!(target: NOTICE, "{text}");
+    }
     // It never fails: see `AboveBar`.
-    let _ = AboveBar.write_all(format!("phalanx: {text}\n").as_bytes());
+    let _ = AboveBar.write_all(format!("{prefix}{text}\n").as_bytes());
 }
 
 /// Bypasses the buffer of the standard library, which would keep what could not be written.

@@ -100,6 +100,25 @@ fn quiet_says_nothing_but_what_went_wrong() {
 }
 
 #[test]
+fn a_log_of_json_lines_holds_nothing_else() {
+    let dir = Dir::new("json-lines");
+    dir.job("j.toml", JOB);
+    let lines = |args: &[&str], code: i32| -> Vec<serde_json::Value> {
+        let output = phalanx(&dir).args(["--log-format", "json"]).args(args).run().code(code);
+        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        output.stderr().lines().map(line).collect()
+    };
+    let said = |lines: &[serde_json::Value], text: &str| {
+        let holds = |line: &&serde_json::Value| line["message"].as_str().is_some_and(|message| message.contains(text));
+        lines.iter().find(holds).unwrap_or_else(|| panic!("{text} is missing in {lines:#?}"))["level"].clone()
+    };
+    let run = lines(&["run", "j.toml", "--listen", "127.0.0.1:0"], 1);
+    assert_eq!(["the run's page: ", "100 % ended"].map(|text| said(&run, text)), ["INFO", "INFO"]);
+    assert_eq!(said(&lines(&["run", "missing.toml"], 2), "missing.toml").as_str().map(|it| it != "INFO"), Some(true));
+    assert_eq!(said(&lines(&["status", "nothing"], 2), "nothing"), "ERROR");
+}
+
+#[test]
 fn colours_only_on_terminals_and_never_with_no_color() {
     let dir = Dir::new("colours");
     dir.job("c.toml", JOB);

@@ -282,6 +282,7 @@ fn metrics_are_in_the_format_of_prometheus() {
     }
     for expected in [
         "phalanx_tasks{state=\"completed\"} 20",
+        "phalanx_tasks{state=\"left_out\"} 0",
         "phalanx_attempts_total{class=\"broken\",state=\"failed\"} 1",
         "phalanx_task_run_seconds_bucket{class=\"early\",le=\"+Inf\"} 20",
     ] {

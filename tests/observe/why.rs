@@ -253,6 +253,11 @@ fn all_views_count_the_same_and_the_numbers_add_up() {
     dir.file("go", "");
     run.wait().code(1);
     says(&dir, "z", &["SKIPPED"]);
+    let tasks = phalanx(&dir).args(["status", "--json"]).run().json()["tasks"].clone();
+    let sum =
+        ["completed", "failed", "skipped", "cancelled", "running", "ready", "pending"].map(|of| tasks[of].as_u64());
+    let sum = sum.into_iter().sum::<Option<u64>>();
+    assert_eq!((sum, tasks["held"].as_u64()), (tasks["total"].as_u64(), Some(0)), "{tasks:#}");
 }
 
 fn status_counts(dir: &Dir) -> Value {

@@ -61,6 +61,29 @@ fn overwrite(path: &Path, bytes: &[u8]) {
 }
 
 #[test]
+fn programs_that_a_task_makes_in_its_output_directory_are_no_part_of_its_key() {
+    let dir = Dir::new("cache-own-program");
+    dir.job(
+        "w.toml",
+        "[cache]\nnode_dir = \"node\"\n\
+         [[task]]\nname = \"build\"\ncache = true\ninputs = \"prog.in\"\noutputs = \"build\"\n\
+         command = \"mkdir -p build; cp prog.in build/prog; chmod +x build/prog; ./build/prog; echo build >> ran\"\n",
+    );
+    dir.file("prog.in", "#!/bin/sh\necho made\n");
+    run(&dir);
+    assert_eq!(ran(&dir), ["build"]);
+    run(&dir);
+    assert_eq!(ran(&dir), [""; 0], "with the program there");
+    fs::remove_dir_all(dir.path().join("build")).unwrap();
+    run(&dir);
+    assert_eq!(ran(&dir), [""; 0], "without it");
+    assert!(dir.read("build/prog").contains("made"));
+    dir.file("prog.in", "#!/bin/sh\necho other\n");
+    run(&dir);
+    assert_eq!(ran(&dir), ["build"]);
+}
+
+#[test]
 fn a_thousand_tasks_run_once_and_then_only_what_depends_on_a_change() {
     let dir = set_up("cache-thousand", 500);
     mpirun(&dir, 2).args(["run", "w.toml"]).run().ok();

@@ -72,7 +72,7 @@ fn status_once(dir: &Dir, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
 fn gated(name: &str) -> (Dir, Running) {
     let dir = Dir::new(name);
     let text = "[pools.gate]\ncapacity = 3\n\
-        [[task]]\nname = \"a\"\narray = \"0-11\"\npools = { gate = 1 }\n\
+        [[task]]\nname = \"a\"\narray = \"0-11\"\nestimate = \"1s\"\npools = { gate = 1 }\n\
         command = \"touch in.{index}; while [ ! -e open ]; do sleep 0.02; done\"\n\
         [[task]]\nname = \"b\"\narray = \"0-5\"\nneeds = \"a\"\ncommand = \"touch b.{index}\"\n";
     dir.job("job.toml", text);
@@ -93,11 +93,12 @@ fn a_limit_is_raised_and_lowered_while_the_run_goes_on_and_a_resume_knows_it() {
     wait_for("three tasks to begin", 120, || (began(&dir, "in.") >= 3).then_some(()));
     assert_eq!((&status["pools"][0]["capacity"], began(&dir, "in.")), (&3.into(), 3));
     ask(&dir, &["limit", "latest"]).ok().says("3 of 3 in use by rank");
-    wait_for("a task to say what it waits for", 120, || {
+    let said = wait_for("a task to say what it waits for", 120, || {
         let tasks: Vec<String> = (0..12).map(|index| format!("a[{index}]")).collect();
         let said = tasks.iter().map(|task| ask(&dir, &["explain", "latest", "--task", task]).stdout().to_owned());
         said.into_iter().find(|said| said.contains("waits for pool gate: 3 of 3 in use by rank"))
     });
+    assert!(!said.contains("expected to start"), "when units of the pool are free is not known: {said}");
     ask(&dir, &["limit", "latest", "gat=5"]).code(1).says("did you mean `gate`?");
     ask(&dir, &["limit", "latest", "gate=5"]).ok().says("at most 5 units");
     status_once(&dir, "five tasks to run", in_use(5));

@@ -103,6 +103,28 @@ mod tests {
     }
 
     #[test]
+    fn output_that_is_gone_is_known_to_be_lost() {
+        let (_dir, run) = run_dir();
+        let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();
+        writer.append(TaskId(1), 1, Stream::Out, b"text\n").unwrap();
+        writer.append(TaskId(2), 1, Stream::Out, b"more\n").unwrap();
+        drop(writer);
+        let [data, index] = ["out", "idx"].map(|extension| file(&run, 1, Rank(0), extension));
+        let lost = |task, stream| OutputReader::new(&run).lost(1, &attempt(task), stream).unwrap();
+        assert_eq!([lost(1, Stream::Out), lost(3, Stream::Out), lost(1, Stream::Err)], [None, None, None]);
+        let text = std::fs::read(&data).unwrap();
+        std::fs::write(&data, &text[..7]).unwrap();
+        assert_eq!([lost(1, Stream::Out), lost(2, Stream::Out)], [None, Some(data.clone())], "cut short");
+        std::fs::remove_file(&data).unwrap();
+        assert_eq!([lost(1, Stream::Out), lost(3, Stream::Out)], [Some(data.clone()), None]);
+        std::fs::write(&data, &text).unwrap();
+        std::fs::write(&index, [7; 48]).unwrap();
+        assert_eq!([lost(1, Stream::Out), lost(1, Stream::Err)], [Some(index.clone()), None], "a damaged index");
+        std::fs::remove_file(&index).unwrap();
+        assert_eq!(lost(1, Stream::Out), Some(index));
+    }
+
+    #[test]
     fn chunks_of_many_threads_come_back_whole_and_in_order() {
         let (_dir, run) = run_dir();
         let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();

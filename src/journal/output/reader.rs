@@ -1,10 +1,10 @@
 //! Reading captured output, during a run or after it.
 
 use std::cell::RefCell;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
@@ -31,6 +31,8 @@ struct Index {
     /// Sorted by key; chunks with the same key in the order in which they were written.
     chunks: Vec<Chunk>,
     used: FxHashMap<(TaskId, u16), Usage>,
+    /// True if it holds what is no entry.
+    is_damaged: bool,
 }
 
 impl OutputReader {
@@ -44,6 +46,20 @@ impl OutputReader {
         let index = self.index(session, attempt.rank)?;
         let entries = entries_of(&index, key(attempt, stream));
         Ok(entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.length)))
+    }
+
+    /// The file that is missing or damaged, so that what an attempt printed to a stream is lost or
+    /// unknown.
+    pub fn lost(&self, session: u32, attempt: &Attempt, stream: Stream) -> Result<Option<PathBuf>, OutputError> {
+        let index = self.index(session, attempt.rank)?;
+        let path = file(&self.run, session, attempt.rank, extension(stream));
+        let size = fs::metadata(&path).map_or(0, |meta| meta.len());
+        let entries = entries_of(&index, key(attempt, stream));
+        if entries.iter().any(|entry| entry.offset.saturating_add(entry.length) > size) {
+            return Ok(Some(path));
+        }
+        let is_known = !entries.is_empty() || size == 0 || !(index.is_damaged || index.chunks.is_empty());
+        Ok((!is_known).then(|| file(&self.run, session, attempt.rank, "idx")))
     }
 
     /// Copies the whole output of an attempt on a stream.
@@ -139,7 +155,7 @@ fn read_index(path: &Path) -> io::Result<Index> {
                 Some(IndexEntry::Used(task, attempt, used)) => {
                     index.used.insert((task, attempt), used);
                 }
-                None => {}
+                None => index.is_damaged |= bytes != [0; ENTRY],
             },
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(error) => return Err(error),

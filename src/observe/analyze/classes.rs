@@ -9,7 +9,7 @@ use crate::job::{Job, Work};
 use crate::observe::idle::Use;
 use crate::observe::style::{bytes, count, percent};
 use crate::observe::timeline::Slice;
-use crate::text::{counted, seconds};
+use crate::text::{counted, seconds, shell_word};
 
 /// A task is long enough if it takes at least this multiple of its start overhead.
 const MIN_RUN_TO_OVERHEAD: f64 = 100.0;
@@ -350,16 +350,24 @@ fn per_text(per: Duration) -> String {
     }
 }
 
-/// Finds slot time lost to failed attempts.
+/// Finds slot time lost to failed attempts. Cancelled ones did not fail.
 pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
-    if case.share_of(Use::Wasted) < 0.05 {
-        return None;
-    }
-    let failed = |slice: &&Slice| !slice.outcome.ok();
+    let failed = |slice: &&Slice| slice.outcome.state.is_failure();
     let mut by_class = vec![0u64; case.classes.len()];
     case.slices.iter().filter(failed).for_each(|s| by_class[s.class as usize] += s.ran() * u64::from(s.slots));
+    let share = by_class.iter().sum::<u64>() as f64 / case.uses.sum().max(1.0);
+    if share < 0.05 {
+        return None;
+    }
     let worst = (0..by_class.len()).max_by_key(|&class| by_class[class])? as u32;
     let attempts = case.slices.iter().filter(failed).count();
+    let of_worst = case.slices.iter().filter(failed).find(|slice| slice.class == worst)?.task;
+    let for_good = |slice: &Slice| case.run.replay.latest(slice.task).is_some_and(|it| it.1.outcome.state.is_failure());
+    // A task that has completed at last is none of those that `--failed` shows.
+    let shown = match case.slices.iter().filter(failed).any(for_good) {
+        true => "--failed".to_owned(),
+        false => format!("--task {}", shell_word(&case.run.subject().job.label(of_worst).to_string())),
+    };
     Some(
         Finding::new(
             "failed_attempts",
@@ -367,14 +375,14 @@ pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
             format!(
                 "{} did not succeed and took {} of the slot time, most of it in class {}.",
                 counted(attempts as u64, "attempt"),
-                percent(case.share_of(Use::Wasted)),
+                percent(share),
                 case.names[worst as usize]
             ),
         )
         .saving(case.saving_without(&|slice| failed(&slice)))
         .change(Some(Recommendation {
-            place: "their output".to_owned(),
-            text: format!("phalanx report {} --failed", case.run.name()),
+            place: "the tasks that failed".to_owned(),
+            text: format!("phalanx report {} {shown}   # shows the end of their output", case.run.name()),
         })),
     )
 }

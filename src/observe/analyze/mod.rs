@@ -104,6 +104,9 @@ pub struct Analysis {
     pub findings: Vec<Finding>,
     /// Idle time by cause, largest first.
     pub idle: Vec<IdleCause>,
+    /// True if tasks that ran at the end of the run are missing in its records.
+    #[serde(skip)]
+    broke_off: bool,
 }
 
 /// A cause of idle time.
@@ -125,7 +128,11 @@ impl Analysis {
     fn of(case: &Case<'_>) -> Analysis {
         let text = |of: Use| of.name().trim_start_matches("idle: ");
         let cause = |(of, share): (Use, f64)| IdleCause { cause: of.key(), text: text(of), share };
-        Analysis { findings: worthwhile(case), idle: case.idle().into_iter().map(cause).collect() }
+        Analysis {
+            findings: worthwhile(case),
+            idle: case.idle().into_iter().map(cause).collect(),
+            broke_off: case.broke_off(),
+        }
     }
 
     fn idle_share(&self) -> f64 {
@@ -148,7 +155,10 @@ impl Analysis {
     pub fn idle_text(&self) -> Option<String> {
         let causes: Vec<String> = self.idle.iter().map(|of| format!("{} {}", of.text, percent(of.share))).collect();
         let idle = self.idle_share();
-        (idle >= MIN_IDLE).then(|| format!("Slots were idle {} of the time: {}.", percent(idle), causes.join(", ")))
+        let unknown =
+            if self.broke_off { " The run broke off: slots of tasks that ran then count as idle." } else { "" };
+        let text = || format!("Slots were idle {} of the time: {}.{unknown}", percent(idle), causes.join(", "));
+        (idle >= MIN_IDLE).then(text)
     }
 }
 

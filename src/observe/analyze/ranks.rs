@@ -94,6 +94,10 @@ pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
     if case.model.ranks.len() > 1 && case.share_of_divided() > 0.1 {
         return None;
     }
+    // What ran when the run broke off left no record, and may have needed them all.
+    if case.broke_off() {
+        return None;
+    }
     let ranks = &case.model.ranks;
     let (what, all) = if ranks.len() > 1 { ("rank", ranks.len() as u32) } else { ("slot", case.slots) };
     let some_of = |n: u32| if ranks.len() > 1 { ranks[..n as usize].to_vec() } else { vec![n] };

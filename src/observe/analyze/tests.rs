@@ -364,8 +364,10 @@ fn attempts_that_failed_are_named_with_what_they_cost() {
     let job = "[[task]]\nname = \"work\"\narray = \"0-79\"\nkernel = \"busy\"\nretries = 1\n";
     let fails = |_: &str, index: u32| index.is_multiple_of(2).then_some(100 * MS);
     let plant = Plant { job, takes: &|_, _, _| 100 * MS, fails: &fails, ..Plant::default() };
-    let finding =
-        plant.names_first("failed_attempts", &["40 attempts", "31 % of the slot time", "class work", "--failed"]);
+    let finding = plant.names_first(
+        "failed_attempts",
+        &["40 attempts", "31 % of the slot time", "class work", "the tasks that failed", "--task 'work[0]'"],
+    );
     // Forty tenths of a second on eight slots.
     assert!((finding.saves_s - 0.5).abs() < 0.06, "{}", finding.saves_s);
 }

@@ -14,7 +14,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -38,7 +38,7 @@ use super::routes::{JSON, Query, ROUTES, to_json};
 use super::steer::{self, CHANGES, ChangePath};
 use crate::journal::{RunDir, Session};
 use crate::observe::job_view::SessionJob;
-use crate::observe::terminal::AboveBar;
+use crate::observe::terminal::tell;
 use crate::system::strangers::Strangers;
 use crate::system::{launcher, private_file};
 
@@ -108,8 +108,7 @@ impl Listener {
         // Others may read a log, so the token stands only where the user alone sees it.
         let is_seen = io::stderr().is_terminal() || launcher::prints_to_terminal();
         let shown = if is_seen { url } else { format!("http://{bound}/ with the token in {}", page.display()) };
-        // If standard error is closed, the file still tells.
-        let _ = writeln!(AboveBar, "phalanx: the run's page: {shown}");
+        tell(&format!("the run's page: {shown}"));
         if !bound.ip().is_loopback() {
             tracing::warn!("{bound} is reachable from other machines, and the connection is not encrypted");
         }

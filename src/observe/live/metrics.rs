@@ -130,6 +130,7 @@ fn tasks(page: &mut MetricsPage, live: &Live) {
     for state in State::ALL.into_iter().skip(3) {
         one(state, live.totals.of(state));
     }
+    page.value("phalanx_tasks", &[("state", "left_out")], f64::from(live.view.session().left_out_count()));
     if let Some(balance) = live.balance() {
         page.one("phalanx_balance_ratio", "gauge", "Mean over maximum of the work per slot of ranks.", balance);
     }

@@ -135,7 +135,8 @@ impl Explainer<'_> {
             let failed = before.filter(|(_, attempt)| attempt.outcome.state.is_failure()).map(|(_, attempt)| attempt);
             self.explain_ready(task, failed, known);
         } else {
-            known.expected = self.expected_after(&needs);
+            let has_pools = self.run.subject().job.group(task).is_some_and(|group| !group.pools.is_empty());
+            known.expected = self.expected_after(&needs).filter(|_| !has_pools);
         }
     }
 
@@ -259,7 +260,8 @@ impl Explainer<'_> {
     }
 
     /// When a task that waits for a place will start: half of the ready tasks are before it, and
-    /// they share the places that it competes for.
+    /// they share the places that it competes for. `None` for a task of a pool: when units or
+    /// starts of it are free for this task, other tasks of the pool decide.
     fn expected_start(
         &self,
         live: &LiveTasks,
@@ -267,7 +269,7 @@ impl Explainer<'_> {
         group: &Group,
         reasons: &[TaskReason],
     ) -> Option<Expectation> {
-        if task.is_paused {
+        if task.is_paused || !group.pools.is_empty() {
             return None;
         }
         let (usual, from) = self.usual_time(task.task)?;
