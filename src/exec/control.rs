@@ -54,8 +54,10 @@ impl TaskStop {
 const ACTIVE: u64 = 1 << 63;
 /// Position of the stop request in the word; the task's number is below it.
 const STOP_SHIFT: u32 = 32;
-/// Set to request that a command ends to free its memory.
+/// Set to request that a command ends to free its memory ...
 const FREE_MEMORY: u64 = 1 << 48;
+/// ... and while the task is a command whose process runs.
+const COMMAND: u64 = 1 << 49;
 
 /// The word and the event of one slot.
 pub(super) struct Control {
@@ -127,9 +129,21 @@ impl Control {
         found
     }
 
-    /// Requests that a command ends to free its memory, if `task` is running. Returns true if it is.
+    /// Publishes that the task is a command whose process runs.
+    pub(super) fn is_command(&self) {
+        self.word.fetch_or(COMMAND, Ordering::SeqCst);
+    }
+
+    /// The command that runs here, if one does.
+    pub(super) fn command(&self) -> Option<TaskId> {
+        let word = self.word.load(Ordering::SeqCst);
+        (word & ACTIVE != 0 && word & COMMAND != 0).then_some(TaskId(word as u32))
+    }
+
+    /// Requests that a command ends to free its memory, if it is running. Returns true if it is.
     pub(super) fn request_memory(&self, task: TaskId) -> bool {
-        let asked = |word: u64| (word & ACTIVE != 0 && task.0 == word as u32).then_some(word | FREE_MEMORY);
+        let runs = |word: u64| word & ACTIVE != 0 && word & COMMAND != 0 && task.0 == word as u32;
+        let asked = |word: u64| runs(word).then_some(word | FREE_MEMORY);
         let found = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, asked).is_ok();
         if found {
             self.event.signal();
@@ -233,6 +247,10 @@ mod tests {
     fn a_request_for_memory_is_no_stop() {
         let control = Control::new().unwrap();
         let running = control.begin(TaskId(7));
+        assert!(!control.request_memory(TaskId(7)), "it is no command yet");
+        assert_eq!(control.command(), None);
+        control.is_command();
+        assert_eq!(control.command(), Some(TaskId(7)));
         assert!(!control.request_memory(TaskId(8)) && !control.is_memory_requested());
         assert!(control.request_memory(TaskId(7)) && control.is_memory_requested());
         assert_eq!((control.stop(), control.task()), (None, Some(TaskId(7))));

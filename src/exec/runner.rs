@@ -231,8 +231,8 @@ impl Runner {
         running.count()
     }
 
-    /// Ends a running task to free its memory if it is a command that executes: its attempt ends as
-    /// NODE_FAIL. Returns true if the task is running.
+    /// Ends a running command to free its memory: its attempt ends as NODE_FAIL. Returns false if it
+    /// does not run.
     pub fn free_memory(&self, task: TaskId) -> bool {
         self.controls.iter().any(|control| control.request_memory(task))
     }
@@ -261,6 +261,11 @@ impl Runner {
     /// The task that each slot runs now.
     pub fn running(&self) -> impl Iterator<Item = Option<TaskId>> + '_ {
         self.controls.iter().map(|control| control.task())
+    }
+
+    /// The command whose process each slot runs now.
+    pub fn commands(&self) -> impl Iterator<Item = Option<TaskId>> + '_ {
+        self.controls.iter().map(|control| control.command())
     }
 
     /// The context that the runner was made with.

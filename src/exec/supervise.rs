@@ -247,6 +247,7 @@ impl<'a> Supervisor<'a> {
     pub(super) fn run(mut self) -> io::Result<CommandEnd> {
         let leftovers = self.care.leftovers;
         let _running = leftovers.begin(self.child.pid);
+        self.control.is_command();
         loop {
             self.execute_stop();
             self.keep_limits()?;

@@ -362,6 +362,16 @@ impl Handle {
         Ok(id)
     }
 
+    /// True once the slots of a hold are set aside.
+    pub fn is_held(&self, id: HoldId) -> bool {
+        !self.shared.admission.slots_of(id).is_empty()
+    }
+
+    /// True while nothing is started ([`Handle::pause`]).
+    pub fn is_paused(&self) -> bool {
+        self.shared.admission.signal().paused()
+    }
+
     /// A rayon pool with one thread per slot of a hold, bound as those slots are; see
     /// [`Team::rayon`].
     ///

@@ -7,8 +7,11 @@
 //! | condition | slots |
 //! |---|---|
 //! | tasks stall for memory, or hardly any is free | the least, at once: what runs beyond goes on, and nothing more is started there |
-//! | it is so in the next sample too, and several tasks run | the youngest task is requeued, and its slot is closed if it is one of the least |
-//! | slots of the least are closed, and memory is free again, three samples in a row | one more; all of them if nothing runs |
+//! | it is so in the next sample too, several tasks run, and none that was requeued still does | a command is requeued: the youngest on an extra slot, else the youngest, whose slot is closed |
+//! | slots of the least are closed, and memory is free again, three samples in a row, or has not been scarce for a minute | one more; all of them if nothing runs |
+//!
+//! The ranks of a node wait a sample longer each before they requeue, so that one of them frees
+//! memory first.
 //! | the CPUs are saturated or tasks wait for them, three samples in a row | a third of those above the least fewer |
 //! | slots have been without work, three samples in a row | as many as run tasks |
 //! | all slots run tasks, CPUs idle and nothing waits for them, three samples in a row | half as many more, as far as the CPUs will not be saturated by them |
@@ -28,6 +31,9 @@ const PATIENCE: u32 = 3;
 
 /// Samples after a shrink for want of CPUs or memory without growth, the first time ...
 const REST: u32 = 15;
+
+/// Samples without scarce memory after which a closed slot is opened, although little is free.
+const CALM: u32 = 60;
 
 /// ... and at most.
 const MAX_REST: u32 = 240;
@@ -51,8 +57,8 @@ const MIN_FREE_MEMORY: f64 = 0.05;
 pub struct SlotSample {
     /// Slots that run tasks.
     pub running: u32,
-    /// Tasks that run and have not been requeued.
-    pub tasks: u32,
+    /// The command that would be requeued to free its memory.
+    pub victim: Option<Victim>,
     /// Busy share of the CPUs that the rank may use.
     pub cpu_busy: f64,
     /// Share of time in which some task of the node waited for a CPU; 0 where it is not measured.
@@ -61,6 +67,15 @@ pub struct SlotSample {
     pub memory_stall: f64,
     /// Free share of the node's memory, or of the rank's where that is less.
     pub free_memory: f64,
+}
+
+/// The slot of a command that can be requeued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// One of the least.
+    OfLeast,
+    /// One beyond those.
+    OnExtra,
 }
 
 /// The slots of one rank.
@@ -74,8 +89,11 @@ pub struct BreathingSlots {
     scarce: u32,
     unused: u32,
     useful: u32,
-    /// Samples in a row in which memory was scarce, or free while slots of the least are closed.
+    /// Number of this rank among those of its node.
+    place: u32,
+    /// Samples in a row in which memory was scarce, was not, or was free while slots are closed.
     short: u32,
+    calm: u32,
     eased: u32,
     /// Samples without growth that are left, and how many the last shrink caused.
     rest: u32,
@@ -85,8 +103,9 @@ pub struct BreathingSlots {
 }
 
 impl BreathingSlots {
-    /// From `least` to `most` slots; begins with the least.
-    pub fn new(least: u32, most: u32) -> BreathingSlots {
+    /// From `least` to `most` slots; begins with the least. `place`: number of the rank among those
+    /// of its node, from 0.
+    pub fn new(least: u32, most: u32, place: u32) -> BreathingSlots {
         let why = SlotReason::Start;
         let most = most.max(least);
         BreathingSlots {
@@ -97,7 +116,9 @@ impl BreathingSlots {
             scarce: 0,
             unused: 0,
             useful: 0,
+            place,
             short: 0,
+            calm: 0,
             eased: 0,
             rest: 0,
             last_rest: 0,
@@ -115,10 +136,10 @@ impl BreathingSlots {
         self.why
     }
 
-    /// Takes a sample; returns the slots that may run tasks from now on, and whether the youngest
-    /// task is to be requeued to free its memory.
+    /// Takes a sample; returns the slots that may run tasks from now on, and whether the victim is to
+    /// be requeued to free its memory.
     pub fn step(&mut self, sample: SlotSample) -> (u32, bool) {
-        let SlotSample { running, tasks, cpu_busy, cpu_stall, memory_stall, free_memory } = sample;
+        let SlotSample { running, victim, cpu_busy, cpu_stall, memory_stall, free_memory } = sample;
         self.rest = self.rest.saturating_sub(1);
         let is_short_of_memory = memory_stall > MEMORY_STALL || free_memory < MIN_FREE_MEMORY;
         let has_memory = memory_stall == 0.0 && free_memory >= 2.0 * MIN_FREE_MEMORY;
@@ -129,19 +150,24 @@ impl BreathingSlots {
         self.unused = count(self.unused, running < self.slots && self.slots > self.least);
         self.useful = count(self.useful, running >= self.slots && has_cpus && has_memory && self.rest == 0);
         self.short = count(self.short, is_short_of_memory);
+        self.calm = count(self.calm, !is_short_of_memory);
         self.eased = count(self.eased, has_memory && self.slots < self.least && self.rest == 0);
+        if self.slots < self.least && running == 0 {
+            // Closed slots would free nothing, and keep tasks of several slots waiting.
+            self.set(self.least, SlotReason::NoWork);
+        }
         if is_short_of_memory {
-            let requeues = self.short > 1 && tasks > 1;
-            // Of the least, the slots of the tasks that go on.
-            let least = if requeues { self.least.min(tasks - 1) } else { self.least };
-            self.shrink(least, SlotReason::MemoryScarce);
-            if requeues {
+            let victim = victim.filter(|_| self.short > 1 + self.place && running > 1);
+            // The slots of the tasks that go on.
+            let left = if victim == Some(Victim::OfLeast) { self.least.min(running - 1) } else { self.least };
+            self.shrink(left, SlotReason::MemoryScarce);
+            if victim.is_some() {
                 self.rest = self.rest.max(REST);
             }
-            return (self.slots, requeues);
+            return (self.slots, victim.is_some());
         }
         if self.slots < self.least {
-            self.reopen(tasks);
+            self.reopen();
         } else if self.scarce >= PATIENCE {
             let extra = self.slots - self.least;
             self.shrink(self.slots - extra.div_ceil(3), SlotReason::CpusScarce);
@@ -161,13 +187,11 @@ impl BreathingSlots {
         (self.slots, false)
     }
 
-    /// Opens slots of the least again.
-    fn reopen(&mut self, tasks: u32) {
-        if tasks == 0 {
-            self.set(self.least, SlotReason::NoWork);
-        } else if self.eased >= PATIENCE {
+    /// Opens a slot of the least again if memory allows it.
+    fn reopen(&mut self) {
+        if self.eased >= PATIENCE || self.calm >= CALM && self.rest == 0 {
             self.set(self.slots + 1, SlotReason::MemoryFree);
-            self.has_grown = true;
+            (self.has_grown, self.calm) = (true, 0);
         }
     }
 
@@ -197,7 +221,7 @@ mod tests {
     use super::*;
 
     const QUIET: SlotSample =
-        SlotSample { running: 0, tasks: 0, cpu_busy: 0.0, cpu_stall: 0.0, memory_stall: 0.0, free_memory: 0.5 };
+        SlotSample { running: 0, victim: None, cpu_busy: 0.0, cpu_stall: 0.0, memory_stall: 0.0, free_memory: 0.5 };
 
     /// The slots after each of these many samples, in which all slots run tasks that keep CPUs busy
     /// for this share of their time.
@@ -206,30 +230,30 @@ mod tests {
             let running = slots.slots();
             let busy = f64::from(running) * load / cpus;
             let cpu_stall = (busy - 1.0).clamp(0.0, 1.0);
-            slots.step(SlotSample { running, tasks: running, cpu_busy: busy.min(1.0), cpu_stall, ..QUIET }).0
+            slots.step(SlotSample { running, cpu_busy: busy.min(1.0), cpu_stall, ..QUIET }).0
         };
         (0..samples).map(|_| sample()).collect()
     }
 
     #[test]
     fn tasks_that_wait_get_all_slots_after_a_few_samples() {
-        let mut slots = BreathingSlots::new(2, 16);
+        let mut slots = BreathingSlots::new(2, 16, 0);
         assert_eq!(run(&mut slots, 2.0, 0.01, 8), [2, 2, 3, 5, 8, 12, 16, 16]);
         assert_eq!(slots.why(), SlotReason::CpusIdle);
     }
 
     #[test]
     fn tasks_that_compute_keep_a_slot_for_each_cpu() {
-        let mut slots = BreathingSlots::new(2, 16);
+        let mut slots = BreathingSlots::new(2, 16, 0);
         assert_eq!(run(&mut slots, 2.0, 1.0, 100), [2; 100]);
         // Half a CPU each: slots are added up to where the CPUs would be saturated.
-        let most = run(&mut BreathingSlots::new(4, 16), 4.0, 0.5, 100);
+        let most = run(&mut BreathingSlots::new(4, 16, 0), 4.0, 0.5, 100);
         assert_eq!((most[99], most.iter().max()), (6, Some(&6)));
     }
 
     #[test]
     fn a_phase_that_computes_ends_the_growth_of_one_that_waits_and_growth_does_not_come_back_at_once() {
-        let mut slots = BreathingSlots::new(2, 8);
+        let mut slots = BreathingSlots::new(2, 8, 0);
         assert_eq!(run(&mut slots, 2.0, 0.0, 20)[19], 8);
         let shrinking = run(&mut slots, 2.0, 1.0, 12);
         assert_eq!((shrinking[1], shrinking[11], slots.why()), (8, 2, SlotReason::CpusScarce), "{shrinking:?}");
@@ -240,7 +264,7 @@ mod tests {
 
     #[test]
     fn slots_without_work_go() {
-        let mut slots = BreathingSlots::new(2, 8);
+        let mut slots = BreathingSlots::new(2, 8, 0);
         run(&mut slots, 2.0, 0.0, 20);
         let after = |slots: &mut BreathingSlots, running| slots.step(SlotSample { running, ..QUIET }).0;
         assert_eq!([5, 4, 5].map(|running| after(&mut slots, running)), [8, 8, 5]);
@@ -250,52 +274,62 @@ mod tests {
 
     #[test]
     fn want_of_memory_leaves_the_least_at_once() {
-        let mut slots = BreathingSlots::new(2, 8);
+        let mut slots = BreathingSlots::new(2, 8, 0);
         run(&mut slots, 2.0, 0.0, 20);
         for (memory_stall, free_memory) in [(0.2, 0.5), (0.0, 0.01)] {
             let mut slots = slots;
-            let sample = SlotSample { running: 8, tasks: 8, memory_stall, free_memory, ..QUIET };
+            let sample = SlotSample { running: 8, victim: Some(Victim::OnExtra), memory_stall, free_memory, ..QUIET };
             assert_eq!(slots.step(sample), (2, false));
             assert_eq!(slots.why(), SlotReason::MemoryScarce);
         }
         // A little less than plenty of memory is no reason for more slots.
-        let mut slots = BreathingSlots::new(2, 8);
+        let mut slots = BreathingSlots::new(2, 8, 0);
         let tight = SlotSample { running: 2, free_memory: 0.08, ..QUIET };
         assert!((0..50).all(|_| slots.step(tight) == (2, false)));
     }
 
-    /// Whether the youngest task is requeued, and the slots, after each sample in which these many
-    /// tasks run and this share of memory is free.
+    /// The slots, and whether a command is requeued, after each sample in which these many slots run
+    /// commands and this share of memory is free.
     fn with_memory<const N: usize>(slots: &mut BreathingSlots, samples: [(u32, f64); N]) -> [(u32, bool); N] {
-        samples.map(|(tasks, free_memory)| slots.step(SlotSample { running: tasks, tasks, free_memory, ..QUIET }))
+        samples.map(|(running, free_memory)| {
+            let victim = Some(if running > slots.least { Victim::OnExtra } else { Victim::OfLeast });
+            slots.step(SlotSample { running, victim, free_memory, ..QUIET })
+        })
     }
 
     #[test]
-    fn memory_that_stays_scarce_requeues_tasks_until_one_is_left() {
-        let mut slots = BreathingSlots::new(2, 8);
+    fn memory_that_stays_scarce_requeues_commands_until_one_is_left() {
+        let mut slots = BreathingSlots::new(2, 8, 0);
         run(&mut slots, 2.0, 0.0, 20);
         let shrinking = with_memory(&mut slots, [(4, 0.01), (4, 0.01), (3, 0.01), (2, 0.01), (1, 0.01), (1, 0.01)]);
         assert_eq!(shrinking, [(2, false), (2, true), (2, true), (1, true), (1, false), (1, false)]);
         // One bad sample alone requeues nothing, and one task is never requeued.
-        let mut slots = BreathingSlots::new(2, 8);
+        let mut slots = BreathingSlots::new(2, 8, 0);
         assert_eq!(with_memory(&mut slots, [(2, 0.01), (2, 0.5), (2, 0.01), (2, 0.5)]), [(2, false); 4]);
         assert_eq!(with_memory(&mut slots, [(1, 0.01); 9]), [(2, false); 9]);
+        // Of two ranks of a node the first requeues first; without a command nothing does.
+        let mut ranks = [0, 1].map(|place| BreathingSlots::new(2, 8, place));
+        let requeued = ranks.each_mut().map(|slots| with_memory(slots, [(2, 0.01); 3]).map(|it| it.1));
+        assert_eq!(requeued, [[false, true, true], [false, false, true]]);
+        let kernels = SlotSample { running: 2, free_memory: 0.01, ..QUIET };
+        let mut slots = BreathingSlots::new(2, 8, 0);
+        assert!((0..9).all(|_| slots.step(kernels) == (2, false)));
     }
 
     #[test]
     fn closed_slots_open_again_once_memory_is_free_for_a_while_or_nothing_runs() {
-        let mut slots = BreathingSlots::new(3, 8);
+        let mut slots = BreathingSlots::new(3, 8, 0);
         assert_eq!(with_memory(&mut slots, [(3, 0.01), (3, 0.01)]), [(3, false), (2, true)]);
-        // Too little is free.
-        assert_eq!(with_memory(&mut slots, [(2, 0.08); 30]), [(2, false); 30]);
-        let freed = with_memory(&mut slots, [(2, 0.5); 3]);
-        assert_eq!((freed, slots.why()), ([(2, false), (2, false), (3, false)], SlotReason::MemoryFree));
-        // The second time it takes longer.
+        // Little is free, but enough for a while.
+        let waited = with_memory(&mut slots, [(2, 0.08); 70]);
+        assert_eq!(waited.iter().position(|it| it.0 == 3), Some(CALM as usize - 1));
         assert_eq!(with_memory(&mut slots, [(3, 0.01), (3, 0.01)]), [(3, false), (2, true)]);
         let waited = with_memory(&mut slots, [(2, 0.5); 20]);
         let opened = waited.iter().position(|&(slots, _)| slots == 3).unwrap();
         assert!(opened >= REST as usize - 1, "{opened}");
-        assert_eq!(with_memory(&mut slots, [(3, 0.01), (3, 0.01), (0, 0.5)]).map(|it| it.0), [3, 2, 3]);
+        assert_eq!(slots.why(), SlotReason::MemoryFree);
+        // With nothing running closed slots are of no use, however scarce memory is.
+        assert_eq!(with_memory(&mut slots, [(3, 0.01), (3, 0.01), (0, 0.01)]).map(|it| it.0), [3, 2, 3]);
     }
 
     proptest! {
@@ -305,15 +339,17 @@ mod tests {
             more in 0u32..100,
             samples in prop::collection::vec((0u32..120, 0.0f64..1.0, 0.0f64..1.0, 0.0f64..0.1, 0.0f64..1.0), 0..200),
         ) {
-            let mut slots = BreathingSlots::new(least, least + more);
+            let mut slots = BreathingSlots::new(least, least + more, least % 3);
             for (running, cpu_busy, cpu_stall, memory_stall, free_memory) in samples {
                 let before = slots.slots();
-                let tasks = running / 2;
-                let sample = SlotSample { running, tasks, cpu_busy, cpu_stall, memory_stall, free_memory };
+                let victim = [None, Some(Victim::OfLeast), Some(Victim::OnExtra)][running as usize % 3];
+                let sample = SlotSample { running, victim, cpu_busy, cpu_stall, memory_stall, free_memory };
                 let (after, requeues) = slots.step(sample);
-                prop_assert!((1..=least + more).contains(&after) && (after <= before + before.div_ceil(2) || tasks == 0));
-                prop_assert!(after >= least || slots.why() == SlotReason::MemoryScarce || slots.why() == SlotReason::MemoryFree);
-                prop_assert!(!requeues || tasks > 1 && after >= (tasks - 1).min(least.min(before)).min(least));
+                prop_assert!((1..=least + more).contains(&after));
+                prop_assert!(after <= before + before.div_ceil(2) || running == 0 && after == least);
+                let is_closed = [SlotReason::MemoryScarce, SlotReason::MemoryFree].contains(&slots.why());
+                prop_assert!(after >= least || is_closed);
+                prop_assert!(!requeues || victim.is_some() && running > 1);
             }
         }
     }

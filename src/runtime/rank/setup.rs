@@ -256,7 +256,7 @@ impl RankSetup {
         }
         // Starving slots drive the engine at once, but must not before tasks can be started.
         let mut engine = executor.engine.lock();
-        let granted = (resources.topology.grant.cpus.clone(), memory);
+        let (granted, place) = ((resources.topology.grant.cpus.clone(), memory), resources.topology.grant.local_rank);
         let config =
             PoolConfig { places: resources.places, extra: resources.extra, memory, gpus: pool_gpus, pools, fair };
         match Pool::start(config, Arc::clone(&executor)) {
@@ -266,7 +266,7 @@ impl RankSetup {
                 if extra > 0 {
                     let (runner, telemetry) = (Arc::clone(&shared.runner), Arc::clone(&shared.telemetry));
                     let work = (pool.handle(), runner);
-                    let _ = shared.breather.set(SlotBreather::start(work, extra, granted, telemetry));
+                    let _ = shared.breather.set(SlotBreather::start(work, (extra, place), granted, telemetry));
                 }
                 drop(engine);
                 Ok((executor, Some(pool)))

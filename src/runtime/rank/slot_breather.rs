@@ -16,7 +16,7 @@ use super::telemetry::TelemetryBuffer;
 use crate::exec::{Runner, family_use};
 use crate::model::{SlotsNow, TaskId};
 use crate::pool::{Handle, HoldId, PoolLoad};
-use crate::schedule::breathing::{BreathingSlots, INTERVAL, SlotSample};
+use crate::schedule::breathing::{BreathingSlots, INTERVAL, SlotSample, Victim};
 use crate::schedule::resources::Needs;
 
 /// Adjusts the slots until it is dropped.
@@ -27,29 +27,31 @@ pub(super) struct SlotBreather {
 
 impl SlotBreather {
     /// Starts the thread, for the slots of this pool and `extra` more on these CPUs and bytes of
-    /// memory; `runner` runs the tasks. If the system refuses a thread, the slots stay as they are.
+    /// memory; `runner` runs the tasks. The rank has this place among those of its node. If the system refuses a thread, the slots stay as they are.
     pub(super) fn start(
         (pool, runner): (Handle, Arc<Runner>),
-        extra: usize,
+        (extra, place): (usize, u32),
         (cpus, memory): (Vec<u32>, u64),
         telemetry: Arc<TelemetryBuffer>,
     ) -> SlotBreather {
         let (stop, stopped) = channel();
         let (least, most) = (pool.slots() as u32, (pool.slots() + extra) as u32);
-        let mut slots = BreathingSlots::new(least, most);
+        let mut slots = BreathingSlots::new(least, most, place);
         let mut counters = Counters::new(cpus, memory);
         let now = move |slots: &BreathingSlots| SlotsNow { active: slots.slots(), least, most, why: slots.why() };
         telemetry.set_slots(now(&slots));
         let breathe = move || {
-            let (mut closed, mut tasks) = (ClosedSlots { pool: &pool, holds: Vec::new() }, RunningTasks::default());
+            let mut closed = ClosedSlots { pool: &pool, holds: Vec::new() };
+            let mut commands = RunningCommands { least: least as usize, slots: Vec::new() };
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(INTERVAL) {
-                tasks.update(runner.running());
-                let running = running(pool.load()).saturating_sub(closed.holds.len() as u32);
-                let Some(sample) = counters.sample((running, tasks.count())) else { continue };
+                commands.update(runner.commands());
+                let running = running(pool.load()).saturating_sub(closed.held());
+                let Some(sample) = counters.sample(running, commands.victim()) else { continue };
                 let (active, requeues) = slots.step(sample);
-                closed.set(least.saturating_sub(active) as usize);
+                // While nothing is started closed slots are of no use, and the rank could not fall quiet.
+                closed.set(if pool.is_paused() { 0 } else { least.saturating_sub(active) as usize });
                 pool.allow_extra(active.saturating_sub(least) as usize);
-                if let Some(task) = requeues.then(|| tasks.youngest()).flatten() {
+                if let Some(task) = requeues.then(|| commands.request()).flatten() {
                     runner.free_memory(task);
                 }
                 telemetry.set_slots(now(&slots));
@@ -77,6 +79,11 @@ struct ClosedSlots<'a> {
 }
 
 impl ClosedSlots<'_> {
+    /// Those that are set aside: one that still runs a task is not.
+    fn held(&self) -> u32 {
+        self.holds.iter().filter(|hold| self.pool.is_held(**hold)).count() as u32
+    }
+
     /// Closes this many slots; one that runs a task, once that ends.
     fn set(&mut self, closed: usize) {
         for hold in self.holds.drain(closed.min(self.holds.len())..) {
@@ -89,35 +96,57 @@ impl ClosedSlots<'_> {
     }
 }
 
-/// The tasks that the slots run, as far as samples show.
-#[derive(Default)]
-struct RunningTasks {
-    /// For each slot its task, the number of samples in which it was seen there, and whether it was
-    /// requested to end.
-    slots: Vec<Option<(TaskId, u32, bool)>>,
+/// The commands that the slots run, as far as samples show.
+struct RunningCommands {
+    /// Number of slots that are not extra.
+    least: usize,
+    /// For each slot its command.
+    slots: Vec<Option<RunningCommand>>,
 }
 
-impl RunningTasks {
-    /// Takes a sample: the task that each slot runs now.
+#[derive(Clone, Copy, PartialEq)]
+struct RunningCommand {
+    task: TaskId,
+    /// Number of samples in which it was seen there.
+    samples: u32,
+    /// It was requested to end.
+    is_ending: bool,
+}
+
+impl RunningCommands {
+    /// Takes a sample: the command that each slot runs now.
     fn update(&mut self, now: impl Iterator<Item = Option<TaskId>>) {
         let mut before = std::mem::take(&mut self.slots).into_iter();
         let next = |now: Option<TaskId>| {
             let before = before.next().flatten();
-            now.map(|task| before.filter(|it| it.0 == task).map_or((task, 1, false), |it| (task, it.1 + 1, it.2)))
+            now.map(|task| match before.filter(|it| it.task == task) {
+                Some(same) => RunningCommand { samples: same.samples + 1, ..same },
+                None => RunningCommand { task, samples: 1, is_ending: false },
+            })
         };
         self.slots = now.map(next).collect();
     }
 
-    /// Number of tasks that were not requested to end.
-    fn count(&self) -> u32 {
-        self.slots.iter().flatten().filter(|it| !it.2).count() as u32
+    /// The slot of the command that would be requeued: the youngest, on an extra slot if one runs
+    /// there. None while one that was requested still runs, since its memory is not free yet.
+    fn chosen(&self) -> Option<usize> {
+        if self.slots.iter().flatten().any(|it| it.is_ending) {
+            return None;
+        }
+        let commands = self.slots.iter().enumerate().filter_map(|(slot, it)| Some((slot, it.as_ref()?.samples)));
+        commands.min_by_key(|&(slot, samples)| (slot < self.least, samples)).map(|(slot, _)| slot)
     }
 
-    /// The task that was started last, which counts as requested to end from now on.
-    fn youngest(&mut self) -> Option<TaskId> {
-        let youngest = self.slots.iter_mut().flatten().filter(|it| !it.2).min_by_key(|it| it.1)?;
-        youngest.2 = true;
-        Some(youngest.0)
+    fn victim(&self) -> Option<Victim> {
+        self.chosen().map(|slot| if slot < self.least { Victim::OfLeast } else { Victim::OnExtra })
+    }
+
+    /// The command that is requeued, which counts as requested from now on.
+    fn request(&mut self) -> Option<TaskId> {
+        let chosen = self.chosen()?;
+        let command = self.slots[chosen].as_mut()?;
+        command.is_ending = true;
+        Some(command.task)
     }
 }
 
@@ -154,9 +183,9 @@ impl Counters {
         counters
     }
 
-    /// A sample with this number of running slots and of tasks; `None` if the kernel does not count
-    /// CPU time.
-    fn sample(&mut self, (running, tasks): (u32, u32)) -> Option<SlotSample> {
+    /// A sample with this number of running slots and the command that would be requeued; `None` if
+    /// the kernel does not count CPU time.
+    fn sample(&mut self, running: u32, victim: Option<Victim>) -> Option<SlotSample> {
         let now = self.read()?;
         let before = self.before.replace(now)?;
         let passed = now.at.duration_since(before.at).as_micros().max(1) as f64;
@@ -166,7 +195,7 @@ impl Counters {
         let all = now.ticks.1.saturating_sub(before.ticks.1).max(1) as f64;
         Some(SlotSample {
             running,
-            tasks,
+            victim,
             cpu_busy: (now.ticks.0.saturating_sub(before.ticks.0) as f64 / all).min(1.0),
             cpu_stall: stall(before.stalls.0, now.stalls.0),
             memory_stall: stall(before.stalls.1, now.stalls.1),
@@ -256,28 +285,30 @@ mod tests {
     #[test]
     fn a_sample_of_this_machine_has_shares() {
         let mut counters = Counters::new((0..4096).collect(), u64::MAX);
-        let Some(sample) = counters.sample((3, 2)) else { return };
+        let Some(sample) = counters.sample(3, None) else { return };
         let shares = [sample.cpu_busy, sample.cpu_stall, sample.memory_stall, sample.free_memory];
         assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)), "{sample:?}");
-        assert_eq!((sample.running, sample.tasks), (3, 2));
+        assert_eq!((sample.running, sample.victim), (3, None));
         // It may use much less than the node has.
         assert_eq!(Counters { memory: 1 << 10, ..counters }.free_memory(), 0.0);
     }
 
     #[test]
-    fn the_youngest_task_is_requested_once() {
-        let mut tasks = RunningTasks::default();
-        let seen = |tasks: &mut RunningTasks, slots: [Option<u32>; 3]| {
-            tasks.update(slots.map(|it| it.map(TaskId)).into_iter())
+    fn the_youngest_command_is_requested_once_and_that_of_an_extra_slot_first() {
+        let mut commands = RunningCommands { least: 2, slots: Vec::new() };
+        let mut seen = |slots: [Option<u32>; 3]| {
+            commands.update(slots.map(|it| it.map(TaskId)).into_iter());
+            (commands.victim(), commands.chosen())
         };
-        seen(&mut tasks, [Some(1), Some(2), None]);
-        seen(&mut tasks, [Some(1), Some(3), None]);
-        assert_eq!((tasks.count(), tasks.youngest(), tasks.count()), (2, Some(TaskId(3)), 1));
-        seen(&mut tasks, [Some(1), Some(3), None]);
-        assert_eq!((tasks.count(), tasks.youngest(), tasks.youngest()), (1, Some(TaskId(1)), None));
-        // It runs again.
-        seen(&mut tasks, [None, None, Some(3)]);
-        assert_eq!((tasks.count(), tasks.youngest()), (1, Some(TaskId(3))));
+        assert_eq!(seen([None, None, None]), (None, None));
+        seen([Some(1), Some(2), None]);
+        assert_eq!(seen([Some(1), Some(3), None]), (Some(Victim::OfLeast), Some(1)));
+        seen([Some(1), Some(3), Some(4)]);
+        assert_eq!(seen([Some(5), Some(3), Some(4)]), (Some(Victim::OnExtra), Some(2)));
+        assert_eq!(commands.request(), Some(TaskId(4)));
+        assert_eq!((commands.request(), commands.victim()), (None, None), "its memory is not free yet");
+        commands.update([Some(5), Some(3), None].map(|it| it.map(TaskId)).into_iter());
+        assert_eq!(commands.request(), Some(TaskId(5)));
     }
 
     #[test]
