@@ -415,6 +415,14 @@ pub struct Attempt {
     pub end: Time,
 }
 
+impl Attempt {
+    /// True if it shows how long its task takes and what it uses: it completed, and its result was
+    /// not taken from the cache.
+    pub fn shows_duration(&self) -> bool {
+        self.outcome.ok() && self.attempt > 0 && !self.outcome.cached
+    }
+}
+
 /// State of a rank in the run, from the request for it to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RankState {

@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// Overwrite an existing output file.
     #[arg(long, requires = "output")]
     force: bool,
-    /// Name of the job [default: the name in the input file].
+    /// Name of the job [default: the name in the input file, else that of the output or input file].
     #[arg(long)]
     name: Option<String>,
     /// Multiply recorded run times by FACTOR (wfcommons).
@@ -64,7 +64,9 @@ pub(super) fn main(args: Args) -> ExitCode {
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let bash = std::env::split_paths(&path).any(|dir| dir.join("bash").is_file());
-    let options = Options { name: args.name, time_scale: args.time_scale, cpus: args.cpus, bash };
+    let named = args.output.as_deref().unwrap_or(&args.file);
+    let file_name = named.file_stem().map(|stem| stem.to_string_lossy().into_owned()).filter(|stem| stem != "-");
+    let options = Options { name: args.name, file_name, time_scale: args.time_scale, cpus: args.cpus, bash };
     match convert(args.format, &text, &options) {
         Ok(imported) => {
             let file = args.file.display();

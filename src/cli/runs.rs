@@ -9,6 +9,7 @@ use super::{complain, print, refuse};
 use crate::job::units::parse_duration;
 use crate::journal::RUNS;
 use crate::observe::{ListedRun, Paint, disk_space, list_runs, old_runs, to_stdout, write_runs, write_runs_json};
+use crate::runtime::subject_of;
 use crate::text::counted;
 
 /// Without options, runs are kept for this long after they were last written.
@@ -53,7 +54,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// The runs here, of one job if it is named; a name without runs is refused with those that there
 /// are.
 fn runs_of(job: Option<&str>) -> Result<Vec<ListedRun>, String> {
-    let all = list_runs(Path::new(RUNS)).map_err(|error| error.to_string())?;
+    let all = list_runs(Path::new(RUNS), &subject_of).map_err(|error| error.to_string())?;
     let Some(job) = job else { return Ok(all) };
     let mut names: Vec<String> = all.iter().map(|run| run.job.clone()).collect();
     let runs: Vec<ListedRun> = all.into_iter().filter(|run| run.job == job || run.run == job).collect();

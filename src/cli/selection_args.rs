@@ -7,11 +7,12 @@ use crate::workload::Selection;
 /// Which tasks of the job.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct SelectionArgs {
-    /// Run this task and all that it needs, and nothing else. TASK is an array, or elements of one,
-    /// such as `tile[3]`, `tile[0-9]` or `align[sample=NA3]`. May be repeated.
+    /// Run this task and all that it needs, and nothing else but the tasks that these add. TASK is
+    /// an array, or elements of one, such as `tile[3]`, `tile[0-9]` or `align[sample=NA3]`. May be
+    /// repeated.
     #[arg(long, value_name = "TASK", help_heading = "Parts of the job")]
     until: Vec<String>,
-    /// Run this task alone. What it needs must be complete in the run that --resume continues, or
+    /// Run this task alone, with the tasks that it adds. What it needs must be complete in the run that --resume continues, or
     /// its declared outputs must be there. May be repeated; adds to --until.
     #[arg(long, value_name = "TASK", help_heading = "Parts of the job")]
     only: Vec<String>,

@@ -118,7 +118,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         ));
     }
     let dir = match wish.resume {
-        true => RunDir::for_resume(Path::new(RUNS), name, None),
+        true => RunDir::for_resume(Path::new(RUNS), (name, loaded.path()), None),
         false => RunDir::create(Path::new(RUNS), name),
     };
     match dir {

@@ -2,24 +2,23 @@
 //!
 //! An *addition* is a text with `[[task]]` tables. It is checked like a job file, with the job's
 //! directory, variables, pools and `[defaults]` (unless it has its own). Its tasks may need each
-//! other and, by name, those of the job; tasks of the job cannot come to need them. Their numbers
-//! follow those of the job, so every rank and each later command that adds the same texts in the
-//! same order builds the same job.
+//! other and, by name or through files, those of the job; tasks of the job cannot come to need them.
+//! Their numbers follow those of the job, so every rank and each later command that adds the same
+//! texts in the same order builds the same job.
 //!
 //! Of several jobs an addition belongs to one, whose name stands in a comment behind its tables.
 //!
 //! The text of a job with additions has the texts one after the other, each behind a line with its
 //! length and the task that made it.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::declared_files::DeclaredFiles;
 use super::load::{AdditionTo, KernelCheck, Loaded, parse_addition};
 use super::value_files::ValueFiles;
-use super::written_files::WrittenFiles;
 use super::{Diagnostic, Diagnostics, Job, JobPart};
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::model::TaskId;
@@ -46,16 +45,14 @@ pub struct Addition {
 pub struct GrowingJob {
     job: Job,
     names: FxHashMap<Arc<str>, GroupId>,
-    /// The temporary files of the job, and who writes them; made at the first addition. Added tasks
-    /// write none.
-    temporary: OnceLock<WrittenFiles<TaskId>>,
+    files: DeclaredFiles,
 }
 
 impl GrowingJob {
     /// A job before the first addition.
     pub fn new(job: Job) -> GrowingJob {
         let names = job.groups.iter().zip(0..).map(|(group, id)| (Arc::clone(&group.name), id)).collect();
-        GrowingJob { job, names, temporary: OnceLock::new() }
+        GrowingJob { job, names, files: DeclaredFiles::default() }
     }
 
     /// The job with these links between its groups.
@@ -70,7 +67,8 @@ impl GrowingJob {
 
     /// Checks a new addition; `file` is its name in diagnostics. What it reads values from is on
     /// disk, and in its text from then on. The result is a job of its tasks alone, with the numbers
-    /// that they get, and with links from the groups of this job, too.
+    /// that they get, and with links from the groups of this job, too. `has_ended` says which tasks
+    /// of the job have ended.
     ///
     /// # Errors
     /// All mistakes in it.
@@ -80,13 +78,15 @@ impl GrowingJob {
         file: &str,
         kernels: &dyn KernelCheck,
         whose: Whose<'_>,
+        has_ended: &dyn Fn(TaskId) -> bool,
     ) -> Result<Loaded, Diagnostics> {
         let part = match self.part_of(whose) {
             Ok(part) => part,
             Err(item) => return Err(Diagnostics::new(file, text, vec![item])),
         };
         let values = ValueFiles::on_disk();
-        let mut loaded = parse_addition(text, file, &self.addition_to(part), kernels, &values)?;
+        let to = AdditionTo { has_ended: Some(has_ended), ..self.addition_to(part) };
+        let mut loaded = parse_addition(text, file, &to, kernels, &values)?;
         if let Some(part) = part {
             loaded.text = format!("{}\n{OF_JOB}{}\n", loaded.text, serde_json::Value::from(&*part.name)).into();
         }
@@ -113,6 +113,8 @@ impl GrowingJob {
             first_task: TaskId(self.job.task_count() as u32),
             first_group: self.job.groups.len() as GroupId,
             names: Some(&self.names),
+            files: Some(&self.files),
+            has_ended: None,
         }
     }
 
@@ -127,8 +129,8 @@ impl GrowingJob {
         }
     }
 
-    /// Adds what [`GrowingJob::read`] has read; each of its tasks needs the task that added them,
-    /// and those that write the temporary files that it reads. Returns the links to the new groups.
+    /// Adds what [`GrowingJob::read`] has read; each of its tasks needs the task that added them.
+    /// Returns the links to the new groups.
     pub fn add(&mut self, by: Option<TaskId>, mut added: Job) -> Vec<Link> {
         let mut links = std::mem::take(&mut added.links);
         let first = self.job.groups.len() as GroupId;
@@ -139,7 +141,6 @@ impl GrowingJob {
             let known: Vec<GroupId> = links.iter().filter(|link| link.from == from).map(|link| link.to).collect();
             links.extend((first..).take(added.groups.len()).filter(|to| !known.contains(to)).map(link));
         }
-        links.extend(self.links_of_temporaries(&added, &links));
         if let Some(part) =
             added.parts.pop().filter(|part| self.job.parts.last().is_none_or(|last| last.name != part.name))
         {
@@ -149,38 +150,7 @@ impl GrowingJob {
         self.names.extend(added.groups.iter().zip(first..).map(|(group, id)| (Arc::clone(&group.name), id)));
         self.job.groups.append(&mut added.groups);
         self.job.bodies.append(&mut added.bodies);
-        links
-    }
-
-    /// The links from tasks that write temporary files to added ones that read them: without them
-    /// a resume would not know what to make again.
-    fn links_of_temporaries(&self, added: &Job, known: &[Link]) -> Vec<Link> {
-        let written = self.temporary.get_or_init(|| WrittenFiles::of_temporaries(&self.job));
-        let mut links = Vec::new();
-        for (group, to) in added.groups.iter().zip(self.job.groups.len() as GroupId..) {
-            if written.is_empty() {
-                break;
-            }
-            let mut pairs: BTreeMap<GroupId, Vec<(u32, u32)>> = BTreeMap::new();
-            for (number, task) in
-                (0..group.count).filter_map(|at| Some((at, added.task(TaskId(group.first.0 + at)).ok()?)))
-            {
-                for writer in task.inputs.iter().filter_map(|(file, _)| written.writer_of_path(&task.dir.join(file))) {
-                    let (from, element) = self.job.group_of(writer);
-                    pairs.entry(from).or_default().push((element, number));
-                }
-            }
-            let needs_all = |from: GroupId| {
-                let is_it = |link: &Link| (link.from, link.to) == (from, to) && link.on == Condition::Ok;
-                known.iter().any(|link| is_it(link) && link.shape == LinkShape::All)
-            };
-            pairs.retain(|from, _| !needs_all(*from));
-            links.extend(pairs.into_iter().map(|(from, mut pairs)| {
-                pairs.sort_unstable();
-                pairs.dedup();
-                Link { from, to, shape: LinkShape::Pairs(pairs), on: Condition::Ok, bytes: 0, span: 0..0 }
-            }));
-        }
+        self.files.grow(&self.job, first);
         links
     }
 
@@ -242,7 +212,7 @@ pub fn read_added(
     kernels: &dyn KernelCheck,
 ) -> Result<Job, Diagnostics> {
     let part = part_in(job, &text).map_err(|item| Diagnostics::new("added tasks", Arc::clone(&text), vec![item]))?;
-    let to = AdditionTo { job, part, first_task, first_group, names: None };
+    let to = AdditionTo { job, part, first_task, first_group, names: None, files: None, has_ended: None };
     let values = ValueFiles::carried_by(&text);
     Ok(parse_addition(text, "added tasks", &to, kernels, &values)?.job)
 }
@@ -323,13 +293,13 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Loaded, Diagnostics> {
-        growing().check(text.into(), "$PHALANX_ADD", &Kernels::builtin(), Whose::User)
+        growing().check(text.into(), "$PHALANX_ADD", &Kernels::builtin(), Whose::User, &|_| false)
     }
 
     #[test]
     fn added_tasks_follow_those_of_the_job_and_may_need_them() {
         let mut growing = growing();
-        let added = growing.check(MORE.into(), "$PHALANX_ADD", &Kernels::builtin(), Whose::User).unwrap();
+        let added = growing.check(MORE.into(), "$PHALANX_ADD", &Kernels::builtin(), Whose::User, &|_| false).unwrap();
         let part = read_added(growing.job(), (TaskId(3), 1), MORE.into(), &Kernels::builtin()).unwrap();
         assert_eq!(part.task(TaskId(4)).unwrap(), added.job.task(TaskId(4)).unwrap());
         let links = growing.add(growing.find("a[1]"), added.job);
@@ -369,14 +339,15 @@ mod tests {
         let more = |name: &str| format!("[[task]]\nname = '{name}'\nneeds = ['a', 'b/a[1]']\ncommand = 'y'\n");
         let mut additions = Vec::new();
         for (name, whose) in [("u", Whose::User), ("v", Whose::Task(TaskId(1))), ("w", Whose::Job("o"))] {
-            let added = growing.check(more(name).into(), "f", &kernels, whose).unwrap();
+            let added = growing.check(more(name).into(), "f", &kernels, whose, &|_| false).unwrap();
             let place = (added.job.groups[0].first, growing.job().groups.len() as GroupId);
             let part = read_added(&whole.job, place, Arc::clone(&added.text), &kernels).unwrap();
             assert_eq!(part.task(place.0).unwrap(), added.job.task(place.0).unwrap());
             additions.push(Addition { by: None, text: added.text });
             growing.add(None, added.job);
         }
-        let refused = growing.check(more("x").into(), "f", &kernels, Whose::Job("nix")).unwrap_err().to_string();
+        let refused =
+            growing.check(more("x").into(), "f", &kernels, Whose::Job("nix"), &|_| false).unwrap_err().to_string();
         assert!(refused.contains("no job called `nix`") && refused.contains("b, o"), "{refused}");
         let again = parse(text_with(&whole.text, &additions), "r", Path::new("/d"), &kernels).unwrap();
         for job in [growing.job(), &again.job] {

@@ -1,5 +1,5 @@
-//! Who writes what a task reads: the rule by which files order tasks, within a job file and between
-//! several.
+//! Who writes what a task reads: the rule by which files order tasks, within a job file, between
+//! several, and between those of a run and those that are added to it.
 //!
 //! A task that reads a file depends on the task that writes it. A name may be that of a directory:
 //! who reads it waits for all that write into it, and who reads a file that no task writes waits
@@ -98,13 +98,18 @@ impl FileTable<'_> {
     }
 
     /// True if all its tasks read the same file, whatever directories they run in.
-    fn reads_one_file(&self, file: &Template) -> bool {
+    pub(super) fn reads_one_file(&self, file: &Template) -> bool {
         let name = |number| self.absolute(number, file);
         let dir = &self.body.extras.dir;
         (file.is_same_for_all() && dir.as_ref().is_none_or(Template::is_same_for_all))
             || (self.count > 1
                 && name(0) == name(self.count - 1)
                 && (1..self.count).all(|number| name(number) == name(0)))
+    }
+
+    /// The files that it reads.
+    pub(super) fn reads(&self) -> impl Iterator<Item = Cow<'_, FileTemplate>> {
+        self.body.inputs.iter().map(Cow::Borrowed).chain(self.stdin().map(Cow::Owned))
     }
 
     /// The file that it reads as standard input. Which file a pattern means is known when the task
@@ -135,7 +140,7 @@ pub(super) enum FileMistake {
 /// The files of tables, and who writes them.
 pub(super) struct FileOrder<'a> {
     pub tables: &'a dyn FileTables,
-    pub written: &'a WrittenFiles<OutputOrigin>,
+    pub written: &'a [&'a WrittenFiles<OutputOrigin>],
 }
 
 impl FileOrder<'_> {
@@ -226,16 +231,18 @@ impl FileOrder<'_> {
     /// The tasks that write what an element reads, ascending: the file or, of a directory, what is
     /// in it, else a directory around it. Tasks that both read a directory and write into it do not
     /// wait for each other, nor for themselves.
-    fn writers(&self, to: GroupId, number: u32, name: &str) -> Vec<OutputOrigin> {
-        let mut found: Vec<OutputOrigin> = self.written.writers(name).collect();
+    pub(super) fn writers(&self, to: GroupId, number: u32, name: &str) -> Vec<OutputOrigin> {
+        let mut found: Vec<OutputOrigin> = self.written.iter().flat_map(|written| written.writers(name)).collect();
         let is_own = writes_into(&self.tables.table(to), number, name);
-        self.written.each_inside(name, &mut |writer| {
-            if writer.group != to && !(is_own && reads(&self.tables.table(writer.group), writer.element, name)) {
-                found.push(writer);
-            }
-        });
+        for written in self.written {
+            written.each_inside(name, &mut |writer| {
+                if writer.group != to && !(is_own && reads(&self.tables.table(writer.group), writer.element, name)) {
+                    found.push(writer);
+                }
+            });
+        }
         if found.is_empty() {
-            let around = self.written.around(name);
+            let around = self.written.iter().flat_map(|written| written.around(name));
             found.extend(around.filter(|writer| (writer.group, writer.element) != (to, number)));
         }
         found.sort_unstable();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::declared_files::DeclaredFiles;
 use super::diagnostic::Findings;
 use super::dialect::Sh;
 use super::document::{Document, TABLES};
@@ -76,6 +77,11 @@ impl Loaded {
     /// Name of the source: the path of the file, or `stdin`.
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// The path of a single file; `None` if it is read from standard input.
+    pub fn path(&self) -> Option<&Path> {
+        Some(Path::new(&self.file)).filter(|path| self.parts.is_empty() && path.is_file())
     }
 
     /// The same file with another job and text.
@@ -217,6 +223,10 @@ pub(crate) struct AdditionTo<'a> {
     pub first_group: GroupId,
     /// The tables of the job by name; `None`: what the added tasks need is not looked at.
     pub names: Option<&'a FxHashMap<Arc<str>, GroupId>>,
+    /// The files of the job; `None`: no order follows from files.
+    pub files: Option<&'a DeclaredFiles>,
+    /// Which tasks of the job have ended; `None` for an addition that has been accepted.
+    pub has_ended: Option<&'a dyn Fn(TaskId) -> bool>,
 }
 
 impl AdditionTo<'_> {

@@ -65,11 +65,6 @@ impl<W: Copy> WrittenFiles<W> {
         self.insert(&name_of(path), writer);
     }
 
-    /// True if no file was added.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
     /// Who writes a file of exactly this path.
     pub(crate) fn writer_of_path(&self, path: &Path) -> Option<W> {
         self.writer(&name_of(path))
@@ -144,19 +139,6 @@ impl WrittenFiles<TaskId> {
             let table = job.table(number);
             let all = (0..group.count).flat_map(|element| table.streams(element).map(move |file| (element, file)));
             all.for_each(|(element, (_, name))| written.insert_shared(&name, TaskId(group.first.0 + element)));
-        }
-        written
-    }
-
-    /// The temporary outputs of a job's tasks.
-    pub(crate) fn of_temporaries(job: &Job) -> WrittenFiles<TaskId> {
-        let mut written = WrittenFiles::default();
-        let groups = job.groups.iter().enumerate().filter(|(number, _)| job.has_temporaries(*number));
-        let tasks = groups.flat_map(|(_, group)| (group.first.0..).take(group.count as usize).map(TaskId));
-        for task in tasks.filter_map(|task| job.task(task).ok()) {
-            for file in &task.temporary {
-                written.insert_path(&task.dir.join(file), task.id);
-            }
         }
         written
     }

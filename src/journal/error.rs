@@ -123,7 +123,7 @@ pub enum RunDirError {
         path: PathBuf,
     },
     /// Another process holds the directory's lock.
-    #[error("{} is in use by {holder}: wait until that run has ended, or start a separate run without --resume and --run-dir", path.display())]
+    #[error("{} is in use by {holder}: wait until that run has ended, watch it with `phalanx top {0}`, or end it with `phalanx cancel {0}`", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,

@@ -36,7 +36,7 @@ pub use record::{
     Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, LeftOut, Level, LimitChange, Note, Offerer, PastRuns,
     PoolTotals, RankChange, RankInfo, Record, Requests, RunAgain, Simulated, SiteRequest, TaskAddition, Terms,
 };
-pub use replay::{JournalReader, Replay, Session, replay};
+pub use replay::{JournalReader, Replay, Session, last_began, replay};
 pub use rundir::{RUNS, RunDir, SIMULATED};
 pub use writer::Journal;
 

@@ -94,6 +94,27 @@ pub fn replay(path: &Path) -> Result<Replay, JournalError> {
     Ok(replay)
 }
 
+/// How the last session in the journal at `path` began, as far as the journal is intact. The other
+/// records are not decoded.
+///
+/// # Errors
+/// If nothing can be read.
+pub fn last_began(path: &Path) -> Result<Option<Began>, JournalError> {
+    let bytes = JournalReader::new(path).unread()?;
+    let mut frames = Frames::new(&bytes).map_err(|bad| bad_header(bad, path))?;
+    let mut last = None;
+    while let Some(payload) = frames.advance() {
+        // It is the first kind of record.
+        if payload.first() == Some(&0) {
+            last = Some(payload);
+        }
+    }
+    Ok(last.and_then(|payload| match postcard::from_bytes::<Record>(payload) {
+        Ok(Record::Began(began)) => Some(began),
+        _ => None,
+    }))
+}
+
 /// Reads a growing journal: each call reads the records appended since the last.
 #[derive(Debug)]
 pub struct JournalReader {

@@ -3,7 +3,7 @@
 //! ```text
 //! phalanx-runs/            in the directory that the job was started in
 //!   mosaic-1/  mosaic-2/   one a run; a resume continues in the same one
-//!   latest -> mosaic-2
+//!   latest -> mosaic-2     the one that was begun or resumed last
 //!   mosaic.history.jsonl   results of its runs, for later ones (see `history`)
 //! mosaic-2/
 //!   journal                events of the run (see `record`)
@@ -14,6 +14,7 @@
 //!   measures.jsonl         values that tasks wrote to $PHALANX_METRICS
 //!   report.html            written by `phalanx report`
 //!   outputs/               captured output of tasks (see `output`)
+//!   launcher               the words that started its ranks, such as `mpirun --oversubscribe`
 //!   blocks/                logs of nodes that joined, and the names of their jobs
 //!   lock                   held while the run is active (see `lock`)
 //!   session-...            mark of the session under way, by which ranks recognise the directory
@@ -31,13 +32,15 @@ use super::ended::EndedSessions;
 use super::error::RunDirError;
 use super::frame;
 use super::lock::{self, Liveness, RunLock};
-use super::replay::replay;
+use super::replay::{last_began, replay};
 
 /// Directory that holds the run directories, under the current one.
 pub const RUNS: &str = "phalanx-runs";
 
 /// The command that continues a run of a batch job.
 const CONTINUATION: &str = "continue";
+/// The words that started its world.
+const LAUNCHER: &str = "launcher";
 const JOURNAL: &str = "journal";
 const LATEST: &str = "latest";
 /// Beginning of the name of a session's mark.
@@ -174,13 +177,41 @@ impl RunDir {
     }
 
     /// Finds the run that `--resume` continues: `explicit` if given, else the newest run of `job`
-    /// that does not [lack a record](RunDir::lacks_record).
-    pub fn for_resume(runs: &Path, job: &str, explicit: Option<&Path>) -> Result<RunDir, RunDirError> {
+    /// that does not [lack a record](RunDir::lacks_record) and is not one of another job file than
+    /// `file`, of the same job name.
+    pub fn for_resume(
+        runs: &Path,
+        (job, file): (&str, Option<&Path>),
+        explicit: Option<&Path>,
+    ) -> Result<RunDir, RunDirError> {
         if let Some(dir) = explicit {
             return RunDir::open(dir);
         }
         let nothing = || RunDirError::NothingToResume { job: job.to_owned(), runs: runs.to_owned() };
-        newest_of(runs, &file_name(job))?.ok_or_else(nothing)
+        let is_of_file = |run: &RunDir| file.is_none_or(|file| run.other_file(file).is_none());
+        let found = with_journal(runs, &file_name(job))?.find(|run| !run.lacks_record() && is_of_file(run));
+        found.ok_or_else(nothing)
+    }
+
+    /// The runs of `job` that are newer than the newest one of this job file, each with its own.
+    ///
+    /// # Errors
+    /// If the runs cannot be listed.
+    pub fn newer_of_other_files(runs: &Path, job: &str, file: &Path) -> Result<Vec<(String, PathBuf)>, RunDirError> {
+        let job = file_name(job);
+        let runs = with_journal(runs, &job)?.filter(|run| !run.lacks_record());
+        Ok(runs.map_while(|run| Some((run.name(), run.other_file(file)?))).collect())
+    }
+
+    /// The job file of the run, if it is there and is not this one. One that is not there may have
+    /// been moved here; so may the directory have in which the run began.
+    fn other_file(&self, file: &Path) -> Option<PathBuf> {
+        let began = last_began(&self.journal()).ok()??;
+        let file = fs::canonicalize(file).ok()?;
+        let is_same = |path: &Path| fs::canonicalize(path).is_ok_and(|path| path == file);
+        let theirs = began.dir.join(&began.job_path);
+        let is_other = theirs.is_file() && !is_same(&theirs) && !is_same(&began.job_path);
+        is_other.then_some(began.job_path)
     }
 
     /// True if the run was killed before it recorded anything, so that it has nothing to resume or
@@ -273,6 +304,13 @@ impl RunDir {
         self.renew_latest()
     }
 
+    /// Makes it the latest run, if its directory is in `runs`.
+    pub fn become_latest(&self, runs: &Path) {
+        if self.path.parent().is_some_and(|own| fs::canonicalize(runs).is_ok_and(|runs| runs == own)) {
+            point_latest(runs, &self.name());
+        }
+    }
+
     /// Points `latest` to another run if it points to this one, which is gone.
     fn renew_latest(&self) -> Result<(), RunDirError> {
         let Some(runs) = self.path.parent() else { return Ok(()) };
@@ -345,6 +383,19 @@ impl RunDir {
                 _ => Ok(()),
             },
         }
+    }
+
+    /// Keeps the words before `-n` of the command that started the ranks, with which it is started
+    /// again.
+    pub fn write_launcher(&self, words: &[String]) -> Result<(), RunDirError> {
+        let path = self.path.join(LAUNCHER);
+        fs::write(&path, words.join("\n")).map_err(RunDirError::io("write", &path))
+    }
+
+    /// The words before `-n` of the command that started its ranks.
+    pub fn launcher(&self) -> Option<Vec<String>> {
+        let text = fs::read_to_string(self.path.join(LAUNCHER)).ok()?;
+        Some(text.lines().map(str::to_owned).collect()).filter(|words: &Vec<String>| !words.is_empty())
     }
 
     /// The command that continues a run of a batch job.
@@ -533,7 +584,7 @@ mod tests {
         assert_eq!(find(LATEST), second);
         fs::remove_file(runs.join(LATEST)).unwrap();
         assert_eq!(find(LATEST).path().parent(), second.path().parent());
-        assert_eq!(RunDir::for_resume(&runs, "mosaic", None).unwrap(), second);
+        assert_eq!(RunDir::for_resume(&runs, ("mosaic", None), None).unwrap(), second);
     }
 
     #[test]
@@ -548,9 +599,9 @@ mod tests {
         made(&runs, "sweep");
         let other = RunDir::find(&runs, "mosaic").unwrap_err().to_string();
         assert!(other.ends_with("holds sweep-1"), "{other}");
-        let resume = RunDir::for_resume(&runs, "mosaic", None).unwrap_err().to_string();
+        let resume = RunDir::for_resume(&runs, ("mosaic", None), None).unwrap_err().to_string();
         assert!(resume.contains("no run of job \"mosaic\" to resume"), "{resume}");
-        let empty = RunDir::for_resume(&runs, "x", Some(dir.path())).unwrap_err().to_string();
+        let empty = RunDir::for_resume(&runs, ("x", None), Some(dir.path())).unwrap_err().to_string();
         assert!(empty.contains("is not a run directory"), "{empty}");
     }
 
@@ -564,15 +615,15 @@ mod tests {
             fs::write(killed.journal(), journal).unwrap();
             assert_eq!(RunDir::find(&runs, LATEST).unwrap(), first);
             assert_eq!(RunDir::find(&runs, "k").unwrap(), first);
-            assert_eq!(RunDir::for_resume(&runs, "k", None).unwrap(), first);
+            assert_eq!(RunDir::for_resume(&runs, ("k", None), None).unwrap(), first);
             assert_eq!(first.skipped_for_resume(&runs, "k").unwrap(), ["k-2"]);
         }
         // One that begins just now is the newest.
         let lock = killed.lock().unwrap();
-        assert_eq!(RunDir::for_resume(&runs, "k", None).unwrap(), killed);
+        assert_eq!(RunDir::for_resume(&runs, ("k", None), None).unwrap(), killed);
         drop(lock);
         fs::write(killed.journal(), b"something else").unwrap();
-        assert_eq!(RunDir::for_resume(&runs, "k", None).unwrap(), killed);
+        assert_eq!(RunDir::for_resume(&runs, ("k", None), None).unwrap(), killed);
     }
 
     #[test]
@@ -607,7 +658,7 @@ mod tests {
         second.clone().take_back().unwrap();
         assert!(second.path().join("mine").exists() && !second.journal().exists());
         assert_eq!(runs.join(LATEST).read_link().unwrap(), Path::new("mosaic-1"));
-        assert_eq!(RunDir::for_resume(&runs, "mosaic", None).unwrap(), first);
+        assert_eq!(RunDir::for_resume(&runs, ("mosaic", None), None).unwrap(), first);
     }
 
     #[test]

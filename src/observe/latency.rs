@@ -130,8 +130,11 @@ pub(super) struct ClassLatency {
 }
 
 impl ClassLatency {
-    /// Adds an attempt.
+    /// Adds an attempt. A result from the cache says nothing of how long tasks take.
     pub fn add(&mut self, slice: &Slice) {
+        if slice.outcome.cached {
+            return self.waited.add(slice.waited());
+        }
         self.count(slice.ran(), slice.waited(), slice.slots, slice.outcome.state.is_failure());
     }
 

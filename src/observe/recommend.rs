@@ -15,7 +15,7 @@ use super::run_view::{RunView, run_ns};
 use super::style::{Paint, bytes};
 use super::vitals;
 use crate::job::{AUTO_MEMORY_FACTOR, FieldChange, Group, Job};
-use crate::model::{Attempt, State};
+use crate::model::State;
 use crate::scale::estimate::{FittingRequest, UsedAmount, fit};
 use crate::text::{counted, seconds};
 
@@ -113,11 +113,6 @@ struct Observed {
     hit_time: bool,
 }
 
-/// True for an attempt that shows what its task uses: it completed, and it ran.
-fn is_witness(attempt: &Attempt) -> bool {
-    attempt.outcome.ok() && attempt.attempt > 0 && !attempt.outcome.cached
-}
-
 impl Recommendations {
     /// The recommendations for a job from its runs, newest first.
     pub fn of(job: &Job, runs: &[RunView]) -> Recommendations {
@@ -131,7 +126,7 @@ impl Recommendations {
                     let class = observed.entry(name).or_default();
                     class.hit_memory |= attempt.last && attempt.outcome.state == State::OutOfMemory;
                     class.hit_time |= attempt.last && attempt.outcome.state == State::Timeout;
-                    if !is_witness(attempt) {
+                    if !attempt.shows_duration() {
                         continue;
                     }
                     let took_s = run_ns(attempt) as f64 / 1e9;
@@ -197,7 +192,7 @@ impl Recommendations {
         let memory = memory.filter(|memory| *memory > 0).map_or(f64::INFINITY, |memory| memory as f64);
         let share = |cpus: f64, bytes: f64| (cpus / slots).max(bytes / memory);
         let (mut now, mut then) = (0.0, 0.0);
-        for attempt in session.attempts.iter().filter(|a| is_witness(a)) {
+        for attempt in session.attempts.iter().filter(|a| a.shows_duration()) {
             let subject = &run.subject().job;
             let Some(class) = self.classes.iter().find(|class| class.class == subject.class(attempt.task)) else {
                 continue;

@@ -25,7 +25,8 @@ pub(super) fn command(run: &RunView) -> Option<String> {
     let mut words = Vec::new();
     let simulated = run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some());
     if began.ranks.len() > 1 && !simulated {
-        words.extend(launch::command().iter().map(|word| shell_word(word)));
+        let launcher = run.dir.launcher().unwrap_or_else(launch::command);
+        words.extend(launcher.iter().map(|word| shell_word(word)));
         words.extend(["-n".to_owned(), began.ranks.len().to_string()]);
     }
     let command = if is_rest { without_selection(&began.command) } else { began.command.clone() };
@@ -66,5 +67,7 @@ fn would_be_found(run: &RunView) -> bool {
     let name = run.dir.name();
     let job = name.rsplit_once('-').map_or(run.subject().job.name(), |(job, _)| job);
     let job = if job.ends_with(SIMULATED) { job } else { run.subject().job.name() };
-    RunDir::for_resume(runs, job, None).is_ok_and(|found| found == run.dir)
+    let began = &run.session().began;
+    let file = began.dir.join(&began.job_path);
+    RunDir::for_resume(runs, (job, Some(&file)), None).is_ok_and(|found| found == run.dir)
 }

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::print::ReportError;
 use super::report::write_columns;
-use super::run_view::{RunState, RunView};
+use super::run_view::{Parse, RunState, RunView};
 use super::style::{Paint, bytes, count};
-use crate::journal::{Liveness, RunDir, RunDirError, utc};
+use crate::journal::{Liveness, RunDir, RunDirError, Session, utc};
 
 /// One run. Its field names are those of `runs --json`, which are stable.
 #[derive(Debug, Serialize)]
@@ -43,10 +43,15 @@ pub struct ListedRun {
 }
 
 impl ListedRun {
-    fn of(dir: RunDir) -> ListedRun {
+    fn of(dir: RunDir, parse: Parse<'_>) -> ListedRun {
         let name = dir.name();
-        // The names of tasks do not matter here, and reading large jobs takes long.
-        let view = RunView::load(&dir, &|_| Err(String::new())).ok();
+        // The names of tasks do not matter here, and reading large jobs takes long. How many tasks
+        // were added is known from their tables alone.
+        let count = |session: &Session| match session.additions.is_empty() {
+            true => Err(String::new()),
+            false => parse(session),
+        };
+        let view = RunView::load(&dir, &count).ok();
         let job = name.rsplit_once('-').map_or(name.as_str(), |(job, _)| job).to_owned();
         let mut listed = ListedRun {
             directory: dir.path().display().to_string(),
@@ -86,12 +91,13 @@ fn idle(dir: &RunDir) -> Duration {
     written.ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default()
 }
 
-/// The runs in a directory, those that were written last first.
+/// The runs in a directory, those that were written last first. `parse` reads the jobs to which
+/// tasks were added.
 ///
 /// # Errors
 /// If the directory cannot be listed.
-pub fn list_runs(runs: &Path) -> Result<Vec<ListedRun>, RunDirError> {
-    Ok(RunDir::all(runs)?.into_iter().map(ListedRun::of).collect())
+pub fn list_runs(runs: &Path, parse: Parse<'_>) -> Result<Vec<ListedRun>, RunDirError> {
+    Ok(RunDir::all(runs)?.into_iter().map(|dir| ListedRun::of(dir, parse)).collect())
 }
 
 /// The runs that may be deleted: over, not among the `keep` newest of their job, and not written

@@ -252,9 +252,7 @@ impl ScalingController {
         }
         let TaskFacts { class, prior, .. } = self.work.facts(attempt.task);
         let took = attempt.end.since(attempt.start);
-        if attempt.outcome.cached {
-            // It says nothing of how long tasks of its class take.
-        } else if attempt.outcome.ok() {
+        if attempt.shows_duration() {
             self.estimates.observe_task(class, prior, took);
         } else if attempt.attempt > 0 && attempt.outcome.state.is_failure() && took > Duration::ZERO {
             self.estimates.observe_failure(class, prior, took);

@@ -130,7 +130,7 @@ fn simulation<'a>(request: &RecordRequest<'a>, before: Before<'a>) -> Simulation
 fn run_dir(request: &RecordRequest<'_>) -> Result<RunDir, RunDirError> {
     let (runs, name) = (Path::new(RUNS), format!("{}{SIMULATED}", request.prepared.job.name));
     match (request.run_dir, request.resume) {
-        (explicit, true) => RunDir::for_resume(runs, &name, explicit),
+        (explicit, true) => RunDir::for_resume(runs, (&name, Some(request.job_path)), explicit),
         (Some(dir), false) => RunDir::create_at(dir),
         (None, false) => RunDir::create(runs, &name),
     }

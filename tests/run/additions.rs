@@ -265,4 +265,67 @@ fn a_task_that_would_not_find_a_temporary_file_is_not_added() {
     dir.file("extra", &plain);
     phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "w"]).run().code(1);
     said().says("`extra` reads t").says("add `stage = \"node\"` to `extra`");
+/// A task that is added reads a file that a task of the run, which has not ended, writes: it waits
+/// for that, also when the run is resumed, and also if a user adds it.
+#[test]
+fn an_added_task_waits_for_the_task_of_the_run_that_writes_what_it_reads() {
+    let dir = Dir::new("ordered-additions");
+    let table = |name: &str| {
+        format!("[[task]]\nname = '{name}'\ninputs = 'ref.idx'\noutputs = '{name}'\ncommand = 'cp ref.idx {name}'\n")
+    };
+    dir.file("scatter.add", &table("map"));
+    dir.file("more.toml", &table("user"));
+    dir.file("ref", "v1");
+    dir.job(
+        "job.toml",
+        &("[[task]]\nname = 'index'\ninputs = 'ref'\noutputs = 'ref.idx'\n\
+           command = 'until test -e go; do sleep 0.02; done; cp ref ref.idx'\n"
+            .to_owned()
+            + &adder("scatter", "inputs = 'ref'\n")),
+    );
+    for (session, text) in [(1u64, "v1"), (2, "v2")] {
+        dir.file("ref", text);
+        let arguments: &[&str] = if session > 1 { &["--resume"] } else { &[] };
+        let run = phalanx(&dir).args(["run", "job.toml", "--slots", "2"]).args(arguments).start();
+        wait_for("what is added to be a task of the run", 60, || {
+            let listed = phalanx(&dir).args(["runs", "--json"]).run().ok().json();
+            let tasks = listed[0]["tasks"].as_u64();
+            (listed[0]["sessions"] == session && tasks == Some(2 + session)).then_some(())
+        });
+        if session == 1 {
+            phalanx(&dir).args(["add", "latest", "more.toml"]).run().ok();
+        }
+        dir.file("go", "");
+        run.wait().ok().says("4 completed");
+        std::fs::remove_file(dir.path().join("go")).unwrap();
+        assert_eq!([dir.read("map"), dir.read("user")], [text, text]);
+    }
+    let listed = phalanx(&dir).args(["runs", "--json"]).run().ok().json();
+    assert_eq!([&listed[0]["tasks"], &listed[0]["completed"]], [4, 4]);
+}
+
+/// Tasks of a run cannot wait for added ones: what these read or write, an added task may not write.
+#[test]
+fn an_addition_that_writes_what_tasks_of_the_run_read_or_write_is_refused() {
+    let dir = Dir::new("refused-files");
+    let writer = |file: &str| format!("[[task]]\nname = 'w'\noutputs = '{file}'\ncommand = 'touch {file}'\n");
+    dir.file("gather.add", &writer("gathered"));
+    dir.file("twice.add", &writer("out").replace("'w'", "'t'"));
+    dir.file("self.add", &writer("own").replace("'w'", "'s'"));
+    dir.file("gathered", "old");
+    dir.file("own", "old");
+    dir.job(
+        "job.toml",
+        &(adder("gather", "")
+            + &adder("twice", "")
+            + &adder("self", "inputs = 'own'\n")
+            + "[[task]]\nname = 'collect'\nneeds = 'gather'\ninputs = 'gathered'\ncommand = 'touch collected'\n\
+               [[task]]\nname = 'out'\noutputs = 'out'\ncommand = 'touch out'\n"),
+    );
+    phalanx(&dir).args(["run", "job.toml"]).run().code(1).says("2 failed");
+    assert!(!dir.has("collected"), "nothing runs on the old file");
+    let failed = phalanx(&dir).args(["report", "latest", "--failed"]).run();
+    for told in ["`collect` of the run reads", "both `out` of the run and `t` write"] {
+        assert!(failed.stdout().contains(told), "{told}: {}", failed.stdout());
+    }
 }

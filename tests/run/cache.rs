@@ -361,3 +361,33 @@ fn kernels_are_cached_and_salt_and_environment_count() {
     }
     assert_eq!(hits, [(0, 1), (1, 0), (1, 1), (1, 1)]);
 }
+
+/// Results from the cache say nothing of how long tasks take: neither the history, nor
+/// recommendations, nor the comparison with other tasks of the class have them.
+#[test]
+fn durations_of_hits_count_nowhere() {
+    let dir = Dir::new("cache-durations");
+    let command = "command = \"sleep 0.05; echo {index} > {name}-{index}\"\n";
+    dir.job(
+        "w.toml",
+        &format!(
+            "[cache]\nnode_dir = \"node\"\n[[task]]\nname = \"t\"\narray = \"0-4\"\ncache = true\n\
+             outputs = \"t-{{index}}\"\n{command}"
+        ),
+    );
+    for run in 1..=3 {
+        let out = phalanx(&dir).args(["run", "w.toml"]).run().ok();
+        assert_eq!(out.stdout().contains("5 results taken from the cache"), run > 1, "{out}");
+    }
+    assert_eq!(dir.read("phalanx-runs/w.history.jsonl").lines().count(), 1, "the other runs learnt nothing");
+    let recommended = phalanx(&dir).args(["recommend", "w.toml", "--json"]).run().ok().json();
+    assert_eq!(recommended["classes"][0]["measured"], 5, "{recommended:#}");
+    let told = phalanx(&dir).args(["explain", "--task", "t[1]"]).run().ok();
+    assert!(!told.stdout().contains("took longer"), "{told}");
+    assert!(told.stdout().contains("taken from the cache"), "{told}");
+    // A task that ran in two sessions is one task.
+    dir.job("u.toml", &format!("[[task]]\nname = \"u\"\narray = \"0-2\"\n{command}"));
+    phalanx(&dir).args(["run", "u.toml"]).run().ok();
+    phalanx(&dir).args(["run", "u.toml", "--resume", "--rerun", "u"]).run().ok();
+    phalanx(&dir).args(["explain", "--task", "u[1]"]).run().ok().says("of 2 other tasks of `u` took longer");
+}

@@ -27,5 +27,6 @@ mod signals;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
+mod which_run;
 mod workflows;
 mod worlds;

@@ -45,7 +45,7 @@ pub fn dag(text: &str, options: &Options) -> Result<Imported, ImportError> {
     if reader.tasks.is_empty() {
         return Err(ImportError::new(1, "there is no TASK"));
     }
-    let name = options.name.as_deref().unwrap_or("dag");
+    let name = options.job_name(None, "dag");
     let mut document = JobFileWriter::new("Imported from a DAG file of Pegasus-MPI-Cluster.", name);
     for task in &reader.tasks {
         reader.write(task, &mut document);

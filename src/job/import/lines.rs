@@ -205,7 +205,7 @@ impl LinesReader {
             });
         }
         let variables = Mentioned::find(text, &mut self.warnings);
-        let job = options.name.as_deref().unwrap_or("lines");
+        let job = options.job_name(None, "lines");
         let origin = "Imported from lines of commands. Each line is one task; `{index}` counts them from 0.";
         let mut document = JobFileWriter::new(origin, job);
         if options.bash {

@@ -24,8 +24,11 @@ pub use wfcommons::wfcommons;
 /// Options of an import.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of the job; default: the name in the imported text, else `imported`.
+    /// Name of the job; default: the name in the imported text.
     pub name: Option<String>,
+    /// Name of the job where neither says it, such as that of the job file; default: that of the
+    /// format.
+    pub file_name: Option<String>,
     /// Factor for recorded run times (`wfcommons`).
     pub time_scale: f64,
     /// Request the recorded number of CPUs per task (`wfcommons`), otherwise one.
@@ -36,7 +39,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { name: None, time_scale: 1.0, cpus: false, bash: false }
+        Options { name: None, file_name: None, time_scale: 1.0, cpus: false, bash: false }
+    }
+}
+
+impl Options {
+    /// The name of the job. `recorded`: that in the text.
+    fn job_name<'a>(&'a self, recorded: Option<&'a str>, format: &'a str) -> &'a str {
+        self.name.as_deref().or(recorded).or(self.file_name.as_deref()).unwrap_or(format)
     }
 }
 

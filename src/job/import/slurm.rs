@@ -202,7 +202,7 @@ impl Script {
 
     fn write(&mut self, shell: Vec<String>, options: &Options) -> Result<String, ImportError> {
         let recorded = self.last("job-name").map(|(_, name)| name);
-        let name = options.name.clone().or_else(|| recorded.clone()).unwrap_or_else(|| "slurm".to_owned());
+        let name = options.job_name(recorded.as_deref(), "slurm").to_owned();
         let mut document = JobFileWriter::new("Imported from a batch script of Slurm.", &name);
         if let Some((_, dir)) = self.last("chdir") {
             document.field("dir", dir);

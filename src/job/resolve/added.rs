@@ -1,16 +1,20 @@
 //! Tasks that are added to a job: only `[[task]]` tables and `[defaults]`, and what they need of
-//! the job.
+//! the job, by name or through files.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
-use super::drafts::{Drafts, Notes};
+use super::drafts::{Draft, Drafts, Notes};
+use super::files::{PathNames, are_whole};
 use super::needs::name_in;
 use super::{External, ResolveContext};
-use crate::graph::link::GroupId;
-use crate::job::body::Body;
+use crate::graph::link::{Condition, GroupId, Link};
+use crate::job::body::{Body, FileTemplate};
+use crate::job::declared_files::{Conflict, GrownFiles};
 use crate::job::diagnostic::{Diagnostic, Findings};
+use crate::job::file_order::{FileMistake, FileTables, MAX_IMPLIED};
 use crate::job::load::AdditionTo;
 use crate::job::read::Span;
 use crate::job::spec::FileSpec;
@@ -76,6 +80,15 @@ pub(super) fn link(
     let mut needed: Vec<(GroupId, Arc<str>)> = foreign.filter_map(known).collect();
     needed.sort_unstable();
     needed.dedup();
+    let mut by_files = links_by_files(drafts, to, &job.dir, findings);
+    for link in &mut by_files {
+        // One that no need names has no name here.
+        let at = needed.iter().position(|(group, _)| *group == link.from).unwrap_or_else(|| {
+            needed.push((link.from, Arc::from("")));
+            needed.len() - 1
+        });
+        link.from = (own + at) as GroupId;
+    }
     // Tables of the job stand behind those that are added, under the names by which these need them
     // and without their files.
     for (group, name) in &needed {
@@ -83,7 +96,7 @@ pub(super) fn link(
         let body = Body { inputs: Box::default(), outputs: Box::default(), ..body.clone() };
         drafts.push((Group { name: Arc::clone(name), ..table.clone() }, body, Notes::elsewhere()));
     }
-    let external = super::link(job, drafts, own, context, findings);
+    let external = super::link(job, (drafts, own), &by_files, context, findings);
     drafts.truncate(own);
     let number = |group: GroupId| match (group as usize).checked_sub(own) {
         Some(at) => needed[at].0,
@@ -93,4 +106,78 @@ pub(super) fn link(
         (link.from, link.to) = (number(link.from), number(link.to));
     }
     external
+}
+
+/// The dependencies of added tables on those of the job through files, ascending by dependent, with
+/// the numbers that tables of the job have there.
+fn links_by_files(drafts: &Drafts, to: &AdditionTo<'_>, dir: &Path, findings: &mut Findings) -> Vec<Link> {
+    let has_files = |draft: Draft<'_>| {
+        let (body, extras) = (draft.body, &draft.body.extras);
+        let has_streams = extras.stdin.is_some() || extras.stdout.is_some() || extras.stderr.is_some();
+        !body.inputs.is_empty() || !body.outputs.is_empty() || has_streams
+    };
+    let Some(files) = to.files.filter(|_| are_whole(drafts)) else { return Vec::new() };
+    if !drafts.iter().any(has_files) {
+        return Vec::new();
+    }
+    let own = PathNames::of(drafts, dir);
+    let files = files.beside(to.job, &own, drafts.len() as GroupId);
+    if let Some(has_ended) = to.has_ended {
+        let refused = files.conflicts(has_ended).into_iter().map(|conflict| refusal(drafts, conflict));
+        refused.for_each(|refusal| findings.push(refusal));
+    }
+    let mut links = Vec::new();
+    for (group, draft) in (0..).zip(drafts.iter()) {
+        let span = draft.notes.name.span();
+        for file in own.table(group).reads() {
+            links.extend(links_of_file(&files, to, (group, &file), &span, findings));
+        }
+    }
+    links
+}
+
+/// The dependencies of an added table through one file.
+fn links_of_file(
+    files: &GrownFiles<'_>,
+    to: &AdditionTo<'_>,
+    (group, file): (GroupId, &FileTemplate),
+    span: &Span,
+    findings: &mut Findings,
+) -> Vec<Link> {
+    let found = match files.links(group, file) {
+        Ok(found) => found,
+        // It is refused where added tables are compared with each other.
+        Err(FileMistake::ReadsOwn(_)) => return Vec::new(),
+        Err(FileMistake::TooMany) => {
+            let message = format!("this directory implies more than {MAX_IMPLIED} dependencies");
+            findings.push(Diagnostic::error(message).at(span).help("list the files themselves under `inputs`"));
+            return Vec::new();
+        }
+    };
+    let mut links = Vec::new();
+    for (writer, shape) in found {
+        let output = to.job.bodies[writer.group as usize].outputs.get(writer.output as usize);
+        let size = file.size.or(output.and_then(|output| output.size));
+        let (on, bytes) = (Condition::Ok, size.unwrap_or(0));
+        links.push(Link { from: writer.group, to: group, shape, on, bytes, span: span.clone() });
+    }
+    links
+}
+
+/// Why an output cannot be added.
+fn refusal(drafts: &Drafts, conflict: Conflict) -> Diagnostic {
+    let Conflict { output, file, other, reads } = conflict;
+    let draft = drafts.get(output.group);
+    let own = draft.task_name(output.element);
+    let place = draft.notes.outputs.get(output.output as usize).unwrap_or(&draft.notes.name).span();
+    match reads {
+        false => Diagnostic::error(format!("both `{other}` of the run and `{own}` write {file}"))
+            .at(&place)
+            .help("let each task write a file of its own"),
+        true => Diagnostic::error(format!("`{other}` of the run reads {file}, and does not wait for `{own}`"))
+            .at(&place)
+            .help(format!(
+                "add the task that reads it together with `{own}`: tasks of a run do not wait for added ones"
+            )),
+    }
 }

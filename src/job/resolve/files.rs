@@ -45,6 +45,11 @@ impl External {
     }
 }
 
+/// True if files may be compared: no table has a mistake.
+pub(super) fn are_whole(drafts: &Drafts) -> bool {
+    drafts.iter().all(|draft| !draft.notes.broken)
+}
+
 fn within_bounds(drafts: &Drafts, findings: &mut Findings) -> bool {
     let mut files = 0u64;
     for draft in drafts.iter() {
@@ -70,12 +75,16 @@ impl FileTables for PathNames<'_> {
 }
 
 /// The files of all tables, and the directory of the job.
-struct PathNames<'a> {
+pub(super) struct PathNames<'a> {
     drafts: &'a Drafts,
     job_dir: String,
 }
 
 impl<'a> PathNames<'a> {
+    pub(super) fn of(drafts: &'a Drafts, job_dir: &Path) -> PathNames<'a> {
+        PathNames { drafts, job_dir: job_dir.to_string_lossy().into_owned() }
+    }
+
     fn draft(&self, group: GroupId) -> Draft<'a> {
         self.drafts.get(group)
     }
@@ -135,8 +144,8 @@ pub(super) struct Files<'a> {
 
 impl<'a> Files<'a> {
     pub(super) fn of(drafts: &'a Drafts, job_dir: &Path, findings: &mut Findings) -> Files<'a> {
-        let usable = drafts.iter().all(|draft| !draft.notes.broken) && within_bounds(drafts, findings);
-        let names = PathNames { drafts, job_dir: job_dir.to_string_lossy().into_owned() };
+        let usable = are_whole(drafts) && within_bounds(drafts, findings);
+        let names = PathNames::of(drafts, job_dir);
         let writers = usable.then(|| collect_writers(&names, findings));
         Files { names, writers, external: External::default() }
     }
@@ -216,7 +225,8 @@ impl Readers<'_> {
     }
 
     fn link_file(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
-        let order = FileOrder { tables: self.names, written: self.writers };
+        let written = [self.writers];
+        let order = FileOrder { tables: self.names, written: &written };
         let external = &mut self.external;
         match order.links(to, file, &|_| true, &mut |name| external.add(to, name, file.optional, span)) {
             Ok(links) => links.into_iter().for_each(|(writer, shape)| self.add(writer, to, shape, file, span)),

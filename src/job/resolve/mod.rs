@@ -47,7 +47,7 @@ use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
 use super::value_files::ValueFiles;
 use super::values::{SlotCountSpec, SlotsSpec};
 use super::{Flush, Job, KeepOutput, Placement, SlotCount, SlotRange};
-use crate::graph::link::GroupId;
+use crate::graph::link::{GroupId, Link};
 use crate::model::TaskId;
 
 /// Maximum number of tasks: more would not fit in memory.
@@ -126,7 +126,7 @@ impl<'a> Resolution<'a> {
             return (job, external);
         }
         number(&mut drafts, TaskId(0), findings);
-        let external = link(&mut job, &drafts, drafts.len(), context, findings);
+        let external = link(&mut job, (&drafts, drafts.len()), &[], context, findings);
         job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
         job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
         (job.sites, job.listen) = sites::resolve_sites(spec, &job.cost, findings);
@@ -144,8 +144,15 @@ impl<'a> Resolution<'a> {
 }
 
 /// Resolves the relations between tables, successor by successor, each with all its dependencies.
-/// Only the first `own` tables need others.
-fn link(job: &mut Job, drafts: &Drafts, own: usize, context: &ResolveContext<'_>, findings: &mut Findings) -> External {
+/// Only the first `own` tables need others. `by_files`: dependencies through files on the other
+/// ones, ascending by dependent.
+fn link(
+    job: &mut Job,
+    (drafts, own): (&Drafts, usize),
+    by_files: &[Link],
+    context: &ResolveContext<'_>,
+    findings: &mut Findings,
+) -> External {
     let by_name = index_names(drafts, findings);
     let mut links = Links::new(drafts.iter().map(|draft| draft.group.count).collect());
     let mut files = Files::of(drafts, &job.dir, findings);
@@ -153,6 +160,8 @@ fn link(job: &mut Job, drafts: &Drafts, own: usize, context: &ResolveContext<'_>
         pattern::link(to, drafts, &mut links);
         needs::resolve_needs(to, drafts, &by_name, context, &mut links, findings);
         files.link_group(to, &mut links, findings);
+        let more = by_files.partition_point(|link| link.to < to)..by_files.partition_point(|link| link.to <= to);
+        by_files[more].iter().for_each(|link| links.add_file(link.clone()));
         files.warn_of_unlisted(to, &links, findings);
         links.close_group();
     }

@@ -1,7 +1,6 @@
 //! Order between tasks of several job files, by the rule of `file_order`: a task that reads a file
 //! depends on the task of another job that writes it.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use crate::graph::link::{Condition, GroupId, Link};
@@ -30,11 +29,11 @@ pub(super) fn link(job: &mut Job, readers: &[(GroupId, Span)]) -> Vec<Diagnostic
         (0..).zip(&job.groups).for_each(|(group, _)| job.table(group).collect_streams(group, &mut written));
     }
     let mut links = Links::new(job.groups.iter().map(|group| group.count).collect());
-    let order = FileOrder { tables: job, written: &written };
+    let order = FileOrder { tables: job, written: &[&written] };
     for (to, span) in readers {
         let is_elsewhere = |group: GroupId| job.part_number(group) != job.part_number(*to);
         let table = job.table(*to);
-        for file in table.body.inputs.iter().map(Cow::Borrowed).chain(table.stdin().map(Cow::Owned)) {
+        for file in table.reads() {
             let found = match order.links(*to, &file, &is_elsewhere, &mut |_| ()) {
                 Ok(found) => found,
                 Err(FileMistake::ReadsOwn(_)) => continue,

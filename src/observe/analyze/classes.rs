@@ -171,10 +171,7 @@ pub(super) fn oversized(case: &Case<'_>) -> Option<Finding> {
 /// are known.
 fn used(case: &Case<'_>, number: u32) -> Option<(Vec<f64>, Vec<f64>)> {
     let session = case.run.session();
-    let attempts = session
-        .attempts
-        .iter()
-        .filter(|a| a.attempt > 0 && a.outcome.ok() && !a.outcome.cached && case.is_of(a.task.index(), number));
+    let attempts = session.attempts.iter().filter(|a| a.shows_duration() && case.is_of(a.task.index(), number));
     let (mut cpus, mut memory) = (Vec::new(), Vec::new());
     for attempt in attempts {
         // An unreadable index is reported where output is shown; the other findings remain valid.

@@ -56,7 +56,8 @@ fn factors(case: &Case<'_>, ranks: &[u32]) -> Vec<(u32, f64, u64)> {
     // Times by class and rank, for classes with enough tasks on at least two ranks.
     let telling = |class: u32| case.classes[class as usize].ran.count() >= 2 * MIN_SAMPLES as u64;
     let mut times: BTreeMap<u32, Vec<Vec<u64>>> = BTreeMap::new();
-    for slice in case.slices.iter().filter(|slice| slice.outcome.ok() && telling(slice.class)) {
+    for slice in case.slices.iter().filter(|slice| slice.outcome.ok() && !slice.outcome.cached && telling(slice.class))
+    {
         if let Ok(rank) = ranks.binary_search(&slice.rank) {
             times.entry(slice.class).or_insert_with(|| vec![Vec::new(); ranks.len()])[rank].push(slice.ran());
         }

@@ -214,16 +214,15 @@ impl<'a> Explainer<'a> {
         self.clock_s(Time(self.run.wall_ns(session)))
     }
 
-    /// Run times of the completed tasks of a class, in all sessions.
+    /// Run times of the completed tasks of a class, of each that of its last attempt.
     fn class_times(&self, name: &str) -> Rc<Durations> {
         if let Some(known) = self.classes.borrow().get(name) {
             return Rc::clone(known);
         }
         let mut times = Durations::default();
-        for (session, subject) in self.run.sessions() {
-            let completed = session.attempts.iter().filter(|a| a.outcome.ok() && a.attempt > 0 && !a.outcome.cached);
-            completed.filter(|a| subject.job.class(a.task) == name).for_each(|a| times.add(run_ns(a)));
-        }
+        let job = &self.run.subject().job;
+        let completed = self.run.replay.all_latest().filter(|(_, _, attempt)| attempt.shows_duration());
+        completed.filter(|(task, ..)| job.class(*task) == name).for_each(|(.., attempt)| times.add(run_ns(attempt)));
         let times = Rc::new(times);
         self.classes.borrow_mut().insert(name.to_owned(), Rc::clone(&times));
         times

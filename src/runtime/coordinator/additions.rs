@@ -17,7 +17,8 @@ use super::driver::{CoordinatorDriver, Messages};
 use crate::control::Answer;
 use crate::exec::Kernels;
 use crate::graph::link::{GroupId, Link};
-use crate::job::{GrowingJob, Job, Loaded, Whose};
+use crate::graph::{JoinRule, TaskGraph};
+use crate::job::{FileSet, GrowingJob, Job, Loaded, Whose};
 use crate::journal::{Offerer, Record, TaskAddition};
 use crate::model::{Rank, TaskId, Time};
 use crate::schedule::coordinator::{Growth, Member, ProvisioningState, StopReason};
@@ -45,6 +46,7 @@ pub(super) struct Additions {
 struct Offered {
     text: Arc<str>,
     names: Vec<Arc<str>>,
+    files: FileSet,
     tasks: u32,
 }
 
@@ -101,7 +103,8 @@ impl CoordinatorDriver {
         let refusal = checked
             .map(|own| {
                 let names = own.job.groups.iter().map(|group| Arc::clone(&group.name)).collect();
-                let offered = Offered { text: Arc::clone(&own.text), names, tasks: tasks_of(&own) };
+                let (text, files) = (Arc::clone(&own.text), FileSet::of(&own.job, &|_| true));
+                let offered = Offered { text, names, files, tasks: tasks_of(&own) };
                 let by = Some(Offerer { task, attempt });
                 self.recording.record(Record::Added(TaskAddition { time: now, by, text: own.text }));
                 self.temporaries.offer(task, &own.job);
@@ -162,7 +165,12 @@ impl CoordinatorDriver {
     fn check_added(&mut self, text: Arc<str>, file: &str, whose: Whose<'_>) -> Result<Loaded, String> {
         let kernels = self.additions.kernels.clone();
         let growing = self.additions.growing(&self.job);
-        let own = growing.check(text, file, &kernels, whose).map_err(|error| error.render(false))?;
+        let graph = self.coordinator.graph();
+        let has_ended = |task: TaskId| {
+            let is_before = |by: TaskId| needs_end_of(graph, by, task);
+            self.coordinator.final_state(task).is_some() || matches!(whose, Whose::Task(by) if is_before(by))
+        };
+        let own = growing.check(text, file, &kernels, whose, &has_ended).map_err(|error| error.render(false))?;
         let known = growing.job().task_count() - self.job.task_count();
         let first_group = growing.job().groups.len() as GroupId;
         let ranks = (0..self.coordinator.next_rank().0).map(Rank);
@@ -182,6 +190,14 @@ impl CoordinatorDriver {
         {
             let adder = self.job.task_name(task);
             return Err(format!("{adder}, which runs, adds a task `{name}`, too: give each added task its own name"));
+        }
+        let files = FileSet::of(&own.job, &|_| true);
+        if let Some((task, file)) = others().find_map(|(task, it)| Some((*task, it.files.shared_with(&files)?))) {
+            let adder = self.job.task_name(task);
+            return Err(format!(
+                "{adder}, which runs, adds tasks with the file {file}, too, and one of them writes it: let one task add \
+                 both, or let this one need `{adder}`"
+            ));
         }
         let offered = others().map(|(_, it)| it.tasks as usize).sum::<usize>();
         if let Some(room) = self.coordinator.room()
@@ -253,6 +269,21 @@ impl CoordinatorDriver {
         self.coordinator.grow(now, growth, &mut actions);
         self.carry_out(now, actions)
     }
+}
+
+/// True if `task` has ended whenever `by` runs, or is that task: its end may not be reported yet.
+fn needs_end_of(graph: &TaskGraph, by: TaskId, task: TaskId) -> bool {
+    let (mut open, mut seen) = (vec![by.0], FxHashSet::default());
+    while let Some(node) = open.pop() {
+        if node == task.0 {
+            return true;
+        }
+        // A join that asks for one failure does not wait for all.
+        if seen.insert(node) && graph.join(node) != Some(JoinRule::AnyNotOk) {
+            open.extend(graph.predecessors(node).map(|edge| edge.node()));
+        }
+    }
+    false
 }
 
 fn tasks_of(own: &Loaded) -> u32 {

@@ -40,6 +40,9 @@ const MAX_FORECAST_TASKS: usize = 1 << 20;
 /// Without a policy or a budget, the end is forecast only if all tasks take at least this long.
 const MIN_FORECAST_TASK: Duration = Duration::from_millis(10);
 
+/// Pause after the first forecast of a run without a policy or a budget.
+const FIRST_FORECAST_PAUSE: Duration = Duration::from_millis(250);
+
 /// Number of decisions in the answer to a status request.
 const MAX_SHOWN_DECISIONS: usize = 5;
 
@@ -70,6 +73,12 @@ pub(super) struct Autoscaler {
 fn can_forecast(job: &Job) -> bool {
     let known = |group: &Group| group.estimate.is_some_and(|estimate| estimate >= MIN_FORECAST_TASK);
     job.task_count() <= MAX_FORECAST_TASKS && job.groups.iter().all(known)
+}
+
+/// The pause after a forecast of a run without a policy or a budget. In its first seconds a run may
+/// learn that its tasks take another time than those of earlier runs.
+fn forecast_pause(now: Time) -> Duration {
+    (now.since(Time::ZERO) / 4).max(FIRST_FORECAST_PAUSE)
 }
 
 impl Autoscaler {
@@ -279,7 +288,8 @@ impl Autoscaler {
             client.ask(question);
         }
         self.forecast = self.controller.forecast_end(now, &views, &requests, settled, sites);
-        self.due = now.after(self.controller.pause(now));
+        let pause = self.controller.pause(now);
+        self.due = now.after(if self.decides { pause } else { pause.min(forecast_pause(now)) });
         for decision in &step.decisions {
             self.latest.truncate(MAX_SHOWN_DECISIONS - 1);
             self.latest.push_front(decision.clone());

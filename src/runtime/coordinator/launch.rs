@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -26,7 +26,7 @@ use crate::graph::GAP;
 use crate::graph::partition::Partition;
 use crate::job::{Job, ProviderKind, SlotRange};
 use crate::journal::{
-    AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, LimitChange, RankInfo, Record, Requests, RunDir, RunLock,
+    AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, LimitChange, RUNS, RankInfo, Record, Requests, RunDir, RunLock,
 };
 use crate::model::{Offers, Rank, TaskId};
 use crate::numbers;
@@ -428,9 +428,13 @@ fn record_beginning(
     };
     start.dir.write_job(&start.welcome.job_text)?;
     start.dir.write_continuation(std::env::var(CONTINUE).ok().as_deref())?;
+    start.dir.write_launcher(&crate::system::launch::command())?;
     start.journal.append(&Record::Began(began))?;
     // Only now: the journal says that the tasks whose batches are dropped run again.
     start.former_batches.settle().map_err(|error| RunError::Refused(error.to_string()))?;
+    if start.welcome.session > 1 {
+        start.dir.become_latest(Path::new(RUNS));
+    }
     start.journal.append(&Record::Requests(Requests {
         most: members.iter().map(|member| member.memory).max().unwrap_or(0),
         auto: start.welcome.auto_memory.clone(),

@@ -5,6 +5,7 @@
 //! | prepare | `prepare`, `resume`, `run_history` | reads the job, opens the run directory, finds complete tasks, completes estimates |
 //! | | `auto_memory` | what tasks with `memory = "auto"` ask for at first |
 //! | | `part_of_job`, `run_files` | what a selection leaves out, which files a resume compares |
+//! | | `live_twin` | refuses a run beside a live one that writes the same files |
 //! | | `preview` | what a run would do, for `--dry-run` |
 //! | launch | `launch`, `pricing` | handshake, hand-out, records the beginning, builds the driver |
 //! | drive | `driver` | delivers messages, timers and signals to the coordinator, carries out its actions |
@@ -32,6 +33,7 @@ mod join_address;
 mod join_listener;
 pub(super) mod launch;
 mod limits;
+mod live_twin;
 mod membership;
 mod part_of_job;
 mod pools;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::auto_memory::auto_memory;
 use super::join_address::JoinAddress;
+use super::live_twin::check_live_twins;
 use super::part_of_job::{check_needs, check_sources, kept_without, left_out};
 use super::preview::{UnfinishedRun, unfinished_run};
 use super::provisioner::{self, listen_on};
@@ -99,16 +100,18 @@ impl PreparedRun {
             let UnfinishedRun { name, complete, tasks } = earlier;
             tell(&format!("{name} has not completed: `--resume` would save {complete} of {tasks} tasks"));
         }
-        let (dir, resumes) = run_dir(options, &loaded.job)?;
+        let (dir, resumes) = run_dir(options, &loaded)?;
         let lock = dir.lock()?;
         let began_unix_ns = unix_ns();
-        let opened = open_journal(
-            options,
-            kernels,
-            (&dir, resumes),
-            (&mut loaded, &mut graph, &mut selected),
-            lock.gone_predecessor(),
-        );
+        let opened = check_live_twins(&dir, &loaded, &selected).and_then(|()| {
+            open_journal(
+                options,
+                kernels,
+                (&dir, resumes),
+                (&mut loaded, &mut graph, &mut selected),
+                lock.gone_predecessor(),
+            )
+        });
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -190,10 +193,10 @@ fn text_of(path: &Path) -> Result<String, RunError> {
 }
 
 /// The run directory, and whether it has a run that is resumed.
-fn run_dir(options: &Options, job: &Job) -> Result<(RunDir, bool), RunError> {
+fn run_dir(options: &Options, loaded: &Loaded) -> Result<(RunDir, bool), RunError> {
     let (runs, explicit) = (Path::new(RUNS), options.run_dir.as_deref());
     if options.resume {
-        let (found, remark) = to_resume(options, job)?;
+        let (found, remark) = to_resume(options, loaded)?;
         if let Some(remark) = remark.filter(|_| options.mention_earlier) {
             tell(&remark);
         }
@@ -203,7 +206,7 @@ fn run_dir(options: &Options, job: &Job) -> Result<(RunDir, bool), RunError> {
     }
     let created = match explicit {
         Some(dir) => RunDir::create_at(dir),
-        None => RunDir::create(runs, &job.name),
+        None => RunDir::create(runs, &loaded.job.name),
     };
     let created = created?;
     created.close_like(&options.jobs)?;
@@ -220,22 +223,32 @@ fn check_budget(job: &Job, spent: f64) -> Result<(), RunError> {
 }
 
 /// The run that `--resume` continues, if there is one, and what its user may not expect about it.
-pub(super) fn to_resume(options: &Options, job: &Job) -> Result<(Option<RunDir>, Option<String>), RunError> {
-    let (runs, explicit) = (Path::new(RUNS), options.run_dir.as_deref());
-    match RunDir::for_resume(runs, &job.name, explicit) {
+pub(super) fn to_resume(options: &Options, loaded: &Loaded) -> Result<(Option<RunDir>, Option<String>), RunError> {
+    let (runs, explicit, job) = (Path::new(RUNS), options.run_dir.as_deref(), &loaded.job);
+    let of_others = match (explicit, loaded.path()) {
+        (None, Some(file)) => RunDir::newer_of_other_files(runs, &job.name, file)?,
+        _ => Vec::new(),
+    };
+    let of_others = of_others.iter().map(|(run, file)| format!("{run} is a run of {}", file.display()));
+    let of_others = of_others.collect::<Vec<_>>().join("; ");
+    match RunDir::for_resume(runs, (&job.name, loaded.path()), explicit) {
         Err(RunDirError::NothingToResume { .. } | RunDirError::NotARun { .. }) => {
             let remark = format!("there is no earlier run of {} to resume: all of it runs", job.name);
             let other = RunDir::in_other_order(runs, &job.name)?.filter(|_| explicit.is_none());
             let other = other.map(|run| format!("; {run} is a run of these files in another order: name them in that"));
-            Ok((None, Some(remark + &other.unwrap_or_default())))
+            let others = if of_others.is_empty() { of_others } else { format!(" ({of_others})") };
+            Ok((None, Some(remark + &other.unwrap_or_default() + &others)))
         }
         found => {
             let found = found?;
             let skipped = if explicit.is_none() { found.skipped_for_resume(runs, &job.name)? } else { Vec::new() };
-            let remark = (!skipped.is_empty()).then(|| {
+            let killed = (!skipped.is_empty()).then(|| {
                 let (skipped, was) = (skipped.join(", "), if skipped.len() > 1 { "were" } else { "was" });
-                format!("{skipped} {was} killed before anything was recorded: {} is resumed", found.name())
+                format!("{skipped} {was} killed before anything was recorded")
             });
+            let others = Some(of_others).filter(|others| !others.is_empty());
+            let why: Vec<String> = killed.into_iter().chain(others).collect();
+            let remark = (!why.is_empty()).then(|| format!("{}: {} is resumed", why.join("; "), found.name()));
             Ok((Some(found), remark))
         }
     }

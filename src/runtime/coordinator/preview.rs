@@ -53,7 +53,7 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
     let mut graph = graph_of(&loaded).map_err(RunError::Job)?;
     let forced = |loaded: &Loaded| rerun(options, loaded);
     forced(&loaded)?;
-    let (dir, remark) = if options.resume { to_resume(options, &loaded.job)? } else { (None, None) };
+    let (dir, remark) = if options.resume { to_resume(options, &loaded)? } else { (None, None) };
     let replay = dir.as_ref().map(|dir| replay(&dir.journal())).transpose()?.filter(|it| !it.sessions.is_empty());
     let former = match (&dir, &replay) {
         (Some(dir), Some(replay)) => FormerRun::read(kernels, dir, replay)?,
@@ -110,7 +110,7 @@ pub struct UnfinishedRun {
 /// The newest run of a job, if it is over, has not completed, and a resume would save tasks. Files
 /// are not looked at.
 pub(super) fn unfinished_run(kernels: &Kernels, loaded: &Loaded) -> Option<UnfinishedRun> {
-    let dir = RunDir::for_resume(Path::new(RUNS), &loaded.job.name, None).ok()?;
+    let dir = RunDir::for_resume(Path::new(RUNS), (&loaded.job.name, loaded.path()), None).ok()?;
     if dir.liveness() != Liveness::Gone {
         return None;
     }

@@ -162,7 +162,7 @@ impl HistoryRecorder {
         if !took.is_zero() {
             self.lessons.worked(took, self.job.groups.get(group as usize).map_or(1, requirements::slots));
         }
-        if attempt.outcome.ok() && class != NO_CLASS {
+        if attempt.shows_duration() && class != NO_CLASS {
             self.lessons.completed(class as usize, Some(Duration::from_nanos(estimate_ns)), took);
         }
     }

@@ -67,7 +67,13 @@ impl Executor {
     }
 
     /// The fast path: a first attempt at a task at home has completed.
-    fn complete(&self, ledger: &DependencyCounts, item: Item, lease: Lease, start: Time, slot: &mut Slot<'_>) {
+    fn complete(
+        &self,
+        (ledger, item): (&DependencyCounts, Item),
+        (lease, outcome): (Lease, Outcome),
+        start: Time,
+        slot: &mut Slot<'_>,
+    ) {
         let shared = &*self.shared;
         let state = &shared.slots[slot.index()];
         let mut ended = state.timer.end(&shared.clock).map(|end| end.max(start));
@@ -75,7 +81,7 @@ impl Executor {
         if item.tag != shared.ledgers.current() {
             // Homes are changing, or have changed: the engine finds out which rank counts it.
             let end = ended.unwrap_or_else(|| state.timer.read(&shared.clock).max(start));
-            outbox.ended.push(lease.ended(Outcome::OK, shared.me, slot.index() as u16, start, end));
+            outbox.ended.push(lease.ended(outcome, shared.me, slot.index() as u16, start, end));
             drop(outbox);
             return self.exchange(slot, end);
         }
@@ -91,7 +97,7 @@ impl Executor {
         if ended.is_none() && slot.is_last() {
             ended = Some(state.timer.read(&shared.clock).max(start));
         }
-        attempts.push(lease.ended(Outcome::OK, shared.me, slot.index() as u16, start, end));
+        attempts.push(lease.ended(outcome, shared.me, slot.index() as u16, start, end));
         if shared.lane.is_some() && (!effects.exports.is_empty() || state.is_poll_due(TASKS_PER_RING_POLL)) {
             shared.exchange_intra_node(current, &mut outbox, slot);
         }
@@ -166,7 +172,7 @@ impl Workload for Executor {
         let start = state.timer.begin(&shared.clock, lease.ready);
         let outcome = self.execute(&lease, slot);
         match outcome.ok() {
-            true => self.complete(ledger, item, lease, start, slot),
+            true => self.complete((ledger, item), (lease, outcome), start, slot),
             false => self.leave_to_engine(lease, outcome, start, slot),
         }
     }

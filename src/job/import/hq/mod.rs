@@ -108,10 +108,8 @@ impl HqWriter<'_> {
 
     fn file(&mut self, file: &HqFile, options: &Options) -> Result<String, ImportError> {
         let recorded = file.name.as_ref().map(|name| name.value.as_str());
-        let mut document = JobFileWriter::new(
-            "Imported from a job definition file of HyperQueue.",
-            options.name.as_deref().or(recorded).unwrap_or("hq"),
-        );
+        let mut document =
+            JobFileWriter::new("Imported from a job definition file of HyperQueue.", options.job_name(recorded, "hq"));
         if let Some(max) = &file.max_fails {
             // HyperQueue stops after more failures than this, Phalanx after exactly this number.
             document.field("max_failures", (max.value.0 + 1).min(i64::from(u32::MAX)));

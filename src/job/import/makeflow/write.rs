@@ -11,7 +11,7 @@ use crate::job::import::{Imported, Options};
 
 impl MakeflowReader {
     pub(super) fn write(mut self, options: &Options) -> Imported {
-        let name = options.name.as_deref().unwrap_or("makeflow");
+        let name = options.job_name(None, "makeflow");
         let mut document = JobFileWriter::new("Imported from Makeflow rules.", name);
         self.exported.sort_unstable();
         self.exported.dedup();
