@@ -213,18 +213,21 @@ impl GrownFiles<'_> {
 
 /// The names of the files that tasks declare.
 pub struct FileSet {
+    /// Declared outputs.
     written: FxHashSet<String>,
+    /// Files for standard output and standard error.
+    streams: FxHashSet<String>,
     read: FxHashSet<String>,
 }
 
 impl FileSet {
     /// Those of these tasks of a job.
     pub fn of(job: &Job, is_one: &dyn Fn(TaskId) -> bool) -> FileSet {
-        let (mut written, mut read) = (FxHashSet::default(), FxHashSet::default());
+        let (mut written, mut streams, mut read) = (FxHashSet::default(), FxHashSet::default(), FxHashSet::default());
         for (group, of_group) in (0..).zip(&job.groups) {
             let table = job.table(group);
             let elements = || (0..table.count).filter(|element| is_one(TaskId(of_group.first.0 + element)));
-            written.extend(elements().flat_map(|element| table.streams(element)).map(|(_, name)| name));
+            streams.extend(elements().flat_map(|element| table.streams(element)).map(|(_, name)| name));
             for file in &table.body.outputs {
                 written.extend(elements().map(|element| table.absolute(element, &file.name)));
             }
@@ -232,17 +235,20 @@ impl FileSet {
                 read.extend(elements().map(|element| table.absolute(element, &file.name)));
             }
         }
-        FileSet { written, read }
+        FileSet { written, streams, read }
     }
 
-    /// A file that tasks of both sets write.
+    /// A declared output that both sets have.
     pub fn written_by_both(&self, other: &FileSet) -> Option<&str> {
         self.written.iter().find(|file| other.written.contains(*file)).map(String::as_str)
     }
 
-    /// A file that one of two sets of tasks writes and the other one reads or writes.
-    pub fn shared_with(&self, other: &FileSet) -> Option<&str> {
-        let own = self.written.iter().find(|file| other.written.contains(*file) || other.read.contains(*file));
-        own.or_else(|| self.read.iter().find(|file| other.written.contains(*file))).map(String::as_str)
+    /// A file that one of two sets of tasks writes and the other one reads, or declares as output,
+    /// too.
+    pub fn shared_with<'a>(&'a self, other: &'a FileSet) -> Option<&'a str> {
+        let is_read = |file: &&String, by: &FileSet| by.read.contains(*file);
+        let read = self.written.iter().chain(&self.streams).find(|file| is_read(file, other));
+        let reads = || other.written.iter().chain(&other.streams).find(|file| is_read(file, self));
+        self.written_by_both(other).or_else(|| read.or_else(reads).map(String::as_str))
     }
 }

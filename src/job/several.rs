@@ -434,7 +434,7 @@ mod tests {
         let growing = crate::job::GrowingJob::new(job);
         let more = "[[task]]\nname = 'u'\ngraph = 'g'\noperation = 'degrees'\n";
         let whose = crate::job::Whose::Job("b");
-        let added = growing.check(more.into(), "f", &Kernels::builtin(), whose).unwrap();
+        let added = growing.check(more.into(), "f", &Kernels::builtin(), whose, &|_| false).unwrap();
         assert_eq!(added.job.bodies[0].graph(), Some("b/g"));
     }
 

@@ -212,6 +212,20 @@ impl Replay {
         self.latest.iter().filter_map(|(task, place)| self.at(place).map(|(session, a)| (task, session, a)))
     }
 
+    /// As [`latest`](Replay::latest), at the end of the session of this index.
+    pub fn latest_in<'a>(&'a self, index: usize) -> impl Fn(TaskId) -> Option<(&'a Session, &'a Attempt)> + 'a {
+        let mut latest = LatestAttempts::default();
+        for (session, number) in self.sessions.iter().zip(0..=index as u32) {
+            let before = std::mem::take(&mut latest);
+            // A run of numbers beyond the last one has stopped the reading.
+            let _ = carry_over(&before, &session.began.kept, &mut latest);
+            for (attempt, place) in session.attempts.iter().zip(0..) {
+                latest.insert(attempt.task, AttemptPlace { session: number, attempt: place });
+            }
+        }
+        move |task| latest.get(task).and_then(|place| self.at(place))
+    }
+
     /// True if the task has completed, in the last session or in one from which it was taken over.
     pub fn completed(&self, task: TaskId) -> bool {
         self.latest(task).is_some_and(|(_, attempt)| attempt.outcome.ok())

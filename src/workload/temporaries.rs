@@ -234,7 +234,7 @@ mod tests {
         let more = |name: &str, stage: &str| {
             let text = format!("[[task]]\nname = '{name}'\n{stage}command = 'x'\ninputs = 't'\n");
             let growing = crate::job::GrowingJob::new(job.clone());
-            growing.check(text.into(), "added", &kernels, crate::job::Whose::User).unwrap().job
+            growing.check(text.into(), "added", &kernels, crate::job::Whose::User, &|_| false).unwrap().job
         };
         let (extra, plain) = (more("extra", "stage = 'node'\n"), more("plain", ""));
         let (writer, adder, file) = (TaskId(0), TaskId(1), (TaskId(0), 0));

@@ -265,6 +265,8 @@ fn a_task_that_would_not_find_a_temporary_file_is_not_added() {
     dir.file("extra", &plain);
     phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "w"]).run().code(1);
     said().says("`extra` reads t").says("add `stage = \"node\"` to `extra`");
+}
+
 /// A task that is added reads a file that a task of the run, which has not ended, writes: it waits
 /// for that, also when the run is resumed, and also if a user adds it.
 #[test]

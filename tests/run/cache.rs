@@ -381,7 +381,7 @@ fn durations_of_hits_count_nowhere() {
     }
     assert_eq!(dir.read("phalanx-runs/w.history.jsonl").lines().count(), 1, "the other runs learnt nothing");
     let recommended = phalanx(&dir).args(["recommend", "w.toml", "--json"]).run().ok().json();
-    assert_eq!(recommended["classes"][0]["measured"], 5, "{recommended:#}");
+    assert_eq!(recommended["recommended"]["classes"][0]["measured"], 5, "{recommended:#}");
     let told = phalanx(&dir).args(["explain", "--task", "t[1]"]).run().ok();
     assert!(!told.stdout().contains("took longer"), "{told}");
     assert!(told.stdout().contains("taken from the cache"), "{told}");

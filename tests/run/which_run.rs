@@ -51,7 +51,7 @@ fn a_resumed_run_is_the_latest() {
     phalanx(&dir).args(["run", "a.toml", "--resume", "-n"]).run().ok();
     phalanx(&dir).args(["report"]).run().ok().says("b-1");
     phalanx(&dir).args(["run", "a.toml", "--resume", "-q"]).run().ok();
-    phalanx(&dir).args(["report", "--task", "a"]).run().ok().says("a-1");
+    phalanx(&dir).args(["report", "--task", "a"]).run().ok().says("(session 2) COMPLETED");
 }
 
 /// Two runs at once would write the same file: the second is refused, and leaves no directory.
@@ -87,4 +87,34 @@ fn the_line_to_continue_has_the_options_of_the_launcher() {
     let own = line(mpirun(&dir, 3).args(["run", "job.toml"]).run().code(1).stdout());
     assert_eq!(line(phalanx(&dir).args(["report"]).run().ok().stdout()), own);
     assert_eq!(phalanx(&dir).args(["report", "--json"]).run().ok().json()["resume"], own);
+}
+
+/// A sweep that shrinks and grows again has what it had completed before.
+#[test]
+fn a_task_that_comes_back_is_complete() {
+    let dir = Dir::new("comes-back");
+    let sweep = |values: &str, command: &str| {
+        let table = format!(
+            "[[task]]\nname = 's'\nmatrix = {{ v = {values} }}\ncommand = '{command}'\n\
+             [[task]]\nname = 'all'\nneeds = 's'\ncommand = 'echo all >> ran'\n"
+        );
+        dir.job("sweep.toml", &table);
+        let out = phalanx(&dir).args(["run", "sweep.toml", "--resume"]).run().ok();
+        let ran = if dir.has("ran") { dir.read("ran") } else { String::new() };
+        dir.file("ran", "");
+        let mut ran: Vec<String> = ran.lines().map(str::to_owned).collect();
+        ran.sort_unstable();
+        (out, ran)
+    };
+    assert_eq!(sweep("[1, 2, 3]", "echo {v} >> ran").1, ["1", "2", "3", "all"]);
+    assert_eq!(sweep("[2]", "echo {v} >> ran").1, ["all"]);
+    let (out, ran) = sweep("[1, 2, 3, 4]", "echo {v} >> ran");
+    out.says("5 completed");
+    assert_eq!(ran, ["4", "all"]);
+    let report = phalanx(&dir).args(["report", "--json"]).run().ok().json();
+    assert_eq!(report["counts"]["completed"], 5, "{report:#}");
+    // They stay complete from then on, and a changed one runs again.
+    assert!(sweep("[1, 2, 3, 4]", "echo {v} >> ran").1.is_empty());
+    assert_eq!(sweep("[4]", "echo {v} >> ran").1, ["all"]);
+    assert_eq!(sweep("[1, 4]", "echo  {v} >> ran").1, ["1", "4", "all"]);
 }

@@ -28,7 +28,7 @@ use crate::job::{Job, ProviderKind, SlotRange};
 use crate::journal::{
     AsyncJournal, Began, GraphFacts, KeptRun, LeftOut, LimitChange, RUNS, RankInfo, Record, Requests, RunDir, RunLock,
 };
-use crate::model::{Offers, Rank, TaskId};
+use crate::model::{Attempt, Offers, Outcome, Rank, TaskId, Time};
 use crate::numbers;
 use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
@@ -407,6 +407,12 @@ fn watch(dir: &RunDir, job: &Job, options: &Options) -> Result<Option<(Watcher, 
 /// Environment variable by which a batch script passes the command that continues the run.
 const CONTINUE: &str = "PHALANX_CONTINUE";
 
+/// How the journal says that a task is complete which the job of the former session did not have.
+fn recalled(task: TaskId) -> Attempt {
+    let (at, outcome) = (Time::ZERO, Outcome::OK);
+    Attempt { task, attempt: 0, outcome, last: true, rank: Rank::ZERO, slot: 0, ready: at, start: at, end: at }
+}
+
 /// Writes the job, the ranks and the graph to the journal.
 fn record_beginning(
     start: &mut PreparedRun,
@@ -424,7 +430,7 @@ fn record_beginning(
         dir: start.welcome.base_dir.clone().into(),
         ranks: ranks.to_vec(),
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
-        kept: start.kept.clone(),
+        kept: start.kept.iter().filter(|run| start.recalled.binary_search(&run.first).is_err()).copied().collect(),
     };
     start.dir.write_job(&start.welcome.job_text)?;
     start.dir.write_continuation(std::env::var(CONTINUE).ok().as_deref())?;
@@ -446,6 +452,9 @@ fn record_beginning(
         if !stands.is_empty() {
             start.journal.append(&Record::StillBegun(stands))?;
         }
+    }
+    if !start.recalled.is_empty() {
+        start.journal.append(&Record::Attempts(start.recalled.iter().map(|task| recalled(*task)).collect()))?;
     }
     let PreparedJob { graph, order, .. } = &start.prepared;
     start.journal.append(&Record::Graph(GraphFacts {

@@ -6,6 +6,7 @@
 //! | | `auto_memory` | what tasks with `memory = "auto"` ask for at first |
 //! | | `part_of_job`, `run_files` | what a selection leaves out, which files a resume compares |
 //! | | `live_twin` | refuses a run beside a live one that writes the same files |
+//! | | `recalled` | finds completed tasks that the last session's job did not have |
 //! | | `preview` | what a run would do, for `--dry-run` |
 //! | launch | `launch`, `pricing` | handshake, hand-out, records the beginning, builds the driver |
 //! | drive | `driver` | delivers messages, timers and signals to the coordinator, carries out its actions |
@@ -41,6 +42,7 @@ mod prepare;
 mod preview;
 mod pricing;
 mod provisioner;
+mod recalled;
 mod recording;
 pub mod resume;
 mod resumed_job;

@@ -42,6 +42,8 @@ pub(super) struct PreparedRun {
     pub(super) lock: RunLock,
     pub(super) journal: Journal,
     pub(super) kept: Vec<KeptRun>,
+    /// Those of them that the job of the former session did not have.
+    pub(super) recalled: Vec<TaskId>,
     /// Changes to data graphs that earlier sessions made.
     pub(super) former_batches: FormerBatches,
     /// Tasks that began without completing in earlier sessions, with their numbers in the last.
@@ -122,8 +124,20 @@ impl PreparedRun {
                 return Err(error);
             }
         };
-        let Opened { journal, session, kept, begun, former_batches, run_again, spent, ended, limits, is_closed, short } =
-            opened;
+        let Opened {
+            journal,
+            session,
+            kept,
+            begun,
+            recalled,
+            former_batches,
+            run_again,
+            spent,
+            ended,
+            limits,
+            is_closed,
+            short,
+        } = opened;
         let (text, mut job) = (Arc::clone(&loaded.text), loaded.job);
         // The graph holds them in half the space.
         job.links = Vec::new();
@@ -172,6 +186,7 @@ impl PreparedRun {
             lock,
             journal,
             kept,
+            recalled,
             former_batches,
             begun,
             run_again,
@@ -281,6 +296,7 @@ struct Opened {
     /// Number of the session that begins.
     session: u32,
     kept: Vec<KeptRun>,
+    recalled: Vec<TaskId>,
     former_batches: FormerBatches,
     begun: Vec<KeptRun>,
     run_again: Vec<RunAgain>,
@@ -297,6 +313,7 @@ impl Opened {
             journal,
             session: 1,
             kept: Vec::new(),
+            recalled: Vec::new(),
             former_batches: FormerBatches::default(),
             begun: Vec::new(),
             run_again: Vec::new(),
@@ -363,6 +380,7 @@ fn open_journal(
         session: last.began.session + 1,
         run_again: takeover.run_again(job),
         kept: takeover.kept,
+        recalled: takeover.recalled,
         former_batches,
         begun: takeover.begun,
         spent: replay.spent(),

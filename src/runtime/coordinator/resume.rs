@@ -70,6 +70,8 @@ pub struct RerunChecks<'a> {
     pub forced: &'a dyn Fn(TaskId) -> bool,
     /// How a file that it used differs from what it was: of a task, with its number in the old job.
     pub changed: &'a dyn Fn(TaskId, TaskId) -> Option<String>,
+    /// The former job does not have the task, which completed before that one.
+    pub recalled: &'a dyn Fn(TaskId) -> bool,
     /// A declared output that is gone.
     pub lost: &'a dyn Fn(TaskId) -> Option<PathBuf>,
     /// It may have begun without completing, by its number in the old job.
@@ -120,8 +122,11 @@ impl RunReason {
 /// What a resumed run takes over.
 #[derive(Debug, Default)]
 pub struct Takeover {
-    /// The tasks that stay complete.
+    /// The tasks that stay complete. Those that the former job did not have get numbers behind its
+    /// tasks.
     pub kept: Vec<KeptRun>,
+    /// Those of them that the former job did not have, ascending.
+    pub recalled: Vec<TaskId>,
     /// All other tasks, in ascending order, each with one reason.
     pub runs: Vec<(TaskId, RunReason)>,
     /// Those of them that may have begun, but have not completed: what stands of their outputs may
@@ -244,7 +249,11 @@ fn takeover_with(
     checks: &RerunChecks,
     outdated: &HashMap<TaskId, TaskId>,
 ) -> Takeover {
-    let was = former_numbers(old, new);
+    let mut was = former_numbers(old, new);
+    // One number apart from the tasks of the former job, so that no run of numbers has both.
+    let first_recalled = old.task_count() as u32 + 1;
+    let recalled = recall(&mut was, first_recalled, checks.recalled);
+    let completed = &|task: TaskId| task.0 >= first_recalled || completed(task);
     let mut changed_needs = (!same_text).then(|| ChangedNeeds::of((old, old_graph), (new, graph), &was));
     let redefined = |task: TaskId, was: TaskId| {
         let is_same =
@@ -256,6 +265,7 @@ fn takeover_with(
         Some(was) if !completed(was) => Some(RunReason::Open),
         Some(_) if (checks.forced)(task) => Some(RunReason::Asked),
         Some(_) if outdated.contains_key(&task) => outdated.get(&task).map(|cause| RunReason::Needs(*cause)),
+        Some(was) if was.0 >= first_recalled => None,
         Some(was) => redefined(task, was)
             .or_else(|| changed_needs.as_mut()?.of_task(task, was).map(RunReason::OtherNeeds))
             .or_else(|| (checks.changed)(task, was).map(|text| RunReason::File(text.into()))),
@@ -317,6 +327,7 @@ fn takeover_with(
     let begun: Vec<bool> = reasons.iter().zip(&was).map(is_begun).collect();
     let reasons = (0..).map(TaskId).zip(reasons);
     Takeover {
+        recalled: recalled.into_iter().filter(|task| kept[task.index()]).collect(),
         kept: runs(&kept[..graph.task_count()], &was),
         runs: reasons.filter_map(|(task, reason)| Some((task, reason?))).collect(),
         begun: runs(&begun, &was),
@@ -328,6 +339,17 @@ fn takeover_with(
 fn has(tasks: &[KeptRun], task: TaskId) -> bool {
     let next = tasks.partition_point(|run| run.first <= task);
     tasks[..next].last().is_some_and(|run| task.0 - run.first.0 < run.count)
+}
+
+/// Gives recalled tasks former numbers from `first` on, and returns them.
+fn recall(was: &mut [Option<TaskId>], first: u32, is_recalled: &dyn Fn(TaskId) -> bool) -> Vec<TaskId> {
+    let mut recalled = Vec::new();
+    let new = (0..).map(TaskId).zip(was).filter(|(task, was)| was.is_none() && is_recalled(*task));
+    for (task, was) in new {
+        *was = Some(TaskId(first + recalled.len() as u32));
+        recalled.push(task);
+    }
+    recalled
 }
 
 /// How the definition of a task differs from what it was, as the end of a sentence that begins with
@@ -358,7 +380,7 @@ fn changed_part(old: &Job, was: TaskId, new: &Job, task: TaskId) -> String {
 }
 
 /// For each task of the new job its number in the old one, if that had it.
-fn former_numbers(old: &Job, new: &Job) -> Vec<Option<TaskId>> {
+pub(super) fn former_numbers(old: &Job, new: &Job) -> Vec<Option<TaskId>> {
     let mut was = Vec::with_capacity(new.task_count());
     let former: HashMap<&str, GroupId> = old.groups.iter().zip(0..).map(|(group, id)| (&*group.name, id)).collect();
     for (group, id) in new.groups.iter().zip(0..) {
@@ -448,6 +470,7 @@ mod tests {
             let checks = RerunChecks {
                 forced: &|task| has(forced, task),
                 changed: &|_, _| None,
+                recalled: &|_| false,
                 lost: &|task| has(lost, task).then(|| "f".into()),
                 begun: &|_| false,
             };
@@ -486,6 +509,7 @@ mod tests {
             let checks = RerunChecks {
                 forced: &|task| has(forced, task),
                 changed: &|_, _| None,
+                recalled: &|_| false,
                 lost: &|task| has(lost, task).then(|| "f".into()),
                 begun: &|_| false,
             };
@@ -520,6 +544,7 @@ mod tests {
         let checks = RerunChecks {
             forced: &|_| false,
             changed: &|_, was| (was.0 == 1).then(|| "its input f has changed".to_owned()),
+            recalled: &|_| false,
             lost: &|_| None,
             begun: &|was| was.0 == 3,
         };
@@ -548,6 +573,11 @@ mod tests {
         };
         let expected = ["1+1 its input f has changed", "2+1 needs a[1], which runs again"];
         assert_eq!(recorded(&taken)[..2], expected);
+        // What comes back stays complete, unless what it needs runs again.
+        let back = RerunChecks { recalled: &|task| task.0 == 5, ..checks };
+        let with_it = takeover((&old, &old_graph), &|task| task.0 != 3, (&loaded.job, &graph), false, &back);
+        assert_eq!((with_it.recalled, with_it.kept.last().map(|run| run.was)), (vec![TaskId(5)], Some(TaskId(6))));
+        assert_eq!(with_it.runs, taken.runs[..4]);
         let all = RerunChecks { changed: &|_, _| Some("its input f has changed".into()), ..checks };
         let taken_all = takeover((&old, &old_graph), &|_| true, (&loaded.job, &graph), false, &all);
         assert_eq!(recorded(&taken_all)[0], "0+2 its input f has changed");

@@ -5,6 +5,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+
+use super::recalled::recalled;
 use super::resume::{self, RerunChecks, Takeover};
 use super::run_files::RunFiles;
 use crate::exec::Kernels;
@@ -102,7 +105,7 @@ pub(super) fn resumed_job(
             forced_tasks.extend(forced(&loaded)?);
         }
         let forced_tasks = forced.is_some().then_some(forced_tasks.as_slice());
-        let takeover = takeover(dir, replay, former, (&loaded.job, &graph, &loaded.text), forced_tasks)?;
+        let takeover = takeover((kernels, dir, replay), former, (&loaded.job, &graph, &loaded.text), forced_tasks)?;
         let stays =
             |task: TaskId| takeover.kept.iter().any(|run| (run.first.0..run.first.0 + run.count).contains(&task.0));
         let keep: Vec<bool> = additions
@@ -153,8 +156,7 @@ fn is_of_same_job(former: &Job, job: &Job) -> bool {
 /// Finds out what a resume takes over from a run. `forced`: the tasks that run again in any case;
 /// `None` if files are not to be looked at either.
 fn takeover(
-    dir: &RunDir,
-    replay: &Replay,
+    (kernels, dir, replay): (&Kernels, &RunDir, &Replay),
     former: &FormerRun,
     (job, graph, text): (&Job, &TaskGraph, &str),
     forced: Option<&[Range<u32>]>,
@@ -175,11 +177,20 @@ fn takeover(
     let files = RunFiles::of(dir, job);
     let looks = forced.is_some();
     let forced = forced.unwrap_or_default();
+    let recalled = match same {
+        true => FxHashSet::default(),
+        false => {
+            let was = resume::former_numbers(&former.loaded.job, job);
+            let new = (0..).map(TaskId).zip(was).filter(|(_, was)| was.is_none()).map(|(task, _)| task).collect();
+            recalled(kernels, replay, (job, graph), new, looks.then_some(&files))
+        }
+    };
     let checks = RerunChecks {
         forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
         changed: &|task, was| {
             replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(task, at, attempt))
         },
+        recalled: &|task| recalled.contains(&task),
         lost: &|task| if looks { files.lost(task) } else { None },
         begun: &|was| match replay.latest(was) {
             Some((_, attempt)) => attempt.attempt > 0,
