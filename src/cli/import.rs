@@ -23,7 +23,8 @@ pub(super) struct Args {
     /// Overwrite an existing output file.
     #[arg(long, requires = "output")]
     force: bool,
-    /// Name of the job [default: the name in the input file, else that of the output or input file].
+    /// Name of the job [default: the name in the input file, else that of the output or input
+    /// file].
     #[arg(long)]
     name: Option<String>,
     /// Multiply recorded run times by FACTOR (wfcommons).

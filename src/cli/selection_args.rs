@@ -12,8 +12,9 @@ pub(super) struct SelectionArgs {
     /// repeated.
     #[arg(long, value_name = "TASK", help_heading = "Parts of the job")]
     until: Vec<String>,
-    /// Run this task alone, with the tasks that it adds. What it needs must be complete in the run that --resume continues, or
-    /// its declared outputs must be there. May be repeated; adds to --until.
+    /// Run this task alone, with the tasks that it adds. What it needs must be complete in the run
+    /// that --resume continues, or its declared outputs must be there. May be repeated; adds to
+    /// --until.
     #[arg(long, value_name = "TASK", help_heading = "Parts of the job")]
     only: Vec<String>,
     /// Leave out this task and all that needs it. May be repeated.

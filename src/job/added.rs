@@ -2,9 +2,9 @@
 //!
 //! An *addition* is a text with `[[task]]` tables. It is checked like a job file, with the job's
 //! directory, variables, pools and `[defaults]` (unless it has its own). Its tasks may need each
-//! other and, by name or through files, those of the job; tasks of the job cannot come to need them.
-//! Their numbers follow those of the job, so every rank and each later command that adds the same
-//! texts in the same order builds the same job.
+//! other and, by name or through files, those of the job; tasks of the job cannot come to need
+//! them. Their numbers follow those of the job, so every rank and each later command that adds the
+//! same texts in the same order builds the same job.
 //!
 //! Of several jobs an addition belongs to one, whose name stands in a comment behind its tables.
 //!

@@ -306,7 +306,7 @@ fn an_added_task_waits_for_the_task_of_the_run_that_writes_what_it_reads() {
     assert_eq!([&listed[0]["tasks"], &listed[0]["completed"]], [4, 4]);
 }
 
-/// Tasks of a run cannot wait for added ones: what these read or write, an added task may not write.
+/// Tasks of a run cannot wait for added ones: these may not write what those read or write.
 #[test]
 fn an_addition_that_writes_what_tasks_of_the_run_read_or_write_is_refused() {
     let dir = Dir::new("refused-files");
