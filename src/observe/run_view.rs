@@ -235,6 +235,11 @@ impl RunView {
         }
     }
 
+    /// True if the last session ended without records of the tasks that ran at its end.
+    pub(crate) fn broke_off(&self) -> bool {
+        matches!(self.state(), RunState::Interrupted | RunState::Error)
+    }
+
     /// Duration of a session, so far or in total, in nanoseconds.
     pub fn wall_ns(&self, session: &Session) -> u64 {
         let heard = session.last_heard().0;

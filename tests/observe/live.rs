@@ -26,6 +26,7 @@ command = "echo 'it <broke>' >&2; exit 9"
 [[task]]
 name = "late"
 array = "0-9"
+needs = ["early", "afterany:broken"]
 command = "while ! test -e end; do sleep 0.05; done"
 "#;
 

@@ -275,17 +275,29 @@ fn who_ended_a_run_is_named() {
     {
         let run = phalanx(&dir).args(["run", "a.toml", "-q"]).start();
         let name = format!("a-{}", nr + 1);
-        wait_for("the task to run", 60, || {
-            let said = phalanx(&dir).args(["status", &name, "--json"]).run();
-            (said.exit() == 0 && said.json()["counts"]["running"] == 1).then_some(())
-        });
+        await_running_task(&dir, &name);
         match signal {
             None => _ = phalanx(&dir).args(["cancel", &name]).run().ok(),
             Some(signal) => run.signal(signal),
         }
         run.wait().code(code);
         phalanx(&dir).args(["report", &name]).run().ok().says(text);
+        let analysis = phalanx(&dir).args(["analyze", &name]).run().ok();
+        assert!(!analysis.stdout().contains("failed"), "what was cancelled did not fail: {analysis}");
     }
+    let mut run = phalanx(&dir).args(["run", "a.toml", "-q"]).start();
+    await_running_task(&dir, "a-4");
+    run.kill_all();
+    drop(run);
+    let said = phalanx(&dir).args(["explain", "a-4", "--task", "a"]).run().ok();
+    said.says("PENDING").says("an attempt that ran then has left no record");
+}
+
+fn await_running_task(dir: &Dir, run: &str) {
+    wait_for("the task to run", 60, || {
+        let said = phalanx(dir).args(["status", run, "--json"]).run();
+        (said.exit() == 0 && said.json()["counts"]["running"] == 1).then_some(())
+    });
 }
 
 #[test]

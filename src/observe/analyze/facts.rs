@@ -12,7 +12,7 @@ use crate::journal::Session;
 use crate::model::{Rank, RankState, State, TaskId};
 use crate::observe::idle::{Use, Uses};
 use crate::observe::latency::{ClassLatency, classes};
-use crate::observe::run_view::{RunState, RunView, node_of};
+use crate::observe::run_view::{RunView, node_of};
 use crate::observe::steps::Steps;
 use crate::observe::timeline::{Slice, Timeline};
 use crate::observe::vitals;
@@ -101,11 +101,6 @@ impl<'a> Case<'a> {
             })
         };
         Some(model.and_then(known))
-    }
-
-    /// True if the run ended without records of the tasks that ran at its end.
-    pub fn broke_off(&self) -> bool {
-        matches!(self.run.state(), RunState::Interrupted | RunState::Error)
     }
 
     /// The job that ran.

@@ -131,7 +131,7 @@ impl Analysis {
         Analysis {
             findings: worthwhile(case),
             idle: case.idle().into_iter().map(cause).collect(),
-            broke_off: case.broke_off(),
+            broke_off: case.run.broke_off(),
         }
     }
 

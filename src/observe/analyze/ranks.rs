@@ -96,7 +96,7 @@ pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
         return None;
     }
     // What ran when the run broke off left no record, and may have needed them all.
-    if case.broke_off() {
+    if case.run.broke_off() {
         return None;
     }
     let ranks = &case.model.ranks;

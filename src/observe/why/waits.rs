@@ -124,7 +124,10 @@ impl Explainer<'_> {
             known.reasons.push(TaskReason::NeedsMore { tasks: more as u64 });
         }
         if !self.is_live() {
-            let how = summary::explanation(self.run).unwrap_or_else(|| "all of its tasks had ended".to_owned());
+            let mut how = summary::explanation(self.run).unwrap_or_else(|| "all of its tasks had ended".to_owned());
+            if self.run.broke_off() && needs.is_empty() && !is_lost {
+                how += "; an attempt that ran then has left no record";
+            }
             return known.reasons.push(TaskReason::RunEnded { how });
         }
         if is_lost {
