@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::frame::BadHeader;
 use super::lock::Holder;
 
 /// A journal that cannot be read or written.
@@ -92,6 +93,20 @@ impl JournalError {
     /// Wraps an I/O error about `path`.
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
         move |source| JournalError::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// The error for bytes without the header of a journal of this version.
+    pub(super) fn bad_header(bad: BadHeader, path: &Path) -> JournalError {
+        let path = path.to_owned();
+        match bad {
+            BadHeader::Magic => JournalError::NotAJournal { path },
+            BadHeader::Version(found) => JournalError::Version { path, found },
+        }
+    }
+
+    /// The error for a journal that is intact up to `at` and again from `intact`.
+    pub(super) fn corrupt(path: &Path, at: u64, intact: u64) -> JournalError {
+        JournalError::Corrupt { path: path.to_owned(), at, intact }
     }
 }
 

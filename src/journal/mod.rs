@@ -1,8 +1,9 @@
 //! The record of a run on disk: the run directory with its journal and the captured output of
 //! tasks.
 //!
-//! Only rank 0 writes the journal, and every rank writes the output of the tasks that it ran. Both
-//! are only appended to, so a reader may read at any time. A killed writer leaves at most one
+//! Only rank 0 writes the journal, and every rank writes the output of the tasks that it ran, and
+//! if it loses rank 0 the ends that the journal may lack (`unreported`). All of these are only
+//! appended to, so a reader may read at any time. A killed writer leaves at most one
 //! incomplete record, and everything before it is valid.
 //!
 //! This module takes no decisions; it records those of `schedule` and `scale`.
@@ -19,6 +20,7 @@ mod output;
 mod record;
 mod replay;
 mod rundir;
+mod unreported;
 mod writer;
 
 pub use async_writer::AsyncJournal;
@@ -38,6 +40,7 @@ pub use record::{
 };
 pub use replay::{JournalReader, Replay, Session, last_began, replay};
 pub use rundir::{RUNS, RunDir, SIMULATED};
+pub use unreported::{UnreportedEnds, remove_unreported};
 pub use writer::Journal;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

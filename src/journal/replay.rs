@@ -2,8 +2,9 @@
 //!
 //! A replay holds every attempt once, by session, and for each task of the *last* session the
 //! position of its latest attempt: in this session, or in an earlier one from which it was taken
-//! over. Reading stops at damage, which is reported together with everything that precedes it. A
-//! replay never writes.
+//! over. Reading stops at damage, which is reported together with everything that precedes it. What
+//! other ranks have kept of the last session (`unreported`) counts as if the journal ended with it.
+//! A replay never writes.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,12 +13,13 @@ use std::path::{Path, PathBuf};
 use rustc_hash::FxHashMap;
 
 use super::error::JournalError;
-use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
+use super::frame::{self, Frames, HEADER, Rest, Tail};
 use super::latest::{AttemptPlace, LatestAttempts};
 use super::record::{
     Began, BlockChange, Ended, GraphFacts, KeptRun, LeftOut, LimitChange, Note, PastRuns, PoolTotals, RankChange,
     Record, Requests, RunAgain, SiteRequest, TaskAddition, Terms,
 };
+use super::unreported;
 use crate::model::{Attempt, Shortfalls, State, TaskId, Time};
 use crate::scale::estimate::Anomaly;
 use crate::scale::{Advice, Decision};
@@ -34,6 +36,8 @@ pub struct Replay {
     latest: LatestAttempts,
     /// That of the session before, until attempts of the last session are recorded.
     before: LatestAttempts,
+    /// Attempts of the last session that only other ranks have recorded.
+    unrecorded: Vec<Attempt>,
 }
 
 /// One session: the first run, or a resume.
@@ -101,7 +105,7 @@ pub fn replay(path: &Path) -> Result<Replay, JournalError> {
 /// If nothing can be read.
 pub fn last_began(path: &Path) -> Result<Option<Began>, JournalError> {
     let bytes = JournalReader::new(path).unread()?;
-    let mut frames = Frames::new(&bytes).map_err(|bad| bad_header(bad, path))?;
+    let mut frames = Frames::new(&bytes).map_err(|bad| JournalError::bad_header(bad, path))?;
     let mut last = None;
     while let Some(payload) = frames.advance() {
         // It is the first kind of record.
@@ -121,12 +125,14 @@ pub struct JournalReader {
     path: PathBuf,
     /// Offset of the end of the last record read; 0 before the header was read.
     at: u64,
+    /// Start of the session whose unreported ends were read last, and their size in bytes.
+    unreported: (u64, u64),
 }
 
 impl JournalReader {
     /// Makes a reader that starts at the beginning. The journal need not exist yet.
     pub fn new(path: &Path) -> JournalReader {
-        JournalReader { path: path.to_owned(), at: 0 }
+        JournalReader { path: path.to_owned(), at: 0, unreported: (0, 0) }
     }
 
     /// Appends the records written since the last call to `replay`, which must be the one that this
@@ -141,7 +147,7 @@ impl JournalReader {
         }
         let bytes = self.unread()?;
         let path = &self.path;
-        let mut frames = Frames::new(&bytes).map_err(|bad| bad_header(bad, path))?;
+        let mut frames = Frames::new(&bytes).map_err(|bad| JournalError::bad_header(bad, path))?;
         // A header is put in front, so that the bytes form a journal of their own.
         let skipped = self.at.saturating_sub(HEADER as u64);
         let place = |at: usize| at as u64 + skipped;
@@ -152,7 +158,7 @@ impl JournalReader {
                 break match frames.rest() {
                     Rest::Nothing => Tail::Clean,
                     Rest::Torn => Tail::Torn((bytes.len() - at) as u64),
-                    Rest::Corrupt(intact) => Tail::Damaged(corrupt(path, place(at), place(intact))),
+                    Rest::Corrupt(intact) => Tail::Damaged(JournalError::corrupt(path, place(at), place(intact))),
                 };
             };
             let record = postcard::from_bytes::<Record>(payload).map_err(|error| error.to_string());
@@ -164,7 +170,18 @@ impl JournalReader {
         if frames.at() >= HEADER {
             self.at = place(frames.at());
         }
-        Ok(taken)
+        let merged = self.merge_unreported(replay);
+        Ok(taken || merged)
+    }
+
+    /// Adds what other ranks have kept of the last session. Returns whether that was anything new.
+    fn merge_unreported(&mut self, replay: &mut Replay) -> bool {
+        let Some(session) = replay.last_session().map(|session| session.began.unix_ns) else { return false };
+        let found = (session, unreported::size(&self.path, session));
+        if found.1 == 0 || std::mem::replace(&mut self.unreported, found) == found {
+            return false;
+        }
+        replay.merge(unreported::read(&self.path, session))
     }
 
     /// Returns the unread bytes with a header in front of them.
@@ -179,20 +196,6 @@ impl JournalReader {
         file.read_to_end(&mut bytes).map_err(io("read"))?;
         Ok(bytes)
     }
-}
-
-/// The error for bytes without the header of a journal of this version.
-pub(super) fn bad_header(bad: BadHeader, path: &Path) -> JournalError {
-    let path = path.to_owned();
-    match bad {
-        BadHeader::Magic => JournalError::NotAJournal { path },
-        BadHeader::Version(found) => JournalError::Version { path, found },
-    }
-}
-
-/// The error for a journal that is intact up to `at` and again from `intact`.
-pub(super) fn corrupt(path: &Path, at: u64, intact: u64) -> JournalError {
-    JournalError::Corrupt { path: path.to_owned(), at, intact }
 }
 
 impl Replay {
@@ -236,6 +239,11 @@ impl Replay {
         self.sessions.iter().map(|session| session.attempts.len()).sum()
     }
 
+    /// Attempts of the last session that the journal lacks, and that other ranks have kept.
+    pub fn unrecorded(&self) -> &[Attempt] {
+        &self.unrecorded
+    }
+
     fn at(&self, place: AttemptPlace) -> Option<(&Session, &Attempt)> {
         let session = self.sessions.get(place.session as usize)?;
         Some((session, session.attempts.get(place.attempt as usize)?))
@@ -246,6 +254,7 @@ impl Replay {
             let mut latest = LatestAttempts::default();
             carry_over(&self.latest, &began.kept, &mut latest)?;
             self.before = std::mem::replace(&mut self.latest, latest);
+            self.unrecorded.clear();
             self.sessions.push(Session::new(began));
             return Ok(());
         }
@@ -291,15 +300,38 @@ impl Replay {
 
     fn add(&mut self, index: usize, attempts: &[Attempt]) -> Result<(), String> {
         self.before = LatestAttempts::default();
-        let session = &mut self.sessions[index];
         let number = |n: usize| u32::try_from(n).map_err(|_| "there are too many".to_string());
         for attempt in attempts {
+            if !self.unrecorded.is_empty() && self.is_known(index, attempt) {
+                continue;
+            }
+            let session = &mut self.sessions[index];
             let place = AttemptPlace { session: number(index)?, attempt: number(session.attempts.len())? };
             session.attempts.push(*attempt);
             session.settle_offer(attempt);
             self.latest.insert(attempt.task, place);
         }
         Ok(())
+    }
+
+    /// Adds attempts of the last session that other ranks have kept, but for those that are known.
+    /// Returns whether there were any.
+    fn merge(&mut self, attempts: Vec<Attempt>) -> bool {
+        let before = self.unrecorded.len();
+        let Some(index) = self.sessions.len().checked_sub(1) else { return false };
+        for attempt in attempts {
+            // A number that does not fit is no attempt of this run.
+            if !self.is_known(index, &attempt) && self.add(index, &[attempt]).is_ok() {
+                self.unrecorded.push(attempt);
+            }
+        }
+        self.unrecorded.len() > before
+    }
+
+    /// True if the session has this attempt, or a later one at its task.
+    fn is_known(&self, index: usize, attempt: &Attempt) -> bool {
+        let latest = self.latest.get(attempt.task).filter(|place| place.session as usize == index);
+        latest.and_then(|place| self.at(place)).is_some_and(|(_, latest)| latest.attempt >= attempt.attempt)
     }
 }
 

@@ -14,6 +14,7 @@
 //!   measures.jsonl         values that tasks wrote to $PHALANX_METRICS
 //!   report.html            written by `phalanx report`
 //!   outputs/               captured output of tasks (see `output`)
+//!   unreported/            ends that ranks kept when they lost rank 0 (see `unreported`)
 //!   launcher               the words that started its ranks, such as `mpirun --oversubscribe`
 //!   blocks/                logs of nodes that joined, and the names of their jobs
 //!   lock                   held while the run is active (see `lock`)

@@ -17,7 +17,6 @@ use std::time::Instant;
 use super::error::JournalError;
 use super::frame::{self, Frames, Rest};
 use super::record::Record;
-use super::replay;
 use crate::job::Flush;
 
 /// Largest frame buffer that is kept for the next record, in bytes. `Began` holds the whole job
@@ -54,10 +53,10 @@ impl Journal {
     /// size in bytes. A journal that is damaged in the middle is refused.
     pub fn reopen(path: &Path, flush: Flush) -> Result<(Journal, u64), JournalError> {
         let bytes = std::fs::read(path).map_err(JournalError::io("read", path))?;
-        let mut frames = Frames::new(&bytes).map_err(|bad| replay::bad_header(bad, path))?;
+        let mut frames = Frames::new(&bytes).map_err(|bad| JournalError::bad_header(bad, path))?;
         while frames.advance().is_some() {}
         if let Rest::Corrupt(intact) = frames.rest() {
-            return Err(replay::corrupt(path, frames.at() as u64, intact as u64));
+            return Err(JournalError::corrupt(path, frames.at() as u64, intact as u64));
         }
         let end = frames.at() as u64;
         let file = OpenOptions::new().append(true).open(path).map_err(JournalError::io("open", path))?;

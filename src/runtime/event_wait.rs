@@ -6,6 +6,8 @@
 //! either.) Children start with an empty mask: `exec/spawn` resets it. A signal that was ignored
 //! when Phalanx was started is not blocked, because the kernel would queue it for us all the same.
 //!
+//! SIGCONT is read too, but only noted: it asks for nothing (see [`EventWait::take_continued`]).
+//!
 //! A thread of its own reads the signals and queues them for the main thread. It depends on nothing
 //! else, so a third SIGINT, or a second SIGTERM or SIGHUP, ends this process within a second even
 //! if the main thread hangs. The journal is written record by record, so no recorded attempt is
@@ -22,8 +24,8 @@ use std::time::{Duration, Instant};
 use crate::exec::is_ignored_from_start;
 use crate::system::event::EventFd;
 
-/// The signals that a run answers to.
-const SIGNALS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP];
+/// The signals that a run answers to, and SIGCONT.
+const SIGNALS: [i32; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP, libc::SIGCONT];
 
 /// How long the process may take to end in order after a signal that ends it in any case.
 const FORCED_EXIT_DELAY: Duration = Duration::from_millis(900);
@@ -47,6 +49,8 @@ struct SignalState {
     signals: Mutex<Signals>,
     /// There are unread signals. Spares the main thread the lock while there are none.
     has_signal: AtomicBool,
+    /// SIGCONT has arrived.
+    is_continued: AtomicBool,
     #[cfg(test)]
     waits: std::sync::atomic::AtomicU64,
 }
@@ -124,6 +128,7 @@ impl EventWait {
             quit: EventFd::new()?,
             signals: Mutex::default(),
             has_signal: unset(),
+            is_continued: unset(),
             #[cfg(test)]
             waits: Default::default(),
         });
@@ -189,6 +194,11 @@ impl EventWait {
         signal
     }
 
+    /// True if SIGCONT has arrived since the last call.
+    pub fn take_continued(&self) -> bool {
+        self.shared.is_continued.load(SeqCst) && self.shared.is_continued.swap(false, SeqCst)
+    }
+
     /// How often the main thread has waited.
     #[cfg(test)]
     pub(super) fn wait_count(&self) -> u64 {
@@ -222,6 +232,11 @@ impl SignalState {
                 continue;
             }
             while let Some(signal) = self.read_signal() {
+                if signal == libc::SIGCONT {
+                    self.is_continued.store(true, SeqCst);
+                    self.notify();
+                    continue;
+                }
                 let mut signals = self.lock_signals();
                 signals.unread.push_back(signal);
                 let is_final = signals.repeats.is_final(signal);

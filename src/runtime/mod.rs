@@ -134,8 +134,11 @@ fn run_on(
         _ => worker_main::run(fabric, (None, &options.labels), kernels, wake, false),
     };
     notify(&result);
-    if let Err(RunError::Missing { .. }) = result {
-        fabric.abandon();
+    match result {
+        Err(RunError::Missing { .. }) => fabric.abandon(),
+        // Leaving the world in order would wait for rank 0.
+        Err(RunError::Orphaned) => std::mem::forget(std::mem::replace(fabric, Box::new(fabric::Alone))),
+        _ => {}
     }
     world::handshake::settle(fabric.as_mut(), MAX_CLOSE_WAIT);
     result

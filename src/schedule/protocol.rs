@@ -25,7 +25,7 @@ use crate::model::{Attempt, Measure, Outcome, Rank, Reason, Shortfalls, State, T
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 20;
+pub const VERSION: u16 = 21;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -503,6 +503,8 @@ pub struct Welcome {
     /// Environment variables that the user set for MPI programs: each rank passes these on to its
     /// tasks, and none that it finds itself.
     pub user_variables: Vec<(String, String)>,
+    /// Rank 0's process, as ranks of its machine recognise it (`system/process_watch`).
+    pub process: [u64; 3],
 }
 
 /// The resources of a rank.

@@ -22,12 +22,14 @@
 //! | `retry` | what becomes of a task after an attempt |
 //! | `suspension` | when the rank starts nothing for a while |
 //! | `report` | what is reported to the coordinator, and when |
+//! | `orphaned` | what is left to do once the coordinator is lost |
 //! | `change` | the rank's part in a change of membership |
 
 mod change;
 mod effects;
 mod input;
 mod leases;
+mod orphaned;
 mod report;
 mod retry;
 mod suspension;
@@ -127,6 +129,8 @@ pub struct Worker {
     stopping: Option<Stop>,
     quiet: bool,
     stopped: bool,
+    /// Rank 0 is lost: what ends here is reported as it is, and the driver keeps the reports.
+    is_orphaned: bool,
     effects: CompletionEffects,
 }
 
@@ -175,6 +179,7 @@ impl Worker {
             stopping: None,
             quiet: false,
             stopped: false,
+            is_orphaned: false,
             effects: CompletionEffects::default(),
         }
     }
@@ -208,6 +213,11 @@ impl Worker {
     /// True from a `Stop` until it has been answered.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_some() && !self.stopped
+    }
+
+    /// True once a `Stop` has been answered.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// Epoch of this rank's messages.
@@ -278,6 +288,7 @@ impl Worker {
                 self.cut_off = cut_off;
                 self.suspend_or_resume(actions);
             }
+            WorkerEvent::CoordinatorLost => self.coordinator_lost(now, actions),
             WorkerEvent::Quiet => self.quiet = true,
             WorkerEvent::Tick => {}
         }

@@ -11,6 +11,7 @@
 //! | `launcher` | the `mpirun` that started this process: its environment, its terminal |
 //! | `open_files` | the limit on open files: raised for this process, restored for its children |
 //! | `own_program` | the mark of programs that are no tasks |
+//! | `process_watch` | whether another process of this machine is alive |
 //! | `private_file` | files that hold a secret |
 //! | `strangers` | bounds the number of connections that are not authenticated yet |
 //! | `ulfm` | whether the ranks of an MPI world survive the loss of one of them |
@@ -25,5 +26,6 @@ pub(crate) mod launcher;
 pub(crate) mod open_files;
 pub(crate) mod own_program;
 pub(crate) mod private_file;
+pub(crate) mod process_watch;
 pub(crate) mod strangers;
 pub(crate) mod ulfm;

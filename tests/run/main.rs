@@ -13,6 +13,7 @@ mod graphs;
 mod journal;
 mod labels;
 mod limits;
+mod lost_coordinator;
 mod lost_ranks;
 mod mpi;
 mod new;

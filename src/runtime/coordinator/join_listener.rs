@@ -255,6 +255,7 @@ mod tests {
             divided_graphs: Vec::new(),
             short: Vec::new(),
             user_variables: Vec::new(),
+            process: [0; 3],
         };
         let wait = Arc::new(EventWait::new().unwrap());
         let (listener, _) =

@@ -19,7 +19,7 @@ use crate::graph::TaskGraph;
 use crate::job::{self, Job, Loaded};
 use crate::journal::{
     EndedSessions, HistoryFile, Holder, Journal, KeptRun, LimitChange, RUNS, Record, Replay, RunAgain, RunDir,
-    RunDirError, RunLock, replay,
+    RunDirError, RunLock, remove_unreported, replay,
 };
 use crate::model::{Shortfalls, TaskId};
 use crate::observe::tell;
@@ -28,6 +28,7 @@ use crate::runtime::divided_graphs::divide_graphs;
 use crate::runtime::{Options, RunError};
 use crate::scale::price::{Prices, STOP_MARGIN};
 use crate::schedule::protocol::Welcome;
+use crate::system::process_watch::own_mark;
 use crate::text::{counted, counted_are};
 use crate::workload::{PreparedJob, Selected, graph_of};
 
@@ -178,6 +179,7 @@ impl PreparedRun {
             divided_graphs: prepared.job.divided_graphs(),
             short,
             user_variables: user_variables(),
+            process: own_mark(),
         };
         let selection = selected.words().to_owned();
         Ok(PreparedRun {
@@ -359,6 +361,14 @@ fn open_journal(
     let (job, takeover) = (&loaded.job, resumed.takeover);
     check_needs(selected, (job, graph), &takeover)?;
     check_sources(selected, job, &takeover)?;
+    let unrecorded = replay.unrecorded();
+    if !unrecorded.is_empty() {
+        let ends = counted(unrecorded.len() as u64, "attempt");
+        tracing::info!("{ends} had ended whose records the kill has cut off: other ranks have kept them");
+        journal.append(&Record::Attempts(unrecorded.to_vec()))?;
+        journal.sync()?;
+    }
+    remove_unreported(dir.path());
     let implied = former.implied;
     if !implied.is_empty() {
         tracing::info!("{} had completed whose records the kill has cut off", counted(implied.len() as u64, "task"));

@@ -9,13 +9,17 @@
 
 mod actions;
 mod frames;
+mod orphaned;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::orphaned::Doubt;
+use super::coordinator_watch::CoordinatorWatch;
 use super::ledger_epochs::CurrentLedger;
 use super::outbox::{Outbox, Traffic};
+use super::sent_reports::SentReports;
 use super::shared::Shared;
 use crate::fabric::wire;
 use crate::fabric::{Alone, Fabric};
@@ -85,6 +89,12 @@ pub(in crate::runtime) struct Engine {
     broken: Option<String>,
     /// Rank 0 cannot be reached any more.
     orphaned: bool,
+    /// The reports of the last seconds, if this rank sees the run directory; not on rank 0.
+    sent_reports: Option<SentReports>,
+    /// Watches rank 0, on the other ranks of its world.
+    watch: Option<CoordinatorWatch>,
+    /// Rank 0 may be gone.
+    doubt: Option<Doubt>,
     /// For a rank that joined a run under way: number of signals received so far.
     guest_signals: Option<u32>,
     /// Rank 0 is silent.
@@ -122,6 +132,9 @@ impl Engine {
             has_more: false,
             broken: None,
             orphaned: false,
+            sent_reports: None,
+            watch: None,
+            doubt: None,
             guest_signals: None,
             cut_off: false,
             lost_ranks: 0,
@@ -162,7 +175,7 @@ impl Engine {
             let messages = coordinator.on_signal(self.shared.clock.now(), signal, &ended);
             return self.post(messages);
         }
-        let Some(signals) = &mut self.guest_signals else { return };
+        let Some(signals) = &mut self.guest_signals else { return self.on_signal_of_launcher(signal) };
         *signals += 1;
         match signals {
             1 => self.send(Rank::ZERO, Message::Leaving),
@@ -319,6 +332,7 @@ impl Engine {
         if self.guest_signals.is_some() {
             self.check_link();
         }
+        self.check_coordinator();
         let quiet = self.worker.is_stopping() && self.shared.is_quiet();
         let mut moved = self.poll_load();
         moved |= self.send_pieces();

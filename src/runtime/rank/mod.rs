@@ -25,11 +25,14 @@
 //! | `ledger_epochs` | the ledgers that items of the pool may name |
 //! | `task_timer` | when the tasks of a slot began and ended |
 //! | `telemetry` | values, reasons and resource usage on their way to rank 0 |
+//! | `coordinator_watch` | whether rank 0 is still there, and what the rank does if it is not |
+//! | `sent_reports` | the reports of the last seconds, which are kept for a resume if rank 0 is lost |
 //! | `resource_monitor` | samples what the rank and its node use |
 //! | `slot_breather` | lets more slots run tasks while CPUs idle, and fewer when CPUs or memory are scarce |
 //!
 //! The executor owns the engine; both hold [`shared`]. Nothing refers back.
 
+mod coordinator_watch;
 mod driving;
 mod engine;
 pub(super) mod executor;
@@ -49,6 +52,7 @@ mod passed_files;
 mod paused_tasks;
 mod piece_queue;
 mod resource_monitor;
+mod sent_reports;
 pub(super) mod setup;
 mod shared;
 mod slot_breather;

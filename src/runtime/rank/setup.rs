@@ -20,13 +20,14 @@ use super::passed_files::PassedFiles;
 use super::paused_tasks::PausedTasks;
 use super::piece_queue::PieceQueue;
 use super::resource_monitor::ResourceMonitor;
+use super::sent_reports::SentReports;
 use super::shared::Shared;
 use super::slot_breather::SlotBreather;
 use super::telemetry::{OutputFiles, TaskOutput, TelemetryBuffer};
 use crate::exec::{self, BATCHES_DIR, FileCarrier, Kernels, RankContext, Runner, TaskSource};
 use crate::fabric::{Alone, Fabric};
 use crate::job::{Job, SlotRange};
-use crate::journal::{OutputWriter, RunDir};
+use crate::journal::{OutputWriter, RunDir, UnreportedEnds};
 use crate::model::{Rank, has_labels};
 use crate::pool::{Pool, PoolConfig, PoolGpu};
 use crate::runtime::RunError;
@@ -199,6 +200,10 @@ impl RankSetup {
             OutputFiles::AtRankZero(sender) => Some(Arc::clone(sender)),
             OutputFiles::Here(_) => None,
         };
+        let kept = dir
+            .as_ref()
+            .filter(|_| me != Rank::ZERO)
+            .map(|dir| SentReports::new(UnreportedEnds::new(dir.path(), welcome.began_unix_ns, me), job.flush));
         let place = dir.filter(|_| me == Rank::ZERO).map(|dir| OutputPlace {
             dir,
             session: welcome.session,
@@ -249,7 +254,8 @@ impl RankSetup {
             telemetry,
         });
         let fabric_of_engine = std::mem::replace(fabric, Box::new(Alone));
-        let engine = Engine::new(Arc::clone(&shared), fabric_of_engine, worker, coordinator);
+        let mut engine = Engine::new(Arc::clone(&shared), fabric_of_engine, worker, coordinator);
+        kept.into_iter().for_each(|reports| engine.keep_reports(reports));
         let executor = Arc::new(Executor { shared, engine: EngineLock::new(engine) });
         if slots == 0 {
             return Ok((executor, None));

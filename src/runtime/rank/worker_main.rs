@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::coordinator_watch::CoordinatorWatch;
 use super::main_loop::main_loop;
 use super::setup::{RankResources, RankSetup, check_away, visible_run_dir};
 use super::shared::Shared;
@@ -73,15 +74,16 @@ fn work(
         tracing::info!("{} is not visible here: files come from rank 0, and go there", welcome.run_dir);
     }
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(resources.hello.clone()))?;
-    let open = welcome.open;
+    let (open, process) = (welcome.open, welcome.process);
     if open {
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(RoutedFabric::new(world, Rank::ZERO, None));
     }
     let setup = RankSetup { welcome, job: Arc::new(job), resources, dir };
     let (executor, pool) = setup.start(fabric, None, kernels, event_wait)?;
-    if guest {
-        executor.engine.lock().set_guest();
+    match guest {
+        true => executor.engine.lock().set_guest(),
+        false => executor.engine.lock().set_watch(CoordinatorWatch::new(process)),
     }
     main_loop(&executor);
     executor.shared.close();

@@ -83,6 +83,21 @@ impl ChangePhase {
         matches!(self, ChangePhase::Frozen(_))
     }
 
+    /// The ends that are kept for later.
+    pub(super) fn ended(&self) -> &[Attempt] {
+        match self {
+            ChangePhase::Frozen(frozen) => &frozen.ended,
+            _ => &[],
+        }
+    }
+
+    /// Forgets the ends that are kept for later.
+    pub(super) fn forget_ended(&mut self) {
+        if let ChangePhase::Frozen(frozen) = self {
+            frozen.ended.clear();
+        }
+    }
+
     /// Keeps an end for later if the rank is frozen; false if it can be processed now.
     pub(super) fn remember(&mut self, attempt: &Attempt) -> bool {
         match self {

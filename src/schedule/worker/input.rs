@@ -103,6 +103,9 @@ pub enum WorkerEvent {
     Load(Load),
     /// The connection to rank 0 is silent (true), or works again (false).
     CutOff(bool),
+    /// Rank 0 is lost, for good: nothing is started any more, and everything that has ended here so
+    /// far is reported at once, although the driver can only keep the report. May come again.
+    CoordinatorLost,
     /// After a `Stop`: no slot is busy any more, and earlier events have reported all that ended.
     Quiet,
     /// Time has passed.

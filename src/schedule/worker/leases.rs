@@ -77,6 +77,9 @@ impl Worker {
         if self.stealer.weighs_data() {
             self.note_files(&attempt);
         }
+        if self.is_orphaned && self.is_left_to_others(&attempt) {
+            return self.report_as_it_is(now, attempt);
+        }
         if self.phase.remember(&attempt) {
             return;
         }

@@ -58,7 +58,8 @@ impl Worker {
     /// True if no further message can matter to this rank: homes are known, and the coordinator has
     /// confirmed all attempts here that only their homes report.
     fn has_settled(&self) -> bool {
-        self.phase.is_settled() && self.guests.values().all(|guest| guest.ended.is_none())
+        let is_confirmed = || self.guests.values().all(|guest| guest.ended.is_none());
+        self.is_orphaned || self.phase.is_settled() && is_confirmed()
     }
 
     /// When a rank without work reports what it has done.

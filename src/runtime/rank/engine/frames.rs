@@ -21,12 +21,6 @@ impl Engine {
         })
     }
 
-    /// Rank 0 cannot be reached any more, which a rank that was asked to leave expects.
-    pub(super) fn lose_coordinator(&mut self) {
-        self.orphaned = !self.over;
-        self.over = true;
-    }
-
     pub(super) fn receive_frames(&mut self) -> bool {
         for taken in 0..MAX_FRAMES_PER_POLL {
             let Some(from) = self.receive_frame() else { return taken > 0 };
@@ -64,6 +58,9 @@ impl Engine {
         } else {
             if let Message::Prepare { lost_ranks, .. } = &message {
                 self.shared.files.lose(lost_ranks.iter());
+            }
+            if matches!(message, Message::Stop { .. }) {
+                self.trust_coordinator();
             }
             match message {
                 Message::Files { id, message } => self.shared.on_file_message(from, id, message),
@@ -129,8 +126,12 @@ impl Engine {
         if to == self.fabric.me() {
             return self.loopback.push_back(message);
         }
+        let Some(message) = self.held_back(to, message) else { return };
         if let Err(error) = wire::encode(&message, &mut self.outgoing) {
             return self.fail(format!("{to} cannot be sent what concerns it: {error}"));
+        }
+        if let (Message::Report { .. }, Some(reports)) = (&message, &mut self.sent_reports) {
+            reports.keep(self.shared.clock.now(), &self.outgoing);
         }
         self.send_frame(to);
     }
