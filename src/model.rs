@@ -226,10 +226,19 @@ pub struct Usage {
     pub cpu_ns: u64,
     /// Peak memory in bytes: of the largest single process, or of all processes together where more
     /// was seen (they are looked at every few hundredths of a second at first, later every two
-    /// seconds). For a process that is smaller than its
-    /// rank and runs only for some hundredths of a second, the system reports an upper bound: the
-    /// memory of the rank.
+    /// seconds).
     pub peak_bytes: u64,
+    /// True if that is only an upper bound: of a process that is smaller than its rank and runs for
+    /// less than some hundredths of a second, the system reports the memory of the rank.
+    #[serde(default)]
+    pub peak_is_bound: bool,
+}
+
+impl Usage {
+    /// The peak memory in bytes, if it was measured.
+    pub fn measured_peak(&self) -> Option<u64> {
+        (!self.peak_is_bound).then_some(self.peak_bytes)
+    }
 }
 
 /// Resource usage of a rank (with its tasks) and of its node at one time, as counted by the

@@ -10,6 +10,7 @@
 //! | granted | does not join in time | releasing | the provider withdraws it; three in a row pause the requests |
 //! | active | is drained | draining | the coordinator drains its ranks |
 //! | active | its time is nearly up | active | reported once, so that its ranks drain |
+//! | active, draining | its time is up, and the provider does not end it | | the provider withdraws it |
 //! | granted, active, draining | its ranks are gone | releasing | the provider releases it, and withdraws it after a timeout |
 //! | releasing | cannot be released | held | the bill continues; no other node of its job is released |
 //! | releasing, held | ends | released | the bill ends |
@@ -133,6 +134,8 @@ pub struct Block {
     pub ended: Option<Time>,
     /// When the provider takes it back, if known.
     pub ends: Option<Time>,
+    /// Its maximum duration from its grant, where its provider knows no end: it is withdrawn then.
+    lasts: Option<Duration>,
     /// True for a node of the allocation that the run was started in.
     pub own: bool,
     /// Labels that its ranks will have at least.
@@ -160,6 +163,7 @@ impl Block {
             joined: None,
             ended: None,
             ends: None,
+            lasts: None,
             own,
             labels,
             anchor: false,
@@ -177,6 +181,11 @@ impl Block {
     /// no site's.
     pub fn bill(&self) -> Option<Bill> {
         Some(Bill { site: (!self.own).then_some(self.site), from: self.granted?, to: self.ended })
+    }
+
+    /// True if it is to be withdrawn at its end, which is over.
+    fn is_overdue(&self, now: Time) -> bool {
+        self.lasts.is_some() && !self.withdrawn && self.ends.is_some_and(|ends| ends <= now)
     }
 
     /// When its ranks must begin to leave, because it will be taken away. Tasks take up to `task`.
@@ -236,6 +245,13 @@ impl Blocks {
         id
     }
 
+    /// Limits a requested block to a duration from its grant, for a provider that knows no end.
+    pub fn limit(&mut self, id: BlockId, lasts: Duration) {
+        if let Some(block) = self.table.get_mut(&id) {
+            block.lasts = Some(lasts);
+        }
+    }
+
     /// Applies an event. One that has no meaning in the block's state is ignored.
     pub fn step(&mut self, now: Time, id: BlockId, event: BlockEvent) {
         let Some(block) = self.table.get_mut(&id) else { return };
@@ -248,7 +264,8 @@ impl Blocks {
             _ => {}
         }
         if matches!(next, State::Granted | State::Active) {
-            block.granted.get_or_insert(now);
+            let granted = *block.granted.get_or_insert(now);
+            block.ends = block.ends.or(block.lasts.map(|lasts| granted.after(lasts)));
         }
         if next == State::Active {
             block.joined = Some(now);
@@ -336,6 +353,7 @@ impl Blocks {
                     self.expiring.push(block.id);
                     continue;
                 }
+                State::Active | State::Draining if block.is_overdue(now) => {}
                 _ => continue,
             }
             block.withdrawn = true;
@@ -418,7 +436,7 @@ impl Blocks {
 impl Block {
     fn take(&mut self, grant: &NodeGrant) {
         self.node.clone_from(&grant.node);
-        (self.ends, self.anchor) = (grant.ends, grant.anchor);
+        (self.ends, self.anchor) = (grant.ends.or(self.ends), grant.anchor);
         if grant.since.is_some() {
             self.granted = grant.since;
         }

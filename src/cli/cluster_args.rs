@@ -44,5 +44,5 @@ fn default_cluster(prepared: &PreparedJob, slots: Option<u32>) -> Cluster {
     let of_sites = sites.iter().filter_map(|site| job.sites.get(site.site as usize)?.terms.as_ref());
     let types: Vec<(&str, &NodeTerms)> = of_sites.map(|terms| (&*terms.name, &terms.node)).collect();
     let first = job.scaling.as_ref().map_or(1, |scaling| scaling.min_ranks).max(1);
-    cluster.with_types(first, &types, slots)
+    cluster.with_types(first, &types)
 }

@@ -8,7 +8,13 @@ const MEANINGS: &[(&[&str], &str)] = &[
         &["--nodes", "-N", "--ntasks", "-np", "--np", "--ranks"],
         "ranks are started by `mpirun -n N phalanx run JOB` or `phalanx submit JOB --nodes=N`",
     ),
-    (&["--time", "--walltime", "--timeout", "-t"], "give tasks a `time` in the job file, e.g. in `[defaults]`"),
+    (
+        &["--walltime"],
+        "`phalanx submit JOB --time=...` limits a run; a run in an allocation of Slurm stops before its end by itself",
+    ),
+    (&["--joblog"], "`phalanx report RUN --joblog` writes it, during the run and after it"),
+    (&["--array", "-a"], "`--only 'TASK[1-3]'` runs some elements of an array"),
+    (&["--time", "--timeout", "-t"], "give tasks a `time` in the job file, e.g. in `[defaults]`"),
     (&["--retries", "--retry", "--restart-times"], "give tasks `retries` in the job file, e.g. in `[defaults]`"),
     (&["--mem", "--memory"], "give tasks a `memory` in the job file"),
     (&["--env", "--export", "-e"], "give tasks an `env` in the job file: `env = { NAME = \"value\" }`"),
@@ -84,6 +90,9 @@ mod tests {
         };
         assert!(said(&["--nodes=4"]).contains("tip: ranks are started by `mpirun -n N"), "{}", said(&["--nodes=4"]));
         assert!(said(&["--nodes", "4"]).contains("phalanx submit"));
+        assert!(said(&["--joblog", "x"]).contains("phalanx report RUN --joblog"));
+        assert!(said(&["--array", "1-3"]).contains("--only 'TASK[1-3]'"));
+        assert!(!said(&["--walltime", "10m"]).contains("job file"));
         assert!(said(&["--fail-fast"]).contains("--max-failures 1"));
         // Nothing is known of it, and nobody wants it as a value.
         assert!(!said(&["--xyzzy"]).contains("as a value"), "{}", said(&["--xyzzy"]));

@@ -17,7 +17,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     contact: PathBuf,
     /// Slots of each rank [default: the run's --slots, else the CPUs that the launcher granted].
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
+    #[arg(short = 'j', long, aliases = ["jobs", "cores", "threads"], value_name = "N")]
+    #[arg(value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
     /// Labels of each rank, beside those in PHALANX_LABELS: tasks may ask for them (`labels`).
     #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]

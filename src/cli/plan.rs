@@ -46,8 +46,8 @@ pub(super) struct Args {
     /// Numbers of ranks to compare: 8, or 1..64.
     #[arg(long, value_name = "FROM..TO", default_value = "1..32", value_parser = range)]
     ranks: (u32, u32),
-    /// Slots of each rank [default: those of the cluster file, else the most CPUs that a task asks
-    /// for].
+    /// Slots of each rank, except on types of nodes of the job file that say theirs [default: those
+    /// of the cluster file, else the most CPUs that a task asks for].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
     /// Cluster to plan for: nodes with prices, speeds and delays (see docs/cluster-file.md).
@@ -75,7 +75,7 @@ pub(super) struct Args {
 
 fn range(text: &str) -> Result<(u32, u32), String> {
     let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| (1..=100_000).contains(n));
-    let (from, to) = text.split_once("..").unwrap_or((text, text));
+    let (from, to) = text.split_once("..").or_else(|| text.split_once('-')).unwrap_or((text, text));
     let both = number(from).zip(number(to.trim_start_matches('=')));
     both.filter(|(from, to)| from <= to).ok_or_else(|| "write 8, or 1..64 (1 to 100000 ranks)".to_owned())
 }
@@ -98,6 +98,9 @@ pub(super) fn main(args: Args) -> ExitCode {
         Ok(cluster) => cluster,
         Err(mistakes) => return check::refuse(&mistakes),
     };
+    if args.cluster.is_none() || cluster.first_ranks().is_none() {
+        cluster = cluster.with_needed(&prepared.job);
+    }
     if args.cluster.is_none() {
         cluster = cluster.filled();
         cluster.tasks.classes.extend(past.learnt.iter().map(|learnt| ClassSpread {
@@ -509,4 +512,17 @@ fn levers(planned: &Plan, place: &dyn Fn(usize, &str) -> String) -> String {
         let _ = writeln!(text, "  {what}: {with} instead of {without}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_of_ranks_are_written_in_several_ways() {
+        for (text, both) in [("8", (8, 8)), ("4..8", (4, 8)), ("4..=8", (4, 8)), ("4-8", (4, 8)), (" 4 - 8", (4, 8))] {
+            assert_eq!(super::range(text), Ok(both), "{text}");
+        }
+        for text in ["", "0", "8-4", "-4", "4-", "1-2-3", "1..100001"] {
+            assert!(super::range(text).is_err(), "{text}");
+        }
+    }
 }

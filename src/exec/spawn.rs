@@ -243,10 +243,9 @@ impl Child {
         Ok(rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), options))?.is_some())
     }
 
-    /// Waits for its exit and reaps it. Returns its status, the resource use of it and of the
-    /// descendants that it waited for, and whether the peak memory of that may be ours rather than
-    /// theirs.
-    pub(super) fn reap(&mut self) -> io::Result<(ExitStatus, Usage, bool)> {
+    /// Waits for its exit and reaps it. Returns its status, and the resource use of it and of the
+    /// descendants that it waited for.
+    pub(super) fn reap(&mut self) -> io::Result<(ExitStatus, Usage)> {
         let ended = rustix::io::retry_on_intr(|| wait4(self.pid))?;
         self.reaped = true;
         Ok(ended)
@@ -267,7 +266,7 @@ impl Drop for Child {
 ///
 /// A child shares our memory until it runs its program, and Linux counts that memory as the
 /// child's. A peak that is not above our own is therefore only an upper bound.
-fn wait4(pid: Pid) -> rustix::io::Result<(ExitStatus, Usage, bool)> {
+fn wait4(pid: Pid) -> rustix::io::Result<(ExitStatus, Usage)> {
     let mut status = 0;
     // SAFETY: a zeroed `rusage` is valid, and the call gets valid pointers to a status and to one.
     let (reaped, used) = unsafe {
@@ -278,8 +277,12 @@ fn wait4(pid: Pid) -> rustix::io::Result<(ExitStatus, Usage, bool)> {
         return Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::CHILD));
     }
     let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
-    let usage = Usage { cpu_ns: ns(used.ru_utime) + ns(used.ru_stime), peak_bytes: (used.ru_maxrss as u64) << 10 };
-    Ok((ExitStatus::from_raw(status), usage, is_within_own_peak(used.ru_maxrss)))
+    let usage = Usage {
+        cpu_ns: ns(used.ru_utime) + ns(used.ru_stime),
+        peak_bytes: (used.ru_maxrss as u64) << 10,
+        peak_is_bound: is_within_own_peak(used.ru_maxrss),
+    };
+    Ok((ExitStatus::from_raw(status), usage))
 }
 
 /// True if this process's own peak is at least `kib` KiB. The peak only grows, so the system is

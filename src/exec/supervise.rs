@@ -268,11 +268,19 @@ impl<'a> Supervisor<'a> {
             let is_reusable = cause.is_none() && !self.killed;
             return Ok(CommandEnd { status: ExitStatus::from_raw(exit << 8), cause, used: None, is_reusable, alive });
         }
-        let (status, used, inherited) = self.child.reap()?;
-        let seen = if inherited && self.peak > 0 { self.peak.min(used.peak_bytes) } else { used.peak_bytes };
-        let used = Usage { peak_bytes: seen.max(self.family_peak), ..used };
+        let (status, reported) = self.child.reap()?;
+        let used = self.used(reported);
         let used = Some(used).filter(|_| self.shell.is_none());
         Ok(CommandEnd { status, cause, used, is_reusable: false, alive })
+    }
+
+    /// The resource use of the command by what the system reports of it and what was seen.
+    fn used(&self, reported: Usage) -> Usage {
+        let was_seen = self.peak.max(self.family_peak) > 0;
+        let own =
+            if reported.peak_is_bound && was_seen { self.peak.min(reported.peak_bytes) } else { reported.peak_bytes };
+        let peak_is_bound = reported.peak_is_bound && !was_seen;
+        Usage { peak_bytes: own.max(self.family_peak), peak_is_bound, ..reported }
     }
 
     /// True while processes that must end survive the exited command.
@@ -352,6 +360,8 @@ impl<'a> Supervisor<'a> {
     fn check_memory(&mut self) {
         if let Some(bytes) = self.limit.and_then(|limit| memory_above(self.child.pid, limit)) {
             self.cause = Some(Cause::Memory(bytes));
+            // The system does not report processes that are killed with their parent.
+            self.family_peak = self.family_peak.max(bytes);
             self.kill();
         }
     }

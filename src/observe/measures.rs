@@ -1,17 +1,21 @@
 //! Values that tasks wrote to `$PHALANX_METRICS`: a file in the run directory, written by rank 0
 //! from the reports of the ranks.
 //!
+//! Reports count the values of completed attempts. A live run counts values as they arrive.
+//!
 //! The file continues across sessions, because completed tasks do not run again. Users choose the
 //! names, so their number is limited.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::jsonl::JsonLinesReader;
+use super::run_view::RunView;
+use crate::model::TaskId;
 
 /// Maximum number of distinct names.
 const MAX_NAMES: usize = 1000;
@@ -55,16 +59,30 @@ impl Figure {
     }
 }
 
-/// Values by session, task and attempt; of each name the last.
-pub(super) type ValuesByAttempt = FxHashMap<(u32, u32, u16), BTreeMap<String, f64>>;
+/// An attempt, by its session, its task in that session, and its number.
+type AttemptPlace = (u32, u32, u16);
 
-/// Reads the values of each attempt.
-pub(super) fn by_attempt(path: &Path) -> ValuesByAttempt {
+impl MeasureLine {
+    fn place(&self) -> AttemptPlace {
+        (self.session, self.task, self.attempt)
+    }
+}
+
+/// The tasks that have completed, each with its attempt that has.
+fn completed(run: &RunView) -> impl Iterator<Item = (TaskId, AttemptPlace)> {
+    let completed = run.replay.all_latest().filter(|(_, _, attempt)| attempt.outcome.ok());
+    completed.map(|(task, session, a)| (task, (session.began.session, a.task.0, a.attempt)))
+}
+
+/// Reads the values of completed tasks; of each name the last.
+pub(super) fn by_task(run: &RunView) -> BTreeMap<TaskId, BTreeMap<String, f64>> {
+    type ValuesByAttempt = FxHashMap<AttemptPlace, BTreeMap<String, f64>>;
     let mut values = ValuesByAttempt::default();
-    JsonLinesReader::default().read_on(path, &mut values, ValuesByAttempt::clear, |values, line: MeasureLine| {
-        values.entry((line.session, line.task, line.attempt)).or_default().insert(line.name, line.value);
+    let path = run.dir.measures();
+    JsonLinesReader::default().read_on(&path, &mut values, ValuesByAttempt::clear, |values, line: MeasureLine| {
+        values.entry(line.place()).or_default().insert(line.name, line.value);
     });
-    values
+    completed(run).filter_map(|(task, place)| Some((task, values.remove(&place)?))).collect()
 }
 
 /// The part of the file that was read.
@@ -75,16 +93,27 @@ pub(super) struct MeasureReader {
 }
 
 impl MeasureReader {
-    /// Reads the whole file.
-    pub fn of(path: &Path) -> MeasureReader {
-        let mut measures = MeasureReader::default();
-        measures.read_on(path);
+    /// The values of the completed tasks of a run.
+    pub fn of_completed(run: &RunView) -> MeasureReader {
+        let (mut measures, path) = (MeasureReader::default(), run.dir.measures());
+        if path.exists() {
+            let completed: FxHashSet<AttemptPlace> = completed(run).map(|(_, place)| place).collect();
+            measures.read_those(&path, &|line| completed.contains(&line.place()));
+        }
         measures
     }
 
     /// Reads the lines appended since the last call.
     pub fn read_on(&mut self, path: &Path) {
-        self.reading.read_on(path, &mut self.by_name, BTreeMap::clear, |names, MeasureLine { name, value, .. }| {
+        self.read_those(path, &|_| true);
+    }
+
+    fn read_those(&mut self, path: &Path, counts: &dyn Fn(&MeasureLine) -> bool) {
+        self.reading.read_on(path, &mut self.by_name, BTreeMap::clear, |names, line: MeasureLine| {
+            if !counts(&line) {
+                return;
+            }
+            let MeasureLine { name, value, .. } = line;
             if let Some(figure) = names.get_mut(&name) {
                 *figure = Figure {
                     count: figure.count + 1,
@@ -129,7 +158,8 @@ mod tests {
         let mut lines = JsonLinesWriter::going_on(path.clone());
         lines.add(&[measured("loss", 0.5), measured("loss", -1.5), measured("steps", 7.0)]);
         lines.add(&[measured("loss", 0.25)]);
-        let measures = MeasureReader::of(&path);
+        let mut measures = MeasureReader::default();
+        measures.read_on(&path);
         let loss = Figure { count: 3, sum: -0.75, min: -1.5, max: 0.5, last: 0.25 };
         assert_eq!(measures.get("loss"), Some(&loss));
         assert_eq!((loss.mean(), measures.iter().count()), (-0.25, 2));
@@ -144,6 +174,8 @@ mod tests {
             .map(|i| MeasureLine { t: 0.0, session: 1, task: 0, attempt: 1, name: format!("n{i}"), value: 1.0 })
             .collect();
         JsonLinesWriter::going_on(path.clone()).add(&many);
-        assert_eq!(MeasureReader::of(&path).iter().count(), MAX_NAMES);
+        let mut measures = MeasureReader::default();
+        measures.read_on(&path);
+        assert_eq!(measures.iter().count(), MAX_NAMES);
     }
 }

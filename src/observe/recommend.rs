@@ -1,9 +1,9 @@
 //! `phalanx recommend`: requests that fit the tasks of a job, from what its earlier runs used.
 //!
-//! Each completed attempt is one observation of its class: its peak memory, the CPUs that it kept
-//! busy, its duration. The rule is in `scale/estimate/requests`.
+//! Each completed attempt is one observation of its class: its peak memory where that was measured,
+//! the CPUs that it kept busy, its duration. The rule is in `scale/estimate/requests`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
@@ -118,6 +118,8 @@ impl Recommendations {
     pub fn of(job: &Job, runs: &[RunView]) -> Recommendations {
         let mut observed: BTreeMap<&str, Observed> = BTreeMap::new();
         let present: BTreeMap<&str, u32> = job.groups.iter().map(|group| (&*group.class, group.cpus)).collect();
+        let learns: BTreeSet<&str> =
+            job.groups.iter().filter(|group| group.retry.auto_memory).map(|group| &*group.class).collect();
         for (age, run) in (0i32..).zip(runs) {
             let weight = RUN_DECAY.powi(age);
             for (session, subject) in run.sessions() {
@@ -136,7 +138,9 @@ impl Recommendations {
                     let is_mpi = subject.job.group(attempt.task).is_some_and(|group| group.mpi.is_some());
                     let measured = run.outputs.used(session.began.session, attempt).ok().flatten();
                     let Some(measured) = measured.filter(|_| !is_mpi) else { continue };
-                    class.memory.push(used(measured.peak_bytes as f64));
+                    // With `memory = "auto"` an upper bound serves: it is far below the default.
+                    let peak = measured.measured_peak().or(learns.contains(name).then_some(measured.peak_bytes));
+                    class.memory.extend(peak.map(|peak| used(peak as f64)));
                     // With fewer CPUs than now a task could not show that it uses more.
                     let had_as_many = present.get(name).is_some_and(|cpus| subject.job.slots(attempt.task) >= *cpus);
                     if took_s >= MIN_CPU_TIME_S && had_as_many {

@@ -57,7 +57,7 @@ pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
 /// Writes the figures of the run as one JSON object.
 pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     let figures = Figures::of(run);
-    let measures = MeasureReader::of(&run.dir.measures());
+    let measures = MeasureReader::of_completed(run);
     let object = ReportJson {
         standing: Standing::of(run, &figures),
         run: run.dir.path().display().to_string(),
@@ -523,7 +523,7 @@ fn write_pools(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), R
 
 /// Writes the statistics of values that tasks wrote.
 fn write_measures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
-    let measures = MeasureReader::of(&run.dir.measures());
+    let measures = MeasureReader::of_completed(run);
     if measures.is_empty() {
         return Ok(());
     }

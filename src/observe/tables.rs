@@ -1,14 +1,14 @@
 //! Tables with one line per attempt, written while they are read, in constant memory.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use rustc_hash::FxHashMap;
 
 use super::cache::{by_attempt_of_session, short_text};
 use super::job_view::JobView;
-use super::measures::by_attempt;
+use super::measures::by_task;
 use super::print::ReportError;
 use super::report::command;
 use super::run_view::{RunView, node_of, run_ns};
@@ -100,18 +100,13 @@ fn write_row(
     Ok(())
 }
 
-/// Writes what tasks measured as CSV: a row per task that wrote values to `$PHALANX_METRICS`, with
-/// its name, its index, its values along the axes of all matrices, and a column per name of a
-/// value. A name that is also an axis gets the prefix `metric.`. The values are those of the last
-/// attempt.
+/// Writes what tasks measured as CSV: a row per completed task that wrote values to
+/// `$PHALANX_METRICS`, with its name, its index, its values along the axes of all matrices, and a
+/// column per name of a value. A name that is also an axis gets the prefix `metric.`. The values
+/// are those of the attempt that completed.
 pub fn write_values(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
-    let mut measured = by_attempt(&run.dir.measures());
     let job = &*run.subject().job;
-    let latest = run.replay.all_latest().filter_map(|(task, session, attempt)| {
-        let place = (session.began.session, attempt.task.0, attempt.attempt);
-        Some((task, measured.remove(&place)?))
-    });
-    let rows: BTreeMap<TaskId, BTreeMap<String, f64>> = latest.collect();
+    let rows = by_task(run);
     let mut axes: Vec<&str> = Vec::new();
     for (axis, _) in rows.keys().flat_map(|task| job.axis_values(*task)) {
         if !axes.contains(&axis) {

@@ -11,8 +11,9 @@ use std::time::Duration;
 use super::random::Distribution;
 use super::read;
 use crate::job::{Cost, Diagnostics, Job, NodeTerms};
-use crate::model::{Labels, Time, labels_of};
+use crate::model::{Labels, NodeOffer, Time, labels_of};
 use crate::scale::{self, NodeTypeId, Prices};
+use crate::workload::{placement, requirements};
 
 /// A cluster, as far as it affects a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +55,8 @@ pub struct NodeKind {
     pub limit: u32,
     /// Number of ranks at the start of a run that are on nodes of this kind.
     pub first: u32,
+    /// Number of these ranks that come before those of other kinds beside the first one.
+    pub ahead: u32,
     /// From the request to the grant; the bill begins with the grant.
     pub delay: Distribution,
     /// From the grant to the rank's first task.
@@ -168,7 +171,13 @@ impl Cluster {
     /// The kinds of the nodes with which a run of `ranks` ranks starts: those that the file lists,
     /// in its order; further ones are of the first kind.
     pub fn first_kinds(&self, ranks: u32) -> impl Iterator<Item = NodeTypeId> + Clone + '_ {
-        let given = (0u32..).zip(&self.nodes).flat_map(|(kind, node)| (0..node.first).map(move |_| NodeTypeId(kind)));
+        let ahead = |kind: u32, node: &NodeKind| if kind == 0 { node.first } else { node.ahead.min(node.first) };
+        let nodes = &self.nodes;
+        let of = move |count: fn(u32, u32) -> u32| {
+            let each = move |(kind, node)| (0..count(ahead(kind, node), node.first)).map(move |_| NodeTypeId(kind));
+            (0u32..).zip(nodes).flat_map(each)
+        };
+        let given = of(|ahead, _| ahead).chain(of(|ahead, first| first - ahead));
         given.chain(std::iter::repeat(NodeTypeId(0))).take(ranks as usize)
     }
 
@@ -223,9 +232,10 @@ impl Cluster {
     }
 
     /// The same cluster, in which only the first `first` ranks are on nodes of the first kind, and
-    /// further ones on nodes of these types, in this order; `slots` overrides what the types say.
+    /// further ones on nodes of these types, in this order. A type that does not say how many
+    /// slots its nodes have has those of the first kind.
     #[must_use]
-    pub fn with_types(mut self, first: u32, types: &[(&str, &NodeTerms)], slots: Option<u32>) -> Cluster {
+    pub fn with_types(mut self, first: u32, types: &[(&str, &NodeTerms)]) -> Cluster {
         let Some(usual) = self.nodes.first().cloned().filter(|_| !types.is_empty()) else { return self };
         self.nodes[0].limit = first;
         self.nodes[0].first = first;
@@ -235,7 +245,7 @@ impl Cluster {
         self.nodes[0].labels = Arc::clone(&others);
         self.nodes.extend(types.iter().map(|(name, node)| NodeKind {
             name: (*name).to_owned(),
-            slots: slots.or(node.slots).unwrap_or(usual.slots),
+            slots: node.slots.unwrap_or(usual.slots),
             memory: node.memory.unwrap_or(usual.memory),
             gpus: node.gpus.unwrap_or(usual.gpus),
             labels: labels_of(others.iter().chain(&node.labels).cloned()),
@@ -245,6 +255,28 @@ impl Cluster {
             limit: node.limit.unwrap_or(usual.limit),
             ..usual.clone()
         }));
+        self
+    }
+
+    /// The same cluster, in which a run starts with a node for each task that its first ranks
+    /// cannot run: of the cheapest kind that can.
+    #[must_use]
+    pub fn with_needed(mut self, job: &Job) -> Cluster {
+        let has_first = self.first_ranks().is_some();
+        for group in &job.groups {
+            let need = match group.mpi {
+                // Several nodes can hold it.
+                Some(_) => requirements::shape(group).need(),
+                None => placement::need(group),
+            };
+            let serves = |node: &NodeKind| node.limit > 0 && node.offer().may_serve(&need);
+            let is_first = |kind: usize, node: &NodeKind| if has_first { node.first > 0 } else { kind == 0 };
+            let is_served = self.nodes.iter().enumerate().any(|(kind, node)| is_first(kind, node) && serves(node));
+            let kinds = self.nodes.iter_mut().filter(|node| !is_served && serves(node));
+            if let Some(node) = kinds.min_by(|a, b| a.price.total_cmp(&b.price)) {
+                (node.first, node.ahead) = (node.first.max(1), 1);
+            }
+        }
         self
     }
 
@@ -279,6 +311,12 @@ impl Cluster {
 }
 
 impl NodeKind {
+    /// What a node of the kind has.
+    pub(super) fn offer(&self) -> NodeOffer {
+        let (slots, memory, gpus) = (Some(self.slots), Some(self.memory), Some(self.gpus));
+        NodeOffer { labels: Some(Labels::clone(&self.labels)), slots, memory, gpus }
+    }
+
     /// The kind in terms of a price list.
     fn priced(&self) -> scale::NodeType {
         scale::NodeType {

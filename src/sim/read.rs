@@ -404,6 +404,7 @@ impl NodeSpec {
             minimum: self.minimum.map_or(Duration::ZERO, |d| d.value.0),
             limit: self.limit.map_or(1_000_000, |n| n.value.0 as u32),
             first: self.first.map_or(0, |n| n.value.0 as u32),
+            ahead: 0,
             delay: self.delay.map_or_else(nothing, |d| d.value),
             startup: self.startup.map_or_else(nothing, |d| d.value),
             failure: self.failure.map_or(0.0, |n| n.value.0),

@@ -84,6 +84,7 @@ fn cluster(slots: &[u32]) -> Cluster {
         minimum: Duration::ZERO,
         limit: u32::MAX,
         first: alike.len() as u32,
+        ahead: 0,
         delay: at_once(),
         startup: at_once(),
         failure: 0.0,

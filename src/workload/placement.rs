@@ -161,8 +161,8 @@ impl FurtherNodes {
 /// The refusal of an MPI task for which neither the ranks nor those that the run could get suffice.
 fn too_few_ranks(group: &Group, shape: &Shape, members: &[Member], further: &FurtherNodes) -> String {
     let need = shape.need();
-    let able = members.iter().filter(|member| has_labels(group, member));
-    let (slots, ranks) = able.fold((0u64, 0u64), |sum, member| (sum.0 + u64::from(member.slots), sum.1 + 1));
+    let able = || members.iter().filter(|member| has_labels(group, member));
+    let (slots, ranks) = able().fold((0u64, 0u64), |sum, member| (sum.0 + u64::from(member.slots), sum.1 + 1));
     let with = match group.labels.is_empty() {
         true => String::new(),
         false => {
@@ -176,15 +176,29 @@ fn too_few_ranks(group: &Group, shape: &Shape, members: &[Member], further: &Fur
         ),
         false => String::new(),
     };
+    let mpi_ranks = group.mpi.map_or(1, |mpi| mpi.ranks);
+    let spread = group.mpi.and_then(|mpi| mpi.per_node).filter(|most| *most < mpi_ranks);
+    let nodes = able().map(|member| &member.node).collect::<BTreeSet<_>>().len() as u32;
+    let (on, per_node, remedy) = match spread.map(|most| (most, mpi_ranks.div_ceil(most.max(1)))) {
+        Some((most, needed)) => (
+            format!(" of {}", counted(nodes, "node")),
+            format!(", at most {most} per node (`per_node`), so {}", counted(needed, "node")),
+            if nodes < needed { "start the run on more nodes, or raise `per_node`" } else { MORE_SLOTS },
+        ),
+        None => (String::new(), String::new(), MORE_SLOTS),
+    };
     format!(
-        "task `{}` needs {} of {}{with}, but this run has {} on {}{with}{could}: start more ranks, or give each more slots with --slots",
+        "task `{}` needs {} of {}{with}{per_node}, but this run has {} on {}{on}{with}{could}: {remedy}",
         group.name,
-        counted(group.mpi.map_or(1, |mpi| mpi.ranks), "MPI rank"),
+        counted(mpi_ranks, "MPI rank"),
         counted(group.cpus, "CPU"),
         counted(slots, "slot"),
         counted(ranks, "rank")
     )
 }
+
+/// The remedy for too few slots.
+const MORE_SLOTS: &str = "start more ranks, or give each more slots with --slots";
 
 /// The refusal of a task whose labels no rank has, and none that the run could get.
 fn unlabelled(group: &Group, members: &[Member], offers: &Offers) -> String {
@@ -571,6 +585,12 @@ mod tests {
         let mpi = "[[task]]\nname = \"a\"\ncommand = \"x\"\nmpi = { ranks = 4 }\n";
         assert!(check(&job(mpi), &[hello(2, 1), hello(2, 1)]).is_ok());
         assert!(refused(mpi, &[hello(2, 1), hello(1, 1)]).contains("4 MPI ranks"));
+        let spread = "[[task]]\nname = \"a\"\ncommand = \"x\"\nmpi = { ranks = 3, per_node = 1 }\n";
+        let why = refused(spread, &[hello(1, 1), hello(1, 1), hello(1, 1)]);
+        assert!(
+            why.contains("at most 1 per node (`per_node`), so 3 nodes, but this run has 3 slots on 3 ranks of 1 node")
+        );
+        assert!(why.ends_with("start the run on more nodes, or raise `per_node`"), "{why}");
         let hungry = format!("{mpi}memory = \"1M\"\n");
         assert!(refused(&hungry, &[hello(2, 1 << 30), hello(2, 1 << 30)]).contains("memory"));
         assert!(check(&job(&hungry), &[hello(4, 1 << 30)]).is_ok());

@@ -100,6 +100,38 @@ fn a_plan_shows_the_sites() {
     assert_eq!(names, ["full", "refuses", "works"]);
 }
 
+/// `run` gets a node of the type that a task needs; `plan` and `simulate` count with one.
+#[test]
+fn a_plan_has_a_node_of_each_type_that_a_task_needs() {
+    let dir = Dir::new("plan-needed");
+    let text = |need: &str, node: &str| {
+        format!(
+            "[scaling]\npolicy = 'hybrid'\nmax_ranks = 3\n[cost]\nnode_hour = 1.0\n\
+             [[cost.node]]\nname = 'lean'\nnode_hour = 1.0\nslots = 1\n\
+             [[cost.node]]\nname = 'rich'\nnode_hour = 2.0\n{node}\n[capacity]\nprovider = 'local'\n\
+             [[task]]\nname = 'w'\nestimate = '1s'\ncommand = 'true'\n{need}\n"
+        )
+    };
+    dir.job("slots.toml", &text("cpus = 2", "slots = 2"));
+    dir.job("labels.toml", &text("labels = 'big'", "slots = 1\nlabels = 'big'"));
+    for job in ["slots.toml", "labels.toml"] {
+        let plan = phalanx(&dir).args(["plan", job, "--slots", "1", "--ranks", "1-3", "--json"]).run().ok().json();
+        let ranks: Vec<u64> =
+            plan["candidates"].as_array().unwrap().iter().map(|it| it["ranks"].as_u64().unwrap()).collect();
+        assert_eq!(ranks, [2, 3], "the first rank cannot run it: {plan:#}");
+        let types = plan["node_types"].as_array().unwrap();
+        assert!(types.iter().any(|it| it["node_type"] == "rich" && it["nodes"] == 1), "{plan:#}");
+        phalanx(&dir).args(["simulate", job, "--slots", "1"]).run().ok().says("rich");
+    }
+    // A cluster file that does not say what a run starts with.
+    dir.file(
+        "thin.toml",
+        "[[node]]\nname = 'thin'\nslots = 16\nmemory = '64G'\n[[node]]\nname = 'fat'\nslots = 64\nmemory = '1T'\n",
+    );
+    dir.job("memory.toml", "[[task]]\nname = 'w'\nmemory = '100G'\nestimate = '1s'\ncommand = 'true'\n");
+    phalanx(&dir).args(["plan", "memory.toml", "--cluster", "thin.toml", "--ranks", "2"]).run().ok().says("fat");
+}
+
 /// Two types of nodes of this machine, of which one is cheap and small and there is only one.
 fn types(dir: &Dir) {
     let text = "[job]\nname = \"types\"\n[scaling]\npolicy = \"hybrid\"\nmax_ranks = 3\ninterval = \"1s\"\n\

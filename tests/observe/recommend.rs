@@ -269,3 +269,15 @@ fn recorded(folder: &Path) -> Option<Vec<(String, Classes)>> {
     found.sort_by(|a, b| a.0.cmp(&b.0));
     (!found.is_empty()).then_some(found)
 }
+
+/// The system reports the memory of the rank for a command that is over at once.
+#[test]
+fn memory_that_was_not_measured_recommends_nothing() {
+    let dir = Dir::new("recommend-short");
+    dir.job("short.toml", "[[task]]\nname = 'e'\narray = '1-6'\nmemory = '30M'\ncommand = 'echo'\n");
+    phalanx(&dir).args(["run", "short.toml", "-q", "--slots", "2"]).run().ok();
+    let found = phalanx(&dir).args(["recommend", "short.toml", "--json"]).run().ok().json();
+    // On a busy machine some may take long enough to be measured.
+    let most = found["recommended"]["classes"][0]["memory"]["max"].as_f64().unwrap_or(0.0);
+    assert!(most < f64::from(20 << 20), "{found:#}");
+}

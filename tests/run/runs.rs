@@ -81,6 +81,16 @@ fn values_of_tasks_are_a_table_with_their_axes() {
          [[task]]\nname = 'sum'\ncommand = 'echo total 2.5 > $PHALANX_METRICS'\n[[task]]\nname = 'none'\ncommand = 'true'\n",
     );
     phalanx(&dir).args(["run", "values.toml"]).run().code(1);
+    // What failed is in neither view.
+    let statistics = || phalanx(&dir).args(["report", "latest"]).run().ok().stdout().to_owned();
+    let values_of = |name: &str| {
+        let shown = statistics();
+        let row = shown.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_default().to_owned();
+        row.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let table = phalanx(&dir).args(["report", "latest", "--values"]).run().ok();
+    assert_eq!(table.stdout().lines().filter(|line| line.starts_with("fit,")).count(), 2, "{}", table.stdout());
+    assert_eq!(values_of("loss "), ["2", "7", "7", "7", "7"]);
     dir.file("mended", "");
     // What completed before keeps its values, and a sample in front changes the indices.
     dir.file("points.csv", "label,alpha\nnew,2\n\"a, b\",0.5\nc,1.5\n");

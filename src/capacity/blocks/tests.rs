@@ -108,6 +108,33 @@ fn the_anchor_of_a_job_goes_last() {
 }
 
 #[test]
+fn a_block_drains_before_its_time_is_up_and_is_withdrawn_then() {
+    let mut blocks = Blocks::default();
+    let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
+    blocks.limit(id, Duration::from_secs(600));
+    // Its grant, without an end, is after two seconds.
+    all(&mut blocks, id, &[accepted(), granted(), BlockEvent::Joined]);
+    assert_eq!(blocks.get(id).unwrap().ends, Some(second(602)));
+    blocks.tick(second(541), None);
+    assert!(blocks.take_expiring().is_empty());
+    blocks.tick(second(543), None);
+    assert_eq!(blocks.take_expiring(), [id]);
+    blocks.step(second(543), id, BlockEvent::Drain);
+    blocks.tick(second(601), None);
+    assert_eq!(blocks.take_orders(), []);
+    blocks.tick(second(602), None);
+    blocks.tick(second(603), None);
+    assert_eq!(blocks.take_orders(), [ProviderOrder::Withdraw(id)], "once");
+    // Where the provider knows an end, that counts, and its provider ends it.
+    let other = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();
+    let grant = NodeGrant { node: "n1".into(), since: Some(second(0)), ends: Some(second(900)), anchor: false };
+    all(&mut blocks, other, &[accepted(), BlockEvent::Granted(grant), BlockEvent::Joined]);
+    blocks.tick(second(2000), None);
+    blocks.tick(second(2001), None);
+    assert_eq!((blocks.take_expiring(), blocks.take_orders()), (vec![other], vec![]));
+}
+
+#[test]
 fn a_block_whose_time_is_nearly_up_is_named_once() {
     let mut blocks = Blocks::default();
     let id = blocks.request(Time(0), SiteId(0), &Wanted::default(), &[]).unwrap();

@@ -121,8 +121,7 @@ impl CommandLines {
     /// Submits a block; returns the id of its job.
     pub(super) fn submit(&self, block: &Submission<'_>) -> Result<String, String> {
         // The run refuses a line with a time without a limit before it begins.
-        let limit = self.time.into_iter().chain(block.limit).min().unwrap_or_default();
-        let seconds = limit.as_secs().max(60);
+        let seconds = super::requested_time(self.time.or(block.limit).unwrap_or_default(), block.limit).as_secs();
         let value = |name: &str| match name {
             "script" => shell_word(&block.script.display().to_string()),
             "name" => shell_word(block.name),

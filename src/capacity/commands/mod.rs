@@ -47,6 +47,14 @@ use crate::model::{Labels, Offers, labels_of};
 /// Upper bound on the time that the lines take at the end of a run.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Less time is never requested for a block.
+const MIN_TIME: Duration = Duration::from_secs(60);
+
+/// The time to request for a block with this maximum duration that is needed for at most `needed`.
+pub fn requested_time(time: Duration, needed: Option<Duration>) -> Duration {
+    needed.map_or(time, |needed| needed.min(time)).max(MIN_TIME)
+}
+
 /// The handle of the thread that calls the lines.
 pub struct CommandProvider {
     requests: Sender<ManagerRequest>,

@@ -33,7 +33,10 @@ impl IndexEntry {
                 };
                 (key.task, key.attempt, kind, [*offset, *length])
             }
-            IndexEntry::Used(task, attempt, used) => (*task, *attempt, 3, [used.cpu_ns, used.peak_bytes]),
+            IndexEntry::Used(task, attempt, used) => {
+                let kind = if used.peak_is_bound { 4 } else { 3 };
+                (*task, *attempt, kind, [used.cpu_ns, used.peak_bytes])
+            }
         };
         let mut bytes = [0; ENTRY];
         bytes[0..4].copy_from_slice(&task.0.to_le_bytes());
@@ -57,7 +60,10 @@ impl IndexEntry {
         match kind {
             1 => Some(chunk(Stream::Out)),
             2 => Some(chunk(Stream::Err)),
-            3 => Some(IndexEntry::Used(task, attempt, Usage { cpu_ns: first, peak_bytes: second })),
+            3 | 4 => {
+                let used = Usage { cpu_ns: first, peak_bytes: second, peak_is_bound: kind == 4 };
+                Some(IndexEntry::Used(task, attempt, used))
+            }
             _ => None,
         }
     }
@@ -70,13 +76,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_entry_comes_back(task: u32, attempt: u16, kind in 0..3, first: u64, second: u64) {
+        fn any_entry_comes_back(task: u32, attempt: u16, kind in 0..4, first: u64, second: u64) {
             let task = TaskId(task);
             let chunk = |stream| IndexEntry::Chunk(Chunk { key: OutputKey { task, attempt, stream }, offset: first, length: second });
             let entry = match kind {
                 0 => chunk(Stream::Out),
                 1 => chunk(Stream::Err),
-                _ => IndexEntry::Used(task, attempt, Usage { cpu_ns: first, peak_bytes: second }),
+                _ => {
+                    let used = Usage { cpu_ns: first, peak_bytes: second, peak_is_bound: kind == 3 };
+                    IndexEntry::Used(task, attempt, used)
+                }
             };
             prop_assert_eq!(IndexEntry::decode(&entry.encode()), Some(entry));
         }

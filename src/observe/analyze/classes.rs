@@ -167,8 +167,8 @@ pub(super) fn oversized(case: &Case<'_>) -> Option<Finding> {
     found.flatten().take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
-/// Usage of the attempts of a class, sorted: busy CPUs, and peak memory in bytes. `None` if too few
-/// are known.
+/// Usage of the attempts of a class, sorted: busy CPUs, and peak memory in bytes where that was
+/// measured. `None` if too few are known.
 fn used(case: &Case<'_>, number: u32) -> Option<(Vec<f64>, Vec<f64>)> {
     let session = case.run.session();
     let attempts = session.attempts.iter().filter(|a| a.shows_duration() && case.is_of(a.task.index(), number));
@@ -178,7 +178,7 @@ fn used(case: &Case<'_>, number: u32) -> Option<(Vec<f64>, Vec<f64>)> {
         let Ok(Some(used)) = case.run.outputs.used(session.began.session, attempt) else { continue };
         let ran = attempt.end.0.saturating_sub(attempt.start.0);
         cpus.push(used.cpu_ns as f64 / ran.max(1) as f64);
-        memory.push(used.peak_bytes as f64);
+        memory.extend(used.measured_peak().map(|peak| peak as f64));
     }
     cpus.sort_by(f64::total_cmp);
     memory.sort_by(f64::total_cmp);
@@ -223,6 +223,9 @@ fn too_much_memory(case: &Case<'_>, number: u32) -> Option<Finding> {
     let (table, group) = case.group_of_class(number)?;
     let asked = group.memory? as f64;
     let held = p90(&used(case, number)?.1);
+    if held == 0.0 {
+        return None;
+    }
     // The 90 % quantile plus a fifth, in whole MiB.
     let enough = (held * 1.2 / 1048576.0).ceil().max(16.0) * 1048576.0;
     if enough > 0.5 * asked || case.uses.total(Use::Room) == 0.0 {

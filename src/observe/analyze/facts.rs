@@ -196,7 +196,8 @@ impl<'a> Case<'a> {
         let session = self.run.session();
         let killed = session.attempts.iter().filter(|a| a.outcome.state == State::OutOfMemory);
         let used = |attempt| self.run.outputs.used(session.began.session, attempt).ok().flatten();
-        killed.filter(|a| self.is_of(a.task.index(), class)).filter_map(used).map(|it| it.peak_bytes).max().unwrap_or(0)
+        let of_class = killed.filter(|a| self.is_of(a.task.index(), class));
+        of_class.filter_map(used).filter_map(|it| it.measured_peak()).max().unwrap_or(0)
     }
 
     /// True if the task ran and belongs to this class.

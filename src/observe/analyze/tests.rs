@@ -269,7 +269,7 @@ fn what_the_system_does_to_short_tasks_makes_no_class_uneven() {
 fn asking_for_too_many_cpus_is_named_first() {
     let job = "[[task]]\nname = \"wide\"\narray = \"0-99\"\ncommand = \"true\"\ncpus = 4\n";
     // Four CPUs each, of which one is busy: as many run at once as four slots of each rank hold.
-    let used = Usage { cpu_ns: 98 * MS, peak_bytes: 1 << 20 };
+    let used = Usage { cpu_ns: 98 * MS, peak_bytes: 1 << 20, ..Usage::default() };
     let plant = Plant { job, slots: 8, at_once: 2, takes: &|_, _, _| 100 * MS, used: Some(used), ..Plant::default() };
     let finding = plant.names_first("oversized_cpus", &["wide", "planted.toml:5", "cpus = 1", "at most 1.0 busy"]);
     assert!(finding.saves_share > 0.6, "{}", finding.saves_share);
@@ -278,7 +278,7 @@ fn asking_for_too_many_cpus_is_named_first() {
 #[test]
 fn asking_for_too_much_memory_is_named_first() {
     let job = "[[task]]\nname = \"big\"\narray = \"0-99\"\ncommand = \"true\"\nmemory = \"8GiB\"\n";
-    let used = Usage { cpu_ns: 95 * MS, peak_bytes: 500 << 20 };
+    let used = Usage { cpu_ns: 95 * MS, peak_bytes: 500 << 20, ..Usage::default() };
     let plant = Plant { job, slots: 8, at_once: 2, takes: &|_, _, _| 100 * MS, used: Some(used), ..Plant::default() };
     plant.names_first("oversized_memory", &["big", "planted.toml:5", "memory = \"600MiB\"", "500.00 MiB"]);
 }
@@ -286,7 +286,7 @@ fn asking_for_too_much_memory_is_named_first() {
 #[test]
 fn waiting_for_disks_is_named_first_and_sleeping_is_not() {
     let job = "[[task]]\nname = \"reader\"\narray = \"0-99\"\ncommand = \"cat big\"\n";
-    let used = Usage { cpu_ns: 20 * MS, peak_bytes: 1 << 20 };
+    let used = Usage { cpu_ns: 20 * MS, peak_bytes: 1 << 20, ..Usage::default() };
     let plant = Plant { job, takes: &|_, _, _| 100 * MS, used: Some(used), stall: 0.6, ..Plant::default() };
     let finding = plant
         .names_first("io_wait", &["reader", "20 % of their CPUs", "60 % of the time", "20.00 GiB", "planted.toml:1"]);

@@ -324,7 +324,7 @@ fn staging(html: &mut Html, run: &RunView) {
 
 /// Writes the statistics of values that tasks wrote.
 fn measures(html: &mut Html, run: &RunView) {
-    let measures = MeasureReader::of(&run.dir.measures());
+    let measures = MeasureReader::of_completed(run);
     if measures.is_empty() {
         return;
     }

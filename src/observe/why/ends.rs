@@ -90,7 +90,7 @@ impl Explainer<'_> {
         });
         known.class = self.class_facts(task, took_s);
         let used = self.run.outputs.used(session.began.session, attempt).ok().flatten();
-        known.used = used.map(|used| UsedFacts { cpu_s: used.cpu_ns as f64 / 1e9, peak_bytes: used.peak_bytes });
+        known.used = used.map(|used| UsedFacts { cpu_s: used.cpu_ns as f64 / 1e9, peak_bytes: used.measured_peak() });
         if let Some(why) = session.reason(attempt) {
             known.reasons.push(TaskReason::Failed { why: printable(why.as_bytes()) });
         }

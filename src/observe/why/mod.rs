@@ -114,8 +114,8 @@ pub struct ClassFacts {
 pub struct UsedFacts {
     /// CPU time in seconds.
     pub cpu_s: f64,
-    /// Peak memory in bytes.
-    pub peak_bytes: u64,
+    /// Peak memory in bytes; null if it ran too briefly for that to be measured.
+    pub peak_bytes: Option<u64>,
 }
 
 /// Explains tasks of a run.

@@ -137,7 +137,8 @@ fn place_text(known: &TaskExplanation, state: State) -> Option<String> {
         text += &format!("; {}", class_text(class, state));
     }
     if let Some(used) = &known.used {
-        text += &format!("; {} of CPU time, {} of memory at most", seconds(used.cpu_s), bytes(used.peak_bytes));
+        text += &format!("; {} of CPU time", seconds(used.cpu_s));
+        text += &used.peak_bytes.map_or(String::new(), |peak| format!(", {} of memory at most", bytes(peak)));
     }
     Some(text)
 }

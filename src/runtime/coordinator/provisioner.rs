@@ -43,6 +43,8 @@ pub(super) struct Provisioner {
 struct ProvidedSite {
     provider: Box<dyn Provider>,
     kind: ProviderKind,
+    /// Maximum duration of a block.
+    time: Option<Duration>,
     /// Labels of all its blocks.
     labels: Labels,
     node_type: NodeTypeId,
@@ -138,7 +140,21 @@ impl ProvidedSite {
             }
         };
         let (kind, said) = (capacity.provider, known_of(Some(site)));
-        Ok(ProvidedSite { provider, kind, labels, node_type, known: said.clone(), said, terms })
+        Ok(ProvidedSite { provider, kind, time: capacity.time, labels, node_type, known: said.clone(), said, terms })
+    }
+
+    /// Limits a block that is needed for at most `needed`, where the provider does not say when it
+    /// ends.
+    fn limit(&self, blocks: &mut Blocks, id: BlockId, needed: Option<Duration>) {
+        let lasts = match self.kind {
+            // Its lines request the shorter time, too.
+            ProviderKind::Commands => self.time.map(|time| commands::requested_time(time, needed)),
+            ProviderKind::Local => self.time,
+            ProviderKind::None | ProviderKind::Slurm => None,
+        };
+        if let Some(lasts) = lasts {
+            blocks.limit(id, lasts);
+        }
     }
 
     /// The nodes that can be requested.
@@ -313,6 +329,7 @@ impl Provisioner {
         let request = |_| blocks.request(now, place, wanted, &site.labels);
         let ids: Vec<BlockId> = (0..nodes).map_while(request).collect();
         if !ids.is_empty() {
+            ids.iter().for_each(|&id| site.limit(blocks, id, wanted.limit));
             site.provider.request(&ids, &wanted.need.labels, wanted.limit);
         }
         ids
@@ -328,6 +345,7 @@ impl Provisioner {
     ) -> Option<BlockId> {
         let site = self.sites.get_mut(place.index())?;
         let id = blocks.request_too(now, need, place, &site.labels)?;
+        site.limit(blocks, id, limit);
         site.provider.request(&[id], &need.wanted.need.labels, limit);
         Some(id)
     }
@@ -460,6 +478,7 @@ mod tests {
         ProvidedSite {
             provider: Box::new(Local::new(launch, None, Labels::default())),
             kind: ProviderKind::Local,
+            time: None,
             labels: Labels::default(),
             node_type: NodeTypeId(1 + place),
             known: said.clone(),

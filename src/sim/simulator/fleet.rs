@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{ScalingSetup, SimulatedEvent, SimulatedRank, Simulator};
 use crate::journal::{Level, RankChange, RankInfo, Record};
-use crate::model::{Labels, NodeNeed, NodeOffer, Offers, Rank, RankState, TaskId};
+use crate::model::{NodeNeed, Offers, Rank, RankState, TaskId};
 use crate::scale::commands::{NodeChanges, ScalingCommand};
 use crate::scale::controller::ScalingController;
 use crate::scale::sites::rank_sites;
@@ -34,15 +34,9 @@ pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
     Member { node: name, slots: node.slots, memory: node.memory, gpus: node.gpus, labels, ..Member::default() }
 }
 
-/// What a node of a kind has.
-fn offer(node: &NodeKind) -> NodeOffer {
-    let (slots, memory, gpus) = (Some(node.slots), Some(node.memory), Some(node.gpus));
-    NodeOffer { labels: Some(Labels::clone(&node.labels)), slots, memory, gpus }
-}
-
 /// The nodes that a run whose ranks change can get.
 pub(super) fn offers(cluster: &Cluster) -> Offers {
-    Offers::of_nodes(cluster.nodes.iter().filter(|node| node.limit > 0).map(offer))
+    Offers::of_nodes(cluster.nodes.iter().filter(|node| node.limit > 0).map(NodeKind::offer))
 }
 
 /// Upper limit on the nodes of a cluster.
@@ -151,7 +145,7 @@ impl Simulator<'_> {
         let can = NodeChanges { grows: true, shrinks: true };
         let mut requests = self.provider.requests().to_vec();
         for request in &mut requests {
-            request.needed = self.coordinator.is_waited_for(&offer(&self.cluster.nodes[request.node_type.0 as usize]));
+            request.needed = self.coordinator.is_waited_for(&self.cluster.nodes[request.node_type.0 as usize].offer());
         }
         let step = controller.decide(self.now, &ranks, &requests, settled, &sites, can);
         step.warnings.into_iter().for_each(|warning| self.note(Level::Warning, warning));
@@ -167,9 +161,9 @@ impl Simulator<'_> {
         let kinds = self.provider.requests().iter().map(|request| request.node_type);
         let starting = (0..).zip(&self.ranks).filter(|(_, rank)| rank.state == RankState::Joining && !rank.is_present);
         let kinds = kinds.chain(starting.map(|(rank, _)| self.provider.node(rank).kind));
-        let coming = kinds.map(|kind| offer(&self.cluster.nodes[kind.0 as usize])).collect();
+        let coming = kinds.map(|kind| self.cluster.nodes[kind.0 as usize].offer()).collect();
         let kinds = (0..).map(NodeTypeId).zip(&self.cluster.nodes).filter(|(kind, _)| self.provider.room(*kind) > 0);
-        let offers = Offers::of_nodes(kinds.map(|(_, node)| offer(node)));
+        let offers = Offers::of_nodes(kinds.map(|(_, node)| node.offer()));
         let state = ProvisioningState { offers, coming, most: controller.most_ranks() };
         self.coordinate(coordinator::CoordinatorEvent::Provisioning(state));
         let order: Vec<NodeTypeId> = self.sites().iter().map(|site| site.node_type).collect();
@@ -184,7 +178,7 @@ impl Simulator<'_> {
     fn request(&mut self, (kind, order): (NodeTypeId, &[NodeTypeId]), need: &NodeNeed, nodes: u32) {
         let node = |kind: NodeTypeId| self.cluster.nodes.get(kind.0 as usize);
         let serves = |kind: &NodeTypeId| {
-            self.provider.room(*kind) > 0 && node(*kind).is_some_and(|node| offer(node).may_serve(need))
+            self.provider.room(*kind) > 0 && node(*kind).is_some_and(|node| node.offer().may_serve(need))
         };
         let kind = std::iter::once(kind).chain(order.iter().copied()).find(serves).unwrap_or(kind);
         for answer in self.provider.request(self.now, kind, nodes) {
@@ -220,7 +214,7 @@ impl Simulator<'_> {
         let bound = self.coordinator.needed_ranks();
         let view = |(rank, simulated): (u32, &SimulatedRank)| {
             let node = self.provider.node(rank);
-            let is_waited_for = || self.coordinator.is_waited_for(&offer(&self.cluster.nodes[node.kind.0 as usize]));
+            let is_waited_for = || self.coordinator.is_waited_for(&self.cluster.nodes[node.kind.0 as usize].offer());
             let needed = bound.contains(&Rank(rank)) || (!simulated.is_present && is_waited_for());
             let view = RankView {
                 rank: Rank(rank),
