@@ -142,7 +142,7 @@ impl Runner {
     ) -> Result<Runner, ExecError> {
         let system = |source| ExecError::System { what: "an event for each slot", source };
         let control = |_| Control::new().map(CachePadded::new).map_err(system);
-        let shared_dirs = Arc::new(SharedDirs::default());
+        let shared_dirs = Arc::new(SharedDirs::new(site.run_dir.as_deref()));
         shared_dirs.add(Arc::clone(&source));
         Ok(Runner {
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,

@@ -1,7 +1,7 @@
 //! Which directories several tasks write into. What a task leaves takes the place of a directory
 //! that is its own; into one that it shares it is merged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::TaskSource;
@@ -9,8 +9,9 @@ use crate::job::WrittenFiles;
 use crate::model::TaskId;
 
 /// The directories that the tasks of a run write into.
-#[derive(Default)]
 pub(super) struct SharedDirs {
+    /// The run directory and the one in which the run was started: what holds these is shared.
+    kept: Vec<PathBuf>,
     sources: RwLock<Vec<Arc<SourcePlaces>>>,
 }
 
@@ -22,6 +23,13 @@ struct SourcePlaces {
 }
 
 impl SharedDirs {
+    /// Those of a run in this directory.
+    pub(super) fn new(run_dir: Option<&Path>) -> SharedDirs {
+        let kept = run_dir.map(Path::to_owned).into_iter().chain(std::env::current_dir());
+        let kept = kept.map(|dir| dir.canonicalize().unwrap_or(dir)).collect();
+        SharedDirs { kept, sources: RwLock::default() }
+    }
+
     /// Further tasks.
     pub(super) fn add(&self, source: Arc<dyn TaskSource>) {
         let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
@@ -31,6 +39,9 @@ impl SharedDirs {
     /// True if others than this task write a directory, into it or around it; the files for
     /// standard output and standard error are of others.
     pub(super) fn is_shared(&self, task: TaskId, dir: &Path) -> bool {
+        if self.kept.iter().any(|kept| kept.starts_with(dir)) {
+            return true;
+        }
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner).clone();
         sources.iter().any(|it| it.places.get_or_init(|| it.source.written_places()).has_other(dir, task))
     }

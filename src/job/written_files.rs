@@ -157,7 +157,7 @@ impl WrittenFiles<TaskId> {
 
 impl WrittenFiles<Option<TaskId>> {
     /// Where the tasks of a job write: their declared outputs, and as nobody's their other files
-    /// for standard output and standard error.
+    /// for standard output and standard error, and what they read within their own outputs.
     pub fn places_of(job: &Job) -> WrittenFiles<Option<TaskId>> {
         let mut written = WrittenFiles::default();
         let writes =
@@ -167,6 +167,11 @@ impl WrittenFiles<Option<TaskId>> {
         for task in tasks.filter_map(|task| job.task(task).ok()) {
             for (file, _) in &task.outputs {
                 written.insert_path(&task.dir.join(file), Some(task.id));
+            }
+            let inputs = task.inputs.iter().map(|(file, _)| file).chain(&task.stdin);
+            let within = |file: &Path| task.outputs.iter().any(|(output, _)| file.starts_with(task.dir.join(output)));
+            for file in inputs.map(|file| task.dir.join(file)).filter(|file| within(file)) {
+                written.insert_path(&file, None);
             }
             let is_output = |file: &&PathBuf| task.outputs.iter().any(|(output, _)| output == *file);
             for file in [&task.stdout, &task.stderr].into_iter().flatten().filter(|file| !is_output(file)) {

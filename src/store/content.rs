@@ -7,10 +7,11 @@
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
@@ -252,6 +253,38 @@ pub(super) fn merge(
     entries.sum()
 }
 
+/// Puts a content where a directory stands: in place of it if `may_replace` and the system say so,
+/// otherwise into it. Returns the number of bytes that were written.
+pub(super) fn put_over(
+    disk: &Disk,
+    content: &Content,
+    path: &Path,
+    memo: &Memo,
+    is_given_up: &AtomicBool,
+) -> Result<u64, FetchError> {
+    match may_replace(path).then(|| place(disk, content, path, is_given_up)) {
+        Some(Err(FetchError::Io(error))) if is_fixed(&error) => merge(disk, content, path, memo, is_given_up),
+        Some(placed) => placed,
+        None => merge(disk, content, path, memo, is_given_up),
+    }
+}
+
+/// As [`put_over`], with a copy of what stands behind `from`.
+pub(super) fn put_copy_over(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
+    match may_replace(path).then(|| place_copy(from, path, is_given_up)) {
+        Some(Err(error)) if is_fixed(&error) => merge_copy(from, path, is_given_up),
+        Some(placed) => placed,
+        None => merge_copy(from, path, is_given_up),
+    }
+}
+
+/// True for how the system refuses to put something in the place of a directory, whose parent this
+/// user may not write to, say.
+fn is_fixed(error: &io::Error) -> bool {
+    use ErrorKind::{CrossesDevices, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+    matches!(error.kind(), CrossesDevices | PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
+}
+
 /// As [`merge`], with a copy of what stands behind `from`.
 pub(super) fn merge_copy(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
     if !fs::symlink_metadata(from)?.is_dir() || !path.is_dir() {
@@ -417,12 +450,36 @@ pub(super) fn build(disk: &Disk, content: &Content, path: &Path, is_given_up: &A
     }
 }
 
-/// Renames what was built to its path. A directory that stands there, or that comes, cannot be
-/// replaced in one step: the old one is moved aside first.
+/// True if what a task leaves may take the place of a directory that stands: neither it nor anything
+/// in it is another file system or leads elsewhere by a link to a directory.
+pub(super) fn may_replace(dir: &Path) -> bool {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev());
+    let (Some(parent), Ok(own)) = (dir.parent(), device(dir)) else { return false };
+    device(parent).is_ok_and(|parent| parent == own) && is_one_tree(dir, own, 0)
+}
+
+fn is_one_tree(dir: &Path, device: u64, depth: usize) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    let is_own = |entry: fs::DirEntry| {
+        let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { return false };
+        match meta.is_dir() {
+            true => meta.dev() == device && is_one_tree(&path, device, depth + 1),
+            false => !(meta.is_symlink() && path.is_dir()),
+        }
+    };
+    depth < MAX_DEPTH && entries.flatten().all(is_own)
+}
+
+/// Renames what was built to its path. A directory that stands there, or that comes, is exchanged
+/// with it; where the file system cannot do that in one step, the old one is moved aside first.
 fn replace(temporary: &Path, path: &Path, comes_dir: bool) -> io::Result<()> {
     let is_dir = fs::symlink_metadata(path).ok().map(|meta| meta.is_dir());
     if is_dir.is_none() || (is_dir == Some(false) && !comes_dir) {
         return fs::rename(temporary, path);
+    }
+    if renameat_with(CWD, temporary, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+        remove_tree(temporary);
+        return Ok(());
     }
     let old = temporary.with_extension("old");
     fs::rename(path, &old)?;
@@ -502,6 +559,27 @@ mod tests {
         fs::set_permissions(dir.join("run.sh"), Permissions::from_mode(0o750)).unwrap();
         fs::set_permissions(dir.join("sub/empty"), Permissions::from_mode(0o711)).unwrap();
         std::os::unix::fs::symlink("sub/data", dir.join("link")).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_leads_elsewhere_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new, elsewhere) = (dir.path().join("old"), dir.path().join("new"), dir.path().join("elsewhere"));
+        for path in [&old.join("sub"), &new, &elsewhere] {
+            fs::create_dir_all(path).unwrap();
+        }
+        fs::write(old.join("sub/stale"), "").unwrap();
+        fs::write(new.join("fresh"), "new").unwrap();
+        fs::write(elsewhere.join("mine"), "").unwrap();
+        let go_on = AtomicBool::new(false);
+        std::os::unix::fs::symlink(&elsewhere, old.join("sub/link")).unwrap();
+        assert!(!may_replace(&old) && put_copy_over(&new, &old, &go_on).unwrap() == 3);
+        assert!(old.join("fresh").exists() && old.join("sub/stale").exists() && elsewhere.join("mine").exists());
+        fs::remove_file(old.join("sub/link")).unwrap();
+        assert!(may_replace(&old) && put_copy_over(&new, &old, &go_on).unwrap() == 3);
+        assert!(old.join("fresh").exists() && !old.join("sub").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing temporary is left");
+        assert!(!may_replace(Path::new("/proc")), "a mount point");
     }
 
     #[test]

@@ -357,9 +357,10 @@ impl Store {
             if content::is_in_place(content, &path, &self.memo) {
                 continue;
             }
-            let merges = matches!(content, Content::Directory { .. }) && path.is_dir() && places.is_shared(&path);
-            restored += match merges {
+            let stands = matches!(content, Content::Directory { .. }) && path.is_dir();
+            restored += match stands && (path.is_symlink() || places.is_shared(&path)) {
                 true => content::merge(disk, content, &path, &self.memo, is_given_up)?,
+                false if stands => content::put_over(disk, content, &path, &self.memo, is_given_up)?,
                 false => content::place(disk, content, &path, is_given_up)?,
             };
         }

@@ -216,31 +216,53 @@ impl Store {
             content::check_no_directory(to)?;
         }
         let stands = is_dir && to.is_dir();
-        let merges = stands && is_shared(to);
         // A link to a directory elsewhere stays one.
-        let to = if stands { &*std::fs::canonicalize(to)? } else { to };
+        let place = if stands { &*std::fs::canonicalize(to)? } else { to };
+        let is_link = to.is_symlink();
+        let how = match stands {
+            false => Delivery::New,
+            true if is_link || is_shared(to) || is_shared(place) => Delivery::Into,
+            true => Delivery::Over,
+        };
+        let to = place;
         if self.is_within(from, 1) {
-            match self.put_through(from, to, merges, is_given_up) {
+            match self.put_through(from, to, how, is_given_up) {
                 Ok((bytes, content)) => return Ok((bytes, Some(content))),
                 Err(error) => tracing::debug!("{} is copied past the store: {error}", to.display()),
             }
         }
-        let copy = if merges { content::merge_copy } else { content::place_copy };
+        let copy = match how {
+            Delivery::New => content::place_copy,
+            Delivery::Into => content::merge_copy,
+            Delivery::Over => content::put_copy_over,
+        };
         Ok((copy(from, to, is_given_up)?, None))
     }
 
-    fn put_through(&self, from: &Path, to: &Path, merges: bool, stop: &AtomicBool) -> io::Result<(u64, Content)> {
+    fn put_through(&self, from: &Path, to: &Path, how: Delivery, stop: &AtomicBool) -> io::Result<(u64, Content)> {
         let disk = self.node_disk()?;
         let sink = Sink::Store { disk, read: &AtomicU64::new(0) };
         let content = content::describe(from, false, &self.memo, &sink)?;
-        match merges {
-            true => content::merge(disk, &content, to, &self.memo, stop)?,
-            false => content::place(disk, &content, to, stop)?,
+        match how {
+            Delivery::New => content::place(disk, &content, to, stop)?,
+            Delivery::Into => content::merge(disk, &content, to, &self.memo, stop)?,
+            Delivery::Over => content::put_over(disk, &content, to, &self.memo, stop)?,
         };
         // What was just written is known, however young it is. Without that it is read once more.
         let _ = content::note_placed(disk, &content, to, &self.memo);
         Ok((content.bytes(), content))
     }
+}
+
+/// How an output comes to its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// No directory stands there.
+    New,
+    /// Into the directory that stands there.
+    Into,
+    /// In place of the directory that stands there.
+    Over,
 }
 
 /// The file that an output is, of several: a relative link to another one is itself, any other link
