@@ -117,6 +117,13 @@ pub trait Fabric: Send {
         Vec::new()
     }
 
+    /// Takes a rank for lost although MPI has not said so here: what has arrived of it is still
+    /// received, then it counts as [`lost`](Fabric::lost). False if it does already, or if this
+    /// fabric cannot lose it.
+    fn give_up(&mut self, _rank: Rank) -> bool {
+        false
+    }
+
     /// The ranks of this world and this node whose processes have ended.
     fn ended_neighbours(&self) -> Vec<Rank> {
         Vec::new()

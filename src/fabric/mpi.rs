@@ -24,10 +24,12 @@
 //! |---|---|
 //! | a receive from any rank fails | MPI is asked which ranks are lost, and may receive again |
 //! | a send to it fails | the send is forgotten; no other waits for it |
+//! | a send fails, and its receiver is not lost | an error: a frame is missing |
 //! | the body of its large frame fails | the frame, and all that would follow it, is dropped |
 //! | nothing of it is left to be received | it counts as [`lost`](Fabric::lost): frames to it are dropped |
 //!
-//! So what arrived from a lost rank is always the beginning of what it sent, without a gap.
+//! So what arrived from a lost rank is always the beginning of what it sent, without a gap. MPI says
+//! so of a live rank, too, when a connection breaks, and says it to one of the two alone.
 
 mod failures;
 mod transfer;
@@ -38,6 +40,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::raw::AsRaw;
@@ -49,6 +52,7 @@ use super::near::{Address, NearLane, NearRanks, lock};
 use super::shared_ring::MAX_FRAME_BYTES;
 use super::{Fabric, FabricError, wire};
 use crate::model::Rank;
+use crate::system::ulfm::RankLoss;
 
 /// Largest content of a small frame in bytes. With MPI's own header it stays below the eager limit
 /// of Open MPI's shared-memory transport (4,096 bytes); longer messages take ten times as long.
@@ -74,6 +78,9 @@ const POLLS_PER_MPI_POLL: u32 = 16;
 /// must not take that for a loss.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long MPI may take to say that the receiver of a send that has failed is lost.
+const UNSENT_LIMIT: Duration = Duration::from_secs(2);
+
 /// Poll interval of that wait.
 const LEAVE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -92,8 +99,11 @@ pub struct Mpi {
     next: usize,
     /// The large frame that is being received.
     body: Option<(Rank, Transfer<Vec<u8>>)>,
-    sending: VecDeque<Transfer<Buffer>>,
-    sending_large: VecDeque<Transfer<Vec<u8>>>,
+    /// Sends with their receivers.
+    sending: VecDeque<(Rank, Transfer<Buffer>)>,
+    sending_large: VecDeque<(Rank, Transfer<Vec<u8>>)>,
+    /// Receivers of sends that have failed, of which MPI has not said that they are lost, and when.
+    unsent: Vec<(Rank, Instant)>,
     /// Buffers of small frames that have left.
     free: Vec<Buffer>,
     near: Arc<Mutex<NearRanks>>,
@@ -104,7 +114,9 @@ pub struct Mpi {
     polls: u32,
     /// What MPI says of lost ranks, if this world survives them.
     failures: Option<Failures>,
-    /// Ranks that MPI has given up, of which frames may be left, and those that are lost.
+    /// Number of lost ranks that MPI has told of.
+    told: usize,
+    /// Ranks that were given up, of which frames may be left, and those that are lost.
     failing: Vec<Rank>,
     lost: Vec<Rank>,
 }
@@ -133,10 +145,14 @@ impl Mpi {
             world.all_gather_into(&mine, all.as_flattened_mut());
             all
         });
+        // Ranks of other nodes do not see the launcher's options.
+        let (survives, mut all_survive) = (u8::from(RankLoss::here() == RankLoss::Survived), 0u8);
+        world.all_reduce_into(&survives, &mut all_survive, SystemOperation::min());
         drop(limit);
         let mut fabric = Mpi {
             world: world.as_raw(),
-            failures: Failures::of(world.as_raw()),
+            failures: Failures::of(world.as_raw()).filter(|_| all_survive == 1),
+            told: 0,
             failing: Vec::new(),
             lost: Vec::new(),
             universe: ManuallyDrop::new(universe),
@@ -147,6 +163,7 @@ impl Mpi {
             body: None,
             sending: VecDeque::new(),
             sending_large: VecDeque::new(),
+            unsent: Vec::new(),
             free: Vec::new(),
             mpi_carries: !near.are_all(),
             near: Arc::new(Mutex::new(near)),
@@ -184,15 +201,36 @@ impl Mpi {
         }
     }
 
-    /// Asks MPI for lost ranks. True if there are further ones.
+    /// Asks MPI for lost ranks. True if it tells of further ones.
     #[cold]
     fn note_failures(&mut self) -> bool {
-        let known = self.failing.len() + self.lost.len();
         let all = self.failures.as_ref().map(Failures::acknowledge).unwrap_or_default();
+        let told = self.told;
+        self.told = told.max(all.len());
         let new = all.into_iter().filter(|rank| !self.lost.contains(rank) && !self.failing.contains(rank));
         let new: Vec<Rank> = new.collect();
         self.failing.extend(new);
-        self.failing.len() + self.lost.len() > known
+        self.told > told
+    }
+
+    /// True if this rank is lost or was given up.
+    fn is_given_up(&self, rank: Rank) -> bool {
+        self.failing.contains(&rank) || self.lost.contains(&rank)
+    }
+
+    /// Sends have failed, which is an error unless their receivers are lost.
+    #[cold]
+    fn check_unsent(&mut self) -> Result<(), FabricError> {
+        self.note_failures();
+        let unsent = std::mem::take(&mut self.unsent);
+        let unsent: Vec<(Rank, Instant)> = unsent.into_iter().filter(|(to, _)| !self.is_given_up(*to)).collect();
+        match unsent.iter().find(|(_, since)| since.elapsed() > UNSENT_LIMIT) {
+            Some((to, _)) => Err(FabricError::Mpi(format!("a message to {to}, which is not lost, could not be sent"))),
+            None => {
+                self.unsent = unsent;
+                Ok(())
+            }
+        }
     }
 
     /// Nothing further is received from this rank, nor sent to it.
@@ -214,12 +252,13 @@ impl Mpi {
         let mut request = no_request();
         // SAFETY: callers keep the memory, which lies on the heap, until `progress` says that MPI
         // has done with it, or until after MPI has been finalised. The length fits an i32 because
-        // frames are bounded. A send to a lost rank starts nothing and leaves no request.
-        unsafe {
+        // frames are bounded.
+        let code = unsafe {
             let datatype = u8::equivalent_datatype().as_raw();
-            ffi::MPI_Isend(bytes.cast(), len as i32, datatype, to.0 as i32, tag, self.world, &mut request);
-        }
-        request
+            ffi::MPI_Isend(bytes.cast(), len as i32, datatype, to.0 as i32, tag, self.world, &mut request)
+        };
+        // One that cannot be started, e.g. to a lost rank, counts as a send that has failed.
+        if code == SUCCESS { request } else { no_request() }
     }
 
     #[inline]
@@ -234,16 +273,16 @@ impl Mpi {
         buffer[0] = kind;
         buffer[1..=content.len()].copy_from_slice(content);
         let request = self.start(to, TAGS[0], buffer.as_ptr(), 1 + content.len());
-        self.sending.push_back(Transfer { request, buffer });
+        self.sending.push_back((to, Transfer { request, buffer }));
         self.reap();
     }
 
     /// Reclaims the buffers of completed sends.
     #[inline]
     fn reap(&mut self) {
-        let free = &mut self.free;
-        take_ended(&mut self.sending, |buffer| free.push(buffer));
-        take_ended(&mut self.sending_large, drop);
+        let (free, unsent) = (&mut self.free, &mut self.unsent);
+        take_ended(&mut self.sending, |buffer| free.push(buffer), unsent);
+        take_ended(&mut self.sending_large, drop, unsent);
     }
 
     fn receive_through_mpi(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
@@ -277,6 +316,9 @@ impl Mpi {
             }
         }
         self.reap();
+        if !self.unsent.is_empty() {
+            self.check_unsent()?;
+        }
         // Since these ranks failed, shared memory was polled, and then MPI: nothing of theirs is left.
         let gone: Vec<Rank> = self.failing.iter().take(failing).copied().collect();
         gone.into_iter().for_each(|rank| self.part_with(rank));
@@ -286,7 +328,7 @@ impl Mpi {
     /// Starts to receive the large frame that `frame` announces.
     fn announced(&mut self, from: Rank, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
         self.start_to_receive(from, frame)?;
-        Ok(self.take_body(frame))
+        self.take_body(frame)
     }
 
     fn start_to_receive(&mut self, from: Rank, announced: &[u8]) -> Result<(), FabricError> {
@@ -313,20 +355,25 @@ impl Mpi {
     }
 
     /// Takes the large frame if it has arrived completely.
-    fn take_body(&mut self, frame: &mut Vec<u8>) -> Option<Rank> {
-        let (_, transfer) = self.body.as_mut()?;
-        let progress = transfer.progress();
-        if matches!(progress, Progress::Pending) {
-            return None;
+    fn take_body(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+        let Some((from, mut transfer)) = self.body.take() else { return Ok(None) };
+        match transfer.progress() {
+            Progress::Pending => self.body = Some((from, transfer)),
+            Progress::Failed => {
+                transfer.abandon();
+                self.note_failures();
+                if !self.is_given_up(from) {
+                    let text = format!("a message of {from}, which is not lost, could not be received");
+                    return Err(FabricError::Mpi(text));
+                }
+                self.part_with(from);
+            }
+            Progress::Done(..) => {
+                *frame = transfer.buffer;
+                return Ok(Some(from));
+            }
         }
-        let (from, transfer) = self.body.take()?;
-        if matches!(progress, Progress::Failed) {
-            transfer.abandon();
-            self.part_with(from);
-            return None;
-        }
-        *frame = transfer.buffer;
-        Some(from)
+        Ok(None)
     }
 
     /// Leaves a world in which ranks may be lost, rank 0 last, without MPI's end.
@@ -397,7 +444,7 @@ impl Fabric for Mpi {
             self.send_small(to, ANNOUNCED, &(size as u64).to_le_bytes());
             let buffer = std::mem::take(frame);
             let request = self.start(to, TAGS[1], buffer.as_ptr(), size);
-            self.sending_large.push_back(Transfer { request, buffer });
+            self.sending_large.push_back((to, Transfer { request, buffer }));
         }
         Ok(())
     }
@@ -405,7 +452,7 @@ impl Fabric for Mpi {
     #[inline]
     fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
         if self.body.is_some() {
-            return Ok(self.take_body(frame));
+            return self.take_body(frame);
         }
         let mut near = lock(&self.near);
         match near.receive(frame) {
@@ -420,7 +467,7 @@ impl Fabric for Mpi {
         drop(near);
         self.polls += 1;
         let is_sending = !self.sending.is_empty() || !self.sending_large.is_empty();
-        let busy = self.mpi_carries || is_sending || !self.failing.is_empty();
+        let busy = self.mpi_carries || is_sending || !self.failing.is_empty() || !self.unsent.is_empty();
         if !busy && self.polls < POLLS_PER_MPI_POLL {
             return Ok(None);
         }
@@ -457,6 +504,13 @@ impl Fabric for Mpi {
 
     fn lost(&self) -> Vec<Rank> {
         self.lost.clone()
+    }
+
+    fn give_up(&mut self, rank: Rank) -> bool {
+        let is_other = rank != self.me && rank.0 < self.size;
+        let is_new = self.failures.is_some() && is_other && !self.is_given_up(rank);
+        self.failing.extend(is_new.then_some(rank));
+        is_new
     }
 
     fn ended_neighbours(&self) -> Vec<Rank> {

@@ -87,6 +87,10 @@ impl Fabric for Rounds {
         self.inner.lost()
     }
 
+    fn give_up(&mut self, rank: Rank) -> bool {
+        self.inner.give_up(rank)
+    }
+
     fn ended_neighbours(&self) -> Vec<Rank> {
         self.inner.ended_neighbours()
     }
@@ -137,7 +141,7 @@ impl Fabric for Rounds {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::fabric::local;
 
@@ -193,7 +197,7 @@ mod tests {
     }
 
     /// An end of a world that has lost rank 2.
-    struct Lossy(local::LocalFabric);
+    pub(crate) struct Lossy(pub(crate) local::LocalFabric);
 
     impl Fabric for Lossy {
         fn me(&self) -> Rank {

@@ -198,6 +198,10 @@ impl Fabric for RoutedFabric {
         self.inner.lost().into_iter().map(|rank| Rank(self.first + rank.0)).collect()
     }
 
+    fn give_up(&mut self, rank: Rank) -> bool {
+        self.is_inside(rank) && self.inner.give_up(Rank(rank.0 - self.first))
+    }
+
     fn ended_neighbours(&self) -> Vec<Rank> {
         self.inner.ended_neighbours().into_iter().map(|rank| Rank(self.first + rank.0)).collect()
     }

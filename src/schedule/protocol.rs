@@ -317,6 +317,14 @@ pub enum Message {
         /// be written.
         ended: Vec<(TaskId, u16, Result<(), String>)>,
     },
+    /// Rank to coordinator: MPI has lost this rank of the sender's world, which may live and be
+    /// reached by others.
+    RankLost {
+        /// The lost rank.
+        rank: Rank,
+    },
+    /// To a rank that counts as lost, and may live: its tasks have moved, so end what runs and leave.
+    Expelled,
 }
 
 impl Message {
@@ -342,6 +350,7 @@ impl Message {
                 | Message::StorageLost { .. }
                 | Message::Suspended
                 | Message::Offer { .. }
+                | Message::RankLost { .. }
         ) || matches!(self, Message::Files { message, .. } if message.is_for_coordinator())
     }
 

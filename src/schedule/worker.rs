@@ -410,7 +410,7 @@ impl Worker {
             Message::Paused { tasks } => actions.push(WorkerAction::Pause(tasks)),
             Message::Finish => actions.push(WorkerAction::Exit),
             // The driver has handled these.
-            Message::Added(_) | Message::OfferAnswer { .. } | Message::Discard { .. } => {}
+            Message::Added(_) | Message::OfferAnswer { .. } | Message::Discard { .. } | Message::Expelled => {}
             Message::Files { .. } | Message::Output { .. } | Message::OutputWritten { .. } => {}
             // Messages for the coordinator only, and those of the handshake before the worker
             // starts.
@@ -432,7 +432,8 @@ impl Worker {
             | Message::Reasons { .. }
             | Message::StorageLost { .. }
             | Message::Suspended
-            | Message::Offer { .. } => {}
+            | Message::Offer { .. }
+            | Message::RankLost { .. } => {}
         }
     }
 

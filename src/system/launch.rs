@@ -18,6 +18,9 @@ pub struct Launch {
     pub size: u32,
 }
 
+/// The launcher of Open MPI.
+const OPEN_MPI: &str = "the mpirun of Open MPI";
+
 /// Slurm's launcher.
 const SRUN: &str = "srun";
 
@@ -25,7 +28,7 @@ const SRUN: &str = "srun";
 /// `mpirun` starts its daemons through `srun`, whose variables then describe the daemons. A batch
 /// script, which is no world, has a `SLURM_PROCID` but no `SLURM_STEP_NUM_TASKS`.
 const LAUNCHERS: [(&str, &str, &str); 5] = [
-    ("the mpirun of Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    (OPEN_MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("MVAPICH", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
     (SRUN, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     ("a launcher of the MPICH family", "PMI_RANK", "PMI_SIZE"),
@@ -56,6 +59,11 @@ fn place_in(env: &dyn Fn(&str) -> Option<String>) -> Option<Launch> {
         .filter(|(name, ..)| *name != SRUN || !is_hydra)
         .find_map(|&(launcher, rank, size)| Some(Launch { launcher, rank: number(rank)?, size: number(size)? }));
     found.filter(|found| found.rank < found.size)
+}
+
+/// True if the `mpirun` of Open MPI started this process, perhaps from another node.
+pub fn is_of_mpirun() -> bool {
+    place().is_some_and(|place| place.launcher == OPEN_MPI)
 }
 
 /// True in the first process that the launcher started, and in one that was started alone.

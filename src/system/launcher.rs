@@ -44,6 +44,18 @@ pub(crate) fn words() -> Option<Vec<String>> {
     options_before(&words, name)
 }
 
+/// True if the launcher was called with this option; `None` if it cannot be seen from here.
+pub(crate) fn has_option(option: &str) -> Option<bool> {
+    let line = fs::read(find()?.join("cmdline")).ok()?;
+    Some(line.split(|&byte| byte == 0).any(|word| is_option(&String::from_utf8_lossy(word), option)))
+}
+
+/// True if a word is this option, also with its value or with a single dash.
+fn is_option(word: &str, option: &str) -> bool {
+    let name = word.split_once('=').map_or(word, |(name, _)| name);
+    name.starts_with('-') && name.trim_start_matches('-') == option.trim_start_matches('-')
+}
+
 /// The launcher as its user called it: `mpirun` of Open MPI 5 becomes a `prterun` of the same
 /// folder, which does not know all options of `mpirun`.
 fn as_typed(launcher: &str, typed: &str) -> String {
@@ -97,6 +109,13 @@ mod tests {
         assert_eq!(as_typed("/opt/bin/prterun", "mpirun"), "/opt/bin/mpirun");
         assert_eq!(as_typed("prterun", "mpiexec"), "mpiexec");
         assert_eq!(as_typed("/usr/bin/mpirun", "mpiexec"), "/usr/bin/mpirun");
+    }
+
+    #[test]
+    fn an_option_is_found_in_each_of_its_forms() {
+        let is = |word| is_option(word, "--with-ft");
+        assert!(is("--with-ft") && is("-with-ft") && is("--with-ft=ulfm"));
+        assert!(!is("with-ft") && !is("--with-ftx") && !is("--x=--with-ft"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
-use super::launch;
+use super::{launch, launcher};
 
 /// The option of `mpirun` that switches it on.
 pub const OPTION: &str = "--with-ft";
@@ -30,7 +30,10 @@ impl RankLoss {
     /// What it means for the world of this process, or for one that this MPI would start.
     pub fn here() -> RankLoss {
         let value = std::env::var(SWITCH).ok();
-        RankLoss::of(functions().is_some(), launch::library().contains("Open MPI"), value.as_deref())
+        // The variable alone does not keep a launcher from ending the others.
+        let has_option = launcher::has_option(OPTION).unwrap_or_else(launch::is_of_mpirun);
+        let switch = value.as_deref().filter(|_| has_option);
+        RankLoss::of(functions().is_some(), launch::library().contains("Open MPI"), switch)
     }
 
     fn of(has_functions: bool, is_open_mpi: bool, switch: Option<&str>) -> RankLoss {

@@ -69,8 +69,8 @@ mpi = { ranks = 4 }
 command = "sleep 0.3"
 "#;
 
-/// Number of runs in which ranks are killed.
-const ROUNDS: u32 = 20;
+/// Number of runs in which ranks are killed, unless `PHALANX_LOST_ROUNDS` says another.
+const ROUNDS: u32 = 6;
 
 /// Commands, chain, operations and MPI tasks.
 const TASKS: usize = 24 + 240 + 4 + 2;
@@ -163,14 +163,89 @@ fn whenever_a_rank_is_killed_the_run_goes_on() {
     );
     shell(&whole, "cc -shared -fPIC -o far.so far.c").run().ok();
     let (seed, next) = (seed(), AtomicU32::new(0));
+    let chosen = std::env::var("PHALANX_LOST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let last = chosen.unwrap_or(ROUNDS);
     let rounds = || {
-        while let Some(round) = Some(next.fetch_add(1, SeqCst)).filter(|round| *round < ROUNDS) {
+        while let Some(round) = Some(next.fetch_add(1, SeqCst)).filter(|round| *round < last) {
             kill_at_drawn_moments(seed, round, &whole);
         }
     };
     std::thread::scope(|scope| [0; 2].map(|_| scope.spawn(rounds)).map(|rounds| rounds.join().is_ok()))
         .iter()
         .for_each(|went_well| assert!(went_well, "PHALANX_SEED={seed} repeats this"));
+}
+
+/// Ranks that cannot make shared memory, so they connect by TCP. The connection of ranks A and B
+/// breaks at the next use once there is a file `cut-A-B`.
+const CUT: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static int peers[4096];
+
+int memfd_create(const char *name, unsigned flags) { errno = ENOSYS; return -1; }
+
+/* A connection begins with the numbers of job and rank, and this word. */
+ssize_t recv(int fd, void *to, size_t size, int flags) {
+    ssize_t (*next)(int, void *, size_t, int) = dlsym(RTLD_NEXT, "recv");
+    ssize_t got = next(fd, to, size, flags);
+    if (got >= 20 && fd < 4096 && !memcmp((char *)to + 8, "OPAL-TCP-BTL", 12))
+        peers[fd] = 1 + ((int *)to)[1];
+    return got;
+}
+
+static int is_cut(int fd) {
+    const char *text = getenv("OMPI_COMM_WORLD_RANK");
+    if (fd >= 4096 || !peers[fd] || !text) return 0;
+    int me = atoi(text), peer = peers[fd] - 1;
+    char name[64];
+    snprintf(name, sizeof name, "cut-%d-%d", me < peer ? me : peer, me < peer ? peer : me);
+    if (access(name, F_OK)) return 0;
+    shutdown(fd, SHUT_RDWR);
+    errno = ECONNRESET;
+    return 1;
+}
+
+/* Ranks of the same node tell each other whom they take for failed; those of several nodes do not. */
+int PMIx_Notify_event(int status, const void *source, unsigned char range, const void *about, size_t count,
+                      void (*done)(int, void *), void *data) {
+    if (done) done(0, data);
+    return 0;
+}
+
+ssize_t readv(int fd, const struct iovec *parts, int count) {
+    ssize_t (*next)(int, const struct iovec *, int) = dlsym(RTLD_NEXT, "readv");
+    return is_cut(fd) ? -1 : next(fd, parts, count);
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int count) {
+    ssize_t (*next)(int, const struct iovec *, int) = dlsym(RTLD_NEXT, "writev");
+    return is_cut(fd) ? -1 : next(fd, parts, count);
+}
+"#;
+
+/// One of two ranks that live and lose each other leaves, and kills what it runs.
+#[test]
+fn ranks_whose_connection_breaks_hang_no_run() {
+    for pair in ["1-2", "0-2"] {
+        let dir = Dir::new("cut");
+        dir.file("cut.c", CUT);
+        shell(&dir, "cc -shared -fPIC -o cut.so cut.c -ldl").run().ok();
+        let preload = format!("LD_PRELOAD={}", dir.path().join("cut.so").display());
+        let options = [SURVIVES[0], SURVIVES[1], "-x", &preload, "--mca", "btl", "tcp,self"];
+        let Some(run) = start(&dir, 3, &options, JOB) else { return };
+        dir.file(&format!("cut-{pair}"), "");
+        // The exit code is that of the rank that leaves.
+        run.wait_clean().says("is lost").says("what ran here is ended").says("270 of 270 done");
+        check_tasks(&Trace::of(&dir, "run"), &[1, 2], TASKS);
+    }
 }
 
 /// A task on each slot that ends when the test says so.
@@ -231,7 +306,9 @@ fn a_world_that_does_not_survive_says_what_to_add() {
     let output = run.wait_clean();
     assert_ne!(output.exit(), 0);
     output.says("rank 1 has ended").says("--resume").says("--with-ft ulfm");
-    for (options, survives) in [(&SURVIVES[..], true), (&[], false)] {
+    // The variable alone changes nothing.
+    let by_hand = ["-x", "OMPI_MCA_mpi_ft_enable=1"];
+    for (options, survives) in [(&SURVIVES[..], true), (&by_hand, false), (&[], false)] {
         let Some(topo) = openmpi5(&dir, 1, options) else { return };
         let shown = topo.args(["topo", "--json"]).run().ok().json();
         assert_eq!(shown["mpi"]["survives_lost_ranks"], survives, "{shown}");

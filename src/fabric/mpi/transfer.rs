@@ -1,12 +1,14 @@
 //! Transfers between a start and an end.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use mpi::ffi;
 use mpi::raw::AsRaw;
 use mpi::traits::Equivalence;
 
 use super::failures::SUCCESS;
+use crate::model::Rank;
 
 /// Memory that MPI may still read from or write to.
 pub(super) struct Transfer<B> {
@@ -19,8 +21,8 @@ pub(super) enum Progress {
     Pending,
     /// Complete: the other rank and the number of bytes (of a receive).
     Done(i32, usize),
-    /// The other rank is lost, or, for a receive from any rank, a rank is. Only where errors
-    /// return.
+    /// Mostly as the other rank is lost, or, for a receive from any rank, a rank is. Only where
+    /// errors return.
     Failed,
 }
 
@@ -70,18 +72,26 @@ impl<B> Transfer<B> {
     }
 }
 
-/// Takes the sends at the front that have ended; returns the buffers of those that succeeded.
+/// Takes the sends at the front that have ended: returns the buffers of those that succeeded, and
+/// notes the receivers of those that failed.
 #[inline]
-pub(super) fn take_ended<B>(sends: &mut VecDeque<Transfer<B>>, mut freed: impl FnMut(B)) {
-    while let Some(first) = sends.front_mut() {
+pub(super) fn take_ended<B>(
+    sends: &mut VecDeque<(Rank, Transfer<B>)>,
+    mut freed: impl FnMut(B),
+    unsent: &mut Vec<(Rank, Instant)>,
+) {
+    while let Some((_, first)) = sends.front_mut() {
         let has_failed = match first.progress() {
             Progress::Pending => return,
             Progress::Done(..) => false,
             Progress::Failed => true,
         };
         match sends.pop_front() {
-            Some(first) if has_failed => first.abandon(),
-            Some(first) => freed(first.buffer),
+            Some((to, first)) if has_failed => {
+                first.abandon();
+                unsent.push((to, Instant::now()));
+            }
+            Some((_, first)) => freed(first.buffer),
             None => return,
         }
     }

@@ -257,7 +257,8 @@ impl CoordinatorDriver {
     pub(crate) fn on_signal(&mut self, now: Time, signal: i32, ended: &[Rank]) -> Messages {
         let request = self.limits.on_signal(now, signal, self.coordinator.tally().running);
         self.recording.note(now, Level::Warning, &request.text);
-        if let Some(rank) = ended.first() {
+        let is_new = |rank: &&Rank| !self.coordinator.standing(**rank).is_some_and(RankState::is_gone);
+        if let Some(rank) = ended.iter().find(is_new) {
             let text = format!("the process of {rank} has ended; here a lost rank {}", RankLoss::here().text());
             self.recording.note(now, Level::Error, &text);
         }

@@ -193,6 +193,11 @@ impl JoinListener {
                 self.lose(now, from, reason, nodes, &mut effects);
                 self.hub.cut(from);
             }
+            // It may live: without its link it ends what it runs.
+            Message::RankLost { rank } if world.clone().any(|mate| mate == *rank) => {
+                self.lose(now, *rank, "its world has lost it", nodes, &mut effects);
+                self.hub.cut(*rank);
+            }
             Message::Leaving => {
                 effects.notes.push((Level::Info, format!("{from} was told to go, and drains with its world")));
                 world.for_each(|rank| effects.change(rank, Change::Drain));

@@ -101,6 +101,8 @@ pub(in crate::runtime) struct Engine {
     cut_off: bool,
     /// Number of lost ranks of this world that were dealt with.
     lost_ranks: usize,
+    /// Ranks that count as lost because others say so; they were told.
+    expelled: Vec<Rank>,
     long_tasks: LongTaskWatch,
     /// What this rank has sent so far, and how many tasks it has stolen.
     traffic: Traffic,
@@ -138,6 +140,7 @@ impl Engine {
             guest_signals: None,
             cut_off: false,
             lost_ranks: 0,
+            expelled: Vec::new(),
             long_tasks: LongTaskWatch::new(LOOK_INTERVAL),
             traffic: Traffic::default(),
             stolen: 0,
@@ -363,8 +366,9 @@ impl Engine {
         moved
     }
 
-    /// Notifies the coordinator when MPI has lost ranks of this world. Without rank 0 the others have
-    /// no reason to stay; what else a loss means, rank 0 tells them.
+    /// Notifies the coordinator when ranks of this world are lost. MPI may have told this rank alone,
+    /// so the others tell rank 0; without it they have no reason to stay. What else a loss means,
+    /// rank 0 tells them.
     fn check_lost_ranks(&mut self) {
         let lost = self.fabric.lost();
         let new = lost.get(self.lost_ranks..).unwrap_or_default();
@@ -377,6 +381,18 @@ impl Engine {
             self.send_all(messages);
         } else if new.contains(&Rank::ZERO) {
             self.lose_coordinator();
+        } else {
+            for &rank in new.iter().filter(|rank| !self.expelled.contains(rank)).collect::<Vec<_>>() {
+                self.send(Rank::ZERO, Message::RankLost { rank });
+            }
+        }
+    }
+
+    /// Takes a rank for lost that others have lost. It may live, and be reached from here alone.
+    fn expel(&mut self, rank: Rank) {
+        if rank != Rank::ZERO && self.fabric.give_up(rank) {
+            self.expelled.push(rank);
+            self.send(rank, Message::Expelled);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::fabric::{Alone, Fabric};
 use crate::job;
 use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
-use crate::runtime::world::handshake::{await_welcome, send};
+use crate::runtime::world::handshake::{await_dismissal, await_welcome, send};
 use crate::runtime::{Finished, MAX_CLOSE_WAIT, RunError};
 use crate::schedule::protocol::{Message, Welcome};
 use crate::topology::Topology;
@@ -48,6 +48,7 @@ pub(in crate::runtime) fn run(
         Err(error) => {
             let reason = error.to_string();
             send(fabric.as_mut(), Rank::ZERO, &Message::Broken { reason })?;
+            await_dismissal(fabric.as_mut());
             Err(error)
         }
     }

@@ -63,7 +63,7 @@ pub(crate) fn await_welcome(fabric: &mut dyn Fabric, wake: &EventWait) -> Result
     }
 }
 
-fn numbers(ranks: &[Rank]) -> Vec<u32> {
+pub(super) fn numbers(ranks: &[Rank]) -> Vec<u32> {
     ranks.iter().map(|rank| rank.0).collect()
 }
 
@@ -74,6 +74,22 @@ fn pause(wake: &EventWait) -> Result<(), RunError> {
         _ => {
             std::thread::sleep(POLL_INTERVAL);
             Ok(())
+        }
+    }
+}
+
+/// How long a rank waits for the answer to its message that it cannot take part.
+const DISMISSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Waits until rank 0 has answered that this rank cannot take part. The loss of a process that ended
+/// at once might be noticed before its message.
+pub(crate) fn await_dismissal(fabric: &mut dyn Fabric) {
+    let end = Instant::now() + DISMISSAL_TIMEOUT;
+    while Instant::now() < end {
+        match receive(fabric) {
+            Ok(Some((_, Message::Finish))) | Err(_) => return,
+            Ok(Some(_)) => {}
+            Ok(None) => std::thread::sleep(POLL_INTERVAL),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::handshake::{HANDSHAKE_TIMEOUT, POLL_INTERVAL, settle};
+use super::handshake::{HANDSHAKE_TIMEOUT, POLL_INTERVAL, numbers, settle};
 use crate::data::exchange::{Exchange, Stopped};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
@@ -79,7 +79,8 @@ impl World {
     }
 
     /// Waits for a message of another rank; returns the sender and the message. Rank 0 returns an
-    /// error after a signal or a timeout of minutes; the other ranks wait without a limit.
+    /// error after a signal, a timeout of minutes or the loss of a rank; the other ranks wait without
+    /// a limit, unless rank 0 is lost.
     ///
     /// A rank that begins the next run sends frames of it at once. So a rank that waits for
     /// messages of several others must keep them from running until it has received all.
@@ -92,6 +93,13 @@ impl World {
             let mut words = Vec::new();
             if let Some(from) = self.fabric.receive(&mut words)? {
                 return Ok((from, words));
+            }
+            let lost = self.fabric.lost();
+            if lost.contains(&Rank::ZERO) {
+                return Err(RunError::Orphaned);
+            }
+            if leads && !lost.is_empty() {
+                return Err(RunError::Lost { ranks: numbers(&lost) });
             }
             match self.wake.next_signal() {
                 Some(signal) if leads && signal != libc::SIGUSR1 => return Err(RunError::Interrupted(signal)),
@@ -147,6 +155,10 @@ impl Exchange for World {
                     looks = 0;
                 }
                 None => {
+                    let lost = self.fabric.lost().into_iter().find(|rank| incoming[rank.index()].is_none());
+                    if let Some(rank) = lost {
+                        return Err(Stopped::Lost(format!("{rank} is lost, which holds a part of the graph")));
+                    }
                     looks += 1;
                     // Other ranks may need this core.
                     match looks {
@@ -177,6 +189,7 @@ impl Drop for World {
 mod tests {
     use super::*;
     use crate::fabric::local;
+    use crate::fabric::rounds::tests::Lossy;
     use crate::observe::progress::Mode;
 
     /// One rank: three runs, and messages between them.
@@ -219,5 +232,20 @@ mod tests {
         });
         // Rank 0 returns the reason; the others only received that there is no run.
         assert_eq!(codes, [[0, 2, 0], [0, 0, 0], [0, 0, 0]]);
+    }
+
+    #[test]
+    fn no_message_of_a_lost_rank_is_waited_for() {
+        let mut ends = local::world(3);
+        let _lost = ends.pop();
+        let worlds =
+            ends.into_iter().map(|end| World { fabric: Box::new(Lossy(end)), wake: listen().unwrap(), early: vec![] });
+        let mut worlds: Vec<World> = worlds.collect();
+        let heard = worlds[0].hear();
+        assert!(matches!(&heard, Err(RunError::Lost { ranks }) if *ranks == [2]), "{heard:?}");
+        for world in &mut worlds {
+            let swapped = world.swap(vec![Vec::new(); 3]);
+            assert!(matches!(&swapped, Err(Stopped::Lost(text)) if text.starts_with("rank 2 ")), "{swapped:?}");
+        }
     }
 }

@@ -50,6 +50,13 @@ impl Engine {
     }
 
     fn deliver(&mut self, from: Rank, message: Message) {
+        if let Message::RankLost { rank } = &message {
+            // Of two ranks that lost each other the first is believed.
+            if self.coordinator.is_none() || self.expelled.contains(&from) {
+                return;
+            }
+            self.expel(*rank);
+        }
         if message.is_for_coordinator() {
             if let Some(coordinator) = &mut self.coordinator {
                 let messages = coordinator.on_message(self.shared.clock.now(), from, message);
@@ -58,6 +65,7 @@ impl Engine {
         } else {
             if let Message::Prepare { lost_ranks, .. } = &message {
                 self.shared.files.lose(lost_ranks.iter());
+                lost_ranks.iter().for_each(|rank| self.expel(rank));
             }
             if matches!(message, Message::Stop { .. }) {
                 self.trust_coordinator();
@@ -76,6 +84,10 @@ impl Engine {
                     if let Err(error) = self.shared.add_tasks(added) {
                         self.fail(format!("tasks that were added cannot be read: {error}"));
                     }
+                }
+                Message::Expelled if self.coordinator.is_none() => {
+                    tracing::error!("this rank counts as lost, says {from}: its tasks go to others");
+                    self.lose_coordinator();
                 }
                 message => self.step(WorkerEvent::Message { from, message }),
             }
