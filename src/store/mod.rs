@@ -63,6 +63,9 @@ use memo::Memo;
 use memory::{MAX_RESULT, Memory, SmallResult};
 use result::Latest;
 
+/// An output whose content a level has already.
+type KnownOutput = (OutputName, Content);
+
 /// Time to live of results in memory, unless the job says otherwise.
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
 /// The size of a level is looked at whenever this share of it was written.
@@ -456,7 +459,7 @@ impl Store {
         Ok(())
     }
 
-    fn check_size(&self, outputs: &[(OutputName, PathBuf)], known: &[(OutputName, Content)]) -> Result<(), NotStored> {
+    fn check_size(&self, outputs: &[(OutputName, PathBuf)], known: &[KnownOutput]) -> Result<(), NotStored> {
         let mut left = self.size.checked_sub(known.iter().map(|(_, content)| content.bytes()).sum());
         let is_known = |name: &OutputName| known.iter().any(|(other, _)| other == name);
         for (_, path) in outputs.iter().filter(|(name, _)| !is_known(name)) {
@@ -472,7 +475,7 @@ impl Store {
         disk: &Disk,
         key: &Digest,
         result: &mut StoredResult,
-        (outputs, known): (&[(OutputName, PathBuf)], &[(OutputName, Content)]),
+        (outputs, known): (&[(OutputName, PathBuf)], &[KnownOutput]),
     ) -> Result<(), (PathBuf, DescribeError)> {
         result.outputs.clear();
         for (name, path) in outputs {
