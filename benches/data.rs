@@ -74,7 +74,7 @@ fn store(place: &Path) -> Store {
 /// Hashing of a file that no memo knows, beside BLAKE3 over the same bytes in memory.
 fn hashing(place: &Path, rounds: usize) {
     let file = place.join("hashed");
-    let bytes: Vec<u8> = (0..HASHED).map(|i| (i * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..HASHED).map(|i| ((i * 31) >> 3) as u8).collect();
     fs::write(&file, &bytes).expect("written");
     let rate = |start: Instant| HASHED as f64 / 1e9 / start.elapsed().as_secs_f64();
     let floor = || {
