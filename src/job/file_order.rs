@@ -6,7 +6,9 @@
 //! for the task that writes the directory around it.
 //!
 //! A task writes its `outputs` and the files that it has for standard output and standard error,
-//! as far as their names are known before it runs. It reads its `inputs` and its `stdin`.
+//! as far as their names are known before it runs. It reads its `inputs` and its `stdin`. Files for
+//! standard output order only who reads exactly that file: a directory of logs is read by tasks that
+//! others follow which log there, too.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -90,7 +92,9 @@ impl FileTable<'_> {
         for element in (0..self.count).filter(|_| self.has_streams()) {
             for (output, name) in self.streams(element) {
                 let is_own = |other: OutputOrigin| (other.group, other.element) == (group, element);
-                if !written.writers(&name).any(is_own) {
+                // An output comes before all streams, and the other stream right before this one.
+                let others = [written.writer(&name), written.latest_writer(&name)];
+                if !others.into_iter().flatten().any(is_own) {
                     written.insert_shared(&name, OutputOrigin { group, output, element });
                 }
             }
@@ -157,18 +161,36 @@ impl FileOrder<'_> {
         let mut writers = |number: u32| {
             let name = self.tables.table(to).absolute(number, &file.name);
             let mut found = self.writers(to, number, &name);
-            if found.is_empty() {
+            if found.is_empty() && !self.is_written(&name) {
                 unwritten(name);
             }
             found.retain(|writer| is_wanted(writer.group));
             found
         };
         let mut found = match self.tables.table(to).reads_one_file(&file.name) {
-            true => self.constant(to, &writers(0)),
+            true => {
+                let mut of_all = writers(0);
+                of_all.retain(|writer| writer.group != to || !self.is_stream(*writer));
+                self.constant(to, &of_all)
+            }
             false => self.elements(to, &mut writers),
         }?;
         found.retain(|(writer, _)| !self.is_pipe(*writer));
         Ok(found)
+    }
+
+    /// True if a file is one for standard output or standard error, and no output.
+    fn is_stream(&self, writer: OutputOrigin) -> bool {
+        writer.output as usize >= self.tables.table(writer.group).body.outputs.len()
+    }
+
+    /// True if a task writes the file or into the directory of this name.
+    fn is_written(&self, name: &str) -> bool {
+        self.written.iter().any(|written| {
+            let mut any = written.writer(name).is_some();
+            written.each_inside(name, &mut |_| any = true);
+            any
+        })
     }
 
     /// True if a task writes its standard output into a named pipe: who reads it runs beside that
@@ -230,31 +252,38 @@ impl FileOrder<'_> {
 
     /// The tasks that write what an element reads, ascending: the file or, of a directory, what is
     /// in it, else a directory around it. Tasks that both read a directory and write into it do not
-    /// wait for each other, nor for themselves.
+    /// wait for each other, nor for themselves, and those of a group not for each other's part of a
+    /// file that they share for standard output.
     pub(super) fn writers(&self, to: GroupId, number: u32, name: &str) -> Vec<OutputOrigin> {
         let mut found: Vec<OutputOrigin> = self.written.iter().flat_map(|written| written.writers(name)).collect();
-        let is_own = writes_into(&self.tables.table(to), number, name);
+        let table = self.tables.table(to);
+        let is_own_stream = |writer: &OutputOrigin| writer.group == to && self.is_stream(*writer);
+        if found.iter().any(is_own_stream) && table.streams(number).any(|(_, file)| file == name) {
+            found.retain(|writer| !is_own_stream(writer));
+        }
+        let is_own = writes_into(&table, number, name);
         for written in self.written {
             written.each_inside(name, &mut |writer| {
-                if writer.group != to && !(is_own && reads(&self.tables.table(writer.group), writer.element, name)) {
+                let is_other = writer.group != to && !self.is_stream(writer);
+                if is_other && !(is_own && reads(&self.tables.table(writer.group), writer.element, name)) {
                     found.push(writer);
                 }
             });
         }
         if found.is_empty() {
             let around = self.written.iter().flat_map(|written| written.around(name));
-            found.extend(around.filter(|writer| (writer.group, writer.element) != (to, number)));
+            let is_own = |writer: &OutputOrigin| (writer.group, writer.element) == (to, number);
+            found.extend(around.filter(|writer| !is_own(writer) && !self.is_stream(*writer)));
         }
         found.sort_unstable();
         found
     }
 }
 
-/// True if an element writes into the directory of this name.
+/// True if an element writes outputs into the directory of this name.
 fn writes_into(table: &FileTable<'_>, number: u32, name: &str) -> bool {
     let is_inside = |file: String| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
     table.body.outputs.iter().any(|output| is_inside(table.absolute(number, &output.name)))
-        || table.streams(number).any(|(_, name)| is_inside(name))
 }
 
 /// True if an element reads the directory of this name.

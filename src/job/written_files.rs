@@ -101,6 +101,12 @@ impl<W: Copy> WrittenFiles<W> {
         self.files.get(&hash(name)).copied()
     }
 
+    /// Who was inserted last of those who write a file of exactly this name.
+    pub(crate) fn latest_writer(&self, name: &str) -> Option<W> {
+        let further = self.further.get(&hash(name)).and_then(|further| further.last());
+        further.copied().or_else(|| self.writer(name))
+    }
+
     /// All who write a file of exactly this name.
     pub(crate) fn writers(&self, name: &str) -> impl Iterator<Item = W> {
         let further = self.further.get(&hash(name)).map_or(&[][..], Vec::as_slice);

@@ -71,8 +71,9 @@ pub enum Record {
     Advice(Box<Advice>),
     /// A site was asked for nodes, in a run of a job that has several.
     Site(Box<SiteRequest>),
-    /// Tasks that the session leaves out and that began in earlier sessions without completing, with
-    /// their numbers in the previous one: their last attempts still hold.
+    /// Tasks that may have begun in earlier sessions without completing, with their numbers in the
+    /// previous one. The last attempts of those that the session leaves out, which a record before
+    /// says, still hold.
     StillBegun(Vec<KeptRun>),
 }
 

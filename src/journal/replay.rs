@@ -71,6 +71,8 @@ pub struct Session {
     pub unusual: Vec<Anomaly>,
     /// The tasks that it leaves out; `None`: none.
     pub left_out: Option<LeftOut>,
+    /// The tasks that may have begun in earlier sessions without completing.
+    pub still_begun: Vec<KeptRun>,
     /// Why tasks that had completed in an earlier session run again, ascending.
     pub run_again: Vec<RunAgain>,
     /// Changed limits of pools, oldest first.
@@ -288,7 +290,13 @@ impl Replay {
             Record::Closed(_) => session.is_closed = true,
             Record::Requests(requests) => session.requests = requests,
             Record::Advice(advice) => session.advice.push(*advice),
-            Record::StillBegun(tasks) => carry_over(&self.before, &tasks, &mut self.latest)?,
+            Record::StillBegun(tasks) => {
+                let mut still = LatestAttempts::default();
+                carry_over(&self.before, &tasks, &mut still)?;
+                let is_out = |task: TaskId| session.left_out.as_ref().is_some_and(|left_out| left_out.has(task));
+                still.iter().filter(|(task, _)| is_out(*task)).for_each(|(task, at)| self.latest.insert(task, at));
+                session.still_begun = tasks;
+            }
             Record::Site(request) => session.site_requests.push(*request),
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
@@ -353,6 +361,7 @@ impl Session {
             past: None,
             unusual: Vec::new(),
             left_out: None,
+            still_begun: Vec::new(),
             run_again: Vec::new(),
             limits: Vec::new(),
             pools: Vec::new(),

@@ -4,7 +4,8 @@
 //! A rank remembers whose outputs its node has, and names them when it asks for work. The rank that
 //! gives knows what its own node has, so it gives the tasks for which the fewest bytes must travel
 //! that would not if they stayed. It gives none whose files take longer to travel than the tasks
-//! that wait here would take to start: stealing it would gain nothing. Ranks of one node share what
+//! that wait here would take to start: stealing it would gain nothing. They wait at least as long
+//! again as one of them has waited, however short the tasks were that have ended. Ranks of one node share what
 //! they have, and ranks of a job without such files know nothing of all this.
 
 use std::collections::VecDeque;
@@ -118,7 +119,9 @@ impl DataStealing {
         if self.thieves.get(&thief).is_none_or(|holdings| holdings.node == self.node) {
             return share;
         }
-        let wait = usual.map(|usual| usual.saturating_mul(load.ready) / load.busy.max(1));
+        // Where nothing runs, nothing tells when one of them will start.
+        let usual = usual.filter(|_| load.busy > 0);
+        let wait = usual.map(|usual| usual.saturating_mul(load.ready) / load.busy);
         self.weighing = Some(Weighing { share, wait });
         load.ready.clamp(share, most.max(share))
     }
@@ -137,6 +140,8 @@ impl DataStealing {
         let sides = |writer: TaskId| (self.held.contains(&writer), is_there(writer));
         let extra = |lease: &Lease| extra_bytes(&reads(lease.task), &sides);
         let weighed: Vec<i64> = leases.iter().map(extra).collect();
+        let longest = leases.iter().map(|lease| now.since(lease.ready)).max().unwrap_or_default();
+        let wait = wait.map(|wait| wait.max(longest));
         let given = cheapest(&weighed, share as usize, wait);
         if given.is_empty() && !leases.is_empty() {
             self.not_before = now.after(WEIGHING_PAUSE);
@@ -230,6 +235,12 @@ mod tests {
             let (given, kept) = stealing.choose(Time::ZERO, Rank(1), leases[..5].to_vec(), &reads);
             assert_eq!((given.len(), kept.len()), (expected, 5 - expected));
             assert_eq!(stealing.is_pausing(Time(1)), expected == 0);
+        }
+        // One that has waited for longer than its files travel goes, and so does one where nothing runs.
+        let reads = |task: TaskId| vec![ReadFiles { writer: TaskId(task.0 - 10), bytes: Some(200 << 20) }];
+        for (busy, now) in [(1, Time(10_000_000_000)), (0, Time::ZERO)] {
+            stealing.begin(Rank(1), (1, 128), Load { busy, ..load }, usual);
+            assert_eq!(stealing.choose(now, Rank(1), leases[..5].to_vec(), &reads).0.len(), 1);
         }
         // Ranks of one node have the same files.
         stealing.learn(Rank(2), DataStealing::new(1).holdings());

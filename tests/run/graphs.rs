@@ -462,3 +462,24 @@ fn the_operations_are_timed_alone_and_under_mpirun() {
     let together = found(mpirun(&dir, 3).args(args).run().code(0).stdout());
     assert_eq!(alone, together, "ranks make no difference");
 }
+
+#[test]
+fn a_batch_stays_whose_task_only_makes_a_file_again_and_is_in_no_other_run() {
+    let dir = Dir::new("graphs-file-lost");
+    dir.file("g.el", "1 2\n2 3\n");
+    dir.job(
+        "job.toml",
+        "[[graph]]\nname = 'g'\nfile = 'g.el'\n\
+         [[task]]\nname = 'ins'\ngraph = 'g'\noperation = 'insert_edges'\nargs = { edges = [[1, 3]] }\n\
+         outputs = 't.json'\nstdout = 't.json'\n\
+         [[task]]\nname = 'mid'\nneeds = 'ins'\ncommand = 'true'\n\
+         [[task]]\nname = 'see'\nneeds = 'mid'\ngraph = 'g'\noperation = 'bfs'\nargs = { source = 1 }\noutput = 'see.txt'\n\
+         [[task]]\nname = 'use'\nneeds = 'ins'\ncommand = 'true'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml", "--only", "ins", "--only", "mid"]).run().ok();
+    std::fs::remove_file(dir.path().join("t.json")).unwrap();
+    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok().says("t.json is missing").says("4 completed");
+    assert!(dir.has("t.json") && dir.read("see.txt").contains("3 1\n"), "{}", dir.read("see.txt"));
+    // A new run has no batch, whatever file the task has left.
+    phalanx(&dir).args(["run", "job.toml", "--only", "use"]).run().code(2).says("leaves out ins, which use needs");
+}

@@ -139,3 +139,22 @@ fn what_must_run_again_is_not_there_and_the_refusal_says_why() {
     let refused = phalanx(&dir).args(["run", "job.toml", "--resume", "--only", "plot"]).run().code(2);
     refused.says("leaves out merge, which plot needs and which must run again (its output all is missing)");
 }
+
+#[test]
+fn a_part_of_an_output_is_known_as_one_after_further_sessions() {
+    let dir = Dir::new("part-sessions");
+    dir.job(
+        "job.toml",
+        "[[task]]\nname = 'first'\ncommand = 'test ! -e broken'\n\
+         [[task]]\nname = 'half'\nneeds = 'first'\noutputs = 'h'\ncommand = 'echo part > h; false'\n\
+         [[task]]\nname = 'last'\ninputs = 'h'\noutputs = 'l'\ncommand = 'cp h l'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml"]).run().code(1);
+    dir.file("broken", "");
+    // Sessions in which `half` does not start.
+    for _ in 0..2 {
+        phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "first"]).run().code(1);
+    }
+    let out = phalanx(&dir).args(["run", "job.toml", "--resume", "--only", "last"]).run().code(2);
+    out.says("leaves out half, which last needs and which has begun and not completed");
+}

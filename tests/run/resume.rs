@@ -790,3 +790,19 @@ fn what_is_complete_stays_so_while_its_inputs_cannot_be_reached() {
     resume(&["-n"]).ok().says("a[2]: its variable CASE has changed");
     resume(&[]).ok().says("4 completed");
 }
+
+#[test]
+fn a_task_that_runs_again_may_make_what_it_does_not_declare() {
+    let dir = Dir::new("undeclared");
+    dir.file("side", "");
+    dir.job(
+        "job.toml",
+        "[[task]]\nname = 'a'\ncommand = 'echo a > side'\n\
+         [[task]]\nname = 'b'\nneeds = 'a'\ncommand = 'true'\n\
+         [[task]]\nname = 'c'\nneeds = 'b'\ninputs = 'side'\noutputs = 'c'\ncommand = 'cp side c'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml"]).run().ok();
+    std::fs::remove_file(dir.path().join("side")).unwrap();
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "c"]).run().code(2).says("side is missing");
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "a"]).run().ok().says("3 completed");
+}

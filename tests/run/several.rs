@@ -160,3 +160,21 @@ fn jobs_of_one_run_get_slot_time_by_their_shares() {
     let share = got("small") / (got("small") + got("large"));
     assert!((share - 2.0 / 3.0).abs() < 0.05, "{share}");
 }
+
+#[test]
+fn directories_of_logs_and_logs_of_ones_own_order_nothing() {
+    let dir = Dir::new("logs-order");
+    dir.file("own.log", "");
+    // `tidy` logs into the directory that `report` reads, and `work` fails there.
+    dir.job(
+        "job.toml",
+        "[defaults]\nstdout = 'logs/%x.log'\n\
+         [[task]]\nname = 'work'\ncommand = 'echo half; false'\n\
+         [[task]]\nname = 'report'\nneeds = 'afterany:work'\ninputs = 'logs'\n\
+         command = 'cat logs/work.log > report.txt'\n\
+         [[task]]\nname = 'tidy'\nneeds = 'report'\ncommand = 'true'\n\
+         [[task]]\nname = 'own'\narray = '0-2'\nstdout = 'own.log'\ninputs = 'own.log'\ncommand = 'true'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml"]).run().code(1).says("5 completed");
+    assert_eq!(dir.read("report.txt"), "half\n");
+}

@@ -10,7 +10,6 @@ use std::sync::mpsc::Receiver;
 use super::autoscaler::Autoscaler;
 use super::driver::{CoordinatorDriver, SessionIdentity};
 use super::join_listener::JoinListener;
-use super::part_of_job::still_begun;
 use super::prepare::PreparedRun;
 use super::pricing;
 use super::provisioner::{self, Provisioner, listen_on};
@@ -448,10 +447,9 @@ fn record_beginning(
     }))?;
     if !start.prepared.left_out.is_empty() {
         start.journal.append(&Record::LeftOut(LeftOut::of(&start.selection, &start.prepared.left_out)))?;
-        let stands = still_begun(&start.begun, &start.prepared.left_out);
-        if !stands.is_empty() {
-            start.journal.append(&Record::StillBegun(stands))?;
-        }
+    }
+    if !start.begun.is_empty() {
+        start.journal.append(&Record::StillBegun(std::mem::take(&mut start.begun)))?;
     }
     if !start.recalled.is_empty() {
         start.journal.append(&Record::Attempts(start.recalled.iter().map(|task| recalled(*task)).collect()))?;

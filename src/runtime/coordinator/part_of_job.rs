@@ -26,20 +26,6 @@ pub(super) fn left_out(selected: &Selected, kept: &[KeptRun], tasks: usize) -> A
     if out.contains(&true) { out.into() } else { Arc::default() }
 }
 
-/// Those of the tasks that began without completing that the session leaves out: what their last
-/// attempts came to still holds.
-pub(super) fn still_begun(begun: &[KeptRun], left_out: &[bool]) -> Vec<KeptRun> {
-    let tasks = begun.iter().flat_map(|run| (0..run.count).map(|at| (run.first.0 + at, run.was.0 + at)));
-    let mut still: Vec<KeptRun> = Vec::new();
-    for (task, was) in tasks.filter(|(task, _)| left_out.get(*task as usize) == Some(&true)) {
-        match still.last_mut() {
-            Some(run) if run.first.0 + run.count == task && run.was.0 + run.count == was => run.count += 1,
-            _ => still.push(KeptRun { first: TaskId(task), was: TaskId(was), count: 1 }),
-        }
-    }
-    still
-}
-
 /// Refuses a selection with a task that needs what is neither chosen, nor complete, nor there. What
 /// a task has left that began without completing is not there: it may be a part.
 pub(super) fn check_needs(
@@ -68,9 +54,14 @@ pub(super) fn check_needs(
 }
 
 /// Refuses a resume that would run a task again which had completed and cannot: an input is missing
-/// that no task writes. What it has left would be lost.
-pub(super) fn check_sources(selected: &Selected, job: &Job, takeover: &Takeover) -> Result<(), RunError> {
-    let (probe, written) = (FileProbe::default(), OnceCell::new());
+/// that no task writes. What it has left would be lost. A task that it needs and that runs again,
+/// too, may make what it does not declare.
+pub(super) fn check_sources(
+    selected: &Selected,
+    (job, graph): (&Job, &TaskGraph),
+    takeover: &Takeover,
+) -> Result<(), RunError> {
+    let (probe, written, behind) = (FileProbe::default(), OnceCell::new(), OnceCell::new());
     let again = takeover.runs.iter().filter(|(task, reason)| reason.had_completed() && selected.has(*task));
     for (id, reason) in again.take(MAX_CHECKED) {
         let Ok(task) = job.task(*id) else { continue };
@@ -80,6 +71,9 @@ pub(super) fn check_sources(selected: &Selected, job: &Job, takeover: &Takeover)
             probe.exists(&path) == Some(false) && written().writer_of(&path).is_none()
         };
         let Some(file) = task.required.iter().find(is_source) else { continue };
+        if behind.get_or_init(|| behind_running(selected, graph, takeover))[id.index()] {
+            continue;
+        }
         let (name, why) = (job.task_name(*id), reason.text(job));
         let file = file.display();
         let again = if let RunReason::Asked = reason { "--rerun" } else { "the resume" };
@@ -89,6 +83,20 @@ pub(super) fn check_sources(selected: &Selected, job: &Job, takeover: &Takeover)
         )));
     }
     Ok(())
+}
+
+/// For each node whether it needs, directly or not, a task that runs.
+fn behind_running(selected: &Selected, graph: &TaskGraph, takeover: &Takeover) -> Vec<bool> {
+    let mut runs = vec![false; graph.node_count()];
+    for (task, _) in takeover.runs.iter().filter(|(task, _)| selected.has(*task)) {
+        runs[task.index()] = true;
+    }
+    let mut behind = vec![false; graph.node_count()];
+    for node in graph.topological().iter() {
+        let is_one = |before: u32| runs[before as usize] || behind[before as usize];
+        behind[node as usize] = graph.predecessors(node).any(|edge| is_one(edge.node()));
+    }
+    behind
 }
 
 /// What is missing of the files that complete tasks have read, in words.
@@ -105,8 +113,12 @@ pub(super) fn kept_without(takeover: &Takeover) -> Option<String> {
     ))
 }
 
-/// True if the task declares outputs, and all of them are there.
+/// True if the task declares outputs, and all of them are there. What one has changed in a graph is
+/// there only if the task has completed in this run.
 fn has_outputs(probe: &FileProbe, job: &Job, task: TaskId) -> bool {
+    if job.bodies[job.group_of(task).0 as usize].changes_graph() {
+        return false;
+    }
     let Ok(Task { dir, promised, .. }) = job.task(task) else { return false };
     !promised.is_empty() && promised.iter().all(|file| probe.exists(&dir.join(file)) == Some(true))
 }

@@ -360,7 +360,7 @@ fn open_journal(
     (*loaded, *graph) = (resumed.loaded, resumed.graph);
     let (job, takeover) = (&loaded.job, resumed.takeover);
     check_needs(selected, (job, graph), &takeover)?;
-    check_sources(selected, job, &takeover)?;
+    check_sources(selected, (job, graph), &takeover)?;
     let unrecorded = replay.unrecorded();
     if !unrecorded.is_empty() {
         let ends = counted(unrecorded.len() as u64, "attempt");
@@ -379,7 +379,9 @@ fn open_journal(
     if let Some(reruns) = takeover.reruns(job, LISTED_RERUNS).filter(|_| options.mention_earlier) {
         tell(&format!("run again: {reruns}"));
     }
-    let stays = |writer: BatchWriter| stays_complete(writer, &replay, &takeover.kept);
+    // A task that runs only to make a file again repeats its change, which others have seen.
+    let standing = [takeover.kept.as_slice(), &takeover.remade].concat();
+    let stays = |writer: BatchWriter| stays_complete(writer, &replay, &standing);
     let graphs = job.graphs.iter().map(|graph| graph.name.as_str());
     let former_batches =
         FormerBatches::find(dir.path(), graphs, &stays).map_err(|error| RunError::Refused(error.to_string()))?;

@@ -73,7 +73,7 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
     let job = &loaded.job;
     let selected = options.selection.of(job, &graph).map_err(RunError::Refused)?;
     check_needs(&selected, (job, &graph), &takeover)?;
-    check_sources(&selected, job, &takeover)?;
+    check_sources(&selected, (job, &graph), &takeover)?;
     let chosen = takeover.runs.iter().filter(|(task, _)| selected.has(*task));
     let reason = |task: TaskId, reason: &RunReason| match reason {
         RunReason::Open => selected.reason(job, task),

@@ -132,6 +132,8 @@ pub struct Takeover {
     /// Those of them that may have begun, but have not completed: what stands of their outputs may
     /// be a part.
     pub begun: Vec<KeptRun>,
+    /// Those of them that run only because an output is gone.
+    pub remade: Vec<KeptRun>,
     /// Files that tasks which stay complete have read, that are missing, and that no task writes:
     /// the first of them.
     pub missing: Vec<PathBuf>,
@@ -325,18 +327,20 @@ fn takeover_with(
         matches!(reason, Some(RunReason::Open)) && was.is_some_and(|was| (checks.begun)(was))
     };
     let begun: Vec<bool> = reasons.iter().zip(&was).map(is_begun).collect();
+    let remade: Vec<bool> = reasons.iter().map(|reason| matches!(reason, Some(RunReason::Output(_)))).collect();
     let reasons = (0..).map(TaskId).zip(reasons);
     Takeover {
         recalled: recalled.into_iter().filter(|task| kept[task.index()]).collect(),
         kept: runs(&kept[..graph.task_count()], &was),
         runs: reasons.filter_map(|(task, reason)| Some((task, reason?))).collect(),
         begun: runs(&begun, &was),
+        remade: runs(&remade, &was),
         missing: Vec::new(),
     }
 }
 
 /// True if a task is one of these, which are ascending.
-fn has(tasks: &[KeptRun], task: TaskId) -> bool {
+pub(super) fn has(tasks: &[KeptRun], task: TaskId) -> bool {
     let next = tasks.partition_point(|run| run.first <= task);
     tasks[..next].last().is_some_and(|run| task.0 - run.first.0 < run.count)
 }

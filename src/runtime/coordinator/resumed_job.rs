@@ -13,7 +13,7 @@ use super::run_files::RunFiles;
 use crate::exec::Kernels;
 use crate::graph::TaskGraph;
 use crate::job::{Addition, GrowingJob, Job, Loaded, text_with};
-use crate::journal::{Replay, RunDir};
+use crate::journal::{Replay, RunDir, Session};
 use crate::model::{Attempt, Shortfalls, TaskId};
 use crate::runtime::RunError;
 use crate::runtime::job_from_session::grown_job;
@@ -192,12 +192,15 @@ fn takeover(
         },
         recalled: &|task| recalled.contains(&task),
         lost: &|task| if looks { files.lost(task) } else { None },
-        begun: &|was| match replay.latest(was) {
-            Some((_, attempt)) => attempt.attempt > 0,
-            // A session that was killed does not say what it was running.
-            None => replay.last_session().is_some_and(|last| {
-                last.ended.is_none() && !last.left_out.as_ref().is_some_and(|left_out| left_out.has(was))
-            }),
+        begun: &|was| {
+            let is_left_out = |last: &Session| last.left_out.as_ref().is_some_and(|left_out| left_out.has(was));
+            let last = replay.last_session();
+            let has_now = match replay.latest(was) {
+                Some((_, attempt)) => attempt.attempt > 0,
+                // A session that was killed does not say what it was running.
+                None => last.is_some_and(|last| last.ended.is_none() && !is_left_out(last)),
+            };
+            has_now || last.is_some_and(|last| resume::has(&last.still_begun, was))
         },
     };
     let former = (&former.loaded.job, &former.graph);
