@@ -186,8 +186,7 @@ fn compare(options: &Options) {
 /// Forecasts of `hybrid` for the workflows of WfCommons, on 16 nodes of 4 slots.
 fn foretell(options: &Options) {
     let files = options.files();
-    let fields: Vec<(&(String, PathBuf), (Knowledge, f64))> =
-        files.iter().flat_map(|file| CASES.map(|case| (file, case))).collect();
+    let fields: Vec<(_, (Knowledge, f64))> = files.iter().flat_map(|file| CASES.map(|case| (file, case))).collect();
     let rows_of = |((name, path), (knowledge, spread)): &(&(String, PathBuf), (Knowledge, f64))| {
         let instance = recorded(name, path).known(*knowledge, &mut corpus::rng(name, options.seed));
         let settings = DELAYS_S.iter().flat_map(|&delay| (0..options.settings).map(move |number| (delay, number)));
