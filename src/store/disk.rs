@@ -51,6 +51,10 @@ const RETRY_PAUSES: [Duration; 3] = [Duration::from_millis(5), Duration::from_mi
 const TAG_FILE: &str = "CACHEDIR.TAG";
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Results of tasks, kept by phalanx.\n";
 
+/// Number of looks at a tag that is incomplete, and the pause after each.
+const TAG_LOOKS: u32 = 50;
+const TAG_PAUSE: Duration = Duration::from_millis(10);
+
 /// Temporary files older than this were left by a writer that was killed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
@@ -99,7 +103,7 @@ impl Disk {
         }
         builder.create(root)?;
         if !is_level(root) {
-            if fs::read_dir(root)?.next().is_some() && !is_level(root) {
+            if fs::read_dir(root)?.next().is_some() && !becomes_level(root) {
                 // A tag that may not be read is told as such.
                 if let Err(error) = File::open(root.join(TAG_FILE))
                     && error.kind() == ErrorKind::PermissionDenied
@@ -411,6 +415,18 @@ fn readers(mode: u32) -> u32 {
         mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0)
     };
     mode | UMASK.get_or_init(umask)
+}
+
+/// True if a directory is a level of a store, or has become one shortly after: another process may be
+/// writing its tag.
+fn becomes_level(root: &Path) -> bool {
+    for _ in 0..TAG_LOOKS {
+        if is_level(root) || !root.join(TAG_FILE).exists() {
+            break;
+        }
+        std::thread::sleep(TAG_PAUSE);
+    }
+    is_level(root)
 }
 
 /// The name of this node, for names that differ between nodes.
