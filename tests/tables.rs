@@ -47,8 +47,24 @@ fn figures(shape: Shape, tables: u32) -> [f64; 2] {
     [(peak() - before) as f64, calls() as f64]
 }
 
+/// Binds this thread to one of its CPUs, so that the file is read by one thread: how far several are
+/// ahead of each other depends on the moment.
+fn bind_to_one_cpu() {
+    // SAFETY: a zeroed set is an empty one, both calls get its size, and 0 is the calling thread.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        let size = size_of::<libc::cpu_set_t>();
+        assert_eq!(libc::sched_getaffinity(0, size, &raw mut allowed), 0);
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        let first = (0..libc::CPU_SETSIZE as usize).find(|&cpu| libc::CPU_ISSET(cpu, &allowed));
+        libc::CPU_SET(first.expect("a CPU"), &mut one);
+        assert_eq!(libc::sched_setaffinity(0, size, &raw const one), 0);
+    }
+}
+
 #[test]
 fn a_table_takes_a_kibibyte_and_a_few_requests_however_many_there_are() {
+    bind_to_one_cpu();
     for shape in Shape::ALL {
         // The trees of the pieces that are read at a time are the same for all of them.
         let [few, some, many] = [4_000, 16_000, 64_000].map(|tables| figures(shape, tables));

@@ -169,7 +169,7 @@ fn refusal(drafts: &Drafts, conflict: Conflict) -> Diagnostic {
     let Conflict { output, file, other, reads } = conflict;
     let draft = drafts.get(output.group);
     let own = draft.task_name(output.element);
-    let place = draft.notes.outputs.get(output.output as usize).unwrap_or(&draft.notes.name).span();
+    let place = draft.notes.outputs().get(output.output as usize).unwrap_or(&draft.notes.name).span();
     match reads {
         false => Diagnostic::error(format!("both `{other}` of the run and `{own}` write {file}"))
             .at(&place)

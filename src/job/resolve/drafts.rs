@@ -57,14 +57,17 @@ impl Notes {
     /// Those of a table that another text has.
     pub(super) fn elsewhere() -> Notes {
         let nowhere = SourcePlace::of(&(0..0));
-        Notes {
-            needs: Box::default(),
-            name: nowhere,
-            space: nowhere,
-            inputs: Box::default(),
-            outputs: Box::default(),
-            broken: false,
-        }
+        Notes { needs: Box::default(), name: nowhere, space: nowhere, files: Box::default(), inputs: 0, broken: false }
+    }
+
+    /// Where its inputs are named.
+    pub(super) fn inputs(&self) -> &[SourcePlace] {
+        &self.files[..self.inputs as usize]
+    }
+
+    /// Where its outputs are named.
+    pub(super) fn outputs(&self) -> &[SourcePlace] {
+        &self.files[self.inputs as usize..]
     }
 }
 
@@ -105,8 +108,10 @@ pub(super) struct Notes {
     pub needs: Box<[TypedNeed]>,
     pub name: SourcePlace,
     pub space: SourcePlace,
-    pub inputs: Box<[SourcePlace]>,
-    pub outputs: Box<[SourcePlace]>,
+    /// Its inputs, and behind them its outputs.
+    pub files: Box<[SourcePlace]>,
+    /// The number of inputs.
+    pub inputs: u32,
     /// True if the table had a mistake, so that references to it cannot be checked.
     pub broken: bool,
 }

@@ -118,7 +118,7 @@ fn collect_writers(names: &PathNames<'_>, findings: &mut Findings) -> WrittenFil
 
 fn written_twice(names: &PathNames<'_>, name: &str, second: OutputOrigin, first: OutputOrigin) -> Diagnostic {
     let draft = |writer: OutputOrigin| names.draft(writer.group);
-    let place = |writer: OutputOrigin| draft(writer).notes.outputs[writer.output as usize].span();
+    let place = |writer: OutputOrigin| draft(writer).notes.outputs()[writer.output as usize].span();
     if (first.group, first.output) == (second.group, second.output) {
         Diagnostic::error(format!("several tasks of `{}` write the same file {name}", draft(first).group.name))
             .at(&place(second))
@@ -216,7 +216,7 @@ struct Readers<'a> {
 impl Readers<'_> {
     fn link_group(&mut self, to: GroupId) {
         let draft = self.names.draft(to);
-        for (file, place) in draft.body.inputs.iter().zip(&draft.notes.inputs) {
+        for (file, place) in draft.body.inputs.iter().zip(draft.notes.inputs()) {
             self.link_file(to, file, &place.span());
         }
         if let Some(file) = self.names.table(to).stdin() {

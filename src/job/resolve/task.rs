@@ -130,12 +130,13 @@ impl<'a> TaskResolver<'a> {
         });
         let text = self.context.text;
         let needs = own.needs.iter().flat_map(|needs| &needs.value.0);
+        let inputs: Vec<Spot> = spots(own.inputs.as_ref()).into_iter().chain(image).chain(read).collect();
         let notes = Notes {
             needs: needs.map(|need| TypedNeed::new(need, text)).collect(),
             name: Spot::of(own.name.as_ref().map_or(&self.spec.span, |at| &at.span)),
             space: Spot::of(&self.space_span),
-            inputs: spots(own.inputs.as_ref()).into_iter().chain(image).chain(read).collect(),
-            outputs: spots(own.outputs.as_ref()).into_iter().chain(written).collect(),
+            inputs: inputs.len() as u32,
+            files: inputs.into_iter().chain(spots(own.outputs.as_ref())).chain(written).collect(),
             broken: self.is_space_broken(),
         };
         (group, body, notes)
