@@ -1,9 +1,9 @@
 //! What results that are not computed twice and files on the node's disk cost, each beside a floor
 //! of the same run.
 //!
-//! `cargo bench --bench data [-- ROUNDS]` runs what is measured and its floor in turns and prints the
-//! medians. All files are in `/dev/shm`, so no disk is measured. `benches/nodes.py` measures what
-//! goes between nodes.
+//! `cargo bench --bench data [-- ROUNDS]` runs what is measured and its floor in turns and prints
+//! the medians. All files are in `/dev/shm`, so no disk is measured. `benches/nodes.py` measures
+//! what goes between nodes.
 
 #[path = "../tests/parts/exec_support.rs"]
 mod exec_support;
@@ -151,8 +151,8 @@ fn kernels(rounds: usize) {
     line("hit of a kernel in memory", &turns(rounds, || us(&plain, CALLS), || us(&cached, CALLS)), "us", "10 us");
 }
 
-/// Commands whose results a level has, in a process that has nothing in memory, beside a copy of the
-/// output by this process itself. Two slots.
+/// Commands whose results a level has, in a process that has nothing in memory, beside a copy of
+/// the output by this process itself. Two slots.
 fn node_level(place: &Path, rounds: usize) {
     let dir = place.join("hits");
     fs::create_dir_all(&dir).expect("made");

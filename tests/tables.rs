@@ -47,8 +47,8 @@ fn figures(shape: Shape, tables: u32) -> [f64; 2] {
     [(peak() - before) as f64, calls() as f64]
 }
 
-/// Binds this thread to one of its CPUs, so that the file is read by one thread: how far several are
-/// ahead of each other depends on the moment.
+/// Binds this thread to one of its CPUs, so that the file is read by one thread: how far several
+/// are ahead of each other depends on the moment.
 fn bind_to_one_cpu() {
     // SAFETY: a zeroed set is an empty one, both calls get its size, and 0 is the calling thread.
     unsafe {

@@ -245,9 +245,9 @@ impl NodeTable {
         Some(Arrival { delay: requested.map(|block| (block.site, now.since(block.asked))) })
     }
 
-    /// The link of a rank ended, or MPI lost it. Returns the ranks that are gone by this: itself, and
-    /// those of its world that never linked. A node of the base world is billed until the run ends,
-    /// as it is held that long.
+    /// The link of a rank ended, or MPI lost it. Returns the ranks that are gone by this: itself,
+    /// and those of its world that never linked. A node of the base world is billed until the run
+    /// ends, as it is held that long.
     pub fn lose(&mut self, now: Time, rank: Rank) -> Vec<Rank> {
         let Some(entry) = self.ranks.get_mut(rank.index()) else { return Vec::new() };
         let Some(world) = entry.world else {

@@ -346,8 +346,8 @@ fn missed(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> String {
     format!("; {}", missed.join(", and "))
 }
 
-/// How many of ten runs miss a limit, if 1 of 10 does at least: by the value that 9 of 10 runs reach
-/// and by that which half of them reach.
+/// How many of ten runs miss a limit, if 1 of 10 does at least: by the value that 9 of 10 runs
+/// reach and by that which half of them reach.
 fn how_often([of_nine, of_half]: [f64; 2], limit: f64) -> &'static str {
     match (of_nine > limit, of_half > limit) {
         (true, _) => "9 of 10 runs miss",

@@ -231,8 +231,8 @@ impl Runner {
         running.count()
     }
 
-    /// Ends a running command to free its memory: its attempt ends as NODE_FAIL. Returns false if it
-    /// does not run.
+    /// Ends a running command to free its memory: its attempt ends as NODE_FAIL. Returns false if
+    /// it does not run.
     pub fn free_memory(&self, task: TaskId) -> bool {
         self.controls.iter().any(|control| control.request_memory(task))
     }

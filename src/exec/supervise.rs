@@ -52,7 +52,8 @@ const EXIT_POLL_INTERVALS: (Duration, Duration) = (Duration::from_micros(100), D
 /// Interval between two checks whether the relatives of a stopped command have ended.
 const RELATIVES_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Longest time between TERM and KILL where memory is short, in which a command may still take more.
+/// Longest time between TERM and KILL where memory is short, in which a command may still take
+/// more.
 const SHORTAGE_GRACE: Duration = Duration::from_secs(2);
 
 /// How long processes that a command leaves behind may run before they are ended.

@@ -33,8 +33,8 @@ const FAMILIES: [&str; 16] = [
     "IPATH_NO_BACKTRACE",
 ];
 
-/// Prefixes of variables that describe a place in a world, or that the `mpirun` of Open MPI 5 leaves
-/// to the launcher that it becomes.
+/// Prefixes of variables that describe a place in a world, or that the `mpirun` of Open MPI 5
+/// leaves to the launcher that it becomes.
 const PLACE: [&str; 43] = [
     "OMPI_LIBDIR_LOC",
     "OMPI_TOOL_NAME",

@@ -17,8 +17,8 @@
 //! MPI owns a buffer from the call that starts a transfer until the transfer completes or MPI is
 //! finalised.
 //!
-//! In a world that survives lost ranks (`failures`) a transfer with a lost rank fails, and a receive
-//! from any rank does so once for each loss:
+//! In a world that survives lost ranks (`failures`) a transfer with a lost rank fails, and a
+//! receive from any rank does so once for each loss:
 //!
 //! | a lost rank | effect |
 //! |---|---|
@@ -28,8 +28,8 @@
 //! | the body of its large frame fails | the frame, and all that would follow it, is dropped |
 //! | nothing of it is left to be received | it counts as [`lost`](Fabric::lost): frames to it are dropped |
 //!
-//! So what arrived from a lost rank is always the beginning of what it sent, without a gap. MPI says
-//! so of a live rank, too, when a connection breaks, and says it to one of the two alone.
+//! So what arrived from a lost rank is always the beginning of what it sent, without a gap. MPI
+//! says so of a live rank, too, when a connection breaks, and says it to one of the two alone.
 
 mod failures;
 mod transfer;
@@ -74,8 +74,8 @@ const POSTED_RECEIVES: usize = 16;
 /// MPI must be polled too, because a rank that cannot write to shared memory uses MPI.
 const POLLS_PER_MPI_POLL: u32 = 16;
 
-/// How long rank 0 of a world that survives lost ranks waits for the others to leave: who sees it go
-/// must not take that for a loss.
+/// How long rank 0 of a world that survives lost ranks waits for the others to leave: who sees it
+/// go must not take that for a loss.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long MPI may take to say that the receiver of a send that has failed is lost.
@@ -319,7 +319,8 @@ impl Mpi {
         if !self.unsent.is_empty() {
             self.check_unsent()?;
         }
-        // Since these ranks failed, shared memory was polled, and then MPI: nothing of theirs is left.
+        // Since these ranks failed, shared memory was polled, and then MPI: nothing of theirs is
+        // left.
         let gone: Vec<Rank> = self.failing.iter().take(failing).copied().collect();
         gone.into_iter().for_each(|rank| self.part_with(rank));
         Ok(None)
@@ -380,7 +381,8 @@ impl Mpi {
     fn leave(&mut self) {
         let (end, mut dropped) = (Instant::now() + LEAVE_TIMEOUT, Vec::new());
         while self.me == Rank::ZERO && Instant::now() < end {
-            // Without progress MPI may not notice who leaves. No rank sends anything of use any more.
+            // Without progress MPI may not notice who leaves. No rank sends anything of use any
+            // more.
             self.polls = POLLS_PER_MPI_POLL;
             let _ = self.receive(&mut dropped);
             self.note_failures();

@@ -7,8 +7,8 @@
 //!
 //! A task writes its `outputs` and the files that it has for standard output and standard error,
 //! as far as their names are known before it runs. It reads its `inputs` and its `stdin`. Files for
-//! standard output order only who reads exactly that file: a directory of logs is read by tasks that
-//! others follow which log there, too.
+//! standard output order only who reads exactly that file: a directory of logs is read by tasks
+//! that others follow which log there, too.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -255,7 +255,8 @@ section! {
     GenerateSpec {
         /// Kind of graph
         kind: OneOf<GeneratedKind> = required,
-        /// The graph has 2^scale vertices, `kron` and `urand` without those after the last with an edge
+        /// The graph has 2^scale vertices, `kron` and `urand` without those after the last with an
+        /// edge
         scale: Whole<0, 31> = required,
         /// Edges per vertex, before duplicates and loops are removed; does not apply to a grid
         degree: Whole<1, 65536> = "16",

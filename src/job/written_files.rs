@@ -197,7 +197,8 @@ impl WrittenFiles<Option<TaskId>> {
     }
 }
 
-/// A file up to the first part of its name with a `%`-pattern, which is filled in when a task starts.
+/// A file up to the first part of its name with a `%`-pattern, which is filled in when a task
+/// starts.
 fn without_pattern(file: &Path) -> PathBuf {
     let mut ends = false;
     let parts = file.components().take_while(|part| {

@@ -90,8 +90,8 @@ impl RunDir {
         RunDir::at(dir)
     }
 
-    /// Closes the directory of a new run to those who may not read all of its job files, of which it
-    /// will hold a copy. One that holds other files already stays as it is.
+    /// Closes the directory of a new run to those who may not read all of its job files, of which
+    /// it will hold a copy. One that holds other files already stays as it is.
     ///
     /// # Errors
     /// If the mode cannot be changed.

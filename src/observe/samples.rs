@@ -153,7 +153,8 @@ impl Recorder {
         self.pools.write();
     }
 
-    /// Records the usage of a rank and its node, if the interval has passed or its slots have changed.
+    /// Records the usage of a rank and its node, if the interval has passed or its slots have
+    /// changed.
     pub fn vitals(&mut self, at: Duration, rank: Rank, vitals: &Vitals) {
         if rank == Rank::ZERO {
             self.node = *vitals;

@@ -136,8 +136,8 @@ impl BreathingSlots {
         self.why
     }
 
-    /// Takes a sample; returns the slots that may run tasks from now on, and whether the victim is to
-    /// be requeued to free its memory.
+    /// Takes a sample; returns the slots that may run tasks from now on, and whether the victim is
+    /// to be requeued to free its memory.
     pub fn step(&mut self, sample: SlotSample) -> (u32, bool) {
         let SlotSample { running, victim, cpu_busy, cpu_stall, memory_stall, free_memory } = sample;
         self.rest = self.rest.saturating_sub(1);
@@ -288,8 +288,8 @@ mod tests {
         assert!((0..50).all(|_| slots.step(tight) == (2, false)));
     }
 
-    /// The slots, and whether a command is requeued, after each sample in which these many slots run
-    /// commands and this share of memory is free.
+    /// The slots, and whether a command is requeued, after each sample in which these many slots
+    /// run commands and this share of memory is free.
     fn with_memory<const N: usize>(slots: &mut BreathingSlots, samples: [(u32, f64); N]) -> [(u32, bool); N] {
         samples.map(|(running, free_memory)| {
             let victim = Some(if running > slots.least { Victim::OnExtra } else { Victim::OfLeast });

@@ -1,12 +1,12 @@
-//! Which ready tasks go to another rank where tasks read, on the disk of their node, what others have
-//! written there.
+//! Which ready tasks go to another rank where tasks read, on the disk of their node, what others
+//! have written there.
 //!
 //! A rank remembers whose outputs its node has, and names them when it asks for work. The rank that
 //! gives knows what its own node has, so it gives the tasks for which the fewest bytes must travel
 //! that would not if they stayed. It gives none whose files take longer to travel than the tasks
 //! that wait here would take to start: stealing it would gain nothing. They wait at least as long
-//! again as one of them has waited, however short the tasks were that have ended. Ranks of one node share what
-//! they have, and ranks of a job without such files know nothing of all this.
+//! again as one of them has waited, however short the tasks were that have ended. Ranks of one node
+//! share what they have, and ranks of a job without such files know nothing of all this.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -236,7 +236,8 @@ mod tests {
             assert_eq!((given.len(), kept.len()), (expected, 5 - expected));
             assert_eq!(stealing.is_pausing(Time(1)), expected == 0);
         }
-        // One that has waited for longer than its files travel goes, and so does one where nothing runs.
+        // One that has waited for longer than its files travel goes, and so does one where nothing
+        // runs.
         let reads = |task: TaskId| vec![ReadFiles { writer: TaskId(task.0 - 10), bytes: Some(200 << 20) }];
         for (busy, now) in [(1, Time(10_000_000_000)), (0, Time::ZERO)] {
             stealing.begin(Rank(1), (1, 128), Load { busy, ..load }, usual);

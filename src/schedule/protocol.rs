@@ -323,7 +323,8 @@ pub enum Message {
         /// The lost rank.
         rank: Rank,
     },
-    /// To a rank that counts as lost, and may live: its tasks have moved, so end what runs and leave.
+    /// To a rank that counts as lost, and may live: its tasks have moved, so end what runs and
+    /// leave.
     Expelled,
 }
 

@@ -450,8 +450,8 @@ pub(super) fn build(disk: &Disk, content: &Content, path: &Path, is_given_up: &A
     }
 }
 
-/// True if what a task leaves may take the place of a directory that stands: neither it nor anything
-/// in it is another file system or leads elsewhere by a link to a directory.
+/// True if what a task leaves may take the place of a directory that stands: neither it nor
+/// anything in it is another file system or leads elsewhere by a link to a directory.
 pub(super) fn may_replace(dir: &Path) -> bool {
     let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev());
     let (Some(parent), Ok(own)) = (dir.parent(), device(dir)) else { return false };

@@ -182,8 +182,8 @@ impl Disk {
         fs::metadata(self.path(kind, name)).is_ok_and(|meta| size.is_none_or(|size| meta.len() == size))
     }
 
-    /// True if a content of this size is there and this user may read it: one that another user keeps
-    /// private is not.
+    /// True if a content of this size is there and this user may read it: one that another user
+    /// keeps private is not.
     pub(super) fn can_read(&self, name: &Digest, size: u64) -> bool {
         let opened = File::open(self.path(Kind::Object, name)).and_then(|file| file.metadata());
         opened.is_ok_and(|meta| meta.len() == size)
@@ -268,8 +268,8 @@ impl Disk {
         file.persist(&self.path(kind, name), 0o444)
     }
 
-    /// Stores what `from` yields, and returns its digest and size. `mode`: permissions of the source,
-    /// which decide who may read it here (see [`readers`]).
+    /// Stores what `from` yields, and returns its digest and size. `mode`: permissions of the
+    /// source, which decide who may read it here (see [`readers`]).
     ///
     /// # Errors
     /// If it could not be read or written.
@@ -405,8 +405,8 @@ fn is_level(root: &Path) -> bool {
     fs::read(root.join(TAG_FILE)).is_ok_and(|tag| tag == TAG.as_bytes())
 }
 
-/// Who may read a content whose source has these permissions: those to whom its maker has not denied
-/// it beyond what the umask denies to all files.
+/// Who may read a content whose source has these permissions: those to whom its maker has not
+/// denied it beyond what the umask denies to all files.
 fn readers(mode: u32) -> u32 {
     static UMASK: OnceLock<u32> = OnceLock::new();
     let umask = || {
@@ -417,8 +417,8 @@ fn readers(mode: u32) -> u32 {
     mode | UMASK.get_or_init(umask)
 }
 
-/// True if a directory is a level of a store, or has become one shortly after: another process may be
-/// writing its tag.
+/// True if a directory is a level of a store, or has become one shortly after: another process may
+/// be writing its tag.
 fn becomes_level(root: &Path) -> bool {
     for _ in 0..TAG_LOOKS {
         if is_level(root) || !root.join(TAG_FILE).exists() {

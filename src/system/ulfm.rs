@@ -1,8 +1,8 @@
 //! Whether the ranks of an MPI world survive the loss of one of them.
 //!
-//! They do with ULFM (user-level failure mitigation), an extension of the MPI standard that Open MPI
-//! 5 has and that `mpirun --with-ft ulfm` switches on. A program that was built with Open MPI 4.1
-//! runs with Open MPI 5 unchanged, hence its functions are looked up when the program runs.
+//! They do with ULFM (user-level failure mitigation), an extension of the MPI standard that Open
+//! MPI 5 has and that `mpirun --with-ft ulfm` switches on. A program that was built with Open MPI
+//! 4.1 runs with Open MPI 5 unchanged, hence its functions are looked up when the program runs.
 
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;

@@ -1,5 +1,5 @@
-//! Rank 0 is killed under `mpirun`: the other ranks start nothing more, and what has ended on them is
-//! not done again, although rank 0 could not record it.
+//! Rank 0 is killed under `mpirun`: the other ranks start nothing more, and what has ended on them
+//! is not done again, although rank 0 could not record it.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -53,8 +53,8 @@ fn drawn(below: u64) -> u64 {
 }
 
 /// Kills rank 0 at a drawn moment and waits for the end of the others. Returns the tasks that must
-/// not run again: those that had ended, but for those of ranks that were killed at once: the last of these may not
-/// have been recorded.
+/// not run again: those that had ended, but for those of ranks that were killed at once: the last
+/// of these may not have been recorded.
 fn kill_rank_zero(dir: &Dir, running: Running) -> HashSet<String> {
     let ends = 1 + drawn(TASKS as u64 * 2 / 3) as usize;
     wait_for("some tasks to end", 120, || (count(dir, "end") >= ends).then_some(()));

@@ -113,8 +113,8 @@ fn check_tasks(trace: &Trace, killed: &[u32], tasks: usize) {
     assert_eq!(completed.len(), tasks);
 }
 
-/// Kills one or two ranks at drawn moments of a run that does all kinds of work. Every fourth run has
-/// its ranks reach each other by TCP alone, as those of several nodes do.
+/// Kills one or two ranks at drawn moments of a run that does all kinds of work. Every fourth run
+/// has its ranks reach each other by TCP alone, as those of several nodes do.
 fn kill_at_drawn_moments(seed: u64, round: u32, whole: &Dir) {
     let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(round));
     let ranks = rng.u32(3..5);

@@ -130,8 +130,8 @@ pub fn launcher(dir: &Dir, ranks: u32) -> TestCommand {
 }
 
 /// `mpirun -n RANKS phalanx ...` of Open MPI 5, under which a program that was built with Open MPI
-/// 4.1 runs unchanged: of the one in `PHALANX_OPENMPI5`, or in `target/openmpi5`. `None` where there
-/// is none, or where the program was built with another MPI.
+/// 4.1 runs unchanged: of the one in `PHALANX_OPENMPI5`, or in `target/openmpi5`. `None` where
+/// there is none, or where the program was built with another MPI.
 pub fn openmpi5(dir: &Dir, ranks: u32, options: &[&str]) -> Option<TestCommand> {
     if !is_open_mpi() {
         return None;

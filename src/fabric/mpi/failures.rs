@@ -2,8 +2,8 @@
 //!
 //! Three things are asked of MPI: that errors return, that a transfer with a lost rank ends with an
 //! error, and which ranks are lost. Who takes part in a run is decided by the coordinator's epochs,
-//! so MPI's agreements, its shrunk communicators and all other collective calls, which some versions
-//! do not end after a loss, are never used.
+//! so MPI's agreements, its shrunk communicators and all other collective calls, which some
+//! versions do not end after a loss, are never used.
 //!
 //! A process of such a world never calls `MPI_Finalize`, which may wait for a rank that is lost
 //! while the others leave: whether one is, the ranks could not agree on. It leaves by `_exit`.

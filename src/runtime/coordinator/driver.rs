@@ -253,7 +253,8 @@ impl CoordinatorDriver {
         self.carry_out(now, actions)
     }
 
-    /// Handles a signal; `ended` are the ranks of this world and node whose processes had ended then.
+    /// Handles a signal; `ended` are the ranks of this world and node whose processes had ended
+    /// then.
     pub(crate) fn on_signal(&mut self, now: Time, signal: i32, ended: &[Rank]) -> Messages {
         let request = self.limits.on_signal(now, signal, self.coordinator.tally().running);
         self.recording.note(now, Level::Warning, &request.text);

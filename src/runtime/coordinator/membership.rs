@@ -1,8 +1,8 @@
 //! Ranks and nodes that join and leave: keeps coordinator, node table and provider consistent.
 //!
-//! The listener reports links, MPI lost ranks of the first world, the provisioner reports nodes, and
-//! the coordinator knows which ranks have tasks. Nothing here needs a policy: a node that is about to be taken away, or on which
-//! tasks keep failing, cannot be used.
+//! The listener reports links, MPI lost ranks of the first world, the provisioner reports nodes,
+//! and the coordinator knows which ranks have tasks. Nothing here needs a policy: a node that is
+//! about to be taken away, or on which tasks keep failing, cannot be used.
 
 use super::driver::{CoordinatorDriver, Messages};
 use super::join_listener::JoinEffects;

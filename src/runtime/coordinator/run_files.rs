@@ -62,8 +62,8 @@ impl<'a> RunFiles<'a> {
     }
 
     /// How the first file that differs from what an attempt at a task has used does so. One that is
-    /// missing, that no task writes, and that the task cannot do without is no such file: to run the
-    /// task again would only lose what it has left.
+    /// missing, that no task writes, and that the task cannot do without is no such file: to run
+    /// the task again would only lose what it has left.
     pub(super) fn change(&self, task: TaskId, session: &Session, attempt: &Attempt) -> Option<String> {
         let requires = |path: &Path| {
             let task = self.job.task(task);

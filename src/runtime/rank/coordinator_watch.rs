@@ -83,7 +83,8 @@ impl CoordinatorWatch {
         self.process.is_some()
     }
 
-    /// True while rank 0 is lost and running tasks may end by themselves, on this rank or on others.
+    /// True while rank 0 is lost and running tasks may end by themselves, on this rank or on
+    /// others.
     pub(super) fn is_draining(&self) -> bool {
         matches!(self.ending, Some((_, WatchAction::End(Stop::Terminate))))
     }

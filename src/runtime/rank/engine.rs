@@ -366,9 +366,9 @@ impl Engine {
         moved
     }
 
-    /// Notifies the coordinator when ranks of this world are lost. MPI may have told this rank alone,
-    /// so the others tell rank 0; without it they have no reason to stay. What else a loss means,
-    /// rank 0 tells them.
+    /// Notifies the coordinator when ranks of this world are lost. MPI may have told this rank
+    /// alone, so the others tell rank 0; without it they have no reason to stay. What else a loss
+    /// means, rank 0 tells them.
     fn check_lost_ranks(&mut self) {
         let lost = self.fabric.lost();
         let new = lost.get(self.lost_ranks..).unwrap_or_default();

@@ -27,7 +27,8 @@ pub(super) struct SlotBreather {
 
 impl SlotBreather {
     /// Starts the thread, for the slots of this pool and `extra` more on these CPUs and bytes of
-    /// memory; `runner` runs the tasks. The rank has this place among those of its node. If the system refuses a thread, the slots stay as they are.
+    /// memory; `runner` runs the tasks. The rank has this place among those of its node. If the
+    /// system refuses a thread, the slots stay as they are.
     pub(super) fn start(
         (pool, runner): (Handle, Arc<Runner>),
         (extra, place): (usize, u32),
@@ -48,7 +49,8 @@ impl SlotBreather {
                 let running = running(pool.load()).saturating_sub(closed.held());
                 let Some(sample) = counters.sample(running, commands.victim()) else { continue };
                 let (active, requeues) = slots.step(sample);
-                // While nothing is started closed slots are of no use, and the rank could not fall quiet.
+                // While nothing is started closed slots are of no use, and the rank could not fall
+                // quiet.
                 closed.set(if pool.is_paused() { 0 } else { least.saturating_sub(active) as usize });
                 pool.allow_extra(active.saturating_sub(least) as usize);
                 if let Some(task) = requeues.then(|| commands.request()).flatten() {

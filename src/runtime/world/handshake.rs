@@ -81,8 +81,8 @@ fn pause(wake: &EventWait) -> Result<(), RunError> {
 /// How long a rank waits for the answer to its message that it cannot take part.
 const DISMISSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Waits until rank 0 has answered that this rank cannot take part. The loss of a process that ended
-/// at once might be noticed before its message.
+/// Waits until rank 0 has answered that this rank cannot take part. The loss of a process that
+/// ended at once might be noticed before its message.
 pub(crate) fn await_dismissal(fabric: &mut dyn Fabric) {
     let end = Instant::now() + DISMISSAL_TIMEOUT;
     while Instant::now() < end {

@@ -79,8 +79,8 @@ impl World {
     }
 
     /// Waits for a message of another rank; returns the sender and the message. Rank 0 returns an
-    /// error after a signal, a timeout of minutes or the loss of a rank; the other ranks wait without
-    /// a limit, unless rank 0 is lost.
+    /// error after a signal, a timeout of minutes or the loss of a rank; the other ranks wait
+    /// without a limit, unless rank 0 is lost.
     ///
     /// A rank that begins the next run sends frames of it at once. So a rank that waits for
     /// messages of several others must keep them from running until it has received all.

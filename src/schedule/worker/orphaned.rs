@@ -24,8 +24,8 @@ impl Worker {
         self.report_due = Some(now);
     }
 
-    /// Attempts that have ended here, and that this rank has not reported, or not yet: their homes do,
-    /// or will be known.
+    /// Attempts that have ended here, and that this rank has not reported, or not yet: their homes
+    /// do, or will be known.
     pub fn unconfirmed(&self) -> Vec<Attempt> {
         let mut ended: Vec<Attempt> = self.guests.values().filter_map(|guest| guest.ended).collect();
         ended.extend_from_slice(self.phase.ended());

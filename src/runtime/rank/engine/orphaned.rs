@@ -1,5 +1,5 @@
-//! What a rank does without rank 0: it finds out that rank 0 is gone, starts nothing more, and keeps
-//! for a resume which attempts have ended.
+//! What a rank does without rank 0: it finds out that rank 0 is gone, starts nothing more, and
+//! keeps for a resume which attempts have ended.
 
 use super::Engine;
 use crate::model::Rank;
@@ -83,8 +83,8 @@ impl Engine {
         self.step(WorkerEvent::Message { from: Rank::ZERO, message: Message::Stop { how } });
     }
 
-    /// Rank 0 is gone for good, which a rank that was asked to leave expects: nothing is started any
-    /// more, and what has ended is kept.
+    /// Rank 0 is gone for good, which a rank that was asked to leave expects: nothing is started
+    /// any more, and what has ended is kept.
     pub(super) fn lose_coordinator(&mut self) {
         if self.over || std::mem::replace(&mut self.orphaned, true) {
             return;
@@ -106,8 +106,8 @@ impl Engine {
         self.step(WorkerEvent::CoordinatorLost);
     }
 
-    /// Writes what rank 0 may lack, as it may be gone. If it is not, nothing comes of it: the journal
-    /// will have the same.
+    /// Writes what rank 0 may lack, as it may be gone. If it is not, nothing comes of it: the
+    /// journal will have the same.
     fn keep_in_doubt(&mut self) {
         self.poll_load();
         let Some(reports) = &mut self.sent_reports else { return };
