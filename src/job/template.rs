@@ -229,6 +229,9 @@ impl Compiler<'_> {
             {
                 literal.push_str(&format!("{{{word}}}"));
                 at = end;
+            } else if let Some(inside) = self.escaped_format(open).filter(|_| !shell) {
+                literal.push_str(&format!("{{{inside}}}"));
+                at = open + inside.len() + 4;
             } else if let Some((word, end)) = braced(self.source, open, "{", "}").filter(|_| !shell)
                 && let Some(value) = self.value(word, open)
             {
@@ -341,6 +344,18 @@ impl Compiler<'_> {
         self.findings.push(diagnostic.at(self.span).help(help));
     }
 
+    /// A placeholder with a format that is not known here, as Python has it: the word and the format.
+    fn format_of<'t>(&self, inside: &'t str) -> Option<(&'t str, &'t str)> {
+        let (word, format) = inside.split_once([':', '!']).filter(|(word, _)| self.known(word).is_some())?;
+        (!format.starts_with(char::is_whitespace) && !format.contains('{')).then_some((word, format))
+    }
+
+    /// The content of doubled braces at a byte, if that is such a placeholder.
+    fn escaped_format(&self, at: usize) -> Option<&str> {
+        let (inside, _) = self.source[at..].strip_prefix("{{")?.split_once("}}")?;
+        self.format_of(inside).map(|_| inside)
+    }
+
     /// Reports a placeholder with a format that is not known here.
     fn note_format(&mut self, (inside, at): (&str, usize), word: &str, format: &str) {
         let help = match zero_padding(format) {
@@ -363,9 +378,7 @@ impl Compiler<'_> {
     /// mean a value in other systems.
     fn note_foreign(&mut self, at: usize) {
         let Some((inside, _)) = self.source[at + 1..].split_once('}') else { return };
-        if let Some((word, format)) = inside.split_once([':', '!']).filter(|(word, _)| self.known(word).is_some())
-            && !format.starts_with(char::is_whitespace)
-        {
+        if let Some((word, format)) = self.format_of(inside) {
             return self.note_format((inside, at), word, format);
         }
         let Some(help) = inside.find(['.', '[']).and_then(|end| meaning_elsewhere(&inside[..end], &inside[end..]))
@@ -486,6 +499,7 @@ mod tests {
         for text in ["{index:03d}", "{index:3}", "{index:.2f}", "{name!r}", "echo '{index:>5}'"] {
             assert_eq!(fill(text, &array, 1), (text.to_owned(), 1), "{text}");
         }
+        assert_eq!(fill("{{index:.2f}} {index} {{index!r}}", &array, 1), ("{index:.2f} 8 {index!r}".to_owned(), 0));
         for text in ["{index: 3}", "{other:03d}", "{\"index\":3}"] {
             assert_eq!(fill(text, &array, 1), (text.to_owned(), 0), "{text}");
         }
