@@ -138,10 +138,14 @@ impl Commands {
         };
         let (attempt, task, number) = (&attempt, attempt.task.id, attempt.seat.attempt);
         ended.used.into_iter().for_each(|used| attempt.output.account(used));
-        let measured = self.measures.collect(task, number);
-        measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
-        measured.complaint.iter().for_each(|text| attempt.output.remark(text));
-        let added = self.measures.collect_added(task, number);
+        match self.retry_while_scarce(&attempt.deadline, |_| self.measures.collect(task, number)) {
+            Ok(measured) => {
+                measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
+                measured.complaint.iter().for_each(|text| attempt.output.remark(text));
+            }
+            Err(fault) => attempt.output.remark(&fault.text),
+        }
+        let added = self.retry_while_scarce(&attempt.deadline, |_| self.measures.collect_added(task, number));
         let outcome = self.judge(attempt, &ended);
         if let Some(ready) = self.ready_file(attempt) {
             // If this fails, removing the directory removes it.
@@ -154,7 +158,7 @@ impl Commands {
         if !outcome.ok() {
             return Ok(outcome);
         }
-        let added = added.map_err(Fault::new)?;
+        let added = added?;
         Ok(if added.trim().is_empty() { outcome } else { attempt.output.add_tasks(&added, outcome) })
     }
 
@@ -253,7 +257,7 @@ impl Commands {
         Ok(())
     }
 
-    /// Retries a start for as long as it fails for lack of resources.
+    /// Retries a start, or what follows the end of a command, for as long as it fails for lack of resources.
     pub(super) fn retry_while_scarce<'a, T>(
         &self,
         deadline: &AttemptDeadline<'a>,

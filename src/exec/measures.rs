@@ -12,7 +12,9 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::Fault;
 use super::rank_dir::RankDir;
+use super::scarcity::is_scarcity;
 use crate::model::{Measure, TaskId};
 use crate::text::counted;
 
@@ -84,34 +86,31 @@ impl MeasureFiles {
     /// Reads and removes what an ended attempt adds; nothing if it adds no task.
     ///
     /// # Errors
-    /// Why it cannot be read.
-    pub(super) fn collect_added(&self, task: TaskId, attempt: u16) -> Result<String, String> {
-        let Some(path) = self.added_file(task, attempt) else { return Ok(String::new()) };
-        let Some(file) = open(&path) else { return Ok(String::new()) };
-        let text = file.and_then(|file| read_up_to(file, MAX_ADDED_BYTES));
-        // If this fails, removing the directory removes it.
-        let _ = fs::remove_file(&path);
-        let bytes = text.map_err(|error| format!("cannot read ${ADD_VARIABLE}: {error}"))?;
+    /// Why it cannot be read. If the rank lacks resources for it, the file stays for another try.
+    pub(super) fn collect_added(&self, task: TaskId, attempt: u16) -> Result<String, Fault> {
+        let Some(bytes) = take(self.added_file(task, attempt), ADD_VARIABLE, MAX_ADDED_BYTES)? else {
+            return Ok(String::new());
+        };
         if bytes.len() as u64 > MAX_ADDED_BYTES {
-            return Err(format!(
+            return Err(Fault::new(format!(
                 "${ADD_VARIABLE} has more than {} MiB: add arrays, or less at once",
                 MAX_ADDED_BYTES >> 20
-            ));
+            )));
         }
-        String::from_utf8(bytes).map_err(|_| format!("${ADD_VARIABLE} is not valid UTF-8"))
+        String::from_utf8(bytes).map_err(|_| Fault::new(format!("${ADD_VARIABLE} is not valid UTF-8")))
     }
 
     /// Reads and removes the file of an ended attempt.
-    pub(super) fn collect(&self, task: TaskId, attempt: u16) -> AttemptMeasures {
-        let Some(path) = self.file(task, attempt) else { return AttemptMeasures::default() };
-        let Some(file) = open(&path) else { return AttemptMeasures::default() };
-        let measured = file.and_then(read).unwrap_or_else(|error| AttemptMeasures {
-            complaint: Some(format!("cannot read ${VARIABLE}: {error}")),
-            ..AttemptMeasures::default()
-        });
-        // If this fails, removing the directory removes it.
-        let _ = fs::remove_file(&path);
-        measured
+    ///
+    /// # Errors
+    /// As for [`MeasureFiles::collect_added`].
+    pub(super) fn collect(&self, task: TaskId, attempt: u16) -> Result<AttemptMeasures, Fault> {
+        let Some(mut bytes) = take(self.file(task, attempt), VARIABLE, MAX_BYTES)? else {
+            return Ok(AttemptMeasures::default());
+        };
+        let cut = bytes.len() as u64 > MAX_BYTES;
+        bytes.truncate(MAX_BYTES as usize);
+        Ok(parse(&bytes, cut))
     }
 }
 
@@ -131,13 +130,20 @@ fn remove_leftover(dir: &Path) {
     let _ = fs::remove_dir(dir);
 }
 
-/// Opens a file of an attempt; `None` if there is none.
-fn open(path: &Path) -> Option<std::io::Result<File>> {
+/// Reads a file of an attempt up to one byte more than `most`, and removes it; `None` if there is
+/// none. A lack of resources leaves it there.
+fn take(path: Option<PathBuf>, variable: &str, most: u64) -> Result<Option<Vec<u8>>, Fault> {
+    let Some(path) = path else { return Ok(None) };
     let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
-    match File::options().read(true).custom_flags(flags).open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        file => Some(file),
+    let read = match File::options().read(true).custom_flags(flags).open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.and_then(|file| read_up_to(file, most)),
+    };
+    if !read.as_ref().is_err_and(is_scarcity) {
+        // If this fails, removing the directory removes it.
+        let _ = fs::remove_file(&path);
     }
+    read.map(Some).map_err(|error| Fault::refused(format_args!("cannot read ${variable}"), &error))
 }
 
 /// Reads a file up to one byte more than `most`.
@@ -148,13 +154,6 @@ fn read_up_to(file: File, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-fn read(file: File) -> std::io::Result<AttemptMeasures> {
-    let mut bytes = read_up_to(file, MAX_BYTES)?;
-    let cut = bytes.len() as u64 > MAX_BYTES;
-    bytes.truncate(MAX_BYTES as usize);
-    Ok(parse(&bytes, cut))
 }
 
 /// Parses the values of a file; `cut` if only its beginning was read.
@@ -233,17 +232,17 @@ mod tests {
     fn only_a_plain_file_is_read_and_it_is_gone_afterwards() {
         let measures = MeasureFiles::new();
         let path = measures.file(TaskId(3), 1).unwrap();
-        assert_eq!(measures.collect(TaskId(3), 1), AttemptMeasures::default());
+        assert_eq!(measures.collect(TaskId(3), 1).unwrap(), AttemptMeasures::default());
         fs::write(&path, "a 1\n").unwrap();
-        assert_eq!(measures.collect(TaskId(3), 1).values, [("a".to_owned(), 1.0)]);
+        assert_eq!(measures.collect(TaskId(3), 1).unwrap().values, [("a".to_owned(), 1.0)]);
         assert!(!path.exists());
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert!(measures.collect(TaskId(3), 1).complaint.is_some());
+        assert!(measures.collect(TaskId(3), 1).is_err());
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
-        assert!(measures.collect(TaskId(3), 1).complaint.is_some());
+        assert!(measures.collect(TaskId(3), 1).is_err());
         assert!(!path.exists());
         fs::write(&path, "a 1\n".repeat(100_000)).unwrap();
-        assert!(measures.collect(TaskId(3), 1).complaint.unwrap().contains("beyond 65536 bytes"));
+        assert!(measures.collect(TaskId(3), 1).unwrap().complaint.unwrap().contains("beyond 65536 bytes"));
     }
 
     #[test]
@@ -261,7 +260,7 @@ mod tests {
         assert!(used.join("thesis").exists(), "what no rank wrote stays");
         for measures in [&first, &second] {
             fs::write(measures.file(TaskId(3), 1).unwrap(), "a 1\n").unwrap();
-            assert_eq!(measures.collect(TaskId(3), 1).values.len(), 1, "one that lives keeps its own");
+            assert_eq!(measures.collect(TaskId(3), 1).unwrap().values.len(), 1, "one that lives keeps its own");
         }
         drop((first, second));
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2, "each takes its own away");
