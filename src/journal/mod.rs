@@ -11,6 +11,7 @@
 mod async_writer;
 mod ended;
 mod error;
+mod find_run;
 mod frame;
 mod history;
 mod holding;
