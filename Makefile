@@ -15,12 +15,15 @@ SUITE = env -u MAKEFLAGS -u MAKELEVEL
 TESTS = $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
 
 PREFIX ?= /usr/local
+# What is installed and packed. A program other than the one that `make build` makes is taken as it is.
+PROGRAM ?= target/release/phalanx
+BUILD = $(if $(filter target/release/phalanx,$(PROGRAM)),build)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 DIST = phalanx-$(VERSION)-$(shell uname -m)-linux
 # What `phalanx --version` names.
 COMMIT = $(shell git describe --always --dirty 2>/dev/null)
 
-.PHONY: help deps build install dist deb demo test lint bench peers clean rust unit-tests process-tests elastic-tests mpich-tests
+.PHONY: help deps build install dist deb fresh demo test lint bench peers clean rust unit-tests process-tests elastic-tests mpich-tests
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,21 +36,26 @@ build: deps ## Build target/release/phalanx
 
 install: ## Install program, manual pages, completions, examples: make install [PREFIX=/usr/local] [DESTDIR=]
 	@# As root nothing is built that has been built before: root often has no Rust.
-	@test -x target/release/phalanx || $(MAKE) build
-	@packaging/stage target/release/phalanx "$(DESTDIR)$(PREFIX)" "$(PREFIX)"
+	@test -x "$(PROGRAM)" || $(MAKE) build
+	@packaging/stage "$(PROGRAM)" "$(DESTDIR)$(PREFIX)" "$(PREFIX)"
 	@echo "installed below $(DESTDIR)$(PREFIX)"
 
-dist: build ## Make target/dist/*.tar.gz: what an installation holds, to unpack anywhere
+dist: $(BUILD) ## Make target/dist/*.tar.gz: what an installation holds, to unpack anywhere
 	@rm -rf "target/dist/$(DIST)"
-	@packaging/stage target/release/phalanx "target/dist/$(DIST)" "/opt/phalanx/$(VERSION)"
+	@packaging/stage "$(PROGRAM)" "target/dist/$(DIST)" "/opt/phalanx/$(VERSION)"
 	@tar -C target/dist --owner=0 --group=0 --sort=name -czf "target/dist/$(DIST).tar.gz" "$(DIST)"
 	@echo "target/dist/$(DIST).tar.gz"
 
-deb: build ## Make a Debian package (installs the tool cargo-deb if it is missing)
+deb: $(BUILD) ## Make a Debian package (installs the tool cargo-deb if it is missing)
 	@command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked
 	@rm -rf target/stage
-	@packaging/stage target/release/phalanx target/stage /usr
+	@packaging/stage "$(PROGRAM)" target/stage /usr
+	@# Where zsh of Debian looks for what packages bring.
+	@mv target/stage/share/zsh/site-functions target/stage/share/zsh/vendor-completions
 	$(CARGO) deb --no-build --no-strip
+
+fresh: dist deb ## Install package and archive on a fresh Debian 12 and use them (root and mmdebstrap; minutes)
+	packaging/test-fresh target/debian/phalanx_$(VERSION)-1_*.deb "target/dist/$(DIST).tar.gz"
 
 demo: build ## Build, run a real job on 3 MPI ranks, end with a picture to look at
 	@.ci/demo target/release/phalanx

@@ -174,6 +174,14 @@ fn links_lead_somewhere() {
 }
 
 #[test]
+fn the_index_lists_every_page() {
+    let index = read("docs/README.md");
+    let pages = documents().into_iter().filter_map(|name| name.strip_prefix("docs/").map(str::to_owned));
+    let missing: Vec<_> = pages.filter(|page| page != "README.md" && !index.contains(&format!("]({page}"))).collect();
+    assert!(missing.is_empty(), "docs/README.md does not list {missing:?}");
+}
+
+#[test]
 fn peers_are_checked_measured_and_drawn() {
     let dir = Dir::new("peers");
     if shell(&dir, "python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))'").run().exit() != 0 {

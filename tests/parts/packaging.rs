@@ -8,7 +8,7 @@ fn recipes_have_the_versions_of_the_crate() {
     let (version, rust) = (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_RUST_VERSION"));
     for (file, lines) in [
         (
-            "spack/packages/phalanx/package.py",
+            "spack/spack_repo/phalanx/packages/phalanx/package.py",
             vec![
                 format!("version(\"{version}\")"),
                 format!("dev-build phalanx@{version}`"),

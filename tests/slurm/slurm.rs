@@ -2,7 +2,7 @@
 //! `slurm/phalanx.sbatch` as a user submits it.
 
 use crate::support::slurm::{JobEnd, Slurm};
-use crate::support::{Dir, phalanx, repository, wait_for};
+use crate::support::{Dir, openmpi5_root, phalanx, repository, wait_for};
 
 /// Sixteen tasks that say where they ran, and one that needs them all.
 const MARKS: &str = r#"
@@ -256,4 +256,27 @@ fn a_run_whose_rank_0_was_killed_is_resumed_within_its_allocation() {
     let end = slurm.wait_job(id, 240);
     assert!(end.state == "FAILED" && end.log.contains("To continue"), "{} {}\n{}", end.state, end.code, end.log);
     assert_eq!(dir.read("tries").lines().count(), 1);
+}
+
+/// The task of rank 1 kills its rank and, once that has happened, the task of rank 0 does so, too.
+#[test]
+fn open_mpi_5_goes_on_without_a_rank_and_its_lost_rank_0_is_resumed() {
+    let Some(root) = openmpi5_root() else { return };
+    let Some(slurm) = Slurm::start(2) else { return };
+    let dir = Dir::new("openmpi5");
+    let meet = "echo $PHALANX_RANK >> met; until [ $(sort -u met | wc -l) -ge 2 ]; do sleep 0.05; done";
+    let one = "test -e one || { [ $PHALANX_RANK = 0 ] || { touch one; kill -KILL $PPID; sleep 600; }; }";
+    let zero =
+        "until test -e one; do sleep 0.05; done; test -e zero || { sleep 2; touch zero; kill -KILL $PPID; sleep 600; }";
+    let command = format!("{meet}; {one}; {zero}");
+    dir.job("lost.toml", &format!("[[task]]\nname = \"t\"\narray = \"1-2\"\ncommand = \"{command}\"\n"));
+    let root = root.display();
+    let export = format!("--export=ALL,LD_LIBRARY_PATH={root}/lib,PHALANX_MPIRUN={root}/bin/mpirun --with-ft ulfm");
+    let id = submit(&slurm, &dir, &["--nodes=2", &export], &["lost.toml", "--slots", "1"]);
+    let end = slurm.wait_job(id, 480);
+    assert_ended(&end, "COMPLETED", 0);
+    assert!(end.log.contains("rank 1 is lost") && end.log.contains("further restarts: 1"), "{}", end.log);
+    assert!(!end.log.contains("further restarts: 0"), "{}", end.log);
+    assert_eq!(latest(&dir), ("COMPLETED".to_string(), 2));
+    slurm.wait_empty();
 }

@@ -129,22 +129,28 @@ pub fn launcher(dir: &Dir, ranks: u32) -> TestCommand {
     TestCommand::new(mpirun_name(), dir.path()).args(more).args(["-n", &ranks.to_string()])
 }
 
-/// `mpirun -n RANKS phalanx ...` of Open MPI 5, under which a program that was built with Open MPI
-/// 4.1 runs unchanged: of the one in `PHALANX_OPENMPI5`, or in `target/openmpi5`. `None` where
-/// there is none, or where the program was built with another MPI.
-pub fn openmpi5(dir: &Dir, ranks: u32, options: &[&str]) -> Option<TestCommand> {
+/// Where Open MPI 5 lies: `PHALANX_OPENMPI5`, or `target/openmpi5`. `None` where there is none, or
+/// where the program was built with another MPI.
+pub fn openmpi5_root() -> Option<PathBuf> {
     if !is_open_mpi() {
         return None;
     }
     let chosen = std::env::var_os("PHALANX_OPENMPI5").map(PathBuf::from);
     let root = chosen.unwrap_or_else(|| repository().join("target/openmpi5"));
-    let bin = root.join("bin");
-    if !bin.join("mpirun").exists() {
+    if !root.join("bin/mpirun").exists() {
         let required = std::env::var_os("PHALANX_REQUIRE_OPENMPI5").is_some();
-        assert!(!required, "{} has no mpirun, but PHALANX_REQUIRE_OPENMPI5 is set", bin.display());
+        assert!(!required, "{} has no bin/mpirun, but PHALANX_REQUIRE_OPENMPI5 is set", root.display());
         skip_loudly("Open MPI 5 is not installed (.ci/deps openmpi5)");
         return None;
     }
+    Some(root)
+}
+
+/// `mpirun -n RANKS phalanx ...` of Open MPI 5, under which a program that was built with Open MPI
+/// 4.1 runs unchanged. `None` where there is none.
+pub fn openmpi5(dir: &Dir, ranks: u32, options: &[&str]) -> Option<TestCommand> {
+    let root = openmpi5_root()?;
+    let bin = root.join("bin");
     // As a module of a cluster does.
     let before = |folder: PathBuf, name: &str| {
         let old = std::env::var_os(name).unwrap_or_default();

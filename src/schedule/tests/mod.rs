@@ -10,6 +10,7 @@ mod growth;
 mod job;
 mod labels;
 mod losses;
+mod partitions;
 mod pools;
 mod sick;
 mod world;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use self::job::Job;
-use self::world::{Execution, Happening, Life, World};
+use self::world::{Execution, Happening, Life, Way, World};
 use super::coordinator::{Change, StopReason};
 use super::protocol::Stop;
 use crate::graph::link::Condition;
@@ -217,7 +218,7 @@ fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
             4 | 5 => Happening::Request(rank, Change::Drain),
             6 => Happening::Request(rank, Change::Park),
             7 => Happening::Request(rank, Change::Recall),
-            8 => Happening::CutOff(rank, rng.u64(0..3_000_000)),
+            8 => Happening::Cut(rank, [Way::Down, Way::Up][rng.usize(0..2)], rng.u64(0..3_000_000)),
             _ => Happening::Rebalance,
         }
     };

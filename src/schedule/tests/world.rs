@@ -4,6 +4,7 @@
 mod checks;
 mod growing;
 mod happenings;
+mod links;
 mod pool;
 mod units;
 
@@ -15,6 +16,7 @@ use fastrand::Rng;
 
 pub(super) use self::growing::Growing;
 pub(super) use self::happenings::Happening;
+pub(super) use self::links::{MAX_SILENCE_NS, SECOND_NS, Seen, Way};
 use self::pool::{Item, Pool};
 use self::units::Units;
 use super::job::{Job, Terms, alone, labels_of_slots};
@@ -38,9 +40,6 @@ pub(super) enum Life {
     /// Has left.
     Left,
 }
-
-/// Time after which a rank detects that rank 0 is silent.
-const LINK_TIMEOUT_NS: u64 = 300_000;
 
 /// What ran where and when.
 #[derive(Clone, Copy, Debug)]
@@ -90,8 +89,15 @@ pub(super) struct World {
     pub(super) declared_lost: HashSet<usize>,
     /// The number of the last `Emptied` of each rank that has arrived or will.
     emptied: BTreeMap<Rank, u64>,
-    /// Isolated ranks, which neither receive nor send: since when, and until when.
-    cut: BTreeMap<Rank, (u64, u64)>,
+    /// Directions of links in which nothing passes: since when, and until when.
+    cut: BTreeMap<(Rank, Way), (u64, u64)>,
+    /// Ranks that rank 0 takes for lost.
+    lost: BTreeSet<Rank>,
+    /// Those of them whose link rank 0 has closed: nothing more is sent on it.
+    closed: BTreeSet<Rank>,
+    /// Until when ranks stand still.
+    thaws: BTreeMap<Rank, u64>,
+    pub(super) seen: Seen,
     /// The labels of nodes that were requested and have not come.
     coming: Vec<Labels>,
     /// Number of ranks that were gained because tasks need them.
@@ -180,6 +186,10 @@ impl World {
             notes: Vec::new(),
             declared_lost: HashSet::new(),
             cut: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            closed: BTreeSet::new(),
+            thaws: BTreeMap::new(),
+            seen: Seen::default(),
             emptied: BTreeMap::new(),
             coming: Vec::new(),
             gained: 0,
@@ -252,6 +262,9 @@ impl World {
         if self.trace {
             eprintln!("{:>9} {} -> {}: {message:?}", self.now, from.0, to.0);
         }
+        if from != to && (self.closed.contains(&from) || self.closed.contains(&to)) {
+            return;
+        }
         // What travels is what the codec makes of it.
         let bytes = postcard::to_stdvec(&message).expect("encodes");
         let message = postcard::from_bytes(&bytes).expect("decodes");
@@ -276,12 +289,6 @@ impl World {
         self.in_flight.insert((at, self.sequence), (from, to, message));
     }
 
-    /// When two ranks reach each other again that were cut off from rank 0, through which they do.
-    fn healed(&self, from: Rank, to: Rank) -> Option<u64> {
-        let ends = [from, to].into_iter().filter(|_| from != to);
-        ends.filter_map(|rank| Some(self.cut.get(&rank)?.1)).max()
-    }
-
     /// Runs until every rank that lives has left.
     pub(super) fn run(&mut self) {
         for _ in 0..400_000 {
@@ -302,10 +309,10 @@ impl World {
         let end = self.ends.peek().map(|Reverse(e)| e.0);
         let tick = (0..self.workers.len())
             .filter(|&r| self.lives(r))
-            .filter_map(|r| Some((self.workers[r].next_tick()?.0.max(self.now), r)))
+            .filter_map(|r| Some((self.workers[r].next_tick()?.0.max(self.now).max(self.thaw(Rank(r as u32))), r)))
             .min();
         let planned = self.plan.keys().next().map(|key| key.0);
-        let arrivals = self.coordinator.next_tick().map(|due| due.0.max(self.now));
+        let arrivals = self.coordinator.next_tick().map(|due| due.0.max(self.now).max(self.thaw(Rank::ZERO)));
         let next = [message, end, tick.map(|t| t.0), planned, arrivals].into_iter().flatten().min();
         self.now = self.now.max(next.expect("something is still to happen"));
         if planned.is_some_and(|at| at <= self.now) {
@@ -332,9 +339,10 @@ impl World {
     fn deliver(&mut self) {
         let Some(Reverse(key)) = self.network.pop() else { return };
         let Some((from, to, message)) = self.in_flight.remove(&key) else { return };
-        if let Some(healed) = self.healed(from, to).filter(|&healed| healed > self.now) {
-            self.network.push(Reverse((healed, key.1)));
-            self.in_flight.insert((healed, key.1), (from, to, message));
+        let arrives = self.healed(from, to).unwrap_or(0).max(self.thaw(to));
+        if arrives > self.now {
+            self.network.push(Reverse((arrives, key.1)));
+            self.in_flight.insert((arrives, key.1), (from, to, message));
             return;
         }
         if message.is_for_coordinator() {

@@ -2,12 +2,11 @@
 
 use std::cmp::Reverse;
 
-use super::{LINK_TIMEOUT_NS, Life, World, member};
+use super::{Life, Way, World, member};
 use crate::model::{Labels, NodeOffer, Offers, Rank};
 use crate::schedule::coordinator::{self, Change, ProvisioningState, StopReason};
 use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::tests::job::labels_of_slots;
-use crate::schedule::worker;
 
 /// What is done to the world.
 #[derive(Clone, Debug)]
@@ -32,8 +31,14 @@ pub(in crate::schedule::tests) enum Happening {
     Provide,
     /// A requested node with these labels comes, or the request has failed.
     Gain(Labels),
-    /// No messages pass between rank 0 and a rank for this time; the rank detects it after a while.
-    CutOff(Rank, u64),
+    /// No messages pass between rank 0 and a rank in this direction for this time.
+    Cut(Rank, Way, u64),
+    /// A process stands still for this time.
+    Freeze(Rank, u64),
+    /// One side of a link may have waited for too long.
+    Silent(Rank, Way),
+    /// A rank that was given up reads the end of its link.
+    LinkEnded(Rank),
     /// It notices the silence of rank 0, or its end.
     LinkChanged(Rank, bool),
     /// A task is not wanted any more.
@@ -52,6 +57,9 @@ impl World {
         if self.trace {
             eprintln!("{:>9} {what:?}", self.now);
         }
+        if let Some(thaw) = self.waits_for(&what) {
+            return self.at(thaw, what);
+        }
         let is_alive = |rank: Rank| self.life.get(rank.index()) == Some(&Life::Alive);
         match what {
             Happening::Stop(how) => {
@@ -65,9 +73,9 @@ impl World {
                 self.life[rank.index()] = Life::DeclaredLost;
                 self.haunt(rank.index());
                 self.declared_lost.insert(rank.index());
-                self.change(rank, Change::Lose);
+                self.lose(rank);
             }
-            Happening::Notice(rank) => self.change(rank, Change::Lose),
+            Happening::Notice(rank) => self.lose(rank),
             // No rank would answer it any more.
             Happening::Join(..) if self.finished.is_some() => {}
             Happening::Join(slots, asked) => {
@@ -97,20 +105,12 @@ impl World {
                 }
             }
             Happening::Cancel(task) => self.coordinate(coordinator::CoordinatorEvent::Cancel { tasks: task..task + 1 }),
-            Happening::CutOff(rank, time) if rank != Rank::ZERO && is_alive(rank) => {
-                let (mut since, mut healed) = (self.now, self.now + time);
-                if let Some(before) = self.cut.get(&rank).filter(|before| before.1 > self.now) {
-                    (since, healed) = (before.0, healed.max(before.1));
-                }
-                self.cut.insert(rank, (since, healed));
-                self.at(self.now + LINK_TIMEOUT_NS, Happening::LinkChanged(rank, false));
-                self.at(healed.max(self.now + LINK_TIMEOUT_NS), Happening::LinkChanged(rank, true));
-            }
+            Happening::Cut(rank, way, time) if rank != Rank::ZERO && is_alive(rank) => self.cut(rank, way, time),
+            Happening::Freeze(rank, time) if is_alive(rank) => self.freeze(rank, time),
+            Happening::Silent(rank, way) => self.silent(rank, way),
+            Happening::LinkEnded(rank) => self.link_ended(rank),
             Happening::LinkChanged(rank, is_connected) if self.lives(rank.index()) => {
-                let cut = self.cut.get(&rank).is_some_and(|&(_, healed)| self.now < healed);
-                if is_connected != cut {
-                    self.step(rank.index(), worker::WorkerEvent::CutOff(cut));
-                }
+                self.link_changed(rank, is_connected)
             }
             Happening::Rebalance => self.coordinate(coordinator::CoordinatorEvent::Rebalance),
             Happening::Limit(resource, units) => {
@@ -124,6 +124,16 @@ impl World {
             Happening::KillThief(notice) => self.thief_dies = Some(notice),
             _ => {}
         }
+    }
+
+    /// When the process that this happens to goes on, if it stands still.
+    fn waits_for(&self, what: &Happening) -> Option<u64> {
+        let process = match what {
+            Happening::LinkChanged(rank, _) | Happening::LinkEnded(rank) | Happening::Silent(rank, Way::Down) => *rank,
+            Happening::Kill(..) | Happening::KillThief(_) | Happening::Cut(..) | Happening::Freeze(..) => return None,
+            _ => Rank::ZERO,
+        };
+        Some(self.thaw(process)).filter(|&thaw| thaw > self.now)
     }
 
     fn provide(&mut self) {
@@ -147,15 +157,20 @@ impl World {
 
     /// A process dies: its running attempts are lost, and of its messages to each rank the last
     /// ones may be.
-    ///
-    /// A rank that leaves joined later, so that all that it sends passes through rank 0: what it
-    /// sent before an `Emptied` that arrives, to whomever, arrives too.
     pub(super) fn kill(&mut self, rank: Rank) {
         self.life[rank.index()] = Life::Dead;
         self.haunt(rank.index());
         let ends = std::mem::take(&mut self.ends);
         self.ends = ends.into_iter().filter(|Reverse(end)| end.1 != rank.0).collect();
         self.known.retain(|known| known.0 != rank);
+        self.drop_unarrived(rank);
+    }
+
+    /// Of what a rank has sent, some of the last to each rank is lost.
+    ///
+    /// A rank that leaves joined later, so that all that it sends passes through rank 0: what it
+    /// sent before an `Emptied` that arrives, to whomever, arrives too.
+    pub(super) fn drop_unarrived(&mut self, rank: Rank) {
         for to in 0..self.workers.len() as u32 {
             let sent: Vec<_> =
                 self.in_flight.iter().filter(|m| m.1.0 == rank && m.1.1 == Rank(to)).map(|m| *m.0).collect();

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::{Execution, LINK_TIMEOUT_NS, Life, World};
+use super::{Execution, Life, World};
 use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time, has_labels};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::gang::Shape;
@@ -236,9 +236,7 @@ impl World {
         if self.trace {
             eprintln!("{:>9} rank {rank} begins {item:?}", self.now);
         }
-        let cut = self.cut.get(&Rank(rank as u32));
-        let silent = cut.is_some_and(|&(since, healed)| since + LINK_TIMEOUT_NS < self.now && self.now < healed);
-        assert!(!silent, "rank {rank} does not hear rank 0 and starts {task:?}");
+        assert!(!self.is_cut_off(rank), "rank {rank} does not hear rank 0 and starts {task:?}");
         if self.life[rank] == Life::Alive {
             assert_eq!(self.coordinator.final_state(task), None, "{task:?} is known to have ended and starts again");
             assert!(!self.journalled.contains(&(task, attempt)), "{task:?}, attempt {attempt}, is known to have ended");
@@ -388,11 +386,11 @@ impl World {
             false => self.job.outcome(task, attempt - before),
         };
         if outcome.ok() {
-            let healed = self.healed(Rank(rank as u32), Rank::ZERO).filter(|&healed| healed > self.now);
-            if let Some(healed) = healed.filter(|_| self.growing.is_some()) {
+            let answered = self.answered(Rank(rank as u32)).filter(|&at| at > self.now);
+            if let Some(at) = answered.filter(|_| self.growing.is_some()) {
                 // The answer of rank 0 comes no sooner.
                 let item = (task.0, home.0, attempt, ready, short);
-                return self.ends.push(Reverse((healed, rank as u32, item, started)));
+                return self.ends.push(Reverse((at, rank as u32, item, started)));
             }
             if !self.offers(Rank(rank as u32), task, attempt) {
                 return;

@@ -1,3 +1,5 @@
+from spack_repo.builtin.build_systems.cargo import CargoPackage
+
 from spack.package import *
 
 
@@ -23,5 +25,6 @@ class Phalanx(CargoPackage):
     @run_after("install")
     def install_pages(self):
         # Manual pages, completions, the batch script and the documents.
-        Executable("packaging/stage")(self.prefix.bin.phalanx, "stage", self.prefix)
-        install_tree("stage/share", self.prefix.share)
+        with working_dir(self.stage.source_path):
+            Executable("packaging/stage")(self.prefix.bin.phalanx, "stage", self.prefix)
+            install_tree("stage/share", self.prefix.share)
