@@ -8,7 +8,8 @@
 //! empty list.
 //!
 //! An orphan belongs to the command whose session it is in, or else to the attempt that its
-//! environment names. An orphan with neither belongs to the only running command; while there are
+//! environment names, or that of a descendant: the monitor of a container has an environment of its
+//! own. An orphan with neither belongs to the only running command; while there are
 //! several it waits until one is left. Children of Phalanx itself are known by their process ids or
 //! by its own session, and what those have left by the mark of `system/own_program`: it lives on.
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 
 use super::mark::{Environment, Mark};
-use super::process::{Stat, signal_process};
+use super::process::{Stat, descendants, signal_process};
 use crate::system::own_program;
 
 /// An attempt, as named in the environment of its processes.
@@ -107,7 +108,9 @@ impl Leftovers {
         let is_only = self.held().commands <= 1;
         let is_of = |orphan: &Stat| match orphan.session == leader {
             true => true,
-            false => self.owner_of(orphan.pid).map_or(is_only, |of| of == owner),
+            false => {
+                descendants(orphan.pid).into_iter().find_map(|pid| self.owner_of(pid)).map_or(is_only, |of| of == owner)
+            }
         };
         orphans.iter().filter(|orphan| is_of(orphan)).map(|orphan| (orphan.pid, orphan.start)).collect()
     }

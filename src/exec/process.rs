@@ -145,13 +145,15 @@ impl Family {
     }
 }
 
-/// Returns the memory of a process and its descendants in bytes, if it is above `limit`.
+/// Returns the memory of a process, of others of its command, and of their descendants in bytes, if
+/// it is above `limit`.
 ///
 /// Resident pages are counted once per process that maps them, which is cheap but too much for
 /// processes that share memory. Only if that count is above `limit`, the proportional share of each
 /// process is read.
-pub(super) fn memory_above(leader: Pid, limit: u64) -> Option<u64> {
-    let family = descendants(leader.as_raw_nonzero().get());
+pub(super) fn memory_above(leader: Pid, others: &[(i32, u64)], limit: u64) -> Option<u64> {
+    let mut family = descendants(leader.as_raw_nonzero().get());
+    family.extend(others.iter().flat_map(|&(pid, _)| descendants(pid)));
     let resident: u64 = family.iter().filter_map(|&pid| resident(pid)).sum();
     if resident <= limit {
         return None;
@@ -165,7 +167,7 @@ fn resident_of_living(pid: i32) -> Option<u64> {
 }
 
 /// A process and its descendants, from the lists of children that the kernel keeps per thread.
-fn descendants(leader: i32) -> Vec<i32> {
+pub(super) fn descendants(leader: i32) -> Vec<i32> {
     let mut family = vec![leader];
     let mut next = 0;
     while let Some(&pid) = family.get(next) {
@@ -289,7 +291,7 @@ mod tests {
     #[test]
     fn our_own_memory_is_seen() {
         let me = rustix::process::getpid();
-        assert!(memory_above(me, 1 << 10).is_some());
-        assert!(memory_above(me, 1 << 50).is_none());
+        assert!(memory_above(me, &[], 1 << 10).is_some());
+        assert!(memory_above(me, &[], 1 << 50).is_none());
     }
 }

@@ -286,7 +286,7 @@ impl<'a> Supervisor<'a> {
 
     /// True while processes that must end survive the exited command.
     fn is_survived(&mut self) -> bool {
-        let orphans = self.care.leftovers.of(self.child.pid, self.care.owner);
+        let orphans = self.orphans();
         if self.cause.is_some() {
             self.family.adopt(orphans);
             return self.family.look();
@@ -334,8 +334,7 @@ impl<'a> Supervisor<'a> {
         if !self.exited && self.peaks.due(now) {
             self.peak = self.peak.max(peak_so_far(self.child.pid));
             let known = self.peak.max(self.family_peak);
-            self.family_peak = memory_above(self.child.pid, known).unwrap_or(self.family_peak);
-            self.care.leftovers.reap();
+            self.family_peak = memory_above(self.child.pid, &self.orphans(), known).unwrap_or(self.family_peak);
             let alive = self.care.oom.mark();
             if !self.child.has_exited()? {
                 self.alive = Some(alive);
@@ -359,7 +358,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn check_memory(&mut self) {
-        if let Some(bytes) = self.limit.and_then(|limit| memory_above(self.child.pid, limit)) {
+        let above = |limit| memory_above(self.child.pid, &self.orphans(), limit);
+        if let Some(bytes) = self.limit.and_then(above) {
             self.cause = Some(Cause::Memory(bytes));
             // The system does not report processes that are killed with their parent.
             self.family_peak = self.family_peak.max(bytes);
@@ -374,7 +374,13 @@ impl<'a> Supervisor<'a> {
         self.kill_at = Instant::now().checked_add(self.grace);
     }
 
+    /// What has left the command while it runs, as the monitor of a container does. Reaps the dead.
+    fn orphans(&self) -> Vec<(i32, u64)> {
+        self.care.leftovers.of(self.child.pid, self.care.owner)
+    }
+
     fn kill(&mut self) {
+        self.family.adopt(self.orphans());
         self.family.kill();
         self.killed = true;
     }

@@ -221,6 +221,33 @@ fn a_memory_limit_ends_a_task() {
     report(&dir, &["--failed"]).says("`memory` allows");
 }
 
+/// As the monitor of a container does, one process of the command leaves it with an environment of
+/// its own, and starts others with that of the task.
+#[test]
+fn limits_hold_for_what_leaves_a_command_while_it_runs() {
+    let dir = Dir::new("left");
+    dir.file("monitor.sh", "xargs -0 sh -c 'exec env \"$@\" sh '$1 sh < $1.env\n");
+    dir.file("deaf", "trap '' TERM\necho $$ > pid\nsleep 600\nsleep 600\n");
+    dir.file("greedy", "(head -c 300000000 /dev/zero; sleep 600) | tail -n 1 > /dev/null\n");
+    let left = |script: &str| {
+        format!(
+            "env -0 > {script}.env; (env -i PATH=\"$PATH\" setsid sh monitor.sh {script} &); trap '' TERM; sleep 600; sleep 600"
+        )
+    };
+    let (deaf, greedy) = (left("deaf"), left("greedy"));
+    let job = format!(
+        "[[task]]\nname = 'deaf'\ntime = '3s'\ncommand = \"\"\"{deaf}\"\"\"\n\
+         [[task]]\nname = 'greedy'\nmemory = '100M'\ncommand = \"\"\"{greedy}\"\"\"\n\
+         [[task]]\nname = 'other'\ntime = '120s'\n\
+         command = 'until test -s pid; do sleep 0.1; done; while kill -0 $(cat pid); do sleep 0.1; done'\n"
+    );
+    dir.job("job.toml", &job);
+    phalanx(&dir).args(["run", "job.toml", "--slots", "3", "--keep-going"]).start().wait_clean().code(1);
+    let trace = Trace::of(&dir, "latest");
+    let states = ["deaf", "greedy", "other"].map(|name| trace.state(name).to_owned());
+    assert_eq!(states, ["TIMEOUT", "OUT_OF_MEMORY", "COMPLETED"]);
+}
+
 #[test]
 fn an_arrays_limit_is_never_exceeded() {
     let dir = Dir::new("limit");
