@@ -68,7 +68,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn store(place: &Path) -> Store {
-    Store::open(&StoreConfig { node: place.join("store"), shared: None, size: 8 << 30, ttl: None })
+    Store::open(&StoreConfig { node: place.join("store"), shared: None, size: 8 << 30, ttl: None, records: None })
 }
 
 /// Hashing of a file that no memo knows, beside BLAKE3 over the same bytes in memory.

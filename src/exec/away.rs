@@ -26,7 +26,6 @@ use super::carrier::FileCarrier;
 use super::files;
 use super::output::Output;
 use super::runner::{AttemptRun, Runner};
-use super::shared_dirs::SharedDirs;
 use super::used_files::{self, UsedFiles};
 use super::{Fault, RankContext};
 use crate::job::{FileNames, OPERATION_KERNEL, Task, Work};
@@ -268,7 +267,7 @@ impl AwayAttempt {
 /// into. What the task does not declare is left out. Returns the bytes that were put in place, and
 /// those that are held.
 pub(super) fn accept(
-    (store, held, shared): (&Store, Option<&HeldFiles>, &SharedDirs),
+    (store, held): (&Store, Option<&HeldFiles>),
     task: &Task,
     (rank, node, is_completed): (Rank, &str, bool),
     site: &RankContext,
@@ -287,7 +286,7 @@ pub(super) fn accept(
         let is_kept_link = |from: &Path| resolve_output(from, &all).is_ok_and(|path| path == from);
         check_received(dir, from, &is_kept_link).map_err(|error| named(&to.display().to_string(), error))?;
     }
-    let written = store.stage_out(&kept, &|dir| shared.is_shared(task.id, dir), is_given_up);
+    let written = store.stage_out(&kept, is_given_up);
     let mut written = written.map_err(|(file, error)| named(&file.display().to_string(), error))?.bytes;
     let mut bytes = 0;
     for (from, to) in &temporary {
@@ -409,7 +408,7 @@ impl Runner {
         is_given_up: &AtomicBool,
     ) -> io::Result<(u64, u64)> {
         let (task, _) = self.expanded(task).map_err(io::Error::other)?;
-        let store = (&**self.cache.store(), self.cache.held().map(|held| &**held), &*self.shared_dirs);
+        let store = (&**self.cache.store(), self.cache.held().map(|held| &**held));
         let accepted = accept(store, &task, of, &self.site, dir, is_given_up);
         remove_tree(dir);
         accepted

@@ -199,6 +199,8 @@ pub struct RankContext {
     pub scripts: PathBuf,
     /// The directory of the run; `None` if it has none.
     pub run_dir: Option<PathBuf>,
+    /// Directory with records of what is delivered to other directories, if the run has one.
+    pub delivered: Option<PathBuf>,
     /// Ranks of other nodes take part in the run, or may.
     pub is_shared: bool,
     /// It does not see the directories of the job and of the run.
@@ -233,6 +235,7 @@ impl RankContext {
             gpus: Gpus::default(),
             scripts: std::env::temp_dir(),
             run_dir: None,
+            delivered: None,
             is_shared: false,
             is_away: false,
             carrier: None,

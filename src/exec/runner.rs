@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_utils::CachePadded;
 
@@ -62,7 +62,7 @@ pub struct Runner {
     graphs: Graphs,
     pub(super) cache: Arc<TaskCache>,
     pub(super) stages: Stages,
-    pub(super) shared_dirs: Arc<SharedDirs>,
+    shared_dirs: Arc<SharedDirs>,
 }
 
 /// Groups of tasks.
@@ -404,7 +404,7 @@ impl Runner {
         let recorder = Recorder::new(&*self.sink);
         let mut recording = Output::new(&recorder, id, seat.attempt);
         let mut used = std::mem::take(&mut pending.used);
-        let start = Instant::now();
+        let (began, start) = (SystemTime::now(), Instant::now());
         let left = RefCell::default();
         let result = self.work(&AttemptRun { left: Some(&left), ..*turn }, task, pending.visible, &mut recording);
         let took = start.elapsed();
@@ -415,7 +415,7 @@ impl Runner {
         // Tasks that it has added are no part of a stored result.
         if result.as_ref().is_ok_and(|outcome| outcome.ok()) && !recorder.has_added() {
             let deadline = AttemptDeadline::begin(control, None);
-            let recorded = (recorder.take(), took);
+            let recorded = (recorder.take(), began, took);
             used.not_stored = self.cache.store_result(&request, *pending, recorded, left.take(), &deadline);
         }
         output.cache_used(&used);
@@ -464,7 +464,7 @@ impl Runner {
         let inside = CommandAttempt { task: &task, deadline: attempt.deadline.renewed(), ..*attempt };
         let ran = self.commands.run(&inside);
         let ended = match ran {
-            Ok(outcome) if outcome.ok() => staged.deliver(attempt, &self.shared_dirs).map(|()| outcome),
+            Ok(outcome) if outcome.ok() => staged.deliver(attempt).map(|()| outcome),
             ended => ended,
         };
         match turn.away {

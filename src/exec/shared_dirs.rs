@@ -1,5 +1,5 @@
-//! Which directories several tasks write into. What a task leaves takes the place of a directory
-//! that is its own; into one that it shares it is merged.
+//! Which directories several tasks write into. What a task without a directory of its own on the
+//! node has left in one cannot be told from what others have.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};

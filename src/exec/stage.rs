@@ -24,7 +24,6 @@ use super::aside::AttemptDeadline;
 use super::away::AwayAttempt;
 use super::command::CommandAttempt;
 use super::rank_dir::RankDir;
-use super::shared_dirs::SharedDirs;
 use super::{Fault, FileCarrier, away, used_files};
 use crate::job::Task;
 use crate::model::{CarriedFile, Outcome, Rank, StageUse, State};
@@ -281,7 +280,7 @@ fn bring(
 
 impl StagedAttempt {
     /// Takes the outputs of the command, which has succeeded, to their places.
-    pub(super) fn deliver(&mut self, attempt: &CommandAttempt, shared: &Arc<SharedDirs>) -> Result<(), Fault> {
+    pub(super) fn deliver(&mut self, attempt: &CommandAttempt) -> Result<(), Fault> {
         let start = Instant::now();
         let (mut held, mut kept) = (Vec::new(), Vec::new());
         for (file, _) in &self.task.outputs {
@@ -290,14 +289,14 @@ impl StagedAttempt {
             list.push((self.task.dir.join(file), self.home.join(file)));
         }
         let (store, files, carrier) = (Arc::clone(&self.store), self.held.clone(), self.carrier.clone());
-        let (dir, id, shared) = (self.task.dir.clone(), self.task.id, Arc::clone(shared));
+        let dir = self.task.dir.clone();
         let work = move |is_given_up: &AtomicBool| {
             let names = [fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone()), dir];
             for (from, to) in kept.iter().chain(&held).filter(|(from, _)| from.exists()) {
                 let checked = fs::canonicalize(from).and_then(|path| check_links(&path, &names));
                 checked.map_err(|error| (to.clone(), error))?;
             }
-            let written = store.stage_out(&kept, &|dir| shared.is_shared(id, dir), is_given_up)?;
+            let written = store.stage_out(&kept, is_given_up)?;
             let mut bytes = 0;
             for (from, to) in &held {
                 let Some(files) = &files else { break };

@@ -5,6 +5,7 @@
 //!   mosaic-1/  mosaic-2/   one a run; a resume continues in the same one
 //!   latest -> mosaic-2     the one that was begun or resumed last
 //!   mosaic.history.jsonl   results of its runs, for later ones (see `history`)
+//!   .delivered/            what staged tasks have left in directories (see `store/delivered`)
 //! mosaic-2/
 //!   journal                events of the run (see `record`)
 //!   job.toml               the job file as it was last run
@@ -39,6 +40,8 @@ use super::replay::replay;
 /// Directory that holds the run directories, under the current one.
 pub const RUNS: &str = "phalanx-runs";
 
+/// Directory under [`RUNS`] with records of what runs have delivered to directories.
+const DELIVERED: &str = ".delivered";
 /// The command that continues a run of a batch job.
 const CONTINUATION: &str = "continue";
 /// The words that started its world.
@@ -144,6 +147,14 @@ impl RunDir {
             Ok(frame::holds_record(&start, size))
         };
         holds_record().is_ok_and(|holds| !holds) && self.liveness() == Liveness::Gone
+    }
+
+    /// Directory with records of what runs have delivered to directories. Runs that lie beside each
+    /// other have one in common.
+    pub fn delivered(&self) -> PathBuf {
+        let around = self.path.parent().unwrap_or(&self.path);
+        let is_runs = around.file_name().is_some_and(|name| name == RUNS);
+        if is_runs { around.join(DELIVERED) } else { around.join(RUNS).join(DELIVERED) }
     }
 
     /// The directory, absolute.

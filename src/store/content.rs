@@ -7,11 +7,10 @@
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
@@ -22,9 +21,6 @@ use super::memo::Memo;
 pub(super) const MAX_DEPTH: usize = 64;
 /// Maximum size in bytes of the list of a directory's entries.
 const MAX_TREE: u64 = 64 << 20;
-
-/// Number of the next file that is put in place by this process.
-static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// What stands behind a path. Modes are those of `chmod`: of a file and of a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,7 +169,7 @@ pub(super) fn rest_after(path: &Path, most: u64, depth: usize) -> Option<u64> {
 }
 
 /// The entries of a directory, as a level has them.
-fn entries(disk: &Disk, tree: &Digest, size: u64) -> Result<Vec<Entry>, FetchError> {
+pub(super) fn entries(disk: &Disk, tree: &Digest, size: u64) -> Result<Vec<Entry>, FetchError> {
     if size > MAX_TREE {
         return Err(FetchError::Damaged);
     }
@@ -220,130 +216,9 @@ pub(super) fn copy(from: &Disk, to: &Disk, content: &Content) -> Result<(), Fetc
     })
 }
 
-/// Puts a content where a path is, in one step: what is there is whole at any time. `is_given_up`
-/// asks to stop. Returns the number of bytes that were written.
-pub(super) fn place(disk: &Disk, content: &Content, path: &Path, is_given_up: &AtomicBool) -> Result<u64, FetchError> {
-    place_with(path, &|temporary| {
-        let bytes = build(disk, content, temporary, is_given_up)?;
-        not_given_up(is_given_up)?;
-        Ok(bytes)
-    })
-}
-
-/// As [`place`], but a directory is merged into one that is there, file by file: what else that has
-/// belongs to others.
-pub(super) fn merge(
-    disk: &Disk,
-    content: &Content,
-    path: &Path,
-    memo: &Memo,
-    is_given_up: &AtomicBool,
-) -> Result<u64, FetchError> {
-    let Content::Directory { tree, size, .. } = content else {
-        check_no_directory(path)?;
-        let is_there = is_in_place(content, path, memo);
-        return if is_there { Ok(0) } else { place(disk, content, path, is_given_up) };
-    };
-    if !path.is_dir() {
-        return place(disk, content, path, is_given_up);
-    }
-    let entries = entries(disk, tree, *size)?.into_iter().map(|(name, content)| {
-        merge(disk, &content, &path.join(std::ffi::OsStr::from_bytes(&name)), memo, is_given_up)
-    });
-    entries.sum()
-}
-
-/// Puts a content where a directory stands: in place of it if `may_replace` and the system say so,
-/// otherwise into it. Returns the number of bytes that were written.
-pub(super) fn put_over(
-    disk: &Disk,
-    content: &Content,
-    path: &Path,
-    memo: &Memo,
-    is_given_up: &AtomicBool,
-) -> Result<u64, FetchError> {
-    match may_replace(path).then(|| place(disk, content, path, is_given_up)) {
-        Some(Err(FetchError::Io(error))) if is_fixed(&error) => merge(disk, content, path, memo, is_given_up),
-        Some(placed) => placed,
-        None => merge(disk, content, path, memo, is_given_up),
-    }
-}
-
-/// As [`put_over`], with a copy of what stands behind `from`.
-pub(super) fn put_copy_over(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-    match may_replace(path).then(|| place_copy(from, path, is_given_up)) {
-        Some(Err(error)) if is_fixed(&error) => merge_copy(from, path, is_given_up),
-        Some(placed) => placed,
-        None => merge_copy(from, path, is_given_up),
-    }
-}
-
-/// True for how the system refuses to put something in the place of a directory, whose parent this
-/// user may not write to, say.
-fn is_fixed(error: &io::Error) -> bool {
-    use ErrorKind::{CrossesDevices, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
-    matches!(error.kind(), CrossesDevices | PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
-}
-
-/// As [`merge`], with a copy of what stands behind `from`.
-pub(super) fn merge_copy(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-    if !fs::symlink_metadata(from)?.is_dir() || !path.is_dir() {
-        check_no_directory(path)?;
-        return place_copy(from, path, is_given_up);
-    }
-    let entries = fs::read_dir(from)?.map(|entry| {
-        let entry = entry?;
-        merge_copy(&entry.path(), &path.join(entry.file_name()), is_given_up)
-    });
-    entries.sum()
-}
-
-/// A file does not take the place of a directory.
-pub(super) fn check_no_directory(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-        true => Err(io::Error::other(format!("{} is a directory", path.display()))),
-        false => Ok(()),
-    }
-}
-
-/// Puts a copy of what stands behind `from` where a path is, in one step.
-pub(crate) fn place_copy(from: &Path, path: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-    place_with(path, &|temporary| {
-        let bytes = copy_tree(from, temporary, is_given_up)?;
-        not_given_up(is_given_up)?;
-        Ok(bytes)
-    })
-}
-
-/// Puts these bytes where a path is, in one step.
-pub(super) fn place_bytes(bytes: &[u8], mode: u32, path: &Path) -> io::Result<()> {
-    use std::io::Write;
-    place_with(path, &|temporary| {
-        let mut file = create_new(temporary)?;
-        file.write_all(bytes)?;
-        file.set_permissions(Permissions::from_mode(mode & 0o777))
-    })
-}
-
 /// Another attempt may have written meanwhile what one that was given up would write.
 pub(crate) fn not_given_up(is_given_up: &AtomicBool) -> io::Result<()> {
     if is_given_up.load(Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
-}
-
-/// Puts what `write` makes at a temporary name beside a path where the path is, in one step.
-pub(super) fn place_with<T, E: From<io::Error>>(path: &Path, write: &dyn Fn(&Path) -> Result<T, E>) -> Result<T, E> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent)?;
-    let temporary = parent.join(format!(".phalanx-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed)));
-    let written = write(&temporary).and_then(|written| {
-        let comes_dir = fs::symlink_metadata(&temporary).is_ok_and(|meta| meta.is_dir());
-        replace(&temporary, path, comes_dir)?;
-        Ok(written)
-    });
-    if written.is_err() {
-        remove_tree(&temporary);
-    }
-    written
 }
 
 /// Copies what stands behind a path; links in it are kept as they are, blocks are shared where the
@@ -450,47 +325,6 @@ pub(super) fn build(disk: &Disk, content: &Content, path: &Path, is_given_up: &A
     }
 }
 
-/// True if what a task leaves may take the place of a directory that stands: neither it nor
-/// anything in it is another file system or leads elsewhere by a link to a directory.
-pub(super) fn may_replace(dir: &Path) -> bool {
-    let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev());
-    let (Some(parent), Ok(own)) = (dir.parent(), device(dir)) else { return false };
-    device(parent).is_ok_and(|parent| parent == own) && is_one_tree(dir, own, 0)
-}
-
-fn is_one_tree(dir: &Path, device: u64, depth: usize) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    let is_own = |entry: fs::DirEntry| {
-        let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { return false };
-        match meta.is_dir() {
-            true => meta.dev() == device && is_one_tree(&path, device, depth + 1),
-            false => !(meta.is_symlink() && path.is_dir()),
-        }
-    };
-    depth < MAX_DEPTH && entries.flatten().all(is_own)
-}
-
-/// Renames what was built to its path. A directory that stands there, or that comes, is exchanged
-/// with it; where the file system cannot do that in one step, the old one is moved aside first.
-fn replace(temporary: &Path, path: &Path, comes_dir: bool) -> io::Result<()> {
-    let is_dir = fs::symlink_metadata(path).ok().map(|meta| meta.is_dir());
-    if is_dir.is_none() || (is_dir == Some(false) && !comes_dir) {
-        return fs::rename(temporary, path);
-    }
-    if renameat_with(CWD, temporary, CWD, path, RenameFlags::EXCHANGE).is_ok() {
-        remove_tree(temporary);
-        return Ok(());
-    }
-    let old = temporary.with_extension("old");
-    fs::rename(path, &old)?;
-    let renamed = fs::rename(temporary, path);
-    match renamed {
-        Ok(()) => remove_tree(&old),
-        Err(_) => fs::rename(&old, path)?,
-    }
-    renamed
-}
-
 /// Removes what stands at a path, also where a task has taken away the right to do so. Whatever
 /// withstands stays.
 pub(crate) fn remove_tree(path: &Path) {
@@ -559,54 +393,6 @@ mod tests {
         fs::set_permissions(dir.join("run.sh"), Permissions::from_mode(0o750)).unwrap();
         fs::set_permissions(dir.join("sub/empty"), Permissions::from_mode(0o711)).unwrap();
         std::os::unix::fs::symlink("sub/data", dir.join("link")).unwrap();
-    }
-
-    #[test]
-    fn a_directory_that_leads_elsewhere_is_not_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let (old, new, elsewhere) = (dir.path().join("old"), dir.path().join("new"), dir.path().join("elsewhere"));
-        for path in [&old.join("sub"), &new, &elsewhere] {
-            fs::create_dir_all(path).unwrap();
-        }
-        fs::write(old.join("sub/stale"), "").unwrap();
-        fs::write(new.join("fresh"), "new").unwrap();
-        fs::write(elsewhere.join("mine"), "").unwrap();
-        let go_on = AtomicBool::new(false);
-        std::os::unix::fs::symlink(&elsewhere, old.join("sub/link")).unwrap();
-        assert!(!may_replace(&old) && put_copy_over(&new, &old, &go_on).unwrap() == 3);
-        assert!(old.join("fresh").exists() && old.join("sub/stale").exists() && elsewhere.join("mine").exists());
-        fs::remove_file(old.join("sub/link")).unwrap();
-        assert!(may_replace(&old) && put_copy_over(&new, &old, &go_on).unwrap() == 3);
-        assert!(old.join("fresh").exists() && !old.join("sub").exists());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing temporary is left");
-        assert!(!may_replace(Path::new("/proc")), "a mount point");
-    }
-
-    #[test]
-    fn a_directory_comes_back_with_modes_and_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(&dir.path().join("store"), false).unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to/there"));
-        tree(&from);
-        let memo = Memo::default();
-        let sink = Sink::Store { disk: &disk, read: &AtomicU64::new(0) };
-        let content = describe(&from, false, &memo, &sink).unwrap();
-        assert_eq!(content.bytes(), 4 + 10 + 8);
-        let go = AtomicBool::new(false);
-        place(&disk, &content, &to, &go).unwrap();
-        assert_eq!(describe(&to, false, &memo, &sink).unwrap(), content);
-        let mode = |name: &str| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode("run.sh"), mode("sub/empty")), (0o750, 0o711));
-        assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("sub/data"));
-        // It replaces what is there, whatever that is.
-        fs::write(to.join("more"), "").unwrap();
-        place(&disk, &content, &to, &go).unwrap();
-        assert!(!to.join("more").exists());
-        fs::remove_dir_all(&to).unwrap();
-        fs::write(&to, "a file").unwrap();
-        place(&disk, &content, &to, &go).unwrap();
-        assert!(to.join("sub/data").exists());
-        assert_eq!(fs::read_dir(dir.path().join("to")).unwrap().count(), 1, "nothing temporary is left");
     }
 
     #[test]

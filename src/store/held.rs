@@ -21,7 +21,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Digest;
-use super::content::{copy_tree, lexical, not_given_up, place_copy, place_with, remove_tree};
+use super::content::{copy_tree, lexical, not_given_up, remove_tree};
+use super::delivery::{place_copy, place_with};
 
 /// Directory of the files, below the node's level and below the run directory.
 const HELD: &str = "held";

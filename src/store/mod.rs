@@ -12,7 +12,9 @@
 //! |---|---|
 //! | `digest` | BLAKE3 digests |
 //! | `memo` | digests of files that have not changed |
-//! | `content` | files, directories and links: describe, store, put in place |
+//! | `content` | files, directories and links: describe, store, build |
+//! | `delivery` | bringing them to their places |
+//! | `delivered` | what was brought to a directory, on record |
 //! | `disk` | one level on disk: names, whole files, damage |
 //! | `memory` | the level in memory, and how long results are kept |
 //! | `result` | what a task left, and the components of its key |
@@ -28,6 +30,8 @@
 mod admin;
 mod archive;
 mod content;
+mod delivered;
+mod delivery;
 mod digest;
 mod disk;
 mod evict;
@@ -49,15 +53,17 @@ use std::time::{Duration, Instant, SystemTime};
 pub use admin::{Dropped, LevelInfo, ListedResult, StoreDir, Verified};
 pub use archive::{pack, unpack};
 pub use content::Content;
-pub(crate) use content::{check_links, lexical, not_given_up, place_copy, remove_tree};
+pub(crate) use content::{check_links, lexical, not_given_up, remove_tree};
+pub(crate) use delivery::place_copy;
 pub use digest::Digest;
 pub use evict::{Evicted, Limits};
 pub use held::{CarryHeld, HeldFiles, HeldIn};
 pub use result::{Component, Components, Difference, Origin, OutputName, Printed, StoredResult};
 pub(crate) use stage::resolve_output;
-pub use stage::{IsSharedDir, Staged, StagedOut};
+pub use stage::{Staged, StagedOut};
 
 use content::{DescribeError, Sink};
+use delivery::{Delivery, Source};
 use disk::{Disk, FetchError, Kind};
 use memo::Memo;
 use memory::{MAX_RESULT, Memory, SmallResult};
@@ -85,6 +91,9 @@ pub struct StoreConfig {
     /// How long results are kept unused in memory and at the node's level. `None`: 300 s in memory,
     /// and at the node's level until the space is needed.
     pub ttl: Option<Duration>,
+    /// Directory with records of what was delivered to other directories. Without one nothing that
+    /// was delivered is removed later.
+    pub records: Option<PathBuf>,
 }
 
 impl StoreConfig {
@@ -135,21 +144,8 @@ pub struct Taken {
     pub restored: u64,
 }
 
-/// Where the outputs of a task go.
-pub trait OutputPlaces {
-    /// The place of an output.
-    fn place(&self, name: &OutputName) -> PathBuf;
-    /// True if others write into the directory at a place, too: what they have written stays.
-    fn is_shared(&self, _place: &Path) -> bool {
-        false
-    }
-}
-
-impl<F: Fn(&OutputName) -> PathBuf> OutputPlaces for F {
-    fn place(&self, name: &OutputName) -> PathBuf {
-        self(name)
-    }
-}
+/// Says where an output goes.
+pub type OutputPlaces<'a> = dyn Fn(&OutputName) -> PathBuf + 'a;
 
 /// Why no result was taken from the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +190,7 @@ pub struct Store {
     memo: Memo,
     size: u64,
     ttl: Option<Duration>,
+    records: Option<PathBuf>,
     /// Bytes that had been written when the size was looked at last; `u64::MAX` before.
     checked_at: AtomicU64,
     evicting: Mutex<Option<JoinHandle<()>>>,
@@ -220,6 +217,7 @@ impl Store {
             node,
             size: config.size,
             ttl: config.ttl,
+            records: config.records.clone(),
             checked_at: AtomicU64::new(u64::MAX),
             evicting: Mutex::new(None),
         }
@@ -252,7 +250,7 @@ impl Store {
         &self,
         key: &Digest,
         class: &str,
-        places: &dyn OutputPlaces,
+        places: &OutputPlaces<'_>,
         is_given_up: &AtomicBool,
     ) -> Result<Taken, Miss> {
         let taken = self.take_from_levels(key, class, places, is_given_up);
@@ -264,7 +262,7 @@ impl Store {
         &self,
         key: &Digest,
         class: &str,
-        places: &dyn OutputPlaces,
+        places: &OutputPlaces<'_>,
         is_given_up: &AtomicBool,
     ) -> Result<Taken, Miss> {
         let mut miss = Miss::Unknown;
@@ -351,36 +349,50 @@ impl Store {
         &self,
         disk: &Disk,
         result: &StoredResult,
-        places: &dyn OutputPlaces,
+        places: &OutputPlaces<'_>,
         is_given_up: &AtomicBool,
     ) -> Result<u64, FetchError> {
         let mut restored = 0;
         for (name, content) in &result.outputs {
-            let path = places.place(name);
+            let path = places(name);
             if content::is_in_place(content, &path, &self.memo) {
                 continue;
             }
-            let stands = matches!(content, Content::Directory { .. }) && path.is_dir();
-            restored += match stands && (path.is_symlink() || places.is_shared(&path)) {
-                true => content::merge(disk, content, &path, &self.memo, is_given_up)?,
-                false if stands => content::put_over(disk, content, &path, &self.memo, is_given_up)?,
-                false => content::place(disk, content, &path, is_given_up)?,
-            };
+            restored += self.deliver(Source::Stored(disk, content.clone()), &path, is_given_up)?;
         }
         Ok(restored)
     }
 
-    fn restore_small(&self, small: &SmallResult, places: &dyn OutputPlaces) -> io::Result<u64> {
+    /// Brings something to a place. What lies in the store's own directory is nobody else's.
+    fn deliver(&self, source: Source, to: &Path, is_given_up: &AtomicBool) -> Result<u64, FetchError> {
+        if self.node.as_ref().is_some_and(|node| to.starts_with(node.root())) {
+            return delivery::place(&source, to, is_given_up);
+        }
+        let goes_on = || content::not_given_up(is_given_up);
+        let (records, memo) = (self.records.as_deref(), &self.memo);
+        Delivery { records, memo, is_given_up, goes_on: &goes_on }.bring(source, to)
+    }
+
+    /// Puts on record what a task that began at this time has left in a directory by itself, so that
+    /// a later result takes its place.
+    pub fn note_left(&self, dir: &Path, since: SystemTime) {
+        let Some(records) = self.records.as_deref().filter(|_| dir.is_dir()) else { return };
+        if let Err(error) = delivery::note_left(records, dir, since) {
+            tracing::debug!("what is in {} cannot be recorded: {error}", dir.display());
+        }
+    }
+
+    fn restore_small(&self, small: &SmallResult, places: &OutputPlaces<'_>) -> io::Result<u64> {
         let mut restored = 0;
         for (name, content) in &small.result.outputs {
-            let path = places.place(name);
+            let path = places(name);
             if content::is_in_place(content, &path, &self.memo) {
                 continue;
             }
             let Content::File { digest, mode, .. } = content else { continue };
             let bytes = small.contents.iter().find(|(known, _)| known == digest);
             let (_, bytes) = bytes.ok_or_else(|| io::Error::other("a content is not in memory"))?;
-            content::place_bytes(bytes, *mode, &path)?;
+            delivery::place_bytes(bytes, *mode, &path)?;
             restored += bytes.len() as u64;
         }
         Ok(restored)

@@ -10,15 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::content::{self, Content, DescribeError, Sink};
+use super::delivery::Source;
 use super::disk::{Disk, FetchError};
 use super::held::FETCH_PAUSE;
 use super::{Digest, Store, keeps_link};
 
 /// Directory below the node's level with files that ranks lock while they fetch contents.
 const FETCHING: &str = "fetching";
-
-/// True if others write into the directory at a path, too.
-pub type IsSharedDir<'a> = dyn Fn(&Path) -> bool + 'a;
 
 /// What was taken to its places.
 #[derive(Debug, Default)]
@@ -175,8 +173,7 @@ impl Store {
     }
 
     /// Takes the outputs of a task from the node's disk into the node's level and to their places;
-    /// those that the level cannot take go straight there. A directory takes the place of one that
-    /// is there, or is merged into it if that `is_shared`. Each is a file on the disk with its
+    /// those that the level cannot take go straight there. Each is a file on the disk with its
     /// place; those that are not there are left out.
     ///
     /// # Errors
@@ -184,7 +181,6 @@ impl Store {
     pub fn stage_out(
         &self,
         outputs: &[(PathBuf, PathBuf)],
-        is_shared: &IsSharedDir<'_>,
         is_given_up: &AtomicBool,
     ) -> Result<StagedOut, (PathBuf, io::Error)> {
         let mut out = StagedOut::default();
@@ -192,7 +188,7 @@ impl Store {
         for (from, to) in outputs.iter().filter(|(from, _)| !super::is_absent(from)) {
             let put = resolve_output(from, &all).and_then(|from| {
                 let is_dir = std::fs::symlink_metadata(&from)?.is_dir();
-                let (bytes, content) = self.put_out((&from, is_dir), to, is_shared, is_given_up)?;
+                let (bytes, content) = self.put_out(&from, to, is_given_up)?;
                 out.bytes += bytes;
                 out.directories.extend(is_dir.then(|| (to.clone(), content)));
                 Ok(())
@@ -205,64 +201,25 @@ impl Store {
 
     /// Puts a file, link or directory in place. Returns its content as well, if the node's level
     /// has it.
-    fn put_out(
-        &self,
-        (from, is_dir): (&Path, bool),
-        to: &Path,
-        is_shared: &IsSharedDir<'_>,
-        is_given_up: &AtomicBool,
-    ) -> io::Result<(u64, Option<Content>)> {
-        if !is_dir {
-            content::check_no_directory(to)?;
-        }
-        let stands = is_dir && to.is_dir();
-        // A link to a directory elsewhere stays one.
-        let place = if stands { &*std::fs::canonicalize(to)? } else { to };
-        let is_link = to.is_symlink();
-        let how = match stands {
-            false => Delivery::New,
-            true if is_link || is_shared(to) || is_shared(place) => Delivery::Into,
-            true => Delivery::Over,
-        };
-        let to = place;
+    fn put_out(&self, from: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<(u64, Option<Content>)> {
         if self.is_within(from, 1) {
-            match self.put_through(from, to, how, is_given_up) {
+            match self.put_through(from, to, is_given_up) {
                 Ok((bytes, content)) => return Ok((bytes, Some(content))),
                 Err(error) => tracing::debug!("{} is copied past the store: {error}", to.display()),
             }
         }
-        let copy = match how {
-            Delivery::New => content::place_copy,
-            Delivery::Into => content::merge_copy,
-            Delivery::Over => content::put_copy_over,
-        };
-        Ok((copy(from, to, is_given_up)?, None))
+        Ok((self.deliver(Source::Files(from.to_owned()), to, is_given_up)?, None))
     }
 
-    fn put_through(&self, from: &Path, to: &Path, how: Delivery, stop: &AtomicBool) -> io::Result<(u64, Content)> {
+    fn put_through(&self, from: &Path, to: &Path, is_given_up: &AtomicBool) -> io::Result<(u64, Content)> {
         let disk = self.node_disk()?;
         let sink = Sink::Store { disk, read: &AtomicU64::new(0) };
         let content = content::describe(from, false, &self.memo, &sink)?;
-        match how {
-            Delivery::New => content::place(disk, &content, to, stop)?,
-            Delivery::Into => content::merge(disk, &content, to, &self.memo, stop)?,
-            Delivery::Over => content::put_over(disk, &content, to, &self.memo, stop)?,
-        };
+        self.deliver(Source::Stored(disk, content.clone()), to, is_given_up)?;
         // What was just written is known, however young it is. Without that it is read once more.
         let _ = content::note_placed(disk, &content, to, &self.memo);
         Ok((content.bytes(), content))
     }
-}
-
-/// How an output comes to its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Delivery {
-    /// No directory stands there.
-    New,
-    /// Into the directory that stands there.
-    Into,
-    /// In place of the directory that stands there.
-    Over,
 }
 
 /// The file that an output is, of several: a relative link to another one is itself, any other link

@@ -22,7 +22,8 @@ impl Place {
 
     fn config(&self, shared: bool) -> StoreConfig {
         let shared = shared.then(|| self.dir.path().join("shared"));
-        StoreConfig { node: self.dir.path().join("node"), shared, size: 1 << 30, ttl: None }
+        let records = Some(self.dir.path().join("records"));
+        StoreConfig { node: self.dir.path().join("node"), shared, size: 1 << 30, ttl: None, records }
     }
 
     fn store(&self) -> Store {
@@ -244,10 +245,7 @@ fn a_staged_file_is_read_once_and_is_a_copy() {
     std::os::unix::fs::symlink("x", out.join("link")).unwrap();
     let home = place.path("home/made");
     assert_eq!(
-        store
-            .stage_out(&[(out.clone(), home.clone()), (place.path("none"), home.join("n"))], &|_| false, &go)
-            .unwrap()
-            .bytes,
+        store.stage_out(&[(out.clone(), home.clone()), (place.path("none"), home.join("n"))], &go).unwrap().bytes,
         8
     );
     assert_eq!(fs::read_link(home.join("link")).unwrap().to_str(), Some("x"));
@@ -262,13 +260,13 @@ fn a_staged_file_is_read_once_and_is_a_copy() {
     // A damaged content is read where the file is.
     let file = place.path("home/file");
     fs::write(out.with_file_name("file"), b"one").unwrap();
-    store.stage_out(&[(out.with_file_name("file"), file.clone())], &|_| false, &go).unwrap();
+    store.stage_out(&[(out.with_file_name("file"), file.clone())], &go).unwrap();
     let node = place.dir.path().join("node");
     rewrite(&Disk::open(&node, false).unwrap().path(Kind::Object, &Digest::of(b"one")), b"two");
     assert_eq!(store.stage_in(&file, &to(2), &go).unwrap(), Staged { bytes: 3, read: 3 });
     assert_eq!(fs::read(to(2)).unwrap(), b"one");
     // What would not fit is copied past the level.
-    let small = Store::open(&StoreConfig { size: 2, node: place.dir.path().join("small"), shared: None, ttl: None });
+    let small = Store::open(&StoreConfig { size: 2, node: place.dir.path().join("small"), ..place.config(false) });
     assert_eq!(small.stage_in(&home, &to(3), &go).unwrap(), Staged { bytes: 15, read: 15 });
     assert_eq!(files(&place.dir.path().join("small"), "objects").len(), 0);
     assert!(!small.is_within(&home, 1));
@@ -284,22 +282,22 @@ fn a_staged_directory_is_merged_into_the_one_at_its_place() {
         fs::create_dir_all(dir.join("sub")).unwrap();
         fs::write(dir.join("sub").join(name), dir.to_str().unwrap()).unwrap();
     }
-    store.stage_out(&[(out.clone(), home.clone())], &|_| true, &go).unwrap();
+    store.stage_out(&[(out.clone(), home.clone())], &go).unwrap();
     assert_eq!(fs::read_to_string(home.join("sub/a")).unwrap(), out.to_str().unwrap());
     assert_eq!(fs::read_to_string(home.join("sub/b")).unwrap(), home.to_str().unwrap());
     // A file does not take the place of a directory.
-    let error = store.stage_out(&[(out.join("sub/a"), home.clone())], &|_| true, &go).unwrap_err().1;
+    let error = store.stage_out(&[(out.join("sub/a"), home.clone())], &go).unwrap_err().1;
     assert!(error.to_string().contains("is a directory") && home.join("sub/b").exists(), "{error}");
 }
 
 #[test]
-fn a_staged_directory_takes_the_place_of_its_own_and_is_stored_as_it_was_left() {
+fn of_a_staged_directory_exactly_what_was_left_is_stored() {
     for size in [1 << 30, 1] {
         let place = Place::new();
         let store = Store::open(&StoreConfig { size, ..place.config(false) });
         let go = AtomicBool::new(false);
-        let (out, home, elsewhere) = (place.path("made"), place.path("home/made"), place.path("elsewhere"));
-        for file in [out.join("new"), home.join("old"), elsewhere.join("old")] {
+        let (out, home) = (place.path("made"), place.path("home/made"));
+        for file in [out.join("new"), home.join("others")] {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(&file, "content").unwrap();
         }
@@ -308,27 +306,20 @@ fn a_staged_directory_takes_the_place_of_its_own_and_is_stored_as_it_was_left() 
             names.sort();
             names
         };
-        // A link to a directory stays one, and what is there stays.
-        std::os::unix::fs::symlink(&elsewhere, place.path("home/link")).unwrap();
-        for (to, left) in [(home.clone(), &["new"][..]), (place.path("home/link"), &["new", "old"])] {
-            store.stage_out(&[(out.clone(), to.clone())], &|_| false, &go).unwrap();
-            assert_eq!(names(&to), left, "of {size}");
-        }
-        assert_eq!(names(&elsewhere), ["new", "old"], "it may be anybody's");
-        // Where others write, what they have written stays, and is no part of what is stored.
-        fs::write(home.join("others"), "of others").unwrap();
-        let staged = store.stage_out(&[(out.clone(), home.clone())], &|_| true, &go).unwrap();
-        assert_eq!(names(&home), ["new", "others"]);
+        let staged = store.stage_out(&[(out.clone(), home.clone())], &go).unwrap();
+        assert_eq!(names(&home), ["new", "others"], "of {size}");
         let [(to, content)] = &staged.directories[..] else { panic!("{staged:?}") };
         assert_eq!((to, content.is_some()), (&home, size > 1));
+        fs::rename(out.join("new"), out.join("newer")).unwrap();
+        store.stage_out(&[(out.clone(), home.clone())], &go).unwrap();
+        assert_eq!(names(&home), ["newer", "others"], "of {size}");
         let Some(content) = content else { continue };
         let mut result = result("made");
-        let (name, key) = (OutputName::Declared("made".into()), result.components.key());
+        let (name, key) = (OutputName::Declared("home/made".into()), result.components.key());
         result.outputs.push((name.clone(), content.clone()));
         store.put(result, &[(name, home.clone())]).unwrap();
-        fs::remove_dir_all(&out).unwrap();
         place.take(&store, &key).unwrap();
-        assert_eq!(names(&out), ["new"]);
+        assert_eq!(names(&home), ["new", "others"], "a hit is a delivery as others are");
     }
 }
 
@@ -342,7 +333,7 @@ fn a_staged_link_leads_to_what_stays() {
     std::os::unix::fs::symlink(place.path("real"), place.path("absolute")).unwrap();
     std::os::unix::fs::symlink("real", place.path("relative")).unwrap();
     let outputs = names.map(|name| (place.path(name), place.path("home").join(name)));
-    place.store().stage_out(&outputs, &|_| false, &go).unwrap();
+    place.store().stage_out(&outputs, &go).unwrap();
     for name in names {
         fs::remove_file(place.path(name)).unwrap();
     }
@@ -363,7 +354,7 @@ fn files_are_staged_past_a_store_that_takes_nothing() {
     fs::write(node.join("tmp"), "in the way").unwrap();
     fs::create_dir(place.path("made")).unwrap();
     fs::write(place.path("made/x"), "content").unwrap();
-    assert_eq!(store.stage_out(&[(place.path("made"), place.path("home/made"))], &|_| false, &go).unwrap().bytes, 7);
+    assert_eq!(store.stage_out(&[(place.path("made"), place.path("home/made"))], &go).unwrap().bytes, 7);
     assert_eq!(fs::read_to_string(place.path("home/made/x")).unwrap(), "content");
     let staged = store.stage_in(&place.path("home/made"), &place.path("in"), &go).unwrap();
     assert_eq!(staged, Staged { bytes: 7, read: 7 });

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use crate::support::{Dir, mpirun, phalanx};
+use crate::support::{Dir, mpirun, phalanx, wait_for};
 
 /// Names in a directory.
 fn names(dir: &Dir, path: &str) -> Vec<String> {
@@ -145,22 +145,122 @@ fn what_one_node_held_alone_is_there_for_others_that_may_join_later() {
     assert_eq!(names(&dir, "node/held"), [""; 0]);
 }
 
+/// A job of one staged task, whose output is the directory `made`.
+fn makes(dir: &Dir, command: &str) {
+    let head = "[cache]\nnode_dir = \"node\"\n[[task]]\nname = \"t\"\nstage = \"node\"\noutputs = \"made\"\n";
+    dir.job("w.toml", &format!("{head}command = \"{command}\"\n"));
+}
+
 #[test]
-fn an_output_directory_takes_the_place_of_the_old_one_and_has_no_link_into_what_goes() {
-    let dir = Dir::new("stage-replace");
-    let job = |command: &str| {
-        let head = "[cache]\nnode_dir = \"node\"\n[[task]]\nname = \"t\"\nstage = \"node\"\noutputs = \"made\"\n";
-        dir.job("w.toml", &format!("{head}command = \"{command}\"\n"));
-    };
-    fs::create_dir(dir.path().join("made")).unwrap();
-    dir.file("made/old", "");
-    job("mkdir made; echo x > made/x; ln -s x made/link");
+fn an_output_directory_has_no_link_into_what_goes() {
+    let dir = Dir::new("stage-links");
+    makes(&dir, "mkdir made; echo x > made/x; ln -s x made/link");
     phalanx(&dir).args(["run", "w.toml"]).run().ok();
-    assert_eq!(names(&dir, "made"), ["link", "x"]);
-    job("mkdir made; echo x > scratch; ln -s $PWD/scratch made/y");
+    makes(&dir, "mkdir made; echo x > scratch; ln -s $PWD/scratch made/y");
     let ran = phalanx(&dir).args(["run", "w.toml"]).run().code(1);
     assert!(ran.stdout().contains("the link made/y leads into"), "{ran}");
     assert_eq!(names(&dir, "made"), ["link", "x"]);
+}
+
+#[test]
+fn of_an_output_directory_what_an_earlier_run_left_goes_and_what_others_have_in_it_stays() {
+    let dir = Dir::new("stage-others");
+    let run = |command: &str, more: &[&str]| {
+        makes(&dir, command);
+        phalanx(&dir).args([&["run", "w.toml"][..], more].concat()).run().ok()
+    };
+    dir.file("made/before", "");
+    let ran = run("mkdir -p made/sub; echo 1 > made/x; echo 1 > made/y; echo 1 > made/sub/z", &[]);
+    ran.says("made holds 1 other file, which stays: no earlier result is on record there");
+    assert_eq!(names(&dir, "made"), ["before", "sub", "x", "y"]);
+    // Another run, in a directory of its own.
+    dir.file("made/sub/mine", "");
+    dir.file("made/y", "changed by hand");
+    let ran = run("mkdir made; echo 2 > made/x; echo 2 > made/w", &[]);
+    assert_eq!(
+        (names(&dir, "made"), names(&dir, "made/sub")),
+        (["before", "sub", "w", "x", "y"].map(Into::into).into(), vec!["mine".into()])
+    );
+    assert_eq!((dir.read("made/x").as_str(), dir.read("made/y").as_str()), ("2\n", "changed by hand"));
+    assert!(!ran.stderr().contains("other file"), "what others have is told once: {ran}");
+    ran.says("made/y was left by an earlier result and has changed since: it stays");
+    // A run directory elsewhere beside phalanx-runs, and where a link to the output leads.
+    fs::rename(dir.path().join("made"), dir.path().join("there")).unwrap();
+    std::os::unix::fs::symlink("there", dir.path().join("made")).unwrap();
+    run("mkdir made; echo 3 > made/v", &["--run-dir", "own"]);
+    run("mkdir made; echo 4 > made/u", &[]);
+    assert!(dir.path().join("made").is_symlink());
+    // By its other name nothing is known of what stood there.
+    assert_eq!(names(&dir, "there"), ["before", "sub", "u", "w", "x", "y"]);
+}
+
+#[test]
+fn what_a_killed_run_has_delivered_in_part_goes_when_it_is_resumed() {
+    let dir = Dir::new("stage-killed");
+    let made = |letter: &str, count: u32| {
+        makes(&dir, &format!("mkdir made; for n in $(seq {count}); do echo {letter} > made/{letter}$n; done"));
+    };
+    dir.file("made/mine", "");
+    made("a", 3);
+    phalanx(&dir).args(["run", "w.toml"]).run().ok();
+    made("b", 3000);
+    let mut killed = phalanx(&dir).args(["run", "w.toml"]).start();
+    wait_for("a part of the output", 120, || {
+        names(&dir, "made").iter().any(|name| name.starts_with('b')).then_some(())
+    });
+    killed.kill_all();
+    assert!(!dir.path().join("made/a1").exists(), "what was stale goes first");
+    dir.file("made/b1", "by hand");
+    made("c", 2);
+    // A run that was done before it was killed is run again as a new one.
+    let resumed = phalanx(&dir).args(["run", "w.toml", "--resume"]).run().ok();
+    if names(&dir, "made").iter().all(|name| !name.starts_with('c')) {
+        println!("{resumed}");
+        phalanx(&dir).args(["run", "w.toml"]).run().ok();
+    }
+    assert_eq!(names(&dir, "made"), ["b1", "c1", "c2", "mine"]);
+    assert_eq!(dir.read("made/b1"), "by hand");
+}
+
+#[test]
+fn a_hit_of_the_cache_removes_what_was_delivered_and_nothing_else() {
+    let dir = Dir::new("stage-hit");
+    let run = |letter: &str| {
+        makes(&dir, &format!("mkdir made; echo > made/{letter}; echo > made/both"));
+        let text = dir.read("w.toml").replace("stage", "cache = true\nstage");
+        dir.job("w.toml", &text);
+        phalanx(&dir).args(["run", "w.toml"]).run().ok()
+    };
+    run("a");
+    dir.file("made/mine", "");
+    run("b");
+    assert_eq!(names(&dir, "made"), ["b", "both", "mine"]);
+    for letter in ["a", "b"] {
+        run(letter).says("1 result taken from the cache");
+        assert_eq!(names(&dir, "made"), [letter, "both", "mine"]);
+    }
+}
+
+#[test]
+fn a_hit_takes_the_place_of_what_a_task_without_stage_has_written_itself() {
+    let dir = Dir::new("cache-directory");
+    let run = |letter: &str| {
+        let head = "[cache]\nnode_dir = \"node\"\n[[task]]\nname = \"t\"\ncache = true\noutputs = \"made\"\n";
+        let line = format!("rm -f made/[ab]; mkdir -p made; echo > made/{letter}; echo {letter} > made/both");
+        dir.job("w.toml", &format!("{head}command = \"{line}\"\n"));
+        phalanx(&dir).args(["run", "w.toml"]).run().ok()
+    };
+    run("a");
+    // It is older than the attempt that writes the second result.
+    dir.file("made/mine", "");
+    run("b");
+    for letter in ["a", "b"] {
+        run(letter).says("1 result taken from the cache");
+        assert_eq!(
+            (names(&dir, "made"), dir.read("made/both")),
+            ([letter, "both", "mine"].map(Into::into).into(), format!("{letter}\n"))
+        );
+    }
 }
 
 #[test]

@@ -26,8 +26,7 @@ use super::{Fault, RankContext, TaskSource, used_files};
 use crate::job::{CacheRules, CacheSettings, Group, Task, Work};
 use crate::model::{CacheHit, CacheMiss, CacheUse, KeyDifference, State};
 use crate::store::{
-    Components, Content, Digest, HeldFiles, Miss, Origin, OutputName, OutputPlaces, Store, StoreConfig, StoredResult,
-    Taken, lexical,
+    Components, Content, Digest, HeldFiles, Miss, Origin, OutputName, Store, StoreConfig, StoredResult, Taken, lexical,
 };
 
 pub(super) use key::Visible;
@@ -43,6 +42,8 @@ const MISSING: &str = "missing";
 /// The cache as the tasks of one rank use it.
 pub(super) struct TaskCache {
     settings: CacheSettings,
+    /// Directory with records of what is delivered, if the run has a directory.
+    records: Option<PathBuf>,
     /// Opened by the first task that uses it.
     store: OnceLock<Arc<Store>>,
     job: String,
@@ -186,26 +187,11 @@ impl CacheRequest {
     }
 }
 
-/// Where the outputs of a task go.
-struct RequestPlaces<'a> {
-    request: &'a CacheRequest,
-    shared: &'a SharedDirs,
-}
-
-impl OutputPlaces for RequestPlaces<'_> {
-    fn place(&self, name: &OutputName) -> PathBuf {
-        self.request.place(name)
-    }
-
-    fn is_shared(&self, place: &Path) -> bool {
-        self.shared.is_shared(self.request.task.id, place)
-    }
-}
-
 impl TaskCache {
     pub(super) fn new(source: &dyn TaskSource, site: &RankContext, shared: Arc<SharedDirs>) -> TaskCache {
         TaskCache {
             settings: source.cache(),
+            records: site.delivered.clone(),
             store: OnceLock::new(),
             job: source.job_name().to_owned(),
             run: site.job_id.clone(),
@@ -221,7 +207,7 @@ impl TaskCache {
         self.store.get_or_init(|| {
             let CacheSettings { dir, node_dir, size, ttl } = self.settings.clone();
             let node = node_dir.unwrap_or_else(StoreConfig::default_node_dir);
-            Arc::new(Store::open(&StoreConfig { node, shared: dir, size, ttl }))
+            Arc::new(Store::open(&StoreConfig { node, shared: dir, size, ttl, records: self.records.clone() }))
         })
     }
 
@@ -286,8 +272,7 @@ impl TaskCache {
         {
             return no_key(format!("its temporary outputs could not be held: {error}"), visible);
         }
-        let places = RequestPlaces { request, shared: &self.shared };
-        match store.take(&key, &request.group.class, &places, is_given_up) {
+        match store.take(&key, &request.group.class, &|name| request.place(name), is_given_up) {
             Ok(taken) => {
                 for file in &request.task.temporary {
                     let publish = |held: &Arc<HeldFiles>| held.publish(&request.task.dir.join(file), is_given_up);
@@ -392,7 +377,7 @@ impl TaskCache {
         self: &Arc<Self>,
         request: &Arc<CacheRequest>,
         pending: PendingResult,
-        (recorded, took): (Recorded, Duration),
+        (recorded, began, took): (Recorded, SystemTime, Duration),
         left: Vec<(PathBuf, Option<Content>)>,
         deadline: &AttemptDeadline<'_>,
     ) -> Option<String> {
@@ -423,7 +408,11 @@ impl TaskCache {
                 Err(why) => return Some(why),
             };
             let result = StoredResult { origin, components, outputs, printed, measures };
-            cache.store().put(result, &request.outputs()).err().map(|error| error.to_string())
+            let stored = cache.store().put(result, &request.outputs());
+            if stored.is_ok() && !request.task.is_staged {
+                request.outputs().iter().for_each(|(_, place)| cache.store().note_left(place, began));
+            }
+            stored.err().map(|error| error.to_string())
         };
         deadline.aside("storing its result", work).unwrap_or_else(|fault| Some(fault.text))
     }

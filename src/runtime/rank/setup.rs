@@ -179,6 +179,7 @@ impl RankSetup {
             gpus,
             scripts,
             graphs,
+            delivered: dir.as_ref().map(RunDir::delivered),
             run_dir,
             is_shared,
             is_away,
