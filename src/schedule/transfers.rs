@@ -128,6 +128,17 @@ impl Transfers {
         self.running.iter().filter_map(receives).collect()
     }
 
+    /// A rank is about to leave: it sends what others are receiving, and is no source any more.
+    pub fn retire<N: Eq>(&mut self, now: Time, rank: Rank, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
+        self.holders.values_mut().for_each(|(_, ranks)| ranks.retain(|other| *other != rank));
+        self.grant(now, node)
+    }
+
+    /// True while another rank receives files from this one.
+    pub fn is_sending(&self, rank: Rank) -> bool {
+        self.running.values().any(|(_, source)| *source == rank)
+    }
+
     /// A rank has left or is lost, with what it held.
     pub fn lose<N: Eq>(&mut self, now: Time, rank: Rank, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
         self.holders.values_mut().for_each(|(_, ranks)| ranks.retain(|other| *other != rank));
@@ -275,6 +286,23 @@ mod tests {
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [Some(Rank(4))]);
         let has_left = |rank: Rank| node(rank).filter(|_| rank != Rank(4));
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 2), held(3), &has_left)), [None]);
+    }
+
+    #[test]
+    fn a_rank_that_leaves_sends_what_it_has_begun_to_send() {
+        let mut transfers = Transfers::default();
+        transfers.hold(Rank(2), [7; 32], 3);
+        transfers.seek(Time::ZERO, (Rank(4), 0), held(3), &node);
+        (1..=MAX_OUTGOING as u32).for_each(|id| drop(transfers.seek(Time::ZERO, (Rank(6), id), held(3), &node)));
+        let last = MAX_OUTGOING as u32;
+        assert_eq!(transfers.retire(Time::ZERO, Rank(2), &node), [Granted { to: Rank(6), id: last, source: None }]);
+        assert!(transfers.is_sending(Rank(2)) && !transfers.is_sending(Rank(4)));
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 0), held(3), &node)), [None]);
+        transfers.hold(Rank(4), [7; 32], 3);
+        transfers.end(Time::ZERO, (Rank(4), 0), true, &node);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [Some(Rank(4))], "handed on");
+        (1..last).for_each(|id| drop(transfers.end(Time::ZERO, (Rank(6), id), true, &node)));
+        assert!(!transfers.is_sending(Rank(2)));
     }
 
     #[test]

@@ -23,9 +23,8 @@ use crate::model::{Rank, RankState, SlotsNow, State, TaskId, Time};
 use crate::observe::RunProgress;
 use crate::scale::Forecast;
 use crate::schedule::coordinator::{Coordinator, CoordinatorAction, CoordinatorEvent, StopReason};
-use crate::schedule::file_messages::FileMessage;
 use crate::schedule::protocol::{Message, Stop};
-use crate::schedule::transfers::{Granted, Transfers};
+use crate::schedule::transfers::Transfers;
 use crate::system::ulfm::RankLoss;
 use crate::workload::walltime::LongestTask;
 use crate::workload::{Temporaries, TemporaryFile};
@@ -65,6 +64,8 @@ pub(crate) struct CoordinatorDriver {
     left_out: Arc<[bool]>,
     /// Files on their way between ranks.
     pub(super) transfers: Transfers,
+    /// Ranks that leave when they have sent what others are receiving, at the latest then.
+    pub(super) leaving: BTreeMap<Rank, Time>,
     /// Decides about ranks and spending, or forecasts the end, if the job asks for either.
     pub(super) autoscaler: Option<Autoscaler>,
     /// Admits ranks, if any can join.
@@ -96,6 +97,7 @@ impl CoordinatorDriver {
             temporaries: Temporaries::of(&job),
             left_out: Arc::default(),
             transfers: Transfers::default(),
+            leaving: BTreeMap::new(),
             identity,
             coordinator,
             job,
@@ -183,34 +185,6 @@ impl CoordinatorDriver {
         self.step(now, [CoordinatorEvent::Message { from, message }])
     }
 
-    /// Handles what a rank says about a file that it needs or holds.
-    fn on_file_message(&mut self, now: Time, about: (Rank, u32), message: FileMessage) -> Messages {
-        let node = node_of(&self.nodes, &self.coordinator);
-        granted(match message {
-            FileMessage::Seek { file } => self.transfers.seek(now, about, file, &node),
-            FileMessage::Ended { arrived } => self.transfers.end(now, about, arrived, &node),
-            FileMessage::Holds { name, version } => {
-                self.transfers.hold(about.0, name, version);
-                Vec::new()
-            }
-            _ => Vec::new(),
-        })
-    }
-
-    /// A rank has left or is lost: others get their files elsewhere, and rank 0 puts in place no
-    /// more of what attempts there have left.
-    pub(super) fn end_transfers_of(&mut self, now: Time, rank: Rank) -> Messages {
-        let gone = Message::Files { id: 0, message: FileMessage::Gone { rank } };
-        let mut receivers = self.transfers.receivers(rank);
-        receivers.insert(Rank::ZERO);
-        receivers.remove(&rank);
-        let mut messages: Messages = receivers.into_iter().map(|to| (to, gone.clone())).collect();
-        let node = node_of(&self.nodes, &self.coordinator);
-        let here = |other| node(other).filter(|_| other != rank);
-        messages.extend(granted(self.transfers.lose(now, rank, &here)));
-        messages
-    }
-
     /// The periodic work.
     pub(crate) fn tick(&mut self, now: Time) -> Messages {
         self.next_tick = now.after(TICK_INTERVAL);
@@ -280,9 +254,9 @@ impl CoordinatorDriver {
                         messages.extend(self.additions.unsent(to).map(|added| (to, added)));
                     }
                     let has_left = message == Message::Finish && self.coordinator.standing(to) == Some(RankState::Left);
-                    messages.push((to, message));
-                    if has_left {
-                        messages.extend(self.end_transfers_of(now, to));
+                    match has_left {
+                        true => messages.extend(self.let_leave(now, to)),
+                        false => messages.push((to, message)),
                     }
                 }
                 CoordinatorAction::Offered { task, counts } => messages.extend(self.settle_offer(now, task, counts)),
@@ -304,6 +278,7 @@ impl CoordinatorDriver {
                 CoordinatorAction::Finished(why) => self.finished = Some(why),
             }
         }
+        messages.extend(self.finish_leaving(now));
         messages.extend(self.grow_if_due(now));
         messages.extend(self.check_journal(now));
         messages
@@ -394,17 +369,4 @@ impl CoordinatorDriver {
             ..RunProgress::default()
         }
     }
-}
-
-/// Says on which node a rank is; `None`: it is not here.
-fn node_of<'a>(nodes: &'a NodeTable, coordinator: &'a Coordinator) -> impl Fn(Rank) -> Option<&'a str> {
-    let is_here = |rank: &Rank| !coordinator.standing(*rank).is_none_or(RankState::is_gone);
-    move |rank| nodes.rank(rank).filter(|_| is_here(&rank)).map(|rank| rank.facts.node.as_str())
-}
-
-/// The answers to ranks that sought files.
-fn granted(granted: Vec<Granted>) -> Messages {
-    let answer =
-        |Granted { to, id, source }| (to, Message::Files { id, message: FileMessage::Source { rank: source } });
-    granted.into_iter().map(answer).collect()
 }

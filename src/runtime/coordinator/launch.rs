@@ -162,7 +162,7 @@ fn prepare(
     let left_out = (prepared.left_out_count(), Arc::clone(&prepared.left_out));
     let autoscaler = Autoscaler::new(&prepared, &infos, &members, &|task| done.has(task), spent, &past);
     let fair = prepared.family_slots();
-    let PreparedJob { job, graph, estimates, order, urgency, pools, fair: _, left_out: _ } = prepared;
+    let PreparedJob { job, graph, estimates, order, urgency, pools, .. } = prepared;
     drop(order);
     let unplaced = placement::unplaced(&job, &members, &rules, &divided.home, &|task| !done.has(task));
     let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules), pools, fair }.with_gap(GAP);

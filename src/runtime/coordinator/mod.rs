@@ -10,6 +10,7 @@
 //! | | `preview` | what a run would do, for `--dry-run` |
 //! | launch | `launch`, `pricing` | handshake, hand-out, records the beginning, builds the driver |
 //! | drive | `driver` | delivers messages, timers and signals to the coordinator, carries out its actions |
+//! | | `file_transfers` | names sources of files, lets ranks leave when they have sent them |
 //! | | `recording` | journal, progress, history |
 //! | | `limits`, `walltime` | signals, budget and the end of the allocation |
 //! | nodes | `join_listener`, `join_address` | admits ranks, detects lost ones |
@@ -30,6 +31,7 @@ mod changed_needs;
 mod commands;
 pub(super) mod driver;
 mod explain;
+mod file_transfers;
 mod join_address;
 mod join_listener;
 pub(super) mod launch;
