@@ -17,7 +17,7 @@ use crate::exec::Kernels;
 use crate::job::{self, Job, Site};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
 use crate::observe::analyze::line_of;
-use crate::observe::{Paint, expected_text, moment_text};
+use crate::observe::{Paint, bytes, expected_text, moment_text};
 use crate::runtime::{auto_memory, divide_graphs, kind_of, planned_sites, recall};
 use crate::scale::SiteView;
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
@@ -424,6 +424,7 @@ fn text(
             writeln!(text, "\n{} {why}\nNearest number of ranks: {nearest}", paint.red(head))
         }
     };
+    text += &staging(planned);
     text += &levers(planned, place);
     let sites = sites(question, past);
     if let Some(first) = sites.first() {
@@ -457,6 +458,26 @@ fn text(
         }
     }
     text
+}
+
+/// What the recommended number of ranks moves for staged tasks.
+fn staging(planned: &Plan) -> String {
+    let chosen = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
+    let chosen = chosen.or(planned.candidates.last());
+    let Some((ranks, moved)) = chosen.and_then(|chosen| Some((chosen.ranks, chosen.staging?))) else {
+        return String::new();
+    };
+    let part = |n: f64| bytes(n as u64);
+    format!(
+        "\nFiles of staged tasks with {}: {} read, {} from other nodes, {} already there ({} of waiting); {} written ({})\n",
+        counted(ranks, "rank"),
+        part(moved.read_bytes),
+        part(moved.fetched_bytes),
+        part(moved.local_bytes),
+        seconds(moved.in_s),
+        part(moved.written_bytes),
+        seconds(moved.out_s),
+    )
 }
 
 /// The types of nodes of the recommended number of ranks, with what they cost.

@@ -62,12 +62,12 @@ impl<W: Copy> WrittenFiles<W> {
 
     /// Adds a file by its path, of which there is no other writer.
     pub(crate) fn insert_path(&mut self, path: &Path, writer: W) {
-        self.insert(&name_of(path), writer);
+        self.insert(&clean_path(path), writer);
     }
 
     /// Who writes a file of exactly this path.
     pub(crate) fn writer_of_path(&self, path: &Path) -> Option<W> {
-        self.writer(&name_of(path))
+        self.writer(&clean_path(path))
     }
 
     /// The number of a directory, which is made with those around it if it is new.
@@ -138,7 +138,7 @@ impl WrittenFiles<TaskId> {
         let tasks = groups.flat_map(|(group, _)| (group.first.0..).take(group.count as usize).map(TaskId));
         for task in tasks.filter_map(|task| job.task(task).ok()) {
             for (file, _) in &task.outputs {
-                written.insert(&name_of(&task.dir.join(file)), task.id);
+                written.insert(&clean_path(&task.dir.join(file)), task.id);
             }
         }
         for (number, group) in (0..).zip(&job.groups) {
@@ -151,7 +151,7 @@ impl WrittenFiles<TaskId> {
 
     /// The task that writes a file, or the directory around it, or something in this directory.
     pub fn writer_of(&self, path: &Path) -> Option<TaskId> {
-        let name = name_of(path);
+        let name = clean_path(path);
         let inside = || {
             let mut first: Option<TaskId> = None;
             self.each_inside(&name, &mut |task| first = Some(first.map_or(task, |first| first.min(task))));
@@ -189,7 +189,7 @@ impl WrittenFiles<Option<TaskId>> {
 
     /// True if others than this task write a directory, into it or around it.
     pub fn has_other(&self, dir: &Path, task: TaskId) -> bool {
-        let name = name_of(dir);
+        let name = clean_path(dir);
         let is_other = |writer: Option<TaskId>| writer != Some(task);
         let mut found = self.writer(&name).is_some_and(is_other) || self.around(&name).any(is_other);
         self.each_inside(&name, &mut |writer| found |= is_other(writer));
@@ -209,7 +209,8 @@ fn without_pattern(file: &Path) -> PathBuf {
     parts.collect()
 }
 
-fn name_of(path: &Path) -> String {
+/// The name by which a file is known, however it is written.
+pub(crate) fn clean_path(path: &Path) -> String {
     clean(&[&path.to_string_lossy()])
 }
 

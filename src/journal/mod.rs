@@ -32,8 +32,8 @@ pub use history::HistoryFile;
 pub use holding::{Holding, NodeHolding};
 pub use lock::{Holder, Liveness, RunLock};
 pub use output::{
-    OutputError, OutputFollower, OutputReader, OutputWriter, UsedFilesReader, cache_uses, last_lines, stage_files,
-    stage_uses,
+    OutputError, OutputFollower, OutputReader, OutputWriter, StageWriter, UsedFilesReader, cache_uses, last_lines,
+    stage_files, stage_uses,
 };
 pub use record::{
     Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, LeftOut, Level, LimitChange, Note, Offerer, PastRuns,

@@ -25,3 +25,23 @@ pub struct StageUse {
     /// Time that its outputs took, in seconds.
     pub out_s: f64,
 }
+
+impl StageUse {
+    /// Bytes of inputs that the node did not have.
+    pub fn moved(&self) -> u64 {
+        self.read + self.fetched
+    }
+
+    /// Adds what was moved for another attempt.
+    pub fn add(&mut self, other: &StageUse) {
+        self.read += other.read;
+        self.local += other.local;
+        self.fetched += other.fetched;
+        self.received += other.received;
+        self.written += other.written;
+        self.held += other.held;
+        self.sent += other.sent;
+        self.in_s += other.in_s;
+        self.out_s += other.out_s;
+    }
+}

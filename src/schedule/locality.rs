@@ -37,6 +37,20 @@ pub struct ReadFiles {
     pub bytes: Option<u64>,
 }
 
+impl ReadFiles {
+    /// Joins what is read of the same writer; the bytes are known if those of all its files are.
+    pub(crate) fn by_writer(files: impl Iterator<Item = (TaskId, Option<u64>)>) -> Vec<ReadFiles> {
+        let mut joined: Vec<ReadFiles> = Vec::new();
+        for (writer, bytes) in files {
+            match joined.iter_mut().find(|files| files.writer == writer) {
+                Some(files) => files.bytes = files.bytes.zip(bytes).map(|(sum, bytes)| sum + bytes),
+                None => joined.push(ReadFiles { writer, bytes }),
+            }
+        }
+        joined
+    }
+}
+
 /// The outputs that a rank's node has, as far as the rank knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Holdings {

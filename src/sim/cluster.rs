@@ -76,13 +76,17 @@ pub struct TypeUse {
     pub cost: f64,
 }
 
-/// Message delays. Messages between two ranks keep their order.
+/// Delays of messages, and how fast files travel. Messages between two ranks keep their order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Network {
     /// Minimum delay.
     pub latency: Duration,
     /// Maximum additional delay, uniformly distributed.
     pub jitter: Duration,
+    /// Bytes per second that a node sends, and that it receives.
+    pub bandwidth: u64,
+    /// Bytes per second of the shared file system for all nodes together, if it limits them.
+    pub file_system: Option<u64>,
 }
 
 /// Failure rates.

@@ -191,6 +191,8 @@ pub struct PlacementRow {
     pub cut_edges: u64,
     /// Share of attempts that ran on another rank than their home, by stealing.
     pub away: f64,
+    /// Where tasks are staged: bytes of their inputs that nodes did not have.
+    pub moved_bytes: Option<f64>,
     /// The bill.
     pub cost: f64,
 }
@@ -234,14 +236,19 @@ fn placement_row(
         cut_bytes: partition.cut_bytes,
         cut_edges: partition.cut_edges,
         away: mean(&|o| o.ended.away as f64 / tasks),
+        moved_bytes: outcomes[0]
+            .ended
+            .staging
+            .map(|_| mean(&|o| o.ended.staging.map_or(0, |used| used.moved()) as f64)),
         cost: mean(&|o| o.bill),
     })
 }
 
 /// The rows as a table in Markdown.
 pub fn placement_table(rows: &[PlacementRow]) -> String {
-    let mut text = String::from(
-        "| placement | makespan s | / bound | balance before | edges cut | bytes cut | ran elsewhere | cost |\n|---|---:|---:|---:|---:|---:|---:|---:|\n",
+    let bytes = if rows.iter().any(|row| row.moved_bytes.is_some()) { "bytes moved" } else { "bytes cut" };
+    let mut text = format!(
+        "| placement | makespan s | / bound | balance before | edges cut | {bytes} | ran elsewhere | cost |\n|---|---:|---:|---:|---:|---:|---:|---:|\n"
     );
     for row in rows {
         let _ = writeln!(
@@ -252,7 +259,7 @@ pub fn placement_table(rows: &[PlacementRow]) -> String {
             row.stretch,
             row.balance,
             row.cut_edges,
-            row.cut_bytes,
+            row.moved_bytes.map_or_else(|| row.cut_bytes.to_string(), |bytes| format!("{bytes:.0}")),
             row.away * 100.0,
             row.cost
         );

@@ -8,6 +8,7 @@
 //! | `random` | random draws that do not depend on the order in which they are made |
 //! | `event_queue`, `network`, `pool` | future events, messages under way, ready tasks of a rank |
 //! | `steal_matching` | how idle ranks find work when there are very many of them |
+//! | `staging` | where the files of staged tasks lie, and how long they travel |
 //! | `provider` | node requests, grants and bills |
 //! | `simulator` | the state machines of a run, driven by all of these |
 //! | `simulation` | one run under a policy, and its results |
@@ -31,6 +32,7 @@ mod recorded_run;
 pub mod rerun;
 mod simulation;
 mod simulator;
+mod staging;
 mod steal_matching;
 
 pub use cluster::{ClassSpread, Cluster, Faults, Network, NodeKind, TaskSpread, TypeUse};

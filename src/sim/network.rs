@@ -54,7 +54,12 @@ mod tests {
 
     #[test]
     fn a_pair_keeps_its_order_and_different_senders_do_not() {
-        let network = Network { latency: Duration::from_micros(1), jitter: Duration::from_millis(1) };
+        let network = Network {
+            latency: Duration::from_micros(1),
+            jitter: Duration::from_millis(1),
+            bandwidth: 1,
+            file_system: None,
+        };
         let mut post = NetworkModel::new(network, 1);
         let mut last = [Time::ZERO; 2];
         let mut overtaken = false;

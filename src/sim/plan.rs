@@ -21,6 +21,7 @@ use super::cluster::Cluster;
 use super::simulation::{Floor, SimulationError, SimulationOutcome};
 use super::simulator::Simulator;
 use crate::job::Cost;
+use crate::model::StageUse;
 use crate::scale::price::{CapacityNeed, Mix, STOP_MARGIN, cheapest_mix};
 use crate::workload::PreparedJob;
 
@@ -100,6 +101,56 @@ impl Bound {
     }
 }
 
+/// What a run moves for its staged tasks: bytes by path, as docs/data.md names them, and times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PlannedStaging {
+    /// Bytes of inputs that are read in the directory of the job.
+    pub read_bytes: f64,
+    /// Bytes of inputs that the node has.
+    pub local_bytes: f64,
+    /// Bytes of temporary inputs that come from other nodes.
+    pub fetched_bytes: f64,
+    /// Bytes of outputs that are written to the directory of the job.
+    pub written_bytes: f64,
+    /// Time that all tasks together wait for their inputs, in seconds.
+    pub in_s: f64,
+    /// Time that the outputs of all tasks take, in seconds.
+    pub out_s: f64,
+}
+
+impl PlannedStaging {
+    /// The medians of several runs; `None` if no task is staged.
+    fn of(outcomes: &[SimulationOutcome]) -> Option<PlannedStaging> {
+        let uses: Vec<StageUse> = outcomes.iter().filter_map(|outcome| outcome.ended.staging).collect();
+        let median = |of: &dyn Fn(&StageUse) -> f64| {
+            let mut values: Vec<f64> = uses.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        (!uses.is_empty()).then(|| PlannedStaging {
+            read_bytes: median(&|used| used.read as f64),
+            local_bytes: median(&|used| used.local as f64),
+            fetched_bytes: median(&|used| used.fetched as f64),
+            written_bytes: median(&|used| used.written as f64),
+            in_s: median(&|used| used.in_s),
+            out_s: median(&|used| used.out_s),
+        })
+    }
+
+    /// What lies between two, with this share of the second one.
+    fn between(low: &PlannedStaging, high: &PlannedStaging, share: f64) -> PlannedStaging {
+        let mix = |of: fn(&PlannedStaging) -> f64| of(low) + share * (of(high) - of(low));
+        PlannedStaging {
+            read_bytes: mix(|staging| staging.read_bytes),
+            local_bytes: mix(|staging| staging.local_bytes),
+            fetched_bytes: mix(|staging| staging.fetched_bytes),
+            written_bytes: mix(|staging| staging.written_bytes),
+            in_s: mix(|staging| staging.in_s),
+            out_s: mix(|staging| staging.out_s),
+        }
+    }
+}
+
 /// The prediction for a number of ranks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PlanCandidate {
@@ -125,6 +176,8 @@ pub struct PlanCandidate {
     pub pareto: bool,
     /// True if it meets deadline and budget in nine of ten cases.
     pub feasible: bool,
+    /// What is moved for staged tasks: medians; `None` if there are none.
+    pub staging: Option<PlannedStaging>,
     /// False if it was not simulated but lies between two that were, and is interpolated.
     pub simulated: bool,
 }
@@ -246,6 +299,7 @@ fn candidate(
         bound: Bound::of(makespan_q50_s, chain, slots, is_limited),
         pareto: false,
         feasible: keeps(question, makespan_q90_s, cost_q90, ranks),
+        staging: PlannedStaging::of(outcomes),
         simulated: true,
     }
 }

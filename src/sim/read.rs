@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::cluster::{ClassSpread, Cluster, Faults, Network, NodeKind, TaskSpread};
 use super::random::Distribution;
+use crate::graph::long_tasks::BYTES_PER_NS;
 use crate::job::bounded_read::read_bounded;
 use crate::job::diagnostic::Findings;
 use crate::job::document::syntax_error;
@@ -20,7 +21,7 @@ use crate::job::load::{not_utf8, with_syntax_errors};
 use crate::job::read::{
     At, Field, Read, Section, Tables, TomlNode, Whole, check_keys, float, integer, mismatch, section,
 };
-use crate::job::values::{DurationSpec, MemorySpec, Strings};
+use crate::job::values::{DurationSpec, MemorySpec, SizeSpec, Strings};
 use crate::job::{Diagnostic, Diagnostics};
 
 section! {
@@ -75,12 +76,16 @@ section! {
 }
 
 section! {
-    /// Delays of messages between ranks
+    /// Delays of messages between ranks, and how fast files of staged tasks travel
     NetworkSpec {
         /// Minimum delay of a message
         latency: DurationSpec = "\"20us\"",
         /// Maximum further delay, uniformly distributed
         jitter: DurationSpec = "\"0s\"",
+        /// Bytes per second that a node sends, and that it receives, as 10G
+        bandwidth: SizeSpec = "1 GB/s",
+        /// Bytes per second of the shared file system, for all nodes together
+        file_system: SizeSpec = "no limit beside that of the nodes",
     }
 }
 
@@ -417,6 +422,8 @@ impl NetworkSpec {
         Network {
             latency: self.latency.map_or(Duration::from_micros(20), |d| d.value.0),
             jitter: self.jitter.map_or(Duration::ZERO, |d| d.value.0),
+            bandwidth: self.bandwidth.map_or(BYTES_PER_NS * 1_000_000_000, |size| size.value.0),
+            file_system: self.file_system.map(|size| size.value.0),
         }
     }
 }

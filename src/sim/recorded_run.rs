@@ -14,10 +14,10 @@ use super::simulation::{Before, Simulation, SimulationError, SimulationOutcome};
 use super::simulator::{Log, Simulator};
 use crate::job::{Cost, Flush, Scaling};
 use crate::journal::{
-    Began, Ended, GraphFacts, Journal, JournalError, KeptRun, LeftOut, RUNS, RankInfo, Record, Replay, Requests,
-    RunDir, RunDirError, SIMULATED, Simulated, Terms, replay, unix_now_ns,
+    Began, Ended, GraphFacts, Journal, JournalError, KeptRun, LeftOut, OutputError, RUNS, RankInfo, Record, Replay,
+    Requests, RunDir, RunDirError, SIMULATED, Simulated, StageWriter, Terms, replay, unix_now_ns,
 };
-use crate::model::TaskId;
+use crate::model::{StageUse, TaskId};
 use crate::scale::Advice;
 use crate::workload::PreparedJob;
 
@@ -77,6 +77,9 @@ pub enum SessionError {
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What is noted of attempts cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// The run to be resumed does not match.
     #[error("{0}")]
     Resume(String),
@@ -98,7 +101,8 @@ pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> 
     let simulation = simulation(request, Before { done: &done, spent: past.spent });
     dir.write_job(request.job_text)?;
     open(request, &simulation, &past, &mut journal)?;
-    let mut log = Written { journal: &mut journal, failed: None };
+    let staged = StageWriter::new(&dir, past.session + 1);
+    let mut log = Written { journal: &mut journal, staged, failed: None };
     let run = simulation.run(&mut log);
     let failed = log.failed.take();
     let outcome = match run {
@@ -113,7 +117,7 @@ pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> 
         }
     };
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(error);
     }
     let (why, tally) = (&outcome.ended.why, &outcome.ended.tally);
     let ended = Ended::of(outcome.ended.time, why, tally);
@@ -235,13 +239,20 @@ fn open(
 /// half way.
 struct Written<'a> {
     journal: &'a mut Journal,
-    failed: Option<JournalError>,
+    staged: StageWriter,
+    failed: Option<SessionError>,
 }
 
 impl Log for Written<'_> {
     fn record(&mut self, record: Record) {
         if self.failed.is_none() {
-            self.failed = self.journal.append(&record).err();
+            self.failed = self.journal.append(&record).err().map(SessionError::from);
+        }
+    }
+
+    fn staged(&mut self, task: TaskId, attempt: u16, used: &StageUse) {
+        if self.failed.is_none() {
+            self.failed = self.staged.append(task, attempt, used).err().map(SessionError::from);
         }
     }
 }

@@ -92,7 +92,7 @@ fn cluster(slots: &[u32]) -> Cluster {
     Cluster {
         name: "as it was".to_owned(),
         nodes: slots.chunk_by(|a, b| a == b).map(node).collect(),
-        network: Network { latency: MESSAGE_LATENCY, jitter: Duration::ZERO },
+        network: Network { latency: MESSAGE_LATENCY, jitter: Duration::ZERO, ..Cluster::default().network },
         faults: Faults::default(),
         tasks: TaskSpread { spread: 0.0, classes: Vec::new(), spawn: Duration::ZERO },
     }

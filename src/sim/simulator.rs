@@ -10,6 +10,7 @@
 //! | `setup` | what a run is given and what it returns |
 //! | `exchange` | messages, and the machines that they go to |
 //! | `tasks` | the life of a task on a rank |
+//! | `staged` | the same where its files travel before and after it |
 //! | `idle` | ranks without work |
 //! | `fleet` | ranks that come and go |
 //!
@@ -26,6 +27,7 @@ mod exchange;
 mod fleet;
 mod idle;
 mod setup;
+mod staged;
 mod tasks;
 
 use std::collections::VecDeque;
@@ -41,6 +43,7 @@ use super::fates::Fates;
 use super::network::NetworkModel;
 use super::pool::{SimulatedPool, SlotGrant};
 use super::provider::{Loss, NodeGranted, SimulatedProvider};
+use super::staging::{StagedId, Staging};
 use super::steal_matching::{MAX_EXACT_RANKS, Search};
 use crate::graph::partition::Partition;
 use crate::model::{Outcome, Rank, RankState, TaskId, Time};
@@ -49,7 +52,7 @@ use crate::scale::elasticity::LevelStep;
 use crate::schedule::coordinator::{self, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{HandOut, Lease, Message};
-use crate::schedule::worker::{self, Facts, Pace, Worker};
+use crate::schedule::worker::{self, Pace, Worker};
 use crate::workload::placement::FurtherNodes;
 use crate::workload::{PreparedJob, placement, requirements};
 
@@ -62,6 +65,8 @@ enum SimulatedEvent {
     Arrives(u32),
     /// A task ends.
     Ends(u32),
+    /// Files of staged tasks arrive.
+    Moved(u32),
     /// A rank's sample finds a task that has been running for a while.
     Found(u32),
     /// A rank's requested wake-up is due.
@@ -101,6 +106,8 @@ struct RunningAttempt {
     outcome: Outcome,
     start: Time,
     on: On,
+    /// Set if its files travel.
+    staged: Option<StagedId>,
 }
 
 /// A message under way.
@@ -153,8 +160,9 @@ struct SimulatedRank {
 pub struct Simulator<'a> {
     prepared: &'a PreparedJob,
     cluster: &'a Cluster,
-    facts: Arc<dyn Facts>,
     fates: Fates,
+    /// `None` if no task is staged.
+    staging: Option<Staging>,
     now: Time,
     events_due: EventQueue<SimulatedEvent>,
     network: NetworkModel,
@@ -233,9 +241,12 @@ impl<'a> Simulator<'a> {
             Coordinator::new(tasks, done, members.clone(), prepared.job.max_failures, Box::new(shape))
                 .with_left_out(left_out);
         let parts = setup::parts(&mut coordinator, ranks, done, &unplaced);
+        // What is repeated has taken as long as its files did.
+        let staged = recorded.is_none().then(|| prepared.staged_files(&staged::bytes_on_disk)).flatten();
+        let staging = staged.map(|files| Staging::new(files, cluster.network, ranks > 1 || controller.is_some()));
         let mut world = Simulator {
             fates: Fates::new(&prepared.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
-            facts: Arc::clone(&prepared.job) as Arc<dyn Facts>,
+            staging,
             now: Time::ZERO.after(startups.into_iter().max().unwrap_or_default()),
             events_due: EventQueue::new(),
             network: NetworkModel::new(cluster.network, seed),
@@ -342,6 +353,7 @@ impl<'a> Simulator<'a> {
             match what {
                 SimulatedEvent::Arrives(number) => self.deliver(number),
                 SimulatedEvent::Ends(task) => self.end(task, number),
+                SimulatedEvent::Moved(number) => self.moved(number),
                 SimulatedEvent::Found(task) => self.found(task),
                 SimulatedEvent::Tick(rank) => self.tick(rank),
                 SimulatedEvent::Asks { thief, victim } => self.ask(thief, victim),
@@ -367,6 +379,7 @@ impl<'a> Simulator<'a> {
             events: self.events,
             busy: self.busy,
             memory: self.memory,
+            staging: self.staging.map(|staging| staging.total()),
             nodes: self.provider.nodes().to_vec(),
             supply: self.supply,
             demand,

@@ -33,6 +33,56 @@ fn cluster(text: &str) -> Cluster {
     Cluster::parse(text, "c.toml").unwrap_or_else(|e| panic!("{}\n{text}", e.render(false)))
 }
 
+/// Two levels of staged tasks, of which each passes 64 MiB to one of the next, and which share an
+/// input of 32 MiB.
+fn staged_job(placement: &str) -> PreparedJob {
+    prepared(&format!(
+        "[job]\nplacement = \"{placement}\"\n\
+         [[task]]\nname = \"a\"\narray = \"0-14\"\nstage = \"node\"\ncommand = \"x\"\nestimate = \"1s\"\n\
+         inputs = {{ file = \"in\", size = \"32M\" }}\n\
+         outputs = {{ file = \"t-{{index}}\", keep = false, size = \"64M\" }}\n\
+         [[task]]\nname = \"b\"\narray = \"0-14\"\nneeds = \"a[{{index}}]\"\nstage = \"node\"\ncommand = \"x\"\n\
+         estimate = \"1s\"\ninputs = \"t-{{index}}\"\noutputs = {{ file = \"o-{{index}}\", size = \"1M\" }}\n"
+    ))
+}
+
+fn staged_run(job: &PreparedJob, cluster: &Cluster, seed: u64) -> SimulatedEnd {
+    let (scaling, cost) = (Scaling::default(), Cost::default());
+    let simulation = Simulation { seed, ranks: Some(4), ..Simulation::new(job, cluster, "fixed", (&scaling, &cost)) };
+    simulation.run(&mut Forget).unwrap().ended
+}
+
+#[test]
+fn files_of_staged_tasks_travel_and_tasks_wait_for_them() {
+    const MIB: u64 = 1 << 20;
+    let with = |network: &str| cluster(&format!("[[node]]\nslots = 2\n[network]\n{network}\n[tasks]\nspread = 0.3\n"));
+    let (fast, slow) = (with("bandwidth = \"100G\""), with("bandwidth = \"64M\""));
+    for seed in [1, 2, 3] {
+        let [near, dealt] = ["bands", "round_robin"].map(|placement| staged_job(placement));
+        let (at_once, waits) = (staged_run(&near, &fast, seed), staged_run(&near, &slow, seed));
+        let (few, many) = (at_once.staging.unwrap(), staged_run(&dealt, &fast, seed).staging.unwrap());
+        for used in [few, many] {
+            assert_eq!(used.read, 4 * 32 * MIB, "each node reads the shared input once");
+            assert_eq!(used.local + used.fetched, 15 * 64 * MIB + 11 * 32 * MIB, "{used:?}");
+            assert_eq!((used.written, used.held), (15 * MIB, 15 * 64 * MIB));
+        }
+        assert!(2 * few.fetched < many.fetched, "{few:?} {many:?}");
+        assert!(waits.time > at_once.time && waits.staging.unwrap().in_s > few.in_s, "{waits:?}");
+        assert_eq!(staged_run(&near, &slow, seed), waits, "the same seed gives the same run");
+    }
+    let plain = prepared("[[task]]\nname = \"a\"\nkernel = \"noop\"\n");
+    assert_eq!(staged_run(&plain, &fast, 1).staging, None);
+}
+
+#[test]
+fn staged_tasks_complete_when_nodes_are_lost() {
+    let text = "[[node]]\nslots = 2\n[network]\nbandwidth = \"64M\"\n[faults]\nnode_loss = 120.0\nnotice = \"1s\"\n";
+    for seed in seeds(20) {
+        let ended = staged_run(&staged_job("bands"), &cluster(text), seed);
+        assert_eq!((&ended.why, ended.tally.completed), (&StopReason::Complete, 30), "seed {seed}");
+    }
+}
+
 /// A job of a few groups with every kind of dependency.
 fn random_job(rng: &mut Rng, plain: bool) -> String {
     let mut text = String::new();

@@ -20,6 +20,7 @@ pub(crate) mod pools;
 mod prepared;
 pub(crate) mod requirements;
 mod selection;
+pub(crate) mod staged_files;
 mod temporaries;
 pub(crate) mod walltime;
 

@@ -1,11 +1,13 @@
 //! A job made ready to run: its graph, and everything derived from graph and estimates.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::estimates::TaskEstimates;
 use super::placement::{self, FurtherNodes, PlacementRules};
 use super::selection::Selection;
+use super::staged_files::StagedFiles;
 use super::{fair, pools, requirements};
 use crate::graph::link::{GroupId, Link};
 use crate::graph::partition::{self, Partition};
@@ -38,6 +40,8 @@ pub struct PreparedJob {
     pub pools: Arc<PoolTable>,
     /// The shares of its families.
     pub fair: Arc<FairTable>,
+    /// The files of its staged tasks, once that is asked.
+    staged: OnceLock<Option<Arc<StagedFiles>>>,
 }
 
 impl PreparedJob {
@@ -86,7 +90,14 @@ impl PreparedJob {
             nodes.iter_mut().for_each(|urgency| *urgency |= SPECIAL);
         }
         let (pools, fair) = (Arc::new(pools::table(&job)), Arc::new(fair::table(&job)));
-        PreparedJob { job: Arc::new(job), graph, estimates: Arc::new(estimates), order, urgency, pools, fair, left_out }
+        let (job, estimates, staged) = (Arc::new(job), Arc::new(estimates), OnceLock::new());
+        PreparedJob { job, graph, estimates, order, urgency, pools, fair, left_out, staged }
+    }
+
+    /// The files of its staged tasks, if there are any. `on_disk` knows sizes that are not
+    /// declared; it is asked once.
+    pub(crate) fn staged_files(&self, on_disk: &dyn Fn(&Path) -> Option<u64>) -> Option<Arc<StagedFiles>> {
+        self.staged.get_or_init(|| StagedFiles::of(&self.job, on_disk).map(Arc::new)).clone()
     }
 
     /// If families have shares: for each, its first task and the slots of one.

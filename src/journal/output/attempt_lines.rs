@@ -42,6 +42,37 @@ impl AttemptLines {
     }
 }
 
+/// Notes what was moved for staged tasks of a session that has no ranks with output of their own.
+#[derive(Debug)]
+pub struct StageWriter {
+    dir: PathBuf,
+    lines: AttemptLines,
+    is_begun: bool,
+}
+
+impl StageWriter {
+    /// Writes nothing until the first attempt.
+    pub fn new(run: &RunDir, session: u32) -> StageWriter {
+        let (dir, lines) = (session_dir(run, session), AttemptLines::new(run, session, Rank::ZERO, STAGE));
+        StageWriter { dir, lines, is_begun: false }
+    }
+
+    /// Records what was moved for an attempt.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn append(&mut self, task: TaskId, attempt: u16, used: &StageUse) -> Result<(), OutputError> {
+        if !std::mem::replace(&mut self.is_begun, true) {
+            fs::create_dir_all(&self.dir).map_err(OutputError::io("create", &self.dir))?;
+        }
+        self.lines.append(task, attempt, used)
+    }
+}
+
+fn session_dir(run: &RunDir, session: u32) -> PathBuf {
+    run.outputs().join(format!("s{session}"))
+}
+
 /// What the cache did in a session: task, attempt, and what was done. Without files of it no task
 /// has used the cache.
 pub fn cache_uses(run: &RunDir, session: u32) -> Vec<(TaskId, u16, CacheUse)> {
@@ -59,8 +90,7 @@ pub fn stage_files(run: &RunDir, session: u32) -> Vec<PathBuf> {
 }
 
 fn files(run: &RunDir, session: u32, kind: &str) -> Vec<PathBuf> {
-    let dir = run.outputs().join(format!("s{session}"));
-    let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = fs::read_dir(session_dir(run, session)).into_iter().flatten().flatten().map(|entry| entry.path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == kind)).collect()
 }
 

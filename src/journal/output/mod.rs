@@ -27,7 +27,7 @@ mod reader;
 mod used_files;
 mod writer;
 
-pub use attempt_lines::{cache_uses, stage_files, stage_uses};
+pub use attempt_lines::{StageWriter, cache_uses, stage_files, stage_uses};
 pub use follow::OutputFollower;
 pub use reader::{OutputReader, last_lines};
 pub use used_files::UsedFilesReader;

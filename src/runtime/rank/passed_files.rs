@@ -1,6 +1,7 @@
 //! What the staged tasks of a run read of each other, and how much that is.
 
 use std::hash::{BuildHasher, BuildHasherDefault};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustc_hash::{FxHashMap, FxHasher};
@@ -61,16 +62,7 @@ impl PassedFiles {
     fn find(&self, job: &Job, task: TaskId) -> Vec<ReadFiles> {
         let written = self.written.get_or_init(|| WrittenFiles::of(job));
         let Ok(task) = job.task(task) else { return Vec::new() };
-        let mut files: Vec<ReadFiles> = Vec::new();
-        for (file, bytes) in &task.inputs {
-            let Some(writer) = written.writer_of(&task.dir.join(file)).filter(|writer| *writer != task.id) else {
-                continue;
-            };
-            match files.iter_mut().find(|files| files.writer == writer) {
-                Some(files) => files.bytes = files.bytes.zip(*bytes).map(|(sum, bytes)| sum + bytes),
-                None => files.push(ReadFiles { writer, bytes: *bytes }),
-            }
-        }
-        files
+        let writer = |file: &Path| written.writer_of(&task.dir.join(file)).filter(|writer| *writer != task.id);
+        ReadFiles::by_writer(task.inputs.iter().filter_map(|(file, bytes)| Some((writer(file)?, *bytes))))
     }
 }

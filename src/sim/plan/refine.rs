@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Bound, MIN_RATIO_LIMITED, PlanCandidate, PlanQuestion, candidate, keeps};
+use super::{Bound, MIN_RATIO_LIMITED, PlanCandidate, PlanQuestion, PlannedStaging, candidate, keeps};
 use crate::job::{Cost, Scaling};
 use crate::sim::simulation::{Floor, Simulation, SimulationError, SimulationOutcome};
 use crate::sim::simulator::{Forget, Simulator};
@@ -189,6 +189,7 @@ impl<'a> Simulations<'a> {
             bound: Bound::of(makespan_q50_s, chain, slots, low.bound == Bound::Limit),
             pareto: false,
             feasible: keeps(self.question, makespan_q90_s, cost_q90, ranks),
+            staging: low.staging.zip(high.staging).map(|(low, high)| PlannedStaging::between(&low, &high, share)),
             simulated: false,
         }
     }

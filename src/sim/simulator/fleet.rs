@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::staged::StagedFacts;
 use super::{ScalingSetup, SimulatedEvent, SimulatedRank, Simulator};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{NodeNeed, Offers, Rank, RankState, TaskId};
@@ -16,7 +17,7 @@ use crate::scale::sites::rank_sites;
 use crate::scale::{NodeTypeId, RankView, SiteView};
 use crate::schedule::coordinator::{self, Change, Member, ProvisioningState, StopReason};
 use crate::schedule::protocol::Stop;
-use crate::schedule::worker::Worker;
+use crate::schedule::worker::{Facts, Worker};
 use crate::sim::cluster::{Cluster, NodeKind};
 use crate::sim::pool::SimulatedPool;
 use crate::sim::provider::{Loss, NodeGranted};
@@ -67,9 +68,13 @@ impl Simulator<'_> {
     /// Adds a new rank.
     pub(super) fn add_rank(&mut self, member: Member) {
         let rank = Rank(self.ranks.len() as u32);
+        let job = Arc::clone(&self.prepared.job);
+        let facts: Arc<dyn Facts> = match &self.staging {
+            Some(staging) => Arc::new(StagedFacts { job, files: Arc::clone(staging.files()), rank }),
+            None => job,
+        };
         self.ranks.push(SimulatedRank {
-            worker: Worker::new(rank, member.slots, std::sync::Arc::clone(&self.facts), self.pace)
-                .with_max_failures(self.prepared.job.max_failures),
+            worker: Worker::new(rank, member.slots, facts, self.pace).with_max_failures(self.prepared.job.max_failures),
             pool: SimulatedPool::new(
                 member.slots,
                 member.memory,
@@ -384,6 +389,10 @@ impl Simulator<'_> {
         self.surplus -= u32::from(std::mem::replace(&mut simulated.has_surplus, false) && self.search.is_none());
         simulated.dozes = None;
         self.present -= 1;
+        if let Some(staging) = &mut self.staging {
+            staging.lose(self.now, Rank(rank));
+        }
+        self.go_on_staging();
         if let Some(search) = &mut self.search {
             search.remove_idle(rank);
             search.remove_surplus(rank);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::graph::partition::Partition;
 use crate::journal::Record;
-use crate::model::{Rank, State, TaskId, Time};
+use crate::model::{Rank, StageUse, State, TaskId, Time};
 use crate::scale::elasticity::LevelStep;
 use crate::scale::{Forecast, Prices, Scaler};
 use crate::schedule::coordinator::{Coordinator, StopReason, TaskTally};
@@ -19,6 +19,11 @@ use crate::sim::provider::Node;
 pub trait Log {
     /// Takes a record, in the order of a journal.
     fn record(&mut self, record: Record);
+
+    /// Takes what was moved for an attempt at a staged task. A log may ignore it.
+    fn staged(&mut self, task: TaskId, attempt: u16, used: &StageUse) {
+        let _ = (task, attempt, used);
+    }
 }
 
 /// Discards all records.
@@ -78,6 +83,8 @@ pub struct SimulatedEnd {
     pub busy: Duration,
     /// Memory of all attempts whose need is known.
     pub memory: MemoryUse,
+    /// What was moved for staged tasks; `None` if there are none.
+    pub staging: Option<StageUse>,
     /// All granted nodes.
     pub nodes: Vec<Node>,
     /// Number of active ranks, from each change on.

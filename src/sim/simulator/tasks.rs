@@ -49,10 +49,13 @@ impl Simulator<'_> {
         let slowness = self.provider.node(rank).slowness;
         let limits = self.prepared.job.group(lease.task).limits(lease.short, self.memory_of(rank));
         let fate = self.fates.of(self.prepared, (lease.task, lease.attempt), limits, slowness);
-        let running = RunningAttempt { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
+        let is_alone = matches!(on, On::Slots(_));
+        let running = RunningAttempt { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on, staged: None };
         let number = self.running.insert(running);
-        self.running[number].ends =
-            self.events_due.schedule(self.now.after(fate.took), SimulatedEvent::Ends(number as u32));
+        if !is_alone || !self.stage_in(number, fate.took) {
+            self.running[number].ends =
+                self.events_due.schedule(self.now.after(fate.took), SimulatedEvent::Ends(number as u32));
+        }
         // Which tasks run where matters only to scaling decisions.
         let Some(controller) = &mut self.controller else { return };
         controller.task_waited(self.now.since(lease.ready));
@@ -104,11 +107,15 @@ impl Simulator<'_> {
         if self.running.get(number as usize).is_none_or(|running| running.ends != entry) {
             return;
         }
-        let Some(RunningAttempt { rank, lease, outcome, start, on, .. }) = self.running.try_remove(number as usize)
-        else {
+        if self.stage_out(number) {
             return;
-        };
+        }
+        let Some(ended) = self.running.try_remove(number as usize) else { return };
+        let RunningAttempt { rank, lease, outcome, start, on, staged, .. } = ended;
         self.events += 1;
+        if let (Some(staging), Some(id)) = (&mut self.staging, staged) {
+            self.log.staged(lease.task, lease.attempt, &staging.end(id));
+        }
         let slot = match &on {
             On::Slots(grant) => grant.slots[0],
             On::Gang { slot, .. } => *slot,
