@@ -10,8 +10,10 @@ mod exec_support;
 
 use std::fs::{self, File};
 use std::hint::black_box;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use exec_support::{Bench, Job, Spec, bench, bench_with, seat, site};
@@ -91,7 +93,35 @@ fn hashing(place: &Path, rounds: usize) {
         rate(start)
     };
     line("hashing a file, one core", &turns(rounds, floor, ours), "GB/s", "1 GB/s");
+    let reading = || {
+        let (start, mut file) = (Instant::now(), File::open(&file).expect("opened"));
+        let mut piece = vec![0; MIB];
+        while file.read(&mut piece).expect("read") > 0 {
+            black_box(&piece);
+        }
+        rate(start)
+    };
+    line("  the same beside plain reading", &turns(rounds, reading, ours), "GB/s", "");
+    copying(&file, place, rounds);
     fs::remove_file(&file).expect("removed");
+}
+
+/// An input that the node's level has, brought to a task's directory, beside a copy of it.
+fn copying(file: &Path, place: &Path, rounds: usize) {
+    let (store, to, go_on) = (store(place), place.join("copied"), AtomicBool::new(false));
+    let rate = |copy: &dyn Fn()| {
+        let start = Instant::now();
+        copy();
+        let rate = HASHED as f64 / 1e9 / start.elapsed().as_secs_f64();
+        fs::remove_file(&to).expect("removed");
+        rate
+    };
+    // What is older than two seconds is known by its times.
+    std::thread::sleep(Duration::from_millis(2100));
+    let ours = || rate(&|| _ = store.stage_in(file, &to, &go_on).expect("copied"));
+    ours();
+    let floor = || rate(&|| _ = fs::copy(file, &to).expect("copied"));
+    line("bringing an input that the node has, beside cp", &turns(rounds, floor, ours), "GB/s", "");
 }
 
 fn touch(file: &Path) {
