@@ -66,9 +66,8 @@ struct Inner {
     holds: u64,
     /// Domain of each slot, as an index into `free`.
     domains: Box<[usize]>,
-    /// Number of slots that are not extra.
-    slots: usize,
-    /// Per domain, the number of slots not given to a wide item or a hold.
+    /// Per domain, the number of slots not given to a wide item or a hold. Those that run narrow
+    /// items count: they join a collection when these end.
     free: Box<[usize]>,
     /// Slots that are collected, or wait for the end of a wide item or a hold.
     resting: u32,
@@ -106,7 +105,7 @@ pub(super) struct ItemGrant {
     /// All its slots, in ascending order.
     pub(super) slots: Vec<usize>,
     pub(super) gpus: Vec<u32>,
-    /// Those of its slots that wait until it ends.
+    /// Those of its slots that wait until it ends; a narrow item has none.
     members: Vec<Sleeper>,
 }
 
@@ -191,7 +190,6 @@ impl Admission {
             held: FxHashMap::default(),
             holds: 0,
             domains: domains.into(),
-            slots,
             free,
             resting: 0,
         };
@@ -428,8 +426,10 @@ impl Inner {
 
     /// Adds the slot to the collection, and completes it if the slot is the last.
     fn join(&mut self, mut collecting: Collecting, slot: usize) -> Visit {
-        self.free[self.domains[slot]] -= 1;
         let missing = collecting.needs.slots() - collecting.members.len() - 1;
+        if collecting.needs.slots() > 1 || matches!(collecting.entry, AdmissionEntry::Hold(_)) {
+            self.free[self.domains[slot]] -= 1;
+        }
         if missing > 0 {
             collecting.members.push(Sleeper::this(slot));
             self.resting += 1;
@@ -454,8 +454,8 @@ impl Inner {
     fn take_back(&mut self, grant: ItemGrant) -> Vec<Sleeper> {
         self.queue.take_back(&grant.needs, grant.charge.used());
         self.gpus.give_back(&grant.gpus);
-        for &slot in grant.slots.iter().filter(|&&slot| slot < self.slots) {
-            self.free[self.domains[slot]] += 1;
+        if !grant.members.is_empty() {
+            grant.slots.iter().for_each(|&slot| self.free[self.domains[slot]] += 1);
         }
         self.resting -= grant.members.len() as u32;
         grant.members
@@ -548,10 +548,30 @@ mod tests {
         assert!(matches!(admission.visit(2, Some(5), false), Visit::Nothing), "its own work is more urgent");
         let (narrow, grant) = run(admission.visit(2, None, false));
         assert_eq!(narrow, 3);
-        assert_eq!(run(admission.visit(1, None, false)).0, 1);
-        assert!(matches!(admission.visit(3, None, false), Visit::Nothing), "too few slots are left for the second");
+        let (first, wide) = run(admission.visit(1, None, false));
+        assert_eq!(first, 1);
+        assert!(matches!(admission.visit(3, None, false), Visit::Wait { missing: 1 }), "slot 2 joins soon");
         admission.finish(grant);
-        assert!(matches!(admission.visit(3, None, false), Visit::Wait { missing: 1 }));
+        assert_eq!(run(admission.visit(2, None, false)).0, 2);
+        assert_eq!(admission.finish(wide).0.len(), 1);
+    }
+
+    #[test]
+    fn narrow_items_with_needs_do_not_starve_a_hold_of_several_slots() {
+        let admission = Admission::new((vec![0, 0], 2), 100, vec![], Tables::default());
+        let hungry = Needs { memory: 10, ..Needs::SLOT };
+        assert!(admission.push((0..9).map(|task| (item(task, 15), hungry))).is_empty());
+        let grants = [0, 1].map(|slot| run(admission.visit(slot, None, false)).1);
+        let hold = admission.hold(Needs { cpus: 2, ..Needs::SLOT }).unwrap();
+        let [first, second] = grants;
+        admission.finish(first);
+        assert!(admission.signal().calls_slot(0, None));
+        assert!(matches!(admission.visit(0, None, false), Visit::Wait { missing: 1 }), "no further item is started");
+        admission.finish(second);
+        assert!(matches!(admission.visit(1, None, false), Visit::Held { id, .. } if id == hold));
+        admission.hold(Needs { cpus: 2, ..Needs::SLOT }).unwrap();
+        assert_eq!(admission.release(hold).map(|sleepers| sleepers.len()), Some(2));
+        assert!(matches!(admission.visit(0, None, false), Visit::Wait { missing: 1 }), "both slots count again");
     }
 
     #[test]

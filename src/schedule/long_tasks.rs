@@ -16,12 +16,20 @@ pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// known to have run.
 pub const GUEST_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// An attempt found in a slot.
+struct Found {
+    task: TaskId,
+    attempt: u16,
+    since: Time,
+    is_reported: bool,
+}
+
 /// The samples of one rank.
 pub struct LongTaskWatch {
     interval: Duration,
     due: Time,
-    /// For each slot: the task found, since when, and whether it was reported.
-    seen: Vec<Option<(TaskId, Time, bool)>>,
+    /// For each slot: the task and attempt found, since when, and whether it was reported.
+    seen: Vec<Option<Found>>,
 }
 
 impl LongTaskWatch {
@@ -49,13 +57,16 @@ impl LongTaskWatch {
             if slot == self.seen.len() {
                 self.seen.push(None);
             }
-            match (&mut self.seen[slot], task) {
-                (Some((before, start, is_told)), Some(task)) if *before == task => {
-                    if !std::mem::replace(is_told, true) {
-                        told.push(Started { task, attempt: attempt(task), start: *start });
+            let found = task.map(|task| (task, attempt(task)));
+            match (&mut self.seen[slot], found) {
+                (Some(before), Some((task, attempt))) if (before.task, before.attempt) == (task, attempt) => {
+                    if !std::mem::replace(&mut before.is_reported, true) {
+                        told.push(Started { task, attempt, start: before.since });
                     }
                 }
-                (seen, task) => *seen = task.map(|task| (task, now, false)),
+                (seen, found) => {
+                    *seen = found.map(|(task, attempt)| Found { task, attempt, since: now, is_reported: false });
+                }
             }
         }
         told
@@ -89,6 +100,17 @@ mod tests {
         assert_eq!(look(3, [None, Some(3)]), [(3, 4, s(2))]);
         assert_eq!(look(4, [Some(3), None]), []);
         assert_eq!(look(5, [Some(3), None]), [(3, 4, s(4))]);
+    }
+
+    #[test]
+    fn the_next_attempt_at_a_task_in_the_same_slot_is_told_of_too() {
+        let mut watch = LongTaskWatch::new(LOOK_INTERVAL);
+        let mut look = |at: u64, attempt: u16| {
+            let told = watch.look(Time(at), std::iter::once(Some(TaskId(4))), |_| attempt);
+            told.into_iter().map(|started| (started.attempt, started.start.0)).collect::<Vec<_>>()
+        };
+        assert_eq!([look(0, 1), look(1, 1), look(2, 1)], [vec![], vec![(1, 0)], vec![]]);
+        assert_eq!([look(3, 2), look(4, 2)], [vec![], vec![(2, 3)]]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod away;
 mod elastic;
+mod gangs;
 mod history;
 mod hostfile;
 mod hosts;

@@ -34,6 +34,10 @@ use crate::schedule::worker::{Worker, WorkerAction, WorkerEvent};
 /// Frames taken in one poll or exchange at most, so that outboxes are drained in between.
 const MAX_FRAMES_PER_POLL: usize = 64;
 
+/// Messages of a rank to itself that are delivered at once: what follows from them must not keep a
+/// slot from its next task.
+const MAX_LOOPBACK_MESSAGES: usize = 1024;
+
 /// Pieces of operations on divided graphs that are sent at once; further ones wait until these have
 /// left, so other frames never wait behind more than these.
 const MAX_PIECES_PER_POLL: usize = 4;
@@ -207,9 +211,9 @@ impl Engine {
         self.slot_drives
     }
 
-    /// True if frames may wait that nothing announces again.
+    /// True if frames, or messages of this rank to itself, may wait that nothing announces again.
     pub(super) fn has_more(&self) -> bool {
-        self.has_more
+        self.has_more || !self.loopback.is_empty()
     }
 
     /// True while pieces of operations wait that leave, or are awaited that may arrive, only when
@@ -242,7 +246,8 @@ impl Engine {
     /// Wakes the main thread if something is due more than `delay` before it would wake up, or if
     /// frames wait.
     fn wake_main_thread(&mut self, delay: Duration) {
-        if self.over || self.has_more || self.next_tick().is_some_and(|due| due.after(delay) < self.main_thread_wakes) {
+        if self.over || self.has_more() || self.next_tick().is_some_and(|due| due.after(delay) < self.main_thread_wakes)
+        {
             self.main_thread_wakes = Time::ZERO;
             self.shared.event_wait.notify();
         }
@@ -291,7 +296,7 @@ impl Engine {
             self.step(WorkerEvent::Load(load));
         }
         // With other ranks the main thread never sleeps for longer than the delay anyway.
-        if (moved || self.has_more) && self.is_alone() {
+        if (moved || self.has_more()) && self.is_alone() {
             self.wake_main_thread(MAX_TIMER_DELAY);
         }
         has_received_work

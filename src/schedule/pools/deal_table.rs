@@ -38,6 +38,11 @@ impl Table {
                 demand[need.0 as usize].push(waiting.holder);
             }
         }
+        let mut recall = Recall::new(dealer.stocks.len());
+        for waiting in dealer.line.values() {
+            let needs = dealer.table.set(waiting.claim.set).iter();
+            needs.for_each(|need| recall.want(need.0, waiting.holder, waiting.claim.level));
+        }
         let fair = |(stock, demand): (&Stock, &mut Vec<Holder>)| {
             demand.sort_unstable();
             demand.dedup();
@@ -48,7 +53,7 @@ impl Table {
             fair: dealer.stocks.iter().zip(&mut demand).map(fair).collect(),
             contended: vec![false; dealer.stocks.len()],
             served: BTreeMap::new(),
-            recall: Recall::new(dealer.stocks.len()),
+            recall,
         }
     }
 }

@@ -322,7 +322,7 @@ impl PoolDealer {
     /// notes what should be recalled.
     fn serve(&mut self, now: Time, ticket: Ticket, table: &mut Table, dealt: &mut Dealt) {
         let Some(waiting) = self.line.get(&ticket) else { return };
-        let (holder, set) = (waiting.holder, waiting.claim.set);
+        let (holder, set, level) = (waiting.holder, waiting.claim.set, waiting.claim.level);
         let is_current = self.is_current(holder);
         let lacks = |tasks: u32| lacks(&self.table, &waiting.claim, tasks);
         let first: Vec<(ResourceId, u32)> = lacks(1).collect();
@@ -365,7 +365,7 @@ impl PoolDealer {
                     // A start that is allowed now is kept for a claim ahead.
                     Some(budget) if budget.next() <= now => {}
                     Some(budget) => self.due_at = Some(self.due_at.map_or(budget.next(), |due| due.min(budget.next()))),
-                    None => table.recall.ask(resource, holder, short, amount, table.fair[at]),
+                    None => table.recall.ask(resource, (holder, level), (short, amount, table.fair[at])),
                 }
             }
         }

@@ -2,11 +2,19 @@
 //!
 //! In each deal, the first claim in line for a resource may find fewer units free than it needs.
 //! What is missing is asked of the other holders: at once what is idle with them and not kept for
-//! an older claim; and, if the claimant has less than its share, what they have above an even
-//! share. If there are fewer units than ranks that want them, the units go round: each is asked
-//! back a quantum after it was granted. Several holders may owe the same unit: the first that has
-//! one idle gives it back, and the others are released from their debt.
+//! an older claim. Of what they use and what they are about to start on, they are asked, a quantum
+//! after it was granted:
+//!
+//! | what else waits for units at the holder | it owes |
+//! |---|---|
+//! | only less urgent tasks | all that it has |
+//! | a more urgent task | nothing: what it gave back would go to that first |
+//! | nothing more, or equally urgent tasks | if the claimant has less than its share, what the holder has above an even share; if there are fewer units than ranks that want them, all that it has, so that they go round |
+//!
+//! Several holders may owe the same unit: the first that has one idle gives it back, and the others
+//! are released from their debt.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::stock::{Grant, Holder, QUANTUM, Stock};
@@ -23,6 +31,8 @@ struct Ask {
     amount: u32,
     /// An even share of the capacity, at least 1.
     fair: u32,
+    /// Urgency of its tasks.
+    level: u8,
 }
 
 /// What is asked in one deal.
@@ -31,6 +41,8 @@ pub(super) struct Recall {
     asks: Vec<Option<Ask>>,
     /// Units that holders keep for claims ahead of the one that asks.
     kept: Vec<BTreeMap<Holder, u32>>,
+    /// Urgency of the most urgent claim of each holder.
+    wanted: Vec<BTreeMap<Holder, u8>>,
 }
 
 /// The debts of a resource.
@@ -44,12 +56,24 @@ pub(super) struct Debts {
 
 impl Recall {
     pub(super) fn new(resources: usize) -> Recall {
-        Recall { asks: vec![None; resources], kept: vec![BTreeMap::new(); resources] }
+        let (kept, wanted) = (vec![BTreeMap::new(); resources], vec![BTreeMap::new(); resources]);
+        Recall { asks: vec![None; resources], kept, wanted }
+    }
+
+    /// Notes that a holder claims units for tasks of this urgency.
+    pub(super) fn want(&mut self, resource: ResourceId, holder: Holder, level: u8) {
+        let wanted = self.wanted[resource as usize].entry(holder).or_default();
+        *wanted = level.max(*wanted);
     }
 
     /// Asks for units for the first claim in line.
-    pub(super) fn ask(&mut self, resource: ResourceId, holder: Holder, short: u32, amount: u32, fair: u32) {
-        self.asks[resource as usize].get_or_insert(Ask { holder, short, amount, fair });
+    pub(super) fn ask(
+        &mut self,
+        resource: ResourceId,
+        (holder, level): (Holder, u8),
+        (short, amount, fair): (u32, u32, u32),
+    ) {
+        self.asks[resource as usize].get_or_insert(Ask { holder, short, amount, fair, level });
     }
 
     /// Notes that a holder keeps idle units for a claim; without effect once somebody ahead asks.
@@ -91,16 +115,20 @@ impl Recall {
             if let Some(ask) = ask.filter(|ask| ask.holder != holder) {
                 let kept = self.kept[resource as usize].get(&holder).copied().unwrap_or(0);
                 let idle = if is_current(holder) { (grant.units - grant.used).saturating_sub(kept) } else { 0 };
-                let over = match needy {
-                    None => 0,
-                    Some(ask) if spread => grant.units.saturating_sub(ask.fair),
-                    Some(_) if grant.since.after(QUANTUM) <= now => grant.units,
-                    Some(_) => {
-                        let ends = grant.since.after(QUANTUM);
-                        debts.again = Some(debts.again.map_or(ends, |again| again.min(ends)));
-                        0
-                    }
+                let wanted =
+                    self.wanted[resource as usize].get(&holder).map_or(Ordering::Equal, |own| own.cmp(&ask.level));
+                let over = match (wanted, needy) {
+                    (Ordering::Less, _) => grant.units,
+                    (Ordering::Greater, _) | (_, None) => 0,
+                    (_, Some(_)) if spread => grant.units.saturating_sub(ask.fair),
+                    (_, Some(_)) => grant.units,
                 };
+                let is_due = grant.since.after(QUANTUM) <= now;
+                if over > 0 && !is_due {
+                    let ends = grant.since.after(QUANTUM);
+                    debts.again = Some(debts.again.map_or(ends, |again| again.min(ends)));
+                }
+                let over = if is_due { over } else { 0 };
                 owed = owed.max(idle.max(over).min(ask.short));
             }
             if owed > 0 {

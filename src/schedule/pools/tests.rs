@@ -159,3 +159,32 @@ fn first_units_are_an_even_share_and_leave_no_claim_behind() {
     dealer.report(Rank(0), report(1, &[], Vec::new()));
     assert_eq!(orders(&dealer.deal(Time(2)), 0).owed, [(1, 1)], "idle units go to those who can use them");
 }
+
+/// A claim of this urgency for one `x`.
+fn urgent(level: u8, ahead: bool) -> PoolClaim {
+    PoolClaim { level, ahead, ..claim(1, 1, &[0]) }
+}
+
+#[test]
+fn units_go_to_more_urgent_tasks_of_other_ranks_even_beyond_an_even_share() {
+    let mut dealer = dealer(2, 1);
+    for rank in 0..2 {
+        dealer.report(Rank(rank), report(0, &[], vec![urgent(5, false)]));
+    }
+    dealer.deal(Time(0));
+    // Both use one. Rank 0 has only less urgent tasks left, and rank 1 another urgent one.
+    dealer.report(Rank(0), report(1, &[(0, 1)], vec![urgent(2, true)]));
+    dealer.report(Rank(1), report(1, &[(0, 1)], vec![urgent(5, false)]));
+    assert!(dealer.deal(Time(1)).orders.is_empty(), "it has only just been granted");
+    let due = dealer.due().unwrap();
+    let dealt = dealer.deal(due);
+    assert_eq!((orders(&dealt, 0).owed, orders(&dealt, 1).owed), (vec![(0, 1)], vec![]));
+    dealer.report(Rank(0), PoolReport { returned: vec![(0, 1)], ..report(2, &[], vec![urgent(2, false)]) });
+    let dealt = dealer.deal(due);
+    assert_eq!((orders(&dealt, 0).granted, orders(&dealt, 1).granted), (vec![], vec![(0, 1)]));
+    // Rank 0 has less than its share, but rank 1 has a more urgent task for each of them.
+    dealer.report(Rank(1), report(2, &[(0, 2)], vec![urgent(5, true)]));
+    assert!(dealer.deal(Time(9_000_000_000)).orders.is_empty());
+    dealer.report(Rank(1), report(2, &[(0, 2)], vec![urgent(2, true)]));
+    assert_eq!(orders(&dealer.deal(Time(9_000_000_000)), 1).owed, [(0, 1)]);
+}

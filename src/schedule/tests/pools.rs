@@ -1,16 +1,21 @@
 //! Pools in worlds whose ranks come, go and die, and whose capacities change.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
 
 use super::job::Job;
 use super::world::{Happening, World};
 use super::{random_slots, upheavals};
+use crate::model::{Rank, Time};
+use crate::schedule::admission::AdmissionQueue;
 use crate::schedule::coordinator::StopReason;
-use crate::schedule::pools::UNLIMITED;
-use crate::schedule::pools::table::ResourceKind;
+use crate::schedule::pools::dealer::PoolDealer;
+use crate::schedule::pools::table::{PoolResource, PoolTable, ResourceKind};
+use crate::schedule::pools::{PoolOrders, UNLIMITED};
+use crate::schedule::resources::{Needs, ResourceLedger};
 use crate::seeds::{Named, seeds};
 
 /// A world with pools, which is checked after each step: see `world/units.rs`.
@@ -88,4 +93,85 @@ fn pools_survive_ranks_that_come_go_and_die() {
         complete += usize::from(world.finished == Some(StopReason::Complete));
     }
     assert!(complete > 0 || std::env::var_os("PHALANX_SEED").is_some());
+}
+
+/// A rank of the test below: its queue, and the needs of what runs on its slots.
+struct QueueOfRank {
+    queue: AdmissionQueue<u32, u32>,
+    slots: u32,
+    running: Vec<Needs>,
+    /// Orders that have not arrived yet.
+    orders: VecDeque<PoolOrders>,
+}
+
+impl QueueOfRank {
+    fn idle(&self) -> u32 {
+        self.slots - self.running.len() as u32
+    }
+}
+
+/// Reports of rank 0 and the answers to them are exchanged without delay, before any slot does
+/// anything: `deal` must not grant in turns what it recalls.
+#[test]
+fn reports_and_orders_come_to_rest_when_nothing_starts_or_ends() {
+    for seed in seeds(2_000) {
+        let _named = Named(seed, "schedule::tests::pools::reports_and_orders_come_to_rest");
+        let mut rng = Rng::with_seed(seed);
+        let mut table = PoolTable::default();
+        for name in ["x", "y"] {
+            table.add(PoolResource::capacity(name, Some(rng.u32(1..9)), false));
+        }
+        let sets = [vec![(0, 1)], vec![(1, 1)], vec![(0, 1), (1, 2)], vec![(0, 2)]];
+        let table = Arc::new(table.with_groups((0..).zip(sets).map(|(group, needs)| (group, 1, needs))));
+        let mut dealer = PoolDealer::new(Arc::clone(&table));
+        let mut ranks: Vec<QueueOfRank> = (0..rng.u32(1..5))
+            .map(|_| {
+                let slots = rng.u32(1..4);
+                let queue = AdmissionQueue::new(ResourceLedger::new(slots, 0, 0, Arc::clone(&table)));
+                QueueOfRank { queue, slots, running: Vec::new(), orders: VecDeque::new() }
+            })
+            .collect();
+        let mut now = Time::ZERO;
+        for _ in 0..60 {
+            let at = rng.usize(0..ranks.len());
+            let rank = &mut ranks[at];
+            match rng.u32(0..5) {
+                0 | 1 => {
+                    let needs = Needs { pools: rng.u32(1..5), ..Needs::SLOT };
+                    (0..rng.u32(1..6)).for_each(|task| rank.queue.push_task(task, rng.u8(0..3), needs));
+                }
+                2 => {
+                    // Slots that a collection needs are idle and start nothing.
+                    let head = rank.queue.head(0).filter(|_| rank.idle() > 0);
+                    if let Some(head) = head {
+                        rank.queue.admit(&head).expect("it may start");
+                        rank.running.push(head.needs);
+                    }
+                }
+                3 if !rank.running.is_empty() => {
+                    let needs = rank.running.swap_remove(rng.usize(0..rank.running.len()));
+                    rank.queue.take_back(&needs, (0.0, Duration::ZERO));
+                }
+                _ => now = now.after(Duration::from_micros(rng.u64(0..3_000))),
+            }
+            // Rank 0 exchanges at once, the others when their messages arrive.
+            let arrived = rng.u32(0..16) | 1;
+            let mut exchanges = 0;
+            while let Some(from) = (0..ranks.len()).find(|&rank| {
+                let idle = ranks[rank].idle();
+                arrived >> rank & 1 == 1
+                    && (!ranks[rank].orders.is_empty() || ranks[rank].queue.is_pool_report_due(idle))
+            }) {
+                let rank = &mut ranks[from];
+                rank.orders.drain(..).for_each(|orders| rank.queue.carry_out_pool_orders(&orders));
+                let idle = rank.idle();
+                dealer.report(Rank(from as u32), rank.queue.pool_report(idle, true));
+                for (to, orders) in dealer.deal(now).orders {
+                    ranks[to.index()].orders.push_back(orders);
+                }
+                exchanges += 1;
+                assert!(exchanges < 1_000, "rank 0 and ranks exchange reports and orders without end");
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Frames and messages: received, delivered to the state machines, and sent.
 
-use super::{Engine, MAX_FRAMES_PER_POLL, MAX_PIECES_PER_POLL};
+use super::{Engine, MAX_FRAMES_PER_POLL, MAX_LOOPBACK_MESSAGES, MAX_PIECES_PER_POLL};
 use crate::fabric::wire::PieceStream;
 use crate::fabric::{FabricError, wire};
 use crate::model::Rank;
@@ -43,6 +43,7 @@ impl Engine {
                     self.stolen += leases.len() as u64;
                 }
                 self.deliver(from, message);
+                self.run_loopback();
             }
             // All ranks of a run must be the same program: the sender is another build of it.
             Err(error) => self.fail(format!("a message from {from} cannot be read: {error}")),
@@ -92,12 +93,13 @@ impl Engine {
                 message => self.step(WorkerEvent::Message { from, message }),
             }
         }
-        self.run_loopback();
     }
 
+    /// Delivers this rank's messages to itself, and those that follow from them.
     pub(super) fn run_loopback(&mut self) {
-        while let Some(message) = self.loopback.pop_front() {
-            let me = self.fabric.me();
+        let me = self.fabric.me();
+        for _ in 0..MAX_LOOPBACK_MESSAGES {
+            let Some(message) = self.loopback.pop_front() else { return };
             self.deliver(me, message);
         }
     }
