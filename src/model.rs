@@ -6,6 +6,7 @@
 
 mod cache_use;
 mod carried_file;
+mod gangs;
 mod labels;
 mod stage_use;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cache_use::{CacheHit, CacheMiss, CacheUse, KeyDifference};
 pub use carried_file::CarriedFile;
+pub use gangs::{GangHost, GangNode, RankRoom, SetAside, ranks_within, share_of};
 pub use labels::{Labels, NodeNeed, NodeOffer, Offers, has_labels, labels_of};
 pub use stage_use::StageUse;
 

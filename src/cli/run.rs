@@ -12,6 +12,7 @@ use super::selection_args::{SelectionArgs, label};
 use super::{complain, launched_rank, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Job, PolicyKind, ProviderKind, Site};
+use crate::model::RankRoom;
 use crate::observe::progress::Mode;
 use crate::runtime::{
     self, Finished, Options, PlannedTask, RunError, RunPreview, UnfinishedRun, detach_from_terminal, divide_graphs,
@@ -87,6 +88,10 @@ pub(super) struct Args {
 
 pub(super) fn main(args: Args, verbose: bool) -> ExitCode {
     let selection = args.selection.selection();
+    if args.dry_run && !launch::is_first() {
+        // One process of a world says it for all.
+        return ExitCode::SUCCESS;
+    }
     if args.dry_run && !args.resume && selection.is_all() {
         return super::check::check(&args.jobs, &selection, false, &|job, chosen| list(job, chosen, verbose));
     }
@@ -214,7 +219,9 @@ fn worlds(args: &Args) -> &'static str {
     let is_slurm = |site: &Site| site.capacity.provider == ProviderKind::Slurm;
     let in_slurm = job.sites.is_empty() || job.sites.iter().any(is_slurm);
     let apart = shrinks && in_slurm && !args.coordinator_only;
-    if apart && !job.groups.iter().any(|group| group.needs_gang(slots, u32::MAX)) { "each" } else { "one" }
+    // What memory and GPUs the nodes will have is not known here.
+    let room = RankRoom::of_slots(slots);
+    if apart && !job.groups.iter().any(|group| group.needs_gang(room, u32::MAX)) { "each" } else { "one" }
 }
 
 /// Removes what an earlier run has left in the file for the exit code: a run that does not start or

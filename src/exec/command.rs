@@ -17,6 +17,7 @@ use super::container::{self, ContainerScene, Offer};
 use super::env::{BaseEnv, TaskEnv};
 use super::files::{self, Streams, first_missing};
 use super::kept_shell::{self, KeptShell};
+use super::launch_agent;
 use super::leftovers::{Leftovers, Owner};
 use super::mark::Mark;
 use super::measures::{ADD_VARIABLE, MeasureFiles, VARIABLE};
@@ -300,12 +301,14 @@ impl Commands {
             let first = prologue.run_words(words.words.clone(), place, ready)?;
             return Ok(words.behind(first));
         };
-        let job = MpiJob { shape, cpus_per_rank: group.cpus, seat, is_contained: task.container.is_some() };
+        let agent = launch_agent::agent(seat.hosts, site.allocation.as_deref(), place)?;
+        let is_contained = task.container.is_some();
+        let job = MpiJob { shape, cpus_per_rank: group.cpus, seat, is_contained, agent: agent.as_deref() };
         let doing = "querying the version of the MPI launcher";
         let ask = |env: &TaskEnv, words| self.ask(attempt, env, prologue.run_words(words, place, None)?, doing);
         let launched = self.launcher.words(words.words.clone(), &job, env, ask)?;
         let launched = prologue.run_words(launched, place, ready)?;
-        Ok(words.behind(launched))
+        Ok(words.behind(launched).with_file(agent))
     }
 
     /// Lets words run in a container.

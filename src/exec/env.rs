@@ -268,8 +268,13 @@ impl TaskEnv<'_> {
         if let Some(numa) = seat.numa {
             self.offer("PHALANX_NUMA_NODE", numa)?;
         }
-        if !seat.gpus.is_empty() {
-            self.show_gpus(seat.gpus)?;
+        // Of a task on several nodes this is the first; its launcher sets it for the others.
+        let gpus = match seat.hosts.first() {
+            Some(here) => here.gpus.clone(),
+            None => self.base.gpus.names(seat.gpus),
+        };
+        if !gpus.is_empty() {
+            self.show_gpus(&gpus)?;
         }
         Ok(())
     }
@@ -280,13 +285,13 @@ impl TaskEnv<'_> {
         if variable.is_empty() { "CUDA_VISIBLE_DEVICES" } else { variable }
     }
 
-    fn show_gpus(&mut self, ordinals: &[u32]) -> Result<(), Fault> {
+    fn show_gpus(&mut self, names: &[String]) -> Result<(), Fault> {
         let (gpus, variable) = (&self.base.gpus, self.gpu_variable());
         if gpus.counted && variable == "CUDA_VISIBLE_DEVICES" {
             // Phalanx numbers GPUs by bus id; without this variable CUDA puts the fastest first.
             self.offer("CUDA_DEVICE_ORDER", "PCI_BUS_ID")?;
         }
-        self.offer(variable, gpus.named(ordinals))
+        self.offer(variable, names.join(","))
     }
 
     /// Sets a variable unless the job or the task has set it. (Only the variables that show GPUs

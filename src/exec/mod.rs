@@ -31,6 +31,7 @@
 //! | `env` | the environment that a task sees |
 //! | `user_env` | what the user set for MPI programs, told apart from what a launcher set |
 //! | `mpi` | the `mpirun` line of an MPI task |
+//! | `launch_agent` | how that `mpirun` reaches nodes of other Slurm jobs |
 //! | `container` | the command that runs a task in an image |
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task measures |
@@ -60,6 +61,7 @@ mod graphs;
 mod kept_shell;
 mod kernel;
 mod kernels;
+mod launch_agent;
 mod leftovers;
 mod mark;
 mod measures;
@@ -106,7 +108,7 @@ pub use user_env::user_variables;
 use crate::data::exchange::Stopped;
 use crate::graph::link::GroupId;
 use crate::job::{CacheSettings, DataGraph, FileNames, Group, Task, WrittenFiles};
-use crate::model::{Rank, Shortfalls, State, TaskId};
+use crate::model::{GangNode, Rank, Shortfalls, State, TaskId};
 use crate::topology::Gpus;
 
 /// The name under which a temporary output of a task is held.
@@ -209,6 +211,8 @@ pub struct RankContext {
     pub carrier: Option<Arc<dyn FileCarrier>>,
     /// Directory for batches of changes to data graphs; `None` if they are not kept.
     pub graphs: Option<PathBuf>,
+    /// The Slurm job that this process is in.
+    pub allocation: Option<String>,
     /// The command that starts MPI tasks, with optional arguments: `PHALANX_MPIRUN`, else `mpirun`.
     pub mpirun: Vec<String>,
     /// What the user set for MPI programs where the run was started (see [`user_variables`]).
@@ -240,6 +244,7 @@ impl RankContext {
             is_away: false,
             carrier: None,
             graphs: None,
+            allocation: std::env::var("SLURM_JOB_ID").ok(),
             mpirun,
             user_variables: user_variables(),
         }
@@ -266,9 +271,8 @@ pub struct ExecContext<'a> {
     pub numa: Option<u32>,
     /// The GPUs reserved for the task, by their ordinals; see [`Gpus`].
     pub gpus: &'a [u32],
-    /// For an MPI task over several nodes: each node and its number of ranks. Empty: all on this
-    /// node.
-    pub hosts: &'a [(String, u32)],
+    /// For an MPI task on several ranks: their nodes, this one first. Empty: all on this rank.
+    pub hosts: &'a [GangNode],
     /// The thread pool for kernels of several CPUs.
     pub rayon: &'a (dyn Fn() -> Arc<rayon::ThreadPool> + Sync),
     /// The ranks that execute an operation together on a graph that is divided among them; `None`

@@ -304,7 +304,11 @@ impl Runner {
         let g = tables.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
         let group = source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
-        let limits = group.limits(seat.short, self.site.memory);
+        let mut limits = group.limits(seat.short, self.site.memory);
+        // Of a task on several ranks only the processes of this node are measured here.
+        if let (Some(memory), Some(here)) = (&mut limits.memory, seat.hosts.first()) {
+            *memory = here.memory;
+        }
         let turn = &AttemptRun {
             id,
             tables,

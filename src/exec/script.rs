@@ -44,6 +44,12 @@ impl ScriptWords {
         !self.scripts.is_empty()
     }
 
+    /// The same words, which need another file that is removed on drop.
+    pub(super) fn with_file(mut self, file: Option<TempPath>) -> ScriptWords {
+        self.scripts.extend(file);
+        self
+    }
+
     /// Appends these words to others that start them.
     pub(super) fn behind(self, first: ScriptWords) -> ScriptWords {
         ScriptWords { words: first.words, scripts: first.scripts.into_iter().chain(self.scripts).collect() }

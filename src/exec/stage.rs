@@ -92,7 +92,7 @@ impl Stages {
         home: Option<&AwayAttempt>,
     ) -> Result<StagedAttempt, Fault> {
         let (task, site) = (attempt.task, attempt.site);
-        if attempt.seat.hosts.iter().any(|(node, _)| *node != site.node) {
+        if attempt.seat.hosts.iter().any(|host| host.node != site.node) {
             let text = "did not start: `stage` gives it a directory on one node, and it runs on several: leave \
                         `stage` out, or ask for MPI ranks that fit on one node";
             return Err(Fault::new(text));

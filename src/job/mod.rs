@@ -54,7 +54,7 @@ use std::time::Duration;
 
 use crate::graph::deal::LoadRule;
 use crate::graph::link::Link;
-use crate::model::{Labels, Shortfalls, TaskId};
+use crate::model::{Labels, RankRoom, Shortfalls, TaskId};
 
 pub use added::{Addition, GrowingJob, Whose, parts_of, read_added, text_with};
 pub use advisor::AdvisorAddress;
@@ -343,18 +343,20 @@ impl Job {
 }
 
 impl Group {
-    /// True if one task needs slots on several ranks: a rank with `slots` slots cannot hold it, or
-    /// all active `ranks` execute it together.
-    pub fn needs_gang(&self, slots: u32, ranks: u32) -> bool {
-        self.is_divided && ranks > 1 || self.spans_ranks(slots)
+    /// True if one task needs slots on several ranks: a rank with this room cannot hold it, or all
+    /// active `ranks` execute it together.
+    pub fn needs_gang(&self, room: RankRoom, ranks: u32) -> bool {
+        self.is_divided && ranks > 1 || self.spans_ranks(room)
     }
 
-    /// True if one task needs more than one rank of `slots` slots.
-    pub(crate) fn spans_ranks(&self, slots: u32) -> bool {
-        let spans = |mpi: MpiShape| {
-            mpi.ranks.saturating_mul(self.cpus) > slots || mpi.per_node.is_some_and(|most| most < mpi.ranks)
-        };
-        self.mpi.is_some_and(spans)
+    /// True if one task needs more than one rank with this room.
+    pub(crate) fn spans_ranks(&self, room: RankRoom) -> bool {
+        self.mpi.is_some_and(|mpi| {
+            mpi.ranks.saturating_mul(self.cpus) > room.slots
+                || mpi.per_node.is_some_and(|most| most < mpi.ranks)
+                || self.limits(Shortfalls::NONE, room.memory).memory.is_some_and(|memory| memory > room.memory)
+                || self.gpus > room.gpus
+        })
     }
 
     /// What an attempt after these shortfalls asks for, on a node with `most` bytes of memory.

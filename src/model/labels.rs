@@ -188,13 +188,14 @@ impl Offers {
         }
     }
 
-    /// The most slots of nodes that can run tasks with this need; `None` if that is not known.
-    pub fn slots_for(&self, need: &NodeNeed) -> Option<u32> {
+    /// The most that `of` says of nodes that can run tasks with this need; `None` if it does not
+    /// know that of all of them.
+    pub fn most_for(&self, need: &NodeNeed, of: impl Fn(&NodeOffer) -> Option<u32>) -> Option<u32> {
         match self {
             Offers::Nothing | Offers::Unknown => None,
             Offers::Nodes(nodes) => {
                 let serving = nodes.iter().filter(|node| node.may_serve(need));
-                serving.map(|node| node.slots).collect::<Option<Vec<u32>>>()?.into_iter().max()
+                serving.map(of).collect::<Option<Vec<u32>>>()?.into_iter().max()
             }
         }
     }

@@ -40,6 +40,7 @@ mod tests {
     use super::*;
     use crate::exec::Kernels;
     use crate::job::parse;
+    use crate::model::RankRoom;
 
     #[test]
     fn large_graphs_are_divided_unless_the_job_says_otherwise() {
@@ -66,6 +67,7 @@ mod tests {
         assert_eq!(job.divided_graphs(), divided);
         let groups = job.groups.iter().filter(|group| group.is_divided).map(|group| &*group.name);
         assert_eq!(groups.collect::<Vec<_>>(), divided, "so are their operations");
-        assert!(job.groups[0].needs_gang(4, 2) && !job.groups[0].needs_gang(4, 1), "one rank needs no gang");
+        let needs_gang = |ranks| job.groups[0].needs_gang(RankRoom::of_slots(4), ranks);
+        assert!(needs_gang(2) && !needs_gang(1), "one rank needs no gang");
     }
 }

@@ -3,7 +3,7 @@
 use super::fair::FamilyId;
 use super::pools::PoolOrders;
 use super::protocol::{Lease, Message, Stop};
-use crate::model::{Attempt, Rank, TaskId};
+use crate::model::{Attempt, GangHost, GangNode, Rank, TaskId};
 
 /// An action of the coordinator.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,21 +83,23 @@ pub enum WorkerAction {
         /// Number of waiting tasks that may stay and start.
         keep: u32,
     },
-    /// Set slots aside for a gang; lead it if `lead` is set.
+    /// Set aside for a gang what its task needs here.
     Hold {
         /// The gang.
         gang: u32,
-        /// Number of slots.
-        slots: u32,
-        /// The task to start on `Launch`, if this rank leads the gang.
-        lead: Option<Lease>,
+        /// This rank's part of it.
+        host: GangHost,
+        /// The task.
+        lease: Lease,
+        /// True if this rank leads: it starts the task on `Launch`.
+        leads: bool,
     },
     /// Start the task of the gang that this rank leads.
     Launch {
         /// The gang.
         gang: u32,
-        /// Participating nodes, and the number of MPI ranks that each hosts.
-        hosts: Vec<(String, u32)>,
+        /// Participating nodes, the leader's first; empty for an operation.
+        hosts: Vec<GangNode>,
         /// The CPUs set aside on this node.
         cpus: Vec<u32>,
         /// For an operation: the ranks that execute it together, the leader first; otherwise empty.

@@ -360,7 +360,7 @@ impl Coordinator {
             Message::GangReady { lease } if self.is_cancelled(lease.task) => self.return_cancelled(now, lease, actions),
             Message::GangReady { lease } => self.gang_ready(lease, actions),
             Message::Pools(report) => self.pools.report(from, report),
-            Message::Held { gang, cpus } if self.stopping.is_none() => self.gangs.held(from, gang, &cpus, actions),
+            Message::Held { gang, aside } if self.stopping.is_none() => self.gangs.held(from, gang, aside, actions),
             Message::GangEnded { gang } => {
                 if let Some(lease) = self.gangs.ended(gang, actions) {
                     self.pools.withdraw_gangs(|task, attempt| (task, attempt) == (lease.task, lease.attempt));

@@ -6,7 +6,7 @@
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
-//! | waiting | no other is gathering | gathering | `Lead` to the leader, `Hold` to the others |
+//! | waiting | no other is gathering | gathering | `Hold` to all, which says who leads |
 //! | gathering | every rank has `Held` | running | `Launch` to the leader; of an operation, `Share` to the others |
 //! | running | `GangEnded`, or the leader leaves or is lost | gone | `Release` to the others |
 //! | running | another rank of an operation is lost | running | `MemberLost` to the leader, which ends the attempt |
@@ -19,7 +19,9 @@ use std::collections::VecDeque;
 use super::action::CoordinatorAction;
 use super::membership::Member;
 use super::protocol::{Lease, Message};
-use crate::model::{Labels, NodeNeed, Rank, TaskId, has_labels};
+use crate::model::{
+    GangHost, GangNode, Labels, NodeNeed, NodeOffer, Rank, RankRoom, SetAside, TaskId, ranks_within, share_of,
+};
 
 /// The shape that a task requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,11 @@ pub enum Shape {
         ranks: u32,
         /// CPUs of each.
         cpus: u32,
+        /// Bytes of memory of all of them together; a rank provides the share of those that it
+        /// hosts.
+        memory: u64,
+        /// GPUs of all of them together, likewise.
+        gpus: u32,
         /// Upper limit on MPI ranks per node.
         per_node: Option<u32>,
         /// Labels that each rank must have which hosts some of them.
@@ -46,84 +53,97 @@ impl Shape {
     /// What a rank must have to host a part of the task.
     pub fn need(&self) -> NodeNeed {
         match self {
-            Shape::Mpi { cpus, labels, .. } => {
-                NodeNeed { labels: Labels::clone(labels), slots: (*cpus).max(1), ..NodeNeed::default() }
-            }
+            &Shape::Mpi { ranks, cpus, memory, gpus, ref labels, .. } => NodeNeed {
+                labels: Labels::clone(labels),
+                slots: cpus.max(1),
+                memory: share_of(memory, 1, ranks),
+                gpus: share_of(gpus.into(), 1, ranks) as u32,
+            },
             Shape::Everywhere { .. } => NodeNeed { slots: 1, ..NodeNeed::default() },
         }
+    }
+
+    /// How many of the task's MPI ranks a rank with this room can host, labels aside.
+    pub fn mpi_ranks_in(&self, room: RankRoom) -> u32 {
+        match *self {
+            Shape::Mpi { ranks, cpus, memory, gpus, .. } => (room.slots / cpus.max(1))
+                .min(ranks_within(memory, room.memory, ranks))
+                .min(ranks_within(gpus.into(), room.gpus.into(), ranks)),
+            Shape::Everywhere { .. } => u32::from(room.slots > 0),
+        }
+    }
+
+    /// How many of the task's MPI ranks such a node can host, labels aside; `None` if its slots are
+    /// not known. What else is not known of it counts as enough.
+    pub fn mpi_ranks_on(&self, node: &NodeOffer) -> Option<u32> {
+        let (memory, gpus) = (node.memory.unwrap_or(u64::MAX), node.gpus.unwrap_or(u32::MAX));
+        Some(self.mpi_ranks_in(RankRoom { slots: node.slots?, memory, gpus }))
     }
 }
 
 /// Looks up a task's shape.
 pub type ShapeOf = Box<dyn Fn(TaskId) -> Shape + Send>;
 
-/// A rank of a gang.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Host {
-    /// The rank.
-    pub rank: Rank,
-    /// Number of MPI ranks that it hosts; 1 for an operation.
-    pub ranks: u32,
-    /// Number of its slots that are set aside.
-    pub slots: u32,
-}
-
 /// Places a shape on ranks; the first one leads. An MPI task gets as few ranks as possible, those
 /// with the most room first, no node above its limit; an operation gets all of them, in ascending
 /// order, so that operations on the same ranks have the same leader. `None` if they cannot hold it.
-pub fn place(shape: &Shape, members: &[Member]) -> Option<Vec<Host>> {
+pub fn place(shape: &Shape, members: &[Member]) -> Option<Vec<GangHost>> {
     let (hosts, missing) = place_part(shape, members);
     (missing == 0).then_some(hosts)
 }
 
 /// Places as much of a shape as these ranks can hold; returns also how many of its MPI ranks they
 /// cannot. An operation misses one if there is no rank.
-pub fn place_part(shape: &Shape, members: &[Member]) -> (Vec<Host>, u32) {
+pub fn place_part(shape: &Shape, members: &[Member]) -> (Vec<GangHost>, u32) {
     match shape {
-        Shape::Mpi { ranks, per_node, .. } => place_mpi(&shape.need(), (*ranks, *per_node), members),
+        Shape::Mpi { ranks, cpus, per_node, .. } => place_mpi(shape, (*ranks, *cpus, *per_node), members),
         Shape::Everywhere { cpus } => {
             let works = (0..).zip(members).filter(|(_, member)| member.slots > 0);
-            let host = |(rank, member): (u32, &Member)| Host {
+            let host = |(rank, member): (u32, &Member)| GangHost {
                 rank: Rank(rank),
                 ranks: 1,
                 slots: member.slots.min((*cpus).max(1)),
             };
-            let hosts: Vec<Host> = works.map(host).collect();
+            let hosts: Vec<GangHost> = works.map(host).collect();
             let missing = u32::from(hosts.is_empty());
             (hosts, missing)
         }
     }
 }
 
-/// Number of further nodes with `slots` slots each that a shape needs beside these ranks.
-pub fn nodes_missing(shape: &Shape, members: &[Member], slots: u32) -> u32 {
+/// Number of further nodes that a shape needs beside these ranks, if each can host this number of
+/// its MPI ranks.
+pub fn nodes_missing(shape: &Shape, members: &[Member], each: u32) -> u32 {
     let (_, missing) = place_part(shape, members);
     match *shape {
-        Shape::Mpi { cpus, per_node, .. } => {
-            missing.div_ceil((slots / cpus.max(1)).min(per_node.unwrap_or(u32::MAX)).max(1))
-        }
+        Shape::Mpi { per_node, .. } => missing.div_ceil(each.min(per_node.unwrap_or(u32::MAX)).max(1)),
         Shape::Everywhere { .. } => missing,
     }
 }
 
-fn place_mpi(need: &NodeNeed, (ranks, per_node): (u32, Option<u32>), members: &[Member]) -> (Vec<Host>, u32) {
-    let hosts_some = |&r: &usize| members[r].slots >= need.slots && has_labels(&members[r].labels, &need.labels);
-    let mut order: Vec<usize> = (0..members.len()).filter(hosts_some).collect();
+fn place_mpi(
+    shape: &Shape,
+    (ranks, cpus, per_node): (u32, u32, Option<u32>),
+    members: &[Member],
+) -> (Vec<GangHost>, u32) {
+    let need = shape.need();
+    let able = (0..members.len()).filter(|&r| members[r].has(&need));
+    let mut order: Vec<(u32, usize)> = able.map(|r| (shape.mpi_ranks_in(members[r].room()), r)).collect();
     order.sort_by(|&a, &b| {
-        let key = |r: usize| (std::cmp::Reverse(members[r].slots), &members[r].node, r);
+        let key = |(most, r): (u32, usize)| (std::cmp::Reverse(most), &members[r].node, r);
         key(a).cmp(&key(b))
     });
     let mut on_node = std::collections::BTreeMap::<&str, u32>::new();
     let mut missing = ranks;
     let mut hosts = Vec::new();
-    for rank in order {
+    for (most, rank) in order {
         let node = on_node.entry(&members[rank].node).or_default();
         let room = per_node.map_or(u32::MAX, |most| most.saturating_sub(*node));
-        let here = (members[rank].slots / need.slots).min(room).min(missing);
+        let here = most.min(room).min(missing);
         if here > 0 {
             *node += here;
             missing -= here;
-            hosts.push(Host { rank: Rank(rank as u32), ranks: here, slots: here * need.slots });
+            hosts.push(GangHost { rank: Rank(rank as u32), ranks: here, slots: here * cpus.max(1) });
         }
     }
     (hosts, missing)
@@ -132,15 +152,15 @@ fn place_mpi(need: &NodeNeed, (ranks, per_node): (u32, Option<u32>), members: &[
 struct Gang {
     number: u32,
     lease: Lease,
-    hosts: Vec<Host>,
+    hosts: Vec<GangHost>,
     /// All ranks execute the task together.
     is_shared: bool,
     /// The leader has been notified that one of them is lost.
     is_broken: bool,
     /// Ranks whose slots are not set aside yet.
     missing: Vec<Rank>,
-    /// CPUs set aside on the leader's node.
-    cpus: Vec<u32>,
+    /// What the others have set aside.
+    set_aside: Vec<(Rank, SetAside)>,
 }
 
 impl Gang {
@@ -207,27 +227,32 @@ impl Gangs {
         if self.paused {
             return;
         }
+        // Ranks that it lacks are known at once, also while another gathers.
+        let shape = (self.shape)(lease.task);
+        if place(&shape, &self.members).is_none() {
+            return self.note_unplaced(shape);
+        }
         let after = self.waiting.partition_point(|w| w.urgency >= lease.urgency);
         self.waiting.insert(after, lease);
         self.gather(actions);
     }
 
-    pub(super) fn held(&mut self, from: Rank, gang: u32, cpus: &[u32], actions: &mut Vec<CoordinatorAction>) {
+    pub(super) fn held(&mut self, from: Rank, gang: u32, aside: SetAside, actions: &mut Vec<CoordinatorAction>) {
         let Some(gathering) = self.gathering.as_mut().filter(|g| g.number == gang) else { return };
-        gathering.missing.retain(|&r| r != from);
-        if self.members[from.index()].node == self.members[gathering.leader().index()].node {
-            gathering.cpus.extend(cpus);
+        if !gathering.missing.contains(&from) {
+            return;
         }
+        gathering.missing.retain(|&r| r != from);
+        gathering.set_aside.push((from, aside));
         if !gathering.missing.is_empty() {
             return;
         }
         if let Some(mut gang) = self.gathering.take() {
-            gang.cpus.sort_unstable();
-            gang.cpus.dedup();
-            let (number, cpus) = (gang.number, std::mem::take(&mut gang.cpus));
+            let (number, aside) = (gang.number, std::mem::take(&mut gang.set_aside));
+            let cpus = self.cpus_of_node(&aside, gang.leader());
             let (hosts, ranks) = match gang.is_shared {
                 true => (Vec::new(), gang.ranks()),
-                false => (self.by_node(&gang.hosts), Vec::new()),
+                false => (self.by_node(&gang.hosts, aside), Vec::new()),
             };
             for &to in ranks.iter().skip(1) {
                 let message = Message::Share { gang: number, lease: gang.lease, ranks: ranks.clone() };
@@ -340,17 +365,42 @@ impl Gangs {
         of_unplaced.chain(of_gathering).map(|host| host.rank).collect()
     }
 
+    /// The CPUs that are set aside on the node of a rank.
+    fn cpus_of_node(&self, aside: &[(Rank, SetAside)], rank: Rank) -> Vec<u32> {
+        let node = |rank: Rank| &self.members[rank.index()].node;
+        let here = aside.iter().filter(|(other, _)| node(*other) == node(rank));
+        let mut cpus: Vec<u32> = here.flat_map(|(_, aside)| aside.cpus.iter().copied()).collect();
+        cpus.sort_unstable();
+        cpus.dedup();
+        cpus
+    }
+
     /// The host list: ranks of one node share a line.
-    fn by_node(&self, hosts: &[Host]) -> Vec<(String, u32)> {
-        let mut nodes: Vec<(String, u32)> = Vec::new();
+    fn by_node(&self, hosts: &[GangHost], mut aside: Vec<(Rank, SetAside)>) -> Vec<GangNode> {
+        let mut nodes: Vec<GangNode> = Vec::new();
         for host in hosts {
             let node = &self.members[host.rank.index()].node;
-            match nodes.iter_mut().find(|n| n.0 == *node) {
-                Some(known) => known.1 += host.ranks,
-                None => nodes.push((node.clone(), host.ranks)),
+            let own = aside.iter_mut().find(|(rank, _)| *rank == host.rank);
+            let SetAside { memory, gpus, allocation, .. } =
+                own.map(|(_, aside)| std::mem::take(aside)).unwrap_or_default();
+            match nodes.iter_mut().find(|known| known.node == *node) {
+                Some(known) => {
+                    known.mpi_ranks += host.ranks;
+                    known.memory = known.memory.saturating_add(memory);
+                    known.gpus.extend(gpus);
+                }
+                None => nodes.push(GangNode { node: node.clone(), mpi_ranks: host.ranks, memory, gpus, allocation }),
             }
         }
         nodes
+    }
+
+    /// Notes a gang that waits for further ranks, or with which the run ends.
+    fn note_unplaced(&mut self, shape: Shape) {
+        self.unplaced += 1;
+        if !self.unplaced_shapes.contains(&shape) {
+            self.unplaced_shapes.push(shape);
+        }
     }
 
     fn gather(&mut self, actions: &mut Vec<CoordinatorAction>) {
@@ -362,27 +412,18 @@ impl Gangs {
             let shape = (self.shape)(lease.task);
             match place(&shape, &self.members) {
                 Some(hosts) => break (lease, shape, hosts),
-                // It waits for further ranks, or the run ends.
-                None => {
-                    self.unplaced += 1;
-                    if !self.unplaced_shapes.contains(&shape) {
-                        self.unplaced_shapes.push(shape);
-                    }
-                }
+                None => self.note_unplaced(shape),
             }
         };
         let number = self.next;
         self.next += 1;
-        for (i, &Host { rank: to, slots, .. }) in hosts.iter().enumerate() {
-            let message = match i {
-                0 => Message::Lead { gang: number, slots, lease },
-                _ => Message::Hold { gang: number, slots },
-            };
-            actions.push(CoordinatorAction::Send { to, message });
+        for (i, &host) in hosts.iter().enumerate() {
+            let message = Message::Hold { gang: number, host, lease, leads: i == 0 };
+            actions.push(CoordinatorAction::Send { to: host.rank, message });
         }
         let is_shared = matches!(shape, Shape::Everywhere { .. });
         let mut gang =
-            Gang { number, lease, hosts, is_shared, is_broken: false, missing: Vec::new(), cpus: Vec::new() };
+            Gang { number, lease, hosts, is_shared, is_broken: false, missing: Vec::new(), set_aside: Vec::new() };
         gang.missing = gang.ranks();
         self.gathering = Some(gang);
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::action::CoordinatorAction;
 use super::protocol::Message;
-use crate::model::{Rank, RankState, has_labels};
+use crate::model::{NodeNeed, Rank, RankRoom, RankState, has_labels};
 
 /// The resources of a rank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +46,19 @@ impl Member {
             && self.memory >= other.memory
             && self.gpus >= other.gpus
             && has_labels(&self.labels, &other.labels)
+    }
+
+    /// True if this rank has what a need asks for.
+    pub fn has(&self, need: &NodeNeed) -> bool {
+        has_labels(&self.labels, &need.labels)
+            && self.slots >= need.slots
+            && self.memory >= need.memory
+            && self.gpus >= need.gpus
+    }
+
+    /// What it has for tasks.
+    pub fn room(&self) -> RankRoom {
+        RankRoom { slots: self.slots, memory: self.memory, gpus: self.gpus }
     }
 }
 

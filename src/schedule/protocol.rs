@@ -19,13 +19,16 @@ use super::steal_terms::StealTerms;
 use crate::graph::ascending::Ascending;
 use crate::graph::link::GroupId;
 use crate::job::Retry;
-use crate::model::{Attempt, Measure, Outcome, Rank, Reason, Shortfalls, State, TaskId, Time, Vitals, labels_of};
+use crate::model::{
+    Attempt, GangHost, GangNode, Measure, Outcome, Rank, Reason, SetAside, Shortfalls, State, TaskId, Time, Vitals,
+    labels_of,
+};
 
 /// Upper limit on the size of a message: the part of a hundred million tasks fits.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Version of the messages; ranks of different versions refuse each other.
-pub const VERSION: u16 = 21;
+pub const VERSION: u16 = 22;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,35 +150,30 @@ pub enum Message {
         /// The task.
         lease: Lease,
     },
-    /// Coordinator to rank: set slots aside for a gang.
+    /// Coordinator to rank: set aside for a gang what its task needs here.
     Hold {
         /// The gang.
         gang: u32,
-        /// Number of slots.
-        slots: u32,
-    },
-    /// Coordinator to rank: set slots aside for a gang, and lead it.
-    Lead {
-        /// The gang.
-        gang: u32,
-        /// Number of the leader's own slots.
-        slots: u32,
-        /// The task to start.
+        /// The rank's part of it.
+        host: GangHost,
+        /// The task.
         lease: Lease,
+        /// True if the rank leads: it starts the task on `Launch`.
+        leads: bool,
     },
-    /// Rank to coordinator: its slots for a gang are set aside.
+    /// Rank to coordinator: its part of a gang is set aside.
     Held {
         /// The gang.
         gang: u32,
-        /// The CPUs of those slots.
-        cpus: Vec<u32>,
+        /// What is set aside.
+        aside: SetAside,
     },
     /// Coordinator to the leader: all slots are set aside; start.
     Launch {
         /// The gang.
         gang: u32,
-        /// Participating nodes, and the number of MPI ranks that each hosts.
-        hosts: Vec<(String, u32)>,
+        /// Participating nodes, the leader's first; empty for an operation.
+        hosts: Vec<GangNode>,
         /// The CPUs that all ranks of the leader's node have set aside.
         cpus: Vec<u32>,
         /// For an operation: the ranks that execute it together, the leader first; otherwise empty.

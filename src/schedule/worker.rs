@@ -53,7 +53,7 @@ use super::dependency_counts::{CompletionEffects, DependencyCounts};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
 use super::ranks::Ranks;
 use super::stealing::WorkStealer;
-use crate::model::{Attempt, Rank, TaskId, Time};
+use crate::model::{Attempt, Rank, RankRoom, TaskId, Time};
 
 /// This rank's part in a gang.
 #[derive(Default)]
@@ -71,7 +71,7 @@ pub struct Worker {
     me: Rank,
     facts: Arc<dyn Facts>,
     pace: Pace,
-    slots: u32,
+    room: RankRoom,
     /// Number of active ranks.
     active: u32,
     ledger: Option<Arc<DependencyCounts>>,
@@ -135,14 +135,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The worker of a rank with this number of slots.
-    pub fn new(me: Rank, slots: u32, facts: Arc<dyn Facts>, pace: Pace) -> Worker {
+    /// The worker of a rank with this room.
+    pub fn new(me: Rank, room: RankRoom, facts: Arc<dyn Facts>, pace: Pace) -> Worker {
         let stealer = WorkStealer::new(me, pace.steal).with_data(facts.data_node());
         Worker {
             me,
             facts,
             pace,
-            slots,
+            room,
             active: 1,
             ledger: None,
             epoch: 0,
@@ -281,7 +281,7 @@ impl Worker {
             WorkerEvent::Frozen { waiting } => self.frozen(now, waiting, actions),
             WorkerEvent::Special(locals) => self.start(locals, actions),
             WorkerEvent::Surrendered { to, leases } => self.surrendered(now, to, leases, actions),
-            WorkerEvent::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
+            WorkerEvent::Held { gang, aside } => send(actions, Rank::ZERO, Message::Held { gang, aside }),
             WorkerEvent::Pools(report) => self.pools_changed(now, report),
             WorkerEvent::Load(load) => self.load = load,
             WorkerEvent::CutOff(cut_off) => {
@@ -364,8 +364,10 @@ impl Worker {
                     self.guests.remove(&task);
                 }
             }
-            Message::Hold { gang, slots } => self.hold(gang, slots, None, actions),
-            Message::Lead { gang, slots, lease } => self.hold(gang, slots, Some(lease), actions),
+            Message::Hold { gang, host, lease, leads } => {
+                self.gangs.insert(gang, GangRole { lead: leads.then_some(lease), ..GangRole::default() });
+                actions.push(WorkerAction::Hold { gang, host, lease, leads });
+            }
             Message::Launch { gang, hosts, cpus, ranks } => {
                 if let Some(lease) = self.gangs.get_mut(&gang).and_then(|role| role.lead.take()) {
                     self.task_arrived(&lease);
@@ -435,11 +437,6 @@ impl Worker {
             | Message::Offer { .. }
             | Message::RankLost { .. } => {}
         }
-    }
-
-    fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>, actions: &mut Vec<WorkerAction>) {
-        self.gangs.insert(gang, GangRole { lead, ..GangRole::default() });
-        actions.push(WorkerAction::Hold { gang, slots, lead });
     }
 
     /// Counts a task that ran here and failed for good.

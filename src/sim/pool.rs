@@ -100,8 +100,6 @@ pub(super) enum Begin {
     Held {
         /// The gang.
         gang: u32,
-        /// Their numbers.
-        slots: Vec<u16>,
     },
 }
 
@@ -171,9 +169,9 @@ impl SimulatedPool {
         out.into_iter().map(|(waiting, _)| waiting.lease).collect()
     }
 
-    /// Sets slots aside for a gang as soon as they are free.
-    pub(super) fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>) {
-        self.queue.push_hold(Hold { gang, lead }, Needs { cpus: slots, ..Needs::SLOT });
+    /// Sets aside for a gang what it needs here as soon as that is free.
+    pub(super) fn hold(&mut self, gang: u32, needs: Needs, lead: Option<Lease>) {
+        self.queue.push_hold(Hold { gang, lead }, needs);
     }
 
     /// The share of an operation begins on the slots of its gang.
@@ -282,9 +280,8 @@ impl SimulatedPool {
         Some(match entry {
             AdmissionEntry::Task(lease) => Begin::Task(lease, grant),
             AdmissionEntry::Hold(Hold { gang, lead }) => {
-                let slots = grant.slots.clone();
                 self.held.push(Held { gang, grant, lead, led: false, shares: false });
-                Begin::Held { gang, slots }
+                Begin::Held { gang }
             }
         })
     }
@@ -366,7 +363,7 @@ mod tests {
     fn slots_for_a_gang_come_before_tasks() {
         let mut pool = pool(2, 0);
         pool.push(lease(0, 9), None);
-        pool.hold(7, 2, Some(lease(5, 0)));
+        pool.hold(7, Needs { cpus: 2, ..Needs::SLOT }, Some(lease(5, 0)));
         assert!(matches!(pool.begin(), Some(Begin::Held { gang: 7, .. })));
         assert!(pool.begin().is_none());
         assert_eq!(pool.lead(7).unwrap().0.task, TaskId(5));

@@ -117,13 +117,13 @@ impl Gpus {
         }
     }
 
-    /// The names of the GPUs with these ordinals, in the format of the variable.
-    pub fn named(&self, ordinals: &[u32]) -> String {
+    /// The names of the GPUs with these ordinals, as the variable writes them.
+    pub fn names(&self, ordinals: &[u32]) -> Vec<String> {
         let name = |ordinal: &u32| match self.list.iter().find(|gpu| gpu.ordinal == *ordinal) {
             Some(gpu) => gpu.name.clone(),
             None => ordinal.to_string(),
         };
-        ordinals.iter().map(name).collect::<Vec<_>>().join(",")
+        ordinals.iter().map(name).collect()
     }
 }
 
@@ -336,10 +336,13 @@ mod tests {
     #[test]
     fn a_task_is_told_the_name_and_a_kernel_the_place_among_those_that_are_seen() {
         let gpus = read(&[("CUDA_VISIBLE_DEVICES", "6,1,GPU-b")], 1, 3);
-        assert_eq!((gpus.list[0].ordinal, gpus.named(&[1])), (1, "1".into()));
+        assert_eq!((gpus.list[0].ordinal, gpus.names(&[1])), (1, vec!["1".to_owned()]));
         assert_eq!(gpus.list[0].device, Some(device(1, "GPU-bb")));
         let last = read(&[("CUDA_VISIBLE_DEVICES", "6,1,GPU-b")], 2, 3);
-        assert_eq!((last.named(&[2]), last.list[0].device.as_ref().map(|d| d.number)), ("GPU-b".into(), Some(1)));
+        assert_eq!(
+            (last.names(&[2]), last.list[0].device.as_ref().map(|d| d.number)),
+            (vec!["GPU-b".to_owned()], Some(1))
+        );
     }
 
     #[test]

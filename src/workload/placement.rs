@@ -57,13 +57,8 @@ pub(crate) fn check(
 
 /// True if some tasks fit on none of these ranks: `check` depends on what the run could get.
 pub(crate) fn lacks_ranks(job: &Job, members: &[Member]) -> bool {
-    let together = |group: &Group| is_for_gangs(group) && gang::place(&requirements::shape(group), members).is_some();
+    let together = |group: &Group| group.mpi.is_some() && gang::place(&requirements::shape(group), members).is_some();
     job.groups.iter().any(|group| !members.iter().any(|member| fits(group, member)) && !together(group))
-}
-
-/// True for MPI tasks that several ranks together can run.
-fn is_for_gangs(group: &Group) -> bool {
-    group.mpi.is_some() && requirements::unsuited_to_gangs(group).is_none()
 }
 
 /// What a node must have to run the group's tasks.
@@ -118,7 +113,7 @@ fn misfit(group: &Group, members: &[Member], further: &FurtherNodes) -> Option<S
         return None;
     }
     let lacks_labels = !members.iter().any(|member| member.slots > 0 && has_labels(group, member));
-    if is_for_gangs(group) {
+    if group.mpi.is_some() {
         let shape = requirements::shape(group);
         return match gang::place(&shape, members).is_some() || can_grow_to(&shape, members, further) {
             true => None,
@@ -126,28 +121,19 @@ fn misfit(group: &Group, members: &[Member], further: &FurtherNodes) -> Option<S
             false => Some(too_few_ranks(group, &shape, members, further)),
         };
     }
-    let spread = group.mpi.filter(|mpi| mpi.per_node.is_some_and(|most| most < mpi.ranks));
-    if spread.is_none() && lacks_labels {
+    if lacks_labels {
         // What else such a node has is not known before it is there.
         return (!offers.may_serve(&need(group))).then(|| unlabelled(group, members, offers));
     }
-    if spread.is_none() && offers.surely_serve(&need(group)) {
-        return None;
-    }
-    if group.mpi.is_none() {
-        return Some(too_large(group, members));
-    }
-    let what = requirements::unsuited_to_gangs(group)?;
-    Some(format!(
-        "task `{name}` needs several ranks and asks for {what}, which is not built yet for such tasks: leave that out, or start ranks with enough slots to hold it alone"
-    ))
+    (!offers.surely_serve(&need(group))).then(|| too_large(group, members))
 }
 
 /// True if a run can get the nodes that an MPI task needs beside these ranks. Nodes of which the
 /// slots are not known may have as many as it needs.
 fn can_grow_to(shape: &Shape, members: &[Member], further: &FurtherNodes) -> bool {
     let need = shape.need();
-    let nodes = further.offers.slots_for(&need).map_or(1, |slots| gang::nodes_missing(shape, members, slots));
+    let each = further.offers.most_for(&need, |node| shape.mpi_ranks_on(node));
+    let nodes = each.map_or(1, |each| gang::nodes_missing(shape, members, each));
     further.offers.may_serve(&need) && nodes <= further.room(members)
 }
 
@@ -187,14 +173,33 @@ fn too_few_ranks(group: &Group, shape: &Shape, members: &[Member], further: &Fur
         ),
         None => (String::new(), String::new(), MORE_SLOTS),
     };
+    let (asked, there) = memory_and_gpus(group, able());
     format!(
-        "task `{}` needs {} of {}{with}{per_node}, but this run has {} on {}{on}{with}{could}: {remedy}",
+        "task `{}` needs {} of {}{asked}{with}{per_node}, but this run has {}{there} on {}{on}{with}{could}: {remedy}",
         group.name,
         counted(mpi_ranks, "MPI rank"),
         counted(group.cpus, "CPU"),
         counted(slots, "slot"),
         counted(ranks, "rank")
     )
+}
+
+/// The memory and the GPUs that an MPI task asks for, and the most that a rank has; empty for a task
+/// that asks for neither.
+fn memory_and_gpus<'a>(group: &Group, ranks: impl Iterator<Item = &'a Member> + Clone) -> (String, String) {
+    let (mut asked, mut there) = (String::new(), String::new());
+    if let Some(memory) = group.memory {
+        asked += &format!(", {} MiB of memory together", memory >> 20);
+        there += &match ranks.clone().map(|member| member.memory).max().unwrap_or(0) {
+            u64::MAX => ", unlimited memory".to_owned(),
+            most => format!(", at most {} MiB of memory per rank", most >> 20),
+        };
+    }
+    if group.gpus > 0 {
+        asked += &format!(", {} together", counted(group.gpus, "GPU"));
+        there += &format!(", at most {} per rank", counted(ranks.map(|member| member.gpus).max().unwrap_or(0), "GPU"));
+    }
+    (asked, there)
 }
 
 /// The remedy for too few slots.
@@ -349,7 +354,7 @@ impl PlacementRules {
         let group = &self.job.groups[id];
         // An MPI task that no single rank can hold may be at home on any that would not start it
         // alone: the coordinator assembles its gang.
-        (is_for_gangs(group) && !self.row(id).is_alone && group.spans_ranks(member.slots)) || fits(group, member)
+        (group.mpi.is_some() && !self.row(id).is_alone && group.spans_ranks(member.room())) || fits(group, member)
     }
 
     /// True if a rank has what a group needs, and is not kept free for others.
@@ -591,8 +596,18 @@ mod tests {
             why.contains("at most 1 per node (`per_node`), so 3 nodes, but this run has 3 slots on 3 ranks of 1 node")
         );
         assert!(why.ends_with("start the run on more nodes, or raise `per_node`"), "{why}");
-        let hungry = format!("{mpi}memory = \"1M\"\n");
-        assert!(refused(&hungry, &[hello(2, 1 << 30), hello(2, 1 << 30)]).contains("memory"));
+        let hungry = format!("{mpi}memory = \"1G\"\n");
+        assert!(check(&job(&hungry), &[hello(2, 1 << 29), hello(2, 1 << 29)]).is_ok());
+        assert!(check(&job(&hungry), &[hello(4, 1 << 29), hello(4, 1 << 29)]).is_ok(), "slots on one, memory on both");
         assert!(check(&job(&hungry), &[hello(4, 1 << 30)]).is_ok());
+        let why = refused(&hungry, &[hello(2, 1 << 29), hello(2, 1 << 28)]);
+        let text = "needs 4 MPI ranks of 1 CPU, 1024 MiB of memory together, \
+                    but this run has 4 slots, at most 512 MiB of memory per rank on 2 ranks";
+        assert!(why.contains(text), "{why}");
+        let with_gpus = format!("{mpi}gpus = 2\n");
+        let with = |gpus| Hello { gpus, ..hello(2, 1) };
+        assert!(check(&job(&with_gpus), &[with(1), with(1)]).is_ok());
+        let why = refused(&with_gpus, &[with(1), with(0)]);
+        assert!(why.contains("2 GPUs together, but this run has 4 slots, at most 1 GPU per rank on 2 ranks"), "{why}");
     }
 }

@@ -1,7 +1,7 @@
 //! The resources that the tasks of a job need of a rank.
 
 use crate::job::{Group, Job, Retry};
-use crate::model::{Labels, Shortfalls, TaskId};
+use crate::model::{GangHost, Labels, RankRoom, Shortfalls, TaskId, share_of};
 use crate::schedule::fair::FamilyId;
 use crate::schedule::gang::Shape;
 use crate::schedule::pools::SetId;
@@ -17,8 +17,8 @@ impl Facts for Job {
         !is_special(self.group(task)) && !super::fair::is_fair(self)
     }
 
-    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool {
-        self.group(task).needs_gang(slots, ranks)
+    fn needs_gang(&self, task: TaskId, room: RankRoom, ranks: u32) -> bool {
+        self.group(task).needs_gang(room, ranks)
     }
 }
 
@@ -29,15 +29,10 @@ pub(crate) fn is_special(group: &Group) -> bool {
     group.cpus > 1 || asks || pooled || group.mpi.is_some() || group.is_divided
 }
 
-/// What the group's MPI tasks ask for that several ranks together do not provide, if anything.
-pub(crate) fn unsuited_to_gangs(group: &Group) -> Option<&'static str> {
-    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0)];
-    asked.into_iter().find(|asked| asked.1).map(|asked| asked.0)
-}
-
 /// What an operation asks for that all ranks together do not provide, if anything.
 pub(crate) fn unsuited_to_division(group: &Group) -> Option<&'static str> {
-    unsuited_to_gangs(group).or((!group.labels.is_empty()).then_some("labels"))
+    let asked = [("memory", group.memory.is_some()), ("gpus", group.gpus > 0), ("labels", !group.labels.is_empty())];
+    asked.into_iter().find(|asked| asked.1).map(|asked| asked.0)
 }
 
 /// Number of slots of a task of the group, over all its MPI ranks; at least 1.
@@ -51,7 +46,18 @@ pub(crate) fn shape(group: &Group) -> Shape {
         return Shape::Everywhere { cpus: group.cpus };
     }
     let (ranks, per_node) = group.mpi.map_or((1, None), |mpi| (mpi.ranks, mpi.per_node));
-    Shape::Mpi { ranks, cpus: group.cpus, per_node, labels: Labels::clone(&group.labels) }
+    // What `auto` asks for is at most what a rank has.
+    let memory = group.memory.filter(|_| !group.retry.auto_memory).unwrap_or(0);
+    Shape::Mpi { ranks, cpus: group.cpus, memory, gpus: group.gpus, per_node, labels: Labels::clone(&group.labels) }
+}
+
+/// What a rank with `most` bytes of memory sets aside for its part of a task on several ranks,
+/// after these shortfalls.
+pub(crate) fn host_needs(group: &Group, short: Shortfalls, host: &GangHost, most: u64) -> Needs {
+    let all = group.mpi.map_or(1, |mpi| mpi.ranks);
+    let share = |amount: u64| share_of(amount, host.ranks, all);
+    let memory = group.limits(short, u64::MAX).memory.map_or(0, share).min(most);
+    Needs { cpus: host.slots, memory, gpus: share(group.gpus.into()) as u32, ..Needs::SLOT }
 }
 
 /// The needs of a task after these shortfalls, on a rank with `most` bytes of memory, if it needs

@@ -244,7 +244,14 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
         pools: Arc::default(),
         fair: Vec::new(),
     };
-    let shape = Box::new(|_| gang::Shape::Mpi { ranks: 1, cpus: 1, per_node: None, labels: Labels::default() });
+    let shape = Box::new(|_| gang::Shape::Mpi {
+        ranks: 1,
+        cpus: 1,
+        memory: 0,
+        gpus: 0,
+        per_node: None,
+        labels: Labels::default(),
+    });
     let coordinator = Coordinator::new(all, &|_| false, (0..ranks).map(member).collect(), None, shape);
     let coordinator_bytes = heap() - held + kept;
     clock.lap("coordinator");

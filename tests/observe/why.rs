@@ -315,3 +315,57 @@ fn each_kind_of_failure_is_shown_once() {
     assert!(said.stdout().contains("| other"), "{}", said.stdout());
     phalanx(&dir).args(["report", "--failed"]).run().ok().says("| no input 9");
 }
+
+/// What waits for `go` on each of three ranks, and two MPI tasks: for one the ranks have room once
+/// they are free, for the other they have too few GPUs, and the requested node never comes.
+const GANGS: &str = r#"
+[capacity]
+provider = "commands"
+listen = "127.0.0.1"
+[capacity.commands]
+submit = "echo job 17 # {script}"
+job_id = '\d+'
+state = "[ -e cancelled ] || echo waits {id}"
+waiting = "waits"
+running = "runs"
+cancel = "echo {id} >> cancelled"
+[scaling]
+policy = "fixed"
+max_ranks = 4
+[[task]]
+name = "busy"
+array = "0-2"
+command = "touch began-{index}; while [ ! -e go ]; do sleep 0.05; done"
+[[task]]
+name = "gathers"
+mpi = { ranks = 3 }
+gpus = 3
+command = "touch gathered-$CUDA_VISIBLE_DEVICES"
+[[task]]
+name = "waits"
+mpi = { ranks = 4 }
+gpus = 4
+command = "true"
+"#;
+
+#[test]
+fn a_task_on_several_ranks_says_what_it_waits_for() {
+    let dir = Dir::new("why-gang");
+    dir.job("gangs.toml", GANGS);
+    let run =
+        mpirun(&dir, 3).args(["run", "gangs.toml", "-q", "--slots", "1"]).env("CUDA_VISIBLE_DEVICES", "4,5,6").start();
+    wait_for("the ranks to be busy", 60, || (0..3).all(|task| dir.has(&format!("began-{task}"))).then_some(()));
+    wait_for("a node to be requested", 60, || {
+        let waits = explained(&dir, "waits");
+        (waits["reasons"][0]["nodes_coming"] == 1).then_some(())
+    });
+    let text = "waits for further ranks: it needs 4 MPI ranks of 1 CPU and 4 GPUs, and those that take part have \
+                room for 3 MPI ranks; 1 node is requested";
+    says(&dir, "waits", &[text]);
+    says(&dir, "gathers", &["needs 3 MPI ranks of 1 CPU and 3 GPUs on several ranks at once"]);
+    dir.file("go", "");
+    wait_for("the task that has room to run", 60, || dir.has("gathered-4,5,6").then_some(()));
+    says(&dir, "waits", &["have room for 3 MPI ranks; 1 node is requested"]);
+    phalanx(&dir).args(["cancel", "latest"]).run().ok();
+    run.wait();
+}

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::support::checker::{Row, Trace};
 use crate::support::{Dir, mpirun, phalanx, repository};
 
 /// Eight tasks that say which rank ran them, and which GPU was theirs. None ends before two run at
@@ -78,4 +79,36 @@ fn the_machines_gpus_are_found_and_what_they_do_is_measured() {
     let hot: serde_json::Value =
         serde_json::from_str(dir.read("hot.jsonl").lines().next().expect("an alert")).expect("JSON");
     assert_eq!(hot["value"], 0.625, "the mean of 50 and 75 %");
+}
+
+#[test]
+fn an_mpi_task_has_memory_and_gpus_on_each_of_its_ranks() {
+    let dir = Dir::new("gang-gpus");
+    let job = |gpus: u32, memory: &str| {
+        format!(
+            "[[task]]\nname = 'one'\narray = '0-5'\ngpus = 1\ncommand = 'sleep 0.1'\n\
+             [[task]]\nname = 'all'\narray = '0-1'\ngpus = {gpus}\nmemory = '{memory}'\nmpi = {{ ranks = 3 }}\n\
+             command = 'echo $CUDA_VISIBLE_DEVICES $PHALANX_MEM_MB >> all; sleep 0.2'\n"
+        )
+    };
+    let run = |name: &str| {
+        let run = mpirun(&dir, 3).args(["run", "job.toml", "--slots", "1", "--run-dir", name]);
+        run.env("CUDA_VISIBLE_DEVICES", "5,7,9").run()
+    };
+    dir.job("job.toml", &job(3, "30M"));
+    run("run").ok();
+    let lines: Vec<String> = dir.read("all").lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 6, "three MPI ranks, twice: {lines:?}");
+    for line in lines {
+        let (gpus, memory) = line.split_once(' ').expect("two words");
+        assert_eq!(gpus.split(',').collect::<BTreeSet<_>>(), ["5", "7", "9"].into(), "{line}");
+        assert_eq!(memory, "30");
+    }
+    let gpus = |row: &Row| if row.name == "all" { 3 } else { 1 };
+    assert!(Trace::of(&dir, "run").most_at_once(gpus) <= 3, "more GPUs in use than there are");
+    // Four GPUs are not there, and so much memory is nowhere.
+    dir.job("job.toml", &job(4, "30M"));
+    run("few").code(2).says("3 MPI ranks of 1 CPU").says("4 GPUs together").says("at most 1 GPU per rank");
+    dir.job("job.toml", &job(3, "900000G"));
+    run("small").code(2).says("MiB of memory together").says("MiB of memory per rank");
 }

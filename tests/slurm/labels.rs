@@ -56,3 +56,32 @@ fn a_node_with_a_feature_is_gained_because_a_task_asks_for_it() {
     let refused = slurm.run_here(&dir, &["run", "other.toml"]).wait().code(2);
     refused.says("`big` asks for a rank with the label other").says("nodes that it can request highmem, ib");
 }
+
+#[test]
+fn an_mpi_task_waits_for_a_node_that_the_run_then_gains_and_runs_on_both() {
+    let Some(slurm) = Slurm::start(3) else { return };
+    let dir = Dir::new("gang-node");
+    let job = "[job]\nname = 'gang'\n[capacity]\nprovider = 'slurm'\nlisten = '127.0.0.1'\ntime = '10m'\n\
+         [scaling]\npolicy = 'hybrid'\nmax_ranks = 3\ninterval = '1s'\n\
+         [[task]]\nname = 'first'\nestimate = '1s'\ncommand = 'until test -e end-first; do sleep 0.1; done'\n\
+         [[task]]\nname = 'wide'\nneeds = 'first'\nestimate = '1s'\nmpi = { ranks = 2, per_node = 1 }\nmemory = '32M'\n\
+         command = 'echo $SLURMD_NODENAME $PHALANX_MEM_MB >> ran-on'\n";
+    let holder = slurm.sbatch(&dir, ["--nodes=2", "--exclusive", "--wrap=sleep 600"]);
+    slurm.wait_running(holder);
+    let id = submit(&slurm, &dir, "--nodes=1", job);
+    release(&dir, "first");
+    wait_for("the task to wait for a node", 180, || {
+        let explained = phalanx(&dir).args(["explain", "run", "--task", "wide"]).run();
+        let text = explained.stdout();
+        let waits = text.contains("it needs 2 MPI ranks of 1 CPU and 32.0 MiB of memory");
+        (waits && text.contains("have room for 1 MPI rank; 1 node is requested")).then_some(())
+    });
+    slurm.scancel([holder.to_string().as_str()]);
+    let end = slurm.wait_job(id, 300);
+    assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
+    assert_eq!(blocks(&dir, "run").len(), 1);
+    let text = dir.read("ran-on");
+    let nodes: std::collections::BTreeSet<&str> = text.lines().collect();
+    assert_eq!(nodes.len(), 2, "{text}");
+    slurm.wait_empty();
+}

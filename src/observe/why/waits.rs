@@ -8,7 +8,7 @@ use crate::graph::link::Condition;
 use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Group;
 use crate::journal::last_lines;
-use crate::model::{Attempt, State, TaskId, has_labels};
+use crate::model::{Attempt, RankRoom, State, TaskId, has_labels};
 use crate::observe::live_output::printed_so_far;
 use crate::observe::style::{bytes, printable};
 use crate::observe::summary;
@@ -233,7 +233,7 @@ impl Explainer<'_> {
     /// `active`: number of ranks that take part.
     fn rank_reasons(&self, (at, active): (&LiveRank, u32), group: &Group, task: TaskId, reasons: &mut Vec<TaskReason>) {
         let (rank, node) = (at.rank.0, at.node.clone());
-        if group.needs_gang(at.slots, active) {
+        if group.needs_gang(RankRoom { slots: at.slots, memory: at.memory, gpus: at.gpus }, active) {
             return reasons.push(TaskReason::Gang { wanted: wanted(group) });
         }
         let wanted = self.run.subject().job.slots(task);

@@ -467,8 +467,8 @@ impl Engine {
         for attempt in outbox.ended.drain(..) {
             self.step(WorkerEvent::Ended { attempt });
         }
-        for (gang, cpus) in outbox.held.drain(..) {
-            self.step(WorkerEvent::Held { gang, cpus });
+        for (gang, aside) in outbox.held.drain(..) {
+            self.step(WorkerEvent::Held { gang, aside });
         }
         for gang in outbox.shares_ended.drain(..) {
             self.step(WorkerEvent::ShareEnded { gang });

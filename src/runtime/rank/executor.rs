@@ -227,8 +227,8 @@ impl Workload for Executor {
         self.shared.event_wait.notify();
     }
 
-    fn held(&self, id: HoldId, slot: usize, cpus: &[u32], _gpus: &[u32]) {
-        self.shared.gang_holds(id, slot, cpus);
+    fn held(&self, id: HoldId, slot: usize, cpus: &[u32], gpus: &[u32]) {
+        self.shared.gang_holds(id, slot, cpus, gpus);
     }
 
     fn panicked(&self, item: Option<Item>, message: String) {

@@ -1,7 +1,8 @@
 //! Slots that this rank sets aside for tasks on several ranks, and the tasks that it leads or
 //! executes a share of.
 //!
-//! The coordinator requests slots. The pool sets them aside when they are free and reports them.
+//! The coordinator requests slots, and memory and GPUs with them if the task asks for such. The pool
+//! sets them aside when they are free and reports them.
 //! The rank that leads then runs the task in a thread of its own: the `mpirun` of an MPI task, or
 //! its share of an operation on a divided graph, of which the other ranks execute theirs in the
 //! same way. Meanwhile the slots sleep, and an operation uses a rayon pool on their CPUs. However
@@ -17,10 +18,9 @@ use super::piece_queue::PieceQueue;
 use super::shared::{FAILED, Shared, lock, panic_without_team};
 use crate::exec::ExecContext;
 use crate::fabric::wire::Piece;
-use crate::model::{Outcome, Rank, Reason, State, Time};
+use crate::model::{GangHost, GangNode, Outcome, Rank, Reason, SetAside, State, Time};
 use crate::pool::{HoldId, PoolError};
 use crate::schedule::protocol::Lease;
-use crate::schedule::resources::Needs;
 use crate::topology::bind_to_lent;
 
 /// The gangs that hold slots of this rank.
@@ -55,6 +55,8 @@ struct GangHold {
     slot: u16,
     /// The CPUs of its slots.
     cpus: Vec<u32>,
+    /// The memory that it needs here.
+    memory: u64,
     /// What the ranks of an operation exchange.
     link: Arc<GangLink>,
     /// A share of an operation that another rank leads runs here.
@@ -78,17 +80,18 @@ impl GangHold {
 }
 
 impl Shared {
-    /// Asks the pool to set slots aside for a gang.
-    pub(super) fn hold(&self, gang: u32, slots: u32, lead: Option<Lease>) -> Result<(), String> {
+    /// Asks the pool to set aside for a gang what it needs here.
+    pub(super) fn hold(&self, gang: u32, host: &GangHost, lease: Lease, leads: bool) -> Result<(), String> {
         let pool = self.pool.get().ok_or("was asked for slots, but has none")?;
         // The pool may call `held` before `hold` returns: that finds the gang once this lock is
         // free.
         let mut by_hold = lock(&self.gangs.by_hold);
-        let hold = pool.hold(Needs { cpus: slots, ..Needs::SLOT });
+        let needs = self.job.host_needs(&lease, host, self.runner.site().memory);
+        let hold = pool.hold(needs);
         let hold = hold.map_err(|error| format!("a task on several ranks {error}"))?;
         by_hold.insert(hold, gang);
-        let link = Arc::default();
-        let held = GangHold { hold, lead, slot: 0, cpus: Vec::new(), link, shares: false, is_released: false };
+        let (link, lead, memory) = (Arc::default(), leads.then_some(lease), needs.memory);
+        let held = GangHold { hold, lead, slot: 0, cpus: Vec::new(), memory, link, shares: false, is_released: false };
         lock(&self.gangs.by_gang).insert(gang, held);
         Ok(())
     }
@@ -111,7 +114,7 @@ impl Shared {
 
     /// Starts the task of a gang that this rank leads, in a thread of its own. `ranks`: those that
     /// execute an operation together; empty for an MPI task.
-    pub(super) fn launch(self: &Arc<Self>, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>, ranks: Vec<Rank>) {
+    pub(super) fn launch(self: &Arc<Self>, gang: u32, hosts: Vec<GangNode>, cpus: Vec<u32>, ranks: Vec<Rank>) {
         let mut by_gang = lock(&self.gangs.by_gang);
         let led = by_gang.get_mut(&gang).and_then(|held| Some((held.lead.take()?, held.slots())));
         drop(by_gang);
@@ -133,7 +136,7 @@ impl Shared {
         }
     }
 
-    fn run_mpi_task(&self, gang: u32, lease: Lease, slot: u16, (cpus, hosts): (&[u32], &[(String, u32)])) {
+    fn run_mpi_task(&self, gang: u32, lease: Lease, slot: u16, (cpus, hosts): (&[u32], &[GangNode])) {
         let start = self.clock.now();
         // The thread inherits the CPU of the slot that launched it; mpirun must get the gang's
         // CPUs.
@@ -271,13 +274,17 @@ impl Shared {
         }
     }
 
-    /// The pool has set the slots of a hold aside.
-    pub(super) fn gang_holds(&self, id: HoldId, slot: usize, cpus: &[u32]) {
+    /// The pool has set aside what a hold needs.
+    pub(super) fn gang_holds(&self, id: HoldId, slot: usize, cpus: &[u32], gpus: &[u32]) {
         let Some(gang) = lock(&self.gangs.by_hold).get(&id).copied() else { return };
+        let site = self.runner.site();
+        let (gpus, allocation) = (site.gpus.names(gpus), site.allocation.clone());
+        let mut aside = SetAside { cpus: cpus.to_vec(), memory: 0, gpus, allocation };
         if let Some(held) = lock(&self.gangs.by_gang).get_mut(&gang) {
             (held.slot, held.cpus) = (slot as u16, cpus.to_vec());
+            aside.memory = held.memory;
         }
-        self.common_outbox().held.push((gang, cpus.to_vec()));
+        self.common_outbox().held.push((gang, aside));
         self.event_wait.notify();
     }
 }

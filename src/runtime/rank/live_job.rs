@@ -7,11 +7,12 @@ use rustc_hash::FxHashMap;
 use super::passed_files::PassedFiles;
 use crate::graph::link::GroupId;
 use crate::job::{Job, Retry};
-use crate::model::{Shortfalls, TaskId};
+use crate::model::{GangHost, RankRoom, Shortfalls, TaskId};
 use crate::schedule::fair::{FairTable, FamilyId};
 use crate::schedule::locality::ReadFiles;
 use crate::schedule::pools::SetId;
 use crate::schedule::pools::table::PoolTable;
+use crate::schedule::protocol::Lease;
 use crate::schedule::resources::Needs;
 use crate::schedule::worker::Facts;
 use crate::workload::requirements;
@@ -125,6 +126,12 @@ impl LiveJob {
         self.with(task, |found| requirements::needs(found.job, (task, short), most, found.set, found.family))
     }
 
+    /// What a rank with `most` bytes of memory sets aside for its part of a task on several ranks.
+    pub(super) fn host_needs(&self, lease: &Lease, host: &GangHost, most: u64) -> Needs {
+        let short = self.shortfalls(lease.task, lease.short);
+        self.with(lease.task, |found| requirements::host_needs(found.job.group(lease.task), short, host, most))
+    }
+
     /// The name of a task.
     pub(super) fn task_name(&self, task: TaskId) -> String {
         self.with(task, |found| found.job.task_name(task))
@@ -140,8 +147,8 @@ impl Facts for LiveJob {
         self.with(task, |found| !found.is_fair && !requirements::is_special(found.job.group(task)))
     }
 
-    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool {
-        self.with(task, |found| found.job.group(task).needs_gang(slots, ranks))
+    fn needs_gang(&self, task: TaskId, room: RankRoom, ranks: u32) -> bool {
+        self.with(task, |found| found.job.group(task).needs_gang(room, ranks))
     }
 
     fn data_node(&self) -> Option<u64> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::ledger_epochs::CachedLedger;
 use super::task_timer::TaskTimer;
-use crate::model::Attempt;
+use crate::model::{Attempt, SetAside};
 use crate::schedule::dependency_counts::CompletionEffects;
 
 /// The state of one slot. Only its own thread uses it, but for the outbox, which the engine drains.
@@ -44,8 +44,8 @@ pub(super) struct Outbox {
     pub(super) special: Vec<u32>,
     /// Attempts whose consequences the engine decides.
     pub(super) ended: Vec<Attempt>,
-    /// Gangs whose slots are set aside, and the CPUs of those slots.
-    pub(super) held: Vec<(u32, Vec<u32>)>,
+    /// Gangs, and what is set aside for them.
+    pub(super) held: Vec<(u32, SetAside)>,
     /// Gangs led from here whose task has ended, and its attempt.
     pub(super) gang_ended: Vec<(u32, Attempt)>,
     /// Gangs of whose operation the share here has ended.

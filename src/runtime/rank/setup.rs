@@ -28,7 +28,7 @@ use crate::exec::{self, BATCHES_DIR, FileCarrier, Kernels, RankContext, Runner, 
 use crate::fabric::{Alone, Fabric};
 use crate::job::{Job, SlotRange};
 use crate::journal::{OutputWriter, RunDir, UnreportedEnds};
-use crate::model::{Rank, has_labels};
+use crate::model::{Rank, RankRoom, has_labels};
 use crate::pool::{Pool, PoolConfig, PoolGpu};
 use crate::runtime::RunError;
 use crate::runtime::clock::Clock;
@@ -158,7 +158,7 @@ impl RankSetup {
         let gpus = resources.topology.grant.gpus.clone();
         let pool_gpu =
             |gpu: &Gpu| PoolGpu { number: gpu.ordinal, domain: gpu.device.as_ref().and_then(|device| device.domain) };
-        let pool_gpus = gpus.list.iter().map(pool_gpu).collect();
+        let pool_gpus: Vec<_> = gpus.list.iter().map(pool_gpu).collect();
         let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
         let site =
             RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), (slots + extra).max(1) as u16);
@@ -226,7 +226,8 @@ impl RankSetup {
         let runner = Arc::new(runner);
         let job = Arc::new(LiveJob::new(job, &welcome.short).with_passed_files(passed));
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
-        let worker = Worker::new(me, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
+        let room = RankRoom { slots: slots as u32, memory, gpus: pool_gpus.len() as u32 };
+        let worker = Worker::new(me, room, facts, Pace::default()).with_max_failures(welcome.max_failures);
         let (pools, fair) = job.tables();
         let shared = Arc::new(Shared {
             me,

@@ -13,11 +13,19 @@ impl Coordinator {
         if self.is_changing() || self.stopping.is_some() {
             return wanted;
         }
-        for lack in self.lacks().filter(|lack| self.may_request(lack)) {
+        let mut lacks: Vec<Lack> = self.lacks().filter(|lack| self.may_request(lack)).collect();
+        // Nodes for those that ask for the most serve others, too.
+        lacks.sort_by_key(|lack| {
+            let need = &lack.need;
+            std::cmp::Reverse((need.labels.len(), need.gpus, need.memory, need.slots, lack.nodes))
+        });
+        for lack in lacks {
             let planned = wanted.iter().filter(|(other, _)| other.covers(&lack.need)).map(|it| it.1).max();
             let there = self.coming_for(&lack.need).saturating_add(planned.unwrap_or(0));
-            if lack.nodes > there {
-                wanted.push((lack.need, lack.nodes - there));
+            let all = self.provisioning.coming.len() as u32 + wanted.iter().map(|it| it.1).sum::<u32>();
+            let missing = lack.nodes.saturating_sub(there).min(lack.most.saturating_sub(all));
+            if missing > 0 {
+                wanted.push((lack.need, missing));
             }
         }
         wanted
@@ -32,30 +40,26 @@ impl Coordinator {
         of_tasks.chain(self.gangs.unplaced_shapes().iter().map(|shape| self.lack_of(shape)))
     }
 
-    /// What a gang lacks. Nodes of which the slots are not known count as the largest rank with the
-    /// labels or, if there is none, as the largest of all.
+    /// What a gang lacks. Nodes of which the slots are not known count as the rank with what it
+    /// needs that can host most of it or, if there is none, as the one of all that can.
     fn lack_of(&self, shape: &Shape) -> Lack {
         let (need, members) = (shape.need(), self.gangs.members());
         let runners = self.members.runners().count() as u32;
         let most = self.provisioning.most.saturating_sub(runners);
-        let slots = match self.provisioning.offers.slots_for(&need) {
-            Some(slots) => slots,
-            None => {
-                let largest = |labels: &[String]| {
-                    members.iter().filter(|member| has_labels(&member.labels, labels)).map(|member| member.slots).max()
-                };
-                let like = largest(&need.labels).filter(|&slots| slots > 0).or_else(|| largest(&[]));
-                return Lack { nodes: gang::nodes_missing(shape, members, like.unwrap_or(1)).min(most), need, most };
-            }
+        if let Some(each) = self.provisioning.offers.most_for(&need, |node| shape.mpi_ranks_on(node)) {
+            return Lack { nodes: gang::nodes_missing(shape, members, each), need, most };
+        }
+        let largest = |labels: &[String]| {
+            let like = members.iter().filter(|member| has_labels(&member.labels, labels));
+            like.map(|member| shape.mpi_ranks_in(member.room())).max().filter(|&ranks| ranks > 0)
         };
-        Lack { nodes: gang::nodes_missing(shape, members, slots), need, most }
+        let each = largest(&need.labels).or_else(|| largest(&[])).unwrap_or(1);
+        Lack { nodes: gang::nodes_missing(shape, members, each).min(most), need, most }
     }
 
     /// The shape of a task that may run on several ranks together; `None` if one rank must run it.
     fn gang_shape(&self, task: TaskId) -> Option<Shape> {
-        let shape = self.gangs.shape_of(task);
-        let need = self.tasks.advice.need(task);
-        (matches!(shape, Shape::Mpi { ranks: 2.., .. }) && need.memory == 0 && need.gpus == 0).then_some(shape)
+        Some(self.gangs.shape_of(task)).filter(|shape| matches!(shape, Shape::Mpi { ranks: 2.., .. }))
     }
 
     /// For how many MPI ranks of a task there is room, if that is fewer than it has; `None` for
@@ -157,10 +161,8 @@ impl Coordinator {
         }
         let rests = |state| matches!(state, Some(RankState::Parked | RankState::Draining | RankState::Quarantined));
         // A rank that cannot run any of the tasks may rest or leave.
-        let hosts = |member: &Member| {
-            let serves = |need: NodeNeed| has_all(member, &need);
-            self.gangs.unplaced_shapes().iter().map(Shape::need).any(serves)
-        };
+        let hosts =
+            |member: &Member| self.gangs.unplaced_shapes().iter().map(Shape::need).any(|need| member.has(&need));
         let helps = |rank: &Rank| {
             let fits = |member| self.homeless.some.iter().any(|&task| self.tasks.advice.fits(task, member));
             self.members.member(*rank).is_some_and(|member| hosts(member) || fits(member))
@@ -197,7 +199,7 @@ impl Coordinator {
     /// either.
     fn may_request(&self, lack: &Lack) -> bool {
         let (need, offers) = (&lack.need, &self.provisioning.offers);
-        let falls_short = |member: &Member| has_labels(&member.labels, &need.labels) && !has_all(member, need);
+        let falls_short = |member: &Member| has_labels(&member.labels, &need.labels) && !member.has(need);
         let may = offers.surely_serve(need) || (offers.may_serve(need) && !self.joined().any(falls_short));
         may && (1..=lack.most).contains(&lack.nodes)
     }
@@ -216,14 +218,6 @@ struct Lack {
     nodes: u32,
     /// Upper limit on their number.
     most: u32,
-}
-
-/// True if a rank has what a need asks for.
-fn has_all(member: &Member, need: &NodeNeed) -> bool {
-    has_labels(&member.labels, &need.labels)
-        && member.slots >= need.slots
-        && member.memory >= need.memory
-        && member.gpus >= need.gpus
 }
 
 /// The ready work that asks for some labels, and the slots that can do it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::job::Retry;
-use crate::model::{Attempt, Outcome, Rank, Shortfalls, TaskId, Time};
+use crate::model::{Attempt, Outcome, Rank, RankRoom, Shortfalls, TaskId, Time};
 use crate::schedule::action::WorkerAction;
 use crate::schedule::dependency_counts::CompletionEffects;
 use crate::schedule::locality::ReadFiles;
@@ -27,7 +27,7 @@ impl Facts for Files {
         true
     }
 
-    fn needs_gang(&self, _: TaskId, _: u32, _: u32) -> bool {
+    fn needs_gang(&self, _: TaskId, _: RankRoom, _: u32) -> bool {
         false
     }
 
@@ -47,7 +47,7 @@ impl Facts for Files {
 
 /// A rank of two, on which these tasks have completed in 20 ms each.
 fn rank(me: u32, facts: Files, done: std::ops::Range<u32>) -> Worker {
-    let mut worker = Worker::new(Rank(me), 1, Arc::new(facts), Pace::default());
+    let mut worker = Worker::new(Rank(me), RankRoom::of_slots(1), Arc::new(facts), Pace::default());
     let hand_out = Box::new(HandOut { active: Ranks::first(2), ..HandOut::default() });
     let message = WorkerEvent::Message { from: Rank::ZERO, message: Message::HandOut(hand_out) };
     worker.step(Time::ZERO, message, &mut Vec::new());

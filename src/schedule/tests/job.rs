@@ -10,7 +10,7 @@ use fastrand::Rng;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Retry;
-use crate::model::{Labels, Outcome, State, TaskId, has_labels, labels_of};
+use crate::model::{Labels, Outcome, RankRoom, State, TaskId, has_labels, labels_of};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang::Shape;
 use crate::schedule::pools::ResourceId;
@@ -24,7 +24,7 @@ pub(super) fn alone() -> Shape {
 
 /// An MPI task of so many ranks of one CPU.
 pub(super) fn mpi_task(ranks: u32, labels: Labels) -> Shape {
-    Shape::Mpi { ranks, cpus: 1, per_node: None, labels }
+    Shape::Mpi { ranks, cpus: 1, memory: 0, gpus: 0, per_node: None, labels }
 }
 
 /// What a job of the test is like.
@@ -61,9 +61,9 @@ impl Facts for Job {
         self.movable[task.index()]
     }
 
-    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool {
+    fn needs_gang(&self, task: TaskId, room: RankRoom, ranks: u32) -> bool {
         self.gangs.get(&task.0).is_some_and(|shape| match *shape {
-            Shape::Mpi { ranks: asked, cpus, .. } => asked * cpus > slots,
+            Shape::Mpi { ranks: asked, cpus, .. } => asked * cpus > room.slots,
             Shape::Everywhere { .. } => ranks > 1,
         })
     }

@@ -9,7 +9,10 @@ use super::job::{Job, Terms, alone, labels_of_slots, mpi_task};
 use super::world::World;
 use super::{check_executions, random_slots, upheavals};
 use crate::model::{Labels, NodeNeed, NodeOffer, Offers, Rank, Shortfalls, TaskId, Time};
-use crate::schedule::coordinator::{Coordinator, CoordinatorEvent, Member, ProvisioningState, StopReason, Tasks};
+use crate::schedule::coordinator::{
+    Coordinator, CoordinatorAction, CoordinatorEvent, Member, ProvisioningState, StopReason, Tasks,
+};
+use crate::schedule::gang::Shape;
 use crate::schedule::protocol::{Lease, Message};
 use crate::seeds::{Named, seeds};
 
@@ -99,12 +102,17 @@ fn the_last_rank_with_a_label_is_needed() {
 
 /// A coordinator of one MPI task, which rank 0 reports ready.
 fn with_gang(ranks: u32, labels: &Labels, slots: &[u32]) -> Coordinator {
+    let member = |&slots: &u32| Member { slots, labels: labels_of_slots(slots), ..Member::default() };
+    with_shape(mpi_task(ranks, Labels::clone(labels)), slots.iter().map(member).collect()).0
+}
+
+/// The same for a task of this shape on these ranks, with what the coordinator does then.
+fn with_shape(shape: Shape, members: Vec<Member>) -> (Coordinator, Vec<CoordinatorAction>) {
     let mut rng = Rng::with_seed(0);
     let mut job = Job::bag(&mut rng, 1, 2_000);
-    job.gangs.insert(0, mpi_task(ranks, Labels::clone(labels)));
+    job.gangs.insert(0, shape);
     let (graph, job) = (Arc::clone(&job.graph), Arc::new(job));
     let shapes = job.gangs.clone();
-    let member = |&slots: &u32| Member { slots, labels: labels_of_slots(slots), ..Member::default() };
     let tasks = Tasks {
         graph,
         home: vec![0],
@@ -113,14 +121,14 @@ fn with_gang(ranks: u32, labels: &Labels, slots: &[u32]) -> Coordinator {
         pools: Arc::default(),
         fair: Vec::new(),
     };
-    let members = slots.iter().map(member).collect();
     let mut coordinator = Coordinator::new(tasks, &|_| false, members, None, Box::new(move |t| shapes[&t.0].clone()));
     provide(&mut coordinator, &[Labels::default(), labels_of_slots(3)], &[]);
     let lease =
         Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0), short: Shortfalls::NONE };
     let event = CoordinatorEvent::Message { from: Rank(0), message: Message::GangReady { lease } };
-    coordinator.step(Time(2), event, &mut Vec::new());
-    coordinator
+    let mut actions = Vec::new();
+    coordinator.step(Time(2), event, &mut actions);
+    (coordinator, actions)
 }
 
 #[test]
@@ -144,4 +152,49 @@ fn as_many_nodes_are_requested_as_a_gang_lacks() {
     let mut coordinator = with_gang(7, &wide, &[1]);
     provide(&mut coordinator, &[Labels::default()], &[]);
     assert!(coordinator.is_stopping() && coordinator.wanted_nodes().is_empty());
+}
+
+#[test]
+fn a_gang_is_placed_where_there_is_memory_and_gpus_for_it_or_waits_for_such_nodes() {
+    let shape =
+        |memory, gpus| Shape::Mpi { ranks: 4, cpus: 1, memory, gpus, per_node: None, labels: Labels::default() };
+    let member = |node: &str, memory, gpus| Member { node: node.into(), slots: 4, memory, gpus, ..Member::default() };
+    let ranks = || vec![member("a", 9, 0), member("b", 20, 1), member("c", 30, 2)];
+    let hosts = |shape| -> Vec<(u32, u32, u32)> {
+        let (coordinator, actions) = with_shape(shape, ranks());
+        assert_eq!(coordinator.gang_room(TaskId(0)), None);
+        let host = |action: &CoordinatorAction| match action {
+            CoordinatorAction::Send { message: Message::Hold { host, .. }, .. } => {
+                Some((host.rank.0, host.ranks, host.slots))
+            }
+            _ => None,
+        };
+        actions.iter().filter_map(host).collect()
+    };
+    // Ten bytes for each of its ranks: the first rank has less.
+    assert_eq!(hosts(shape(40, 0)), [(2, 3, 3), (1, 1, 1)]);
+    assert_eq!(hosts(shape(36, 0)), [(2, 3, 3), (1, 1, 1)]);
+    assert_eq!(hosts(shape(30, 0)), [(2, 4, 4)], "one is enough");
+    assert_eq!(hosts(shape(0, 2)), [(2, 4, 4)]);
+    // Three of its ranks are with a GPU each, and the fourth needs another node.
+    let (coordinator, actions) = with_shape(shape(0, 3), ranks());
+    assert_eq!((coordinator.gang_room(TaskId(0)), actions), (Some(3), Vec::new()));
+    let need = NodeNeed { slots: 1, gpus: 1, ..NodeNeed::default() };
+    assert_eq!(coordinator.wanted_nodes(), [(need.clone(), 1)]);
+    let node = |gpus| NodeOffer { gpus: Some(gpus), ..NodeOffer::default() };
+    assert!(coordinator.is_waited_for(&node(1)) && !coordinator.is_waited_for(&node(0)));
+    // Nodes that can be had lack them: the run ends.
+    let (mut coordinator, _) = with_shape(shape(0, 3), ranks());
+    let offers = Offers::of_nodes([node(0)]);
+    let state = ProvisioningState { offers, coming: Vec::new(), most: 8 };
+    coordinator.step(Time(3), CoordinatorEvent::Provisioning(state), &mut Vec::new());
+    assert!(coordinator.is_stopping());
+    // A further node hosts both that have no room.
+    let (mut coordinator, _) = with_shape(shape(80, 0), ranks());
+    let offer = NodeOffer { slots: Some(8), memory: Some(40), ..NodeOffer::default() };
+    let state = ProvisioningState { offers: Offers::of_nodes([offer]), coming: Vec::new(), most: 8 };
+    coordinator.step(Time(3), CoordinatorEvent::Provisioning(state), &mut Vec::new());
+    assert_eq!(coordinator.gang_room(TaskId(0)), Some(2));
+    let need = NodeNeed { slots: 1, memory: 20, ..NodeNeed::default() };
+    assert_eq!(coordinator.wanted_nodes(), [(need, 1)]);
 }

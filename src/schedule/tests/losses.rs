@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::job::{Job, Terms, alone, mpi_task};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
-use crate::model::{Attempt, Labels, Outcome, Rank, Shortfalls, State, TaskId, Time};
+use crate::model::{Attempt, Labels, Outcome, Rank, RankRoom, SetAside, Shortfalls, State, TaskId, Time};
 use crate::schedule::coordinator::{
     Change, Coordinator, CoordinatorAction, CoordinatorEvent, Member, StopReason, Tasks,
 };
@@ -107,7 +107,7 @@ fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
     }
     says(&mut coordinator, 0, Message::GangReady { lease });
     for rank in [0, 2] {
-        says(&mut coordinator, rank, Message::Held { gang: 1, cpus: Vec::new() });
+        says(&mut coordinator, rank, Message::Held { gang: 1, aside: SetAside::default() });
     }
     step(&mut coordinator, CoordinatorEvent::Stop { how: Stop::Kill, why: StopReason::Signal(2) });
     let freed = step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Lose });
@@ -149,14 +149,15 @@ fn slots_of_a_gang_whose_leader_has_left_are_free() {
     let ack = |epoch| Message::Ack { epoch, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() };
     (0..2).for_each(|rank| drop(says(&mut coordinator, rank, ack(1))));
     let asked = says(&mut coordinator, 0, Message::GangReady { lease });
-    let leads = |(to, message): (Rank, &Message)| matches!(message, Message::Lead { .. }).then_some(to);
+    let leads = |(to, message): (Rank, &Message)| matches!(message, Message::Hold { leads: true, .. }).then_some(to);
     let leader = messages(&asked).find_map(leads).expect("somebody leads");
-    let other =
-        (0..3).find(|&rank| messages(&asked).any(|(to, m)| matches!(m, Message::Hold { .. }) && to == Rank(rank)));
+    let other = (0..3).find(|&rank| {
+        messages(&asked).any(|(to, m)| matches!(m, Message::Hold { leads: false, .. }) && to == Rank(rank))
+    });
     let other = other.expect("somebody else takes part");
     assert_ne!(leader, Rank::ZERO, "rank 0 cannot be drained");
     for rank in [leader.0, other] {
-        says(&mut coordinator, rank, Message::Held { gang: 1, cpus: Vec::new() });
+        says(&mut coordinator, rank, Message::Held { gang: 1, aside: SetAside::default() });
     }
     step(&mut coordinator, CoordinatorEvent::Change { rank: leader, change: Change::Drain });
     (0..3).for_each(|rank| drop(says(&mut coordinator, rank, ack(2))));
@@ -176,12 +177,12 @@ fn the_leader_of_an_operation_learns_once_that_a_rank_of_it_is_lost() {
     (0..2).for_each(|rank| drop(says(&mut coordinator, rank, ack(1))));
     let asked = says(&mut coordinator, 1, Message::GangReady { lease });
     let slots = |(to, message): (Rank, &Message)| match message {
-        Message::Lead { slots, .. } | Message::Hold { slots, .. } => Some((to.0, *slots)),
+        Message::Hold { host, .. } => Some((to.0, host.slots)),
         _ => None,
     };
     assert_eq!(messages(&asked).filter_map(slots).collect::<Vec<_>>(), [(0, 2), (1, 2), (2, 3)]);
     let mut begun = Vec::new();
-    (0..3).for_each(|rank| begun = says(&mut coordinator, rank, Message::Held { gang: 1, cpus: Vec::new() }));
+    (0..3).for_each(|rank| begun = says(&mut coordinator, rank, Message::Held { gang: 1, aside: SetAside::default() }));
     let shares = messages(&begun).filter(|(_, message)| matches!(message, Message::Share { .. }));
     assert_eq!(shares.map(|(to, _)| to).collect::<Vec<_>>(), [Rank(1), Rank(2)]);
     let all = [Rank(0), Rank(1), Rank(2)];
@@ -227,7 +228,7 @@ fn the_wait_before_a_further_attempt_does_not_depend_on_clocks() {
     // It takes the place of a part that was never there.
     let hand_out = HandOut { amends: None, ..(**hand_out).clone() };
     let job = Job { retries: vec![1], ..plain_job(1) };
-    let mut worker = Worker::new(Rank(0), 1, Arc::new(job), Pace::default());
+    let mut worker = Worker::new(Rank(0), RankRoom::of_slots(1), Arc::new(job), Pace::default());
     let message = Message::HandOut(Box::new(hand_out));
     worker.step(Time(HOUR), worker::WorkerEvent::Message { from: Rank::ZERO, message }, &mut Vec::new());
     assert_eq!(worker.next_duty(), Some(Time(HOUR + 200_000)), "300 us, of which 100 have passed");

@@ -20,7 +20,7 @@ pub(super) use self::links::{MAX_SILENCE_NS, SECOND_NS, Seen, Way};
 use self::pool::{Item, Pool};
 use self::units::Units;
 use super::job::{Job, Terms, alone, labels_of_slots};
-use crate::model::{Attempt, Labels, Rank, TaskId, Time};
+use crate::model::{Attempt, Labels, Rank, RankRoom, TaskId, Time};
 use crate::schedule::coordinator::{self, Change, Coordinator, Member, StopReason, Tasks};
 use crate::schedule::handout::PartBuilder;
 use crate::schedule::pools::shares::PoolShares;
@@ -229,7 +229,8 @@ impl World {
     fn add(&mut self, slots: u32) {
         let rank = Rank(self.workers.len() as u32);
         let facts = Arc::clone(&self.job) as Arc<dyn Facts>;
-        let worker = Worker::new(rank, slots, facts, Pace::default()).with_max_failures(self.job.max_failures);
+        let worker = Worker::new(rank, RankRoom::of_slots(slots), facts, Pace::default())
+            .with_max_failures(self.job.max_failures);
         self.workers.push(worker);
         let shares = PoolShares::new(Arc::clone(&self.job.pools));
         self.pools.push(Pool { slots, idle: slots, frozen: true, shares, ..Pool::default() });

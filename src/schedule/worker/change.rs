@@ -141,9 +141,9 @@ impl Worker {
         let nodes = self.ledger.as_ref().map_or(0, |ledger| ledger.len() as u64) * u64::from(self.stealer.ranks());
         let stop = self.last_change.max(Duration::from_nanos(nodes * NODE_NS)) * 2;
         let waves = self.stealer.usual().map_or(0.0, |usual| stop.as_secs_f64() / usual.as_secs_f64().max(1e-7));
-        let bridge = (f64::from(self.slots) * waves) as u32;
-        let least = if self.stealer.are_tasks_long() { 0 } else { self.slots };
-        least.saturating_add(bridge).min(MAX_RESERVED_TASKS.max(self.slots))
+        let bridge = (f64::from(self.room.slots) * waves) as u32;
+        let least = if self.stealer.are_tasks_long() { 0 } else { self.room.slots };
+        least.saturating_add(bridge).min(MAX_RESERVED_TASKS.max(self.room.slots))
     }
 
     /// Acknowledges the change: the pool has given up its waiting tasks, and the rank keeps the

@@ -38,7 +38,7 @@ impl Worker {
         if self.stopping.is_some() {
             return;
         }
-        if self.phase.is_freezing() || self.slots == 0 {
+        if self.phase.is_freezing() || self.room.slots == 0 {
             // Their next home starts them: the pool has given up its waiting tasks, or there is
             // none, and no rank keeps these.
             return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
@@ -46,7 +46,7 @@ impl Worker {
         // Tasks that this rank cannot run wait here for a rank that can.
         let locals = locals.into_iter().filter(|&local| !self.lent.contains(&ledger.task(local)));
         let (gangs, here): (Vec<u32>, Vec<u32>) =
-            locals.partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots, self.active));
+            locals.partition(|&l| self.facts.needs_gang(ledger.task(l), self.room, self.active));
         if !here.is_empty() {
             self.load.ready += here.len() as u32;
             actions.push(WorkerAction::Start(here));

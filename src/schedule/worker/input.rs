@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::job::Retry;
-use crate::model::{Attempt, Rank, TaskId};
+use crate::model::{Attempt, Rank, RankRoom, SetAside, TaskId};
 use crate::schedule::dependency_counts::CompletionEffects;
 use crate::schedule::locality::ReadFiles;
 use crate::schedule::pools::PoolReport;
@@ -15,9 +15,9 @@ pub trait Facts: Send + Sync {
     fn retry(&self, task: TaskId) -> Retry;
     /// True if any rank with slots can run the task, that is, if it needs one CPU and nothing else.
     fn movable(&self, task: TaskId) -> bool;
-    /// True for a task that a rank with this many slots cannot run alone while this many ranks are
-    /// active: an MPI task that is too large, or an operation that all of them execute.
-    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool;
+    /// True for a task that a rank with this room cannot run alone while this many ranks are active:
+    /// an MPI task that is too large, or an operation that all of them execute.
+    fn needs_gang(&self, task: TaskId, room: RankRoom, ranks: u32) -> bool;
     /// A number that all ranks of this node share, if tasks read on the disk of their node what
     /// others have written.
     fn data_node(&self) -> Option<u64> {
@@ -90,12 +90,12 @@ pub enum WorkerEvent {
         /// Tasks taken out of the pool.
         waiting: Vec<Lease>,
     },
-    /// Slots for a gang are set aside.
+    /// This rank's part of a gang is set aside.
     Held {
         /// The gang.
         gang: u32,
-        /// Their CPUs.
-        cpus: Vec<u32>,
+        /// What is set aside.
+        aside: SetAside,
     },
     /// The leases of pools, after any change.
     Pools(PoolReport),

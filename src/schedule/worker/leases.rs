@@ -37,7 +37,7 @@ impl Worker {
 
     /// Starts tasks that another rank gave; a rank without slots passes them on.
     pub(super) fn accept_leases(&mut self, leases: Vec<Lease>, actions: &mut Vec<WorkerAction>) {
-        if self.slots > 0 {
+        if self.room.slots > 0 {
             leases.iter().for_each(|lease| self.task_arrived(lease));
             // Count them as ready until the pool reports its load again; otherwise this rank would
             // steal more.

@@ -56,7 +56,7 @@ mod tests {
 
     use super::super::{Facts, Pace, Worker, WorkerAction, WorkerEvent};
     use crate::job::Retry;
-    use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time};
+    use crate::model::{Attempt, Outcome, Rank, RankRoom, Shortfalls, State, TaskId, Time};
     use crate::schedule::protocol::{HandOut, Lease, Message};
     use crate::schedule::ranks::Ranks;
 
@@ -69,7 +69,7 @@ mod tests {
         fn movable(&self, _: TaskId) -> bool {
             true
         }
-        fn needs_gang(&self, _: TaskId, _: u32, _: u32) -> bool {
+        fn needs_gang(&self, _: TaskId, _: RankRoom, _: u32) -> bool {
             false
         }
     }
@@ -100,7 +100,7 @@ mod tests {
 
     /// A worker with these leases of rank 2.
     fn worker(leases: Vec<Lease>) -> Worker {
-        let mut worker = Worker::new(Rank(1), 1, Arc::new(Plain), Pace::default());
+        let mut worker = Worker::new(Rank(1), RankRoom::of_slots(1), Arc::new(Plain), Pace::default());
         let hand_out = Box::new(HandOut { active: Ranks::first(3), ..HandOut::default() });
         step(&mut worker, WorkerEvent::Message { from: Rank::ZERO, message: Message::HandOut(hand_out) });
         step(&mut worker, WorkerEvent::Message { from: Rank(2), message: Message::StealReply { epoch: 0, leases } });
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_frozen_rank_keeps_no_end_for_itself_and_stops_without_its_tasks() {
-        let mut worker = Worker::new(Rank(1), 1, Arc::new(Plain), Pace::default());
+        let mut worker = Worker::new(Rank(1), RankRoom::of_slots(1), Arc::new(Plain), Pace::default());
         step(&mut worker, ended(3, 1, State::Completed));
         assert_eq!(reported(&step(&mut worker, WorkerEvent::CoordinatorLost)), [(3, 1, true)]);
         step(&mut worker, ended(4, 1, State::Completed));

@@ -112,7 +112,7 @@ impl Worker {
             self.retries.pop();
             let urgency = self.ledger.as_ref().and_then(|l| Some(l.urgency(l.local(task)?))).unwrap_or_default();
             let lease = Lease { task, home: self.me, attempt, urgency, ready: now, short };
-            if self.facts.needs_gang(task, self.slots, self.active) {
+            if self.facts.needs_gang(task, self.room, self.active) {
                 self.lent.insert(task);
                 send(actions, Rank::ZERO, Message::GangReady { lease });
             } else if to == self.me {

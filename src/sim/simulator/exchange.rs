@@ -9,6 +9,7 @@ use crate::model::Rank;
 use crate::schedule::coordinator;
 use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::worker;
+use crate::workload::requirements;
 
 impl Simulator<'_> {
     pub(super) fn send(&mut self, from: Rank, to: Rank, message: Message) {
@@ -124,7 +125,11 @@ impl Simulator<'_> {
                 let waiting = simulated.pool.take_out(keep);
                 queue.push_back(worker::WorkerEvent::Frozen { waiting });
             }
-            worker::WorkerAction::Hold { gang, slots, lead } => self.ranks[rank as usize].pool.hold(gang, slots, lead),
+            worker::WorkerAction::Hold { gang, host, lease, leads } => {
+                let group = self.prepared.job.group(lease.task);
+                let needs = requirements::host_needs(group, lease.short, &host, self.memory_of(rank));
+                self.ranks[rank as usize].pool.hold(gang, needs, leads.then_some(lease));
+            }
             worker::WorkerAction::Launch { gang, .. } => {
                 if let Some((lease, slot)) = self.ranks[rank as usize].pool.lead(gang) {
                     self.begin(rank, lease, On::Gang { gang, slot });

@@ -74,7 +74,8 @@ impl Simulator<'_> {
             None => job,
         };
         self.ranks.push(SimulatedRank {
-            worker: Worker::new(rank, member.slots, facts, self.pace).with_max_failures(self.prepared.job.max_failures),
+            worker: Worker::new(rank, member.room(), facts, self.pace)
+                .with_max_failures(self.prepared.job.max_failures),
             pool: SimulatedPool::new(
                 member.slots,
                 member.memory,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{SimulatedEvent, Simulator};
 use crate::job::{Job, Retry};
-use crate::model::{Rank, TaskId};
+use crate::model::{Rank, RankRoom, TaskId};
 use crate::schedule::locality::ReadFiles;
 use crate::schedule::worker::Facts;
 use crate::workload::staged_files::StagedFiles;
@@ -27,8 +27,8 @@ impl Facts for StagedFacts {
         self.job.movable(task)
     }
 
-    fn needs_gang(&self, task: TaskId, slots: u32, ranks: u32) -> bool {
-        self.job.needs_gang(task, slots, ranks)
+    fn needs_gang(&self, task: TaskId, room: RankRoom, ranks: u32) -> bool {
+        self.job.needs_gang(task, room, ranks)
     }
 
     fn data_node(&self) -> Option<u64> {

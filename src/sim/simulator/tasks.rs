@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{On, RunningAttempt, SimulatedEvent, Simulator};
-use crate::model::{Attempt, Outcome, Rank, State};
+use crate::model::{Attempt, Outcome, Rank, SetAside, State};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::long_tasks::found_at;
 use crate::schedule::protocol::{Lease, Started};
@@ -41,7 +41,7 @@ impl Simulator<'_> {
     }
 
     /// Bytes of memory of a rank's node.
-    fn memory_of(&self, rank: u32) -> u64 {
+    pub(super) fn memory_of(&self, rank: u32) -> u64 {
         self.cluster.nodes[self.provider.node(rank).kind.0 as usize].memory
     }
 
@@ -83,9 +83,8 @@ impl Simulator<'_> {
         while let Some(begin) = self.ranks[rank as usize].pool.begin() {
             match begin {
                 Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant)),
-                Begin::Held { gang, slots } => {
-                    let cpus = slots.into_iter().map(u32::from).collect();
-                    queue.push_back(worker::WorkerEvent::Held { gang, cpus });
+                Begin::Held { gang } => {
+                    queue.push_back(worker::WorkerEvent::Held { gang, aside: SetAside::default() });
                 }
             }
         }

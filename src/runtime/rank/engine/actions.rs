@@ -86,8 +86,8 @@ impl Engine {
                 self.drain_outboxes();
                 return Some(WorkerEvent::Frozen { waiting: self.shared.surrender_all(keep) });
             }
-            WorkerAction::Hold { gang, slots, lead } => {
-                if let Err(reason) = self.shared.hold(gang, slots, lead) {
+            WorkerAction::Hold { gang, host, lease, leads } => {
+                if let Err(reason) = self.shared.hold(gang, &host, lease, leads) {
                     self.fail(reason);
                 }
             }

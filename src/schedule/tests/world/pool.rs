@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{Execution, Life, World};
-use crate::model::{Attempt, Outcome, Rank, Shortfalls, State, TaskId, Time, has_labels};
+use crate::model::{Attempt, GangNode, Outcome, Rank, SetAside, Shortfalls, State, TaskId, Time, has_labels};
 use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::gang::Shape;
 use crate::schedule::pools::shares::{PoolShares, Reserved};
@@ -91,7 +91,10 @@ impl World {
                 self.flush(rank, events);
                 events.push_back(worker::WorkerEvent::Frozen { waiting });
             }
-            worker::WorkerAction::Hold { gang, slots, lead } => self.pools[rank].holds.push_back((gang, slots, lead)),
+            worker::WorkerAction::Hold { gang, host, lease, leads } => {
+                assert_eq!(host.rank, me);
+                self.pools[rank].holds.push_back((gang, host.slots, leads.then_some(lease)));
+            }
             worker::WorkerAction::Launch { gang, hosts, ranks, .. } => {
                 self.launch(rank, gang, (&hosts, &ranks), events)
             }
@@ -210,7 +213,7 @@ impl World {
         &mut self,
         rank: usize,
         gang: u32,
-        (hosts, ranks): (&[(String, u32)], &[Rank]),
+        (hosts, ranks): (&[GangNode], &[Rank]),
         events: &mut VecDeque<worker::WorkerEvent>,
     ) {
         let held: u32 = self.pools.iter().filter_map(|p| p.held.get(&gang)).map(|h| h.0).sum();
@@ -218,7 +221,7 @@ impl World {
         // have been released already.
         if self.life[rank] != Life::DeclaredLost {
             let asked = match ranks {
-                [] => hosts.iter().map(|h| h.1).sum::<u32>(),
+                [] => hosts.iter().map(|host| host.mpi_ranks).sum::<u32>(),
                 ranks => ranks.iter().map(|r| self.share_of(gang, r.index())).sum(),
             };
             assert_eq!(held, asked, "all slots are held");
@@ -267,7 +270,7 @@ impl World {
             pool.holds.pop_front();
             pool.idle -= slots;
             pool.held.insert(gang, (slots, lead));
-            events.push_back(worker::WorkerEvent::Held { gang, cpus: vec![rank as u32] });
+            events.push_back(worker::WorkerEvent::Held { gang, aside: SetAside::default() });
         }
         let starts = |pool: &Pool| !pool.stopped && !pool.suspended;
         while starts(&self.pools[rank]) && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
