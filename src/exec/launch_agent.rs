@@ -22,22 +22,26 @@ pub(super) fn agent(hosts: &[GangNode], own: Option<&str>, place: &Path) -> Resu
     }
     let fault =
         |error| Fault::refused(format!("cannot write the script of the MPI launcher to {}", place.display()), &error);
+    // A task does not see it, and `srun` finds its cluster by it.
+    let conf = std::env::var("SLURM_CONF").ok();
     let mut file = NamedTempFile::with_prefix_in("phalanx-agent-", place).map_err(fault)?;
-    file.write_all(text(hosts).as_bytes()).and_then(|()| file.flush()).map_err(fault)?;
+    file.write_all(text(hosts, conf.as_deref()).as_bytes()).and_then(|()| file.flush()).map_err(fault)?;
     file.as_file().set_permissions(Permissions::from_mode(0o700)).map_err(fault)?;
     Ok(Some(file.into_temp_path()))
 }
 
 /// The script, which is called as `ssh` is: with a node, and the words of a line of shell.
-fn text(hosts: &[GangNode]) -> String {
+fn text(hosts: &[GangNode], conf: Option<&str>) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
     let is_number = |job: &&String| !job.is_empty() && job.bytes().all(|byte| byte.is_ascii_digit());
     let line = |host: &GangNode| {
         let job = host.allocation.as_ref().filter(is_number)?;
-        Some(format!("'{}') job={job};;\n", host.node.replace('\'', "'\\''")))
+        Some(format!("{}) job={job};;\n", quoted(&host.node)))
     };
     let cases: String = hosts.iter().filter_map(line).collect();
+    let conf = conf.map_or_else(String::new, |conf| format!("export SLURM_CONF={}\n", quoted(conf)));
     format!(
-        "#!/bin/sh\nnode=$1; shift\ncase $node in\n{cases}*) exec ssh \"$node\" \"$@\";;\nesac\n\
+        "#!/bin/sh\n{conf}node=$1; shift\ncase $node in\n{cases}*) exec ssh \"$node\" \"$@\";;\nesac\n\
          exec srun --jobid=\"$job\" --overlap --nodes=1 --ntasks=1 --nodelist=\"$node\" --mpi=none --quiet sh -c \"$*\"\n"
     )
 }
@@ -58,7 +62,9 @@ mod tests {
         assert!(
             !made(&[]) && !made(&[host("n1", "7"), GangNode::default()]) && made(&[host("n1", "7"), host("n2", "8")])
         );
-        let text = text(&[host("n1", "7"), host("n'2", "8"), host("n3", "9; rm x")]);
+        let hosts = [host("n1", "7"), host("n'2", "8"), host("n3", "9; rm x")];
+        let text = text(&hosts, Some("/etc/x y"));
+        assert!(text.contains("export SLURM_CONF='/etc/x y'\n"), "{text}");
         assert!(text.contains("'n1') job=7;;\n'n'\\''2') job=8;;\n*) exec ssh"), "{text}");
         let tools = place.path().join("bin");
         std::fs::create_dir(&tools).unwrap();

@@ -220,7 +220,7 @@ impl Gangs {
 
     /// Number of gangs whose ranks have not all been set aside.
     pub(super) fn waiting(&self) -> u32 {
-        self.waiting.len() as u32 + u32::from(self.gathering.is_some())
+        self.waiting.len() as u32 + u32::from(self.gathering.is_some()) + self.unplaced
     }
 
     pub(super) fn ready(&mut self, lease: Lease, actions: &mut Vec<CoordinatorAction>) {

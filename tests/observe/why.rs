@@ -365,7 +365,10 @@ fn a_task_on_several_ranks_says_what_it_waits_for() {
     says(&dir, "gathers", &["needs 3 MPI ranks of 1 CPU and 3 GPUs on several ranks at once"]);
     dir.file("go", "");
     wait_for("the task that has room to run", 60, || dir.has("gathered-4,5,6").then_some(()));
-    says(&dir, "waits", &["have room for 3 MPI ranks; 1 node is requested"]);
+    wait_for("the other to wait still", 60, || {
+        let waits = explained(&dir, "waits");
+        (waits["state"] == "READY" && waits["reasons"][0]["room"] == 3).then_some(())
+    });
     phalanx(&dir).args(["cancel", "latest"]).run().ok();
     run.wait();
 }

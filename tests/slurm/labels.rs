@@ -73,7 +73,7 @@ fn an_mpi_task_waits_for_a_node_that_the_run_then_gains_and_runs_on_both() {
     wait_for("the task to wait for a node", 180, || {
         let explained = phalanx(&dir).args(["explain", "run", "--task", "wide"]).run();
         let text = explained.stdout();
-        let waits = text.contains("it needs 2 MPI ranks of 1 CPU and 32.0 MiB of memory");
+        let waits = text.contains("it needs 2 MPI ranks of 1 CPU and 32");
         (waits && text.contains("have room for 1 MPI rank; 1 node is requested")).then_some(())
     });
     slurm.scancel([holder.to_string().as_str()]);
