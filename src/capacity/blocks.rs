@@ -31,17 +31,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{Labels, Time};
+use crate::scale::site_health::SiteHealth;
 use crate::workload::walltime::margin_within;
 
 pub use crate::model::BlockState as State;
-use sites::{OpenNeed, SiteHealth};
+use sites::OpenNeed;
 pub use sites::{OverdueNeed, SiteId, Wanted};
-
-/// After this number of refused requests in a row no further node is requested.
-const MAX_REFUSALS: u32 = 10;
-
-/// After this number of failed starts in a row no further node is requested.
-const MAX_FAILED_STARTS: u32 = 3;
 
 /// Time that a granted block has to join.
 const START_TIMEOUT: Duration = Duration::from_secs(300);

@@ -72,6 +72,11 @@ pub trait Provider: Send {
     /// Number of blocks that it can hold at a time, if known.
     fn most_blocks(&self) -> Option<u32>;
 
+    /// When a job that is submitted now would start, by the batch system's own latest estimate.
+    fn expected_start(&self) -> Option<Time> {
+        None
+    }
+
     /// Releases the node of a block whose ranks have left, as soon as its processes are gone.
     fn release(&mut self, id: BlockId);
 

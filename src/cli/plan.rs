@@ -1,6 +1,5 @@
 //! `phalanx plan`: makespan and cost by number of ranks, before the run.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use clap::value_parser;
 use serde::Serialize;
 
-use super::cluster_args::{cluster_of, duration, money};
+use super::cluster_args::{Waits, cluster_of, duration, learnt_waits, money};
 use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
@@ -22,7 +21,7 @@ use crate::runtime::{auto_memory, divide_graphs, kind_of, planned_sites, recall}
 use crate::scale::SiteView;
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
-use crate::scale::sites::site_table;
+use crate::scale::sites::{WAITS, site_table};
 use crate::sim::plan::{
     Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, budget_needed, plan, ranks_between, svg,
 };
@@ -94,7 +93,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         Ok(prepared) => prepared,
         Err(mistakes) => return check::refuse(&mistakes),
     };
-    let (mut cluster, _) = match cluster_of(&prepared, args.cluster.as_deref(), args.slots) {
+    let (mut cluster, _) = match cluster_of(&prepared, args.cluster.as_deref(), args.slots, &past.waits) {
         Ok(cluster) => cluster,
         Err(mistakes) => return check::refuse(&mistakes),
     };
@@ -175,9 +174,9 @@ struct PlanHistory {
     work: Option<Expected>,
     /// Delay until requested nodes arrive at such a moment, in seconds.
     delay: Option<Quantiles>,
-    /// The median of that for each `[[site]]`, by name.
+    /// The distribution of that for each `[[site]]`, by name.
     #[serde(skip)]
-    waits: BTreeMap<String, f64>,
+    waits: Waits,
 }
 
 impl PlanHistory {
@@ -200,10 +199,8 @@ impl PlanHistory {
         let moment = Moment::of_unix(now);
         let last = history.runs.iter().rev().find(|run| run.whole);
         let next = last.map(|run| RunRecord { began_unix_s: now, ..run.clone() });
-        let wait =
-            |site: &Site| Some((site.name()?.to_owned(), history.delay(&kind_of(Some(site)), moment)?.quantiles().q50));
         PlanHistory {
-            waits: job.sites.iter().filter_map(wait).collect(),
+            waits: learnt_waits(&history, job, moment),
             runs: history.runs.len(),
             learnt: recall(job, &history, moment),
             moment: Some(moment),
@@ -430,6 +427,7 @@ fn text(
     if let Some(first) = sites.first() {
         let _ = writeln!(text, "\nFurther nodes are requested from these sites, the first that can give them first:");
         site_table(&sites, Some(first.site)).iter().for_each(|line| _ = writeln!(text, "{line}"));
+        let _ = writeln!(text, "{}", paint.dim(format!("  {WAITS}")));
         let _ = writeln!(
             text,
             "Without --cluster the first {} priced at {} per hour, and further ones as nodes of these sites, in this order.",
@@ -502,8 +500,8 @@ fn types(question: &PlanQuestion<'_>, planned: &Plan, paint: Paint) -> String {
 
 /// The sites of the job, in the order in which they are asked.
 fn sites(question: &PlanQuestion<'_>, past: &PlanHistory) -> Vec<SiteView> {
-    let wait = |site: &Site| site.name().and_then(|name| past.waits.get(name)).copied();
-    planned_sites(&question.prepared.job, question.cluster.nodes[0].slots, &wait)
+    let wait = |site: &Site| site.name().and_then(|name| past.waits.get(name)).cloned();
+    planned_sites(&question.prepared.job, question.cluster.nodes[0].slots, &wait, true)
 }
 
 /// The changes of the job file that would shorten the run. `place` is that of a key of a table.

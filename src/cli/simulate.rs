@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use clap::value_parser;
 
-use super::cluster_args::{cluster_of, duration, money};
+use super::cluster_args::{cluster_of, duration, learnt_waits, money};
 use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Cost, Scaling, Trigger};
-use crate::journal::RUNS;
+use crate::journal::{HistoryFile, RUNS, unix_now_ns};
 use crate::runtime::{auto_memory, divide_graphs};
+use crate::scale::estimate::{History, Moment};
 use crate::scale::policy::policy_names;
 use crate::sim::compare::{Comparison, LEGEND, compare, compare_placement, placement_table, table};
 use crate::sim::{Cluster, RecordRequest, Rehearsed, rehearse};
@@ -95,7 +96,10 @@ pub(super) fn main(args: Args) -> ExitCode {
         divide_graphs(&mut loaded.job);
         let (text, file) = (Arc::clone(&loaded.text), PathBuf::from(loaded.file()));
         let prepared = PreparedJob::selected(loaded, &args.selection.selection())?;
-        let cluster = cluster_of(&prepared, args.cluster.as_deref(), args.slots)?;
+        let history = HistoryFile::under(Path::new(RUNS), &prepared.job.name).read();
+        let history = history.map_or_else(|_| History::default(), |(history, _)| history);
+        let waits = learnt_waits(&history, &prepared.job, Moment::of_unix(unix_now_ns() / 1_000_000_000));
+        let cluster = cluster_of(&prepared, args.cluster.as_deref(), args.slots, &waits)?;
         Ok((prepared, (text, file), cluster))
     });
     let (prepared, source, (cluster, text)) = match found {

@@ -13,7 +13,7 @@ use crate::job::Intent;
 use crate::journal::{Session, SiteRequest, Terms};
 use crate::model::{Rank, Time};
 use crate::scale::policy::time_weight;
-use crate::scale::sites::site_table;
+use crate::scale::sites::{WAITS, site_table};
 use crate::scale::{Action, Advice, Decision, Forecast};
 use crate::text::{counted, seconds};
 
@@ -172,6 +172,9 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
         for line in site_table(&request.candidates, Some(request.site)) {
             writeln!(out, "  {line}")?;
         }
+    }
+    if site_requests(found).next().is_some() {
+        writeln!(out, "  {}", paint.dim(WAITS))?;
     }
     write_candidates(out, decision, paint)?;
     if let Some(effect) = effect_text(decision) {

@@ -14,10 +14,12 @@ use super::commands::{NodeChanges, ScalingStep};
 use super::elasticity::LevelStep;
 use super::estimate::{History, Learnt, Moment};
 use super::forecast::Forecaster;
+use super::price::STOP_MARGIN;
 use super::remaining::FactsOf;
 use super::{
     Account, Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Estimates, Forecast, NodeTypeId, NodeTypes,
     Observation, Prices, RankView, RemainingWork, RequestView, Samples, Scaler, SiteView, TaskCounts, TaskFacts,
+    WaitSource,
 };
 use crate::graph::link::GroupId;
 use crate::job::{Group, Job};
@@ -190,16 +192,29 @@ impl ScalingController {
         self.estimates.delay(node_type).q50
     }
 
-    /// Number of further nodes of a type that can be paid for until `end`, with all that these
-    /// ranks and requests cost.
+    /// What that time is based on.
+    pub(crate) fn delay_source(&self, node_type: NodeTypeId) -> WaitSource {
+        self.estimates.delay_source(node_type)
+    }
+
+    /// Takes the batch system's present estimate of that time.
+    pub(crate) fn set_batch_estimate(&mut self, node_type: NodeTypeId, seconds: Option<f64>) {
+        self.estimates.set_batch_estimate(node_type, seconds);
+    }
+
+    /// Number of further nodes of a type that can be paid for until the run probably ends, or the
+    /// next decisions, with all that these ranks and requests cost.
     pub(crate) fn affordable(
         &self,
-        (now, end): (Time, Time),
+        (now, forecast): (Time, Option<Forecast>),
         ranks: &[RankView],
         requests: &[RequestView],
         settled: f64,
         node_type: NodeTypeId,
     ) -> u32 {
+        let soon = now.after(self.interval * 2).after(STOP_MARGIN);
+        let end = forecast.and_then(|it| Duration::try_from_secs_f64(it.finish_q50_s).ok());
+        let end = end.map_or(soon, |end| soon.max(Time::ZERO.after(end)));
         Account::new(now, ranks, requests, settled, &self.prices).affordable(node_type, end)
     }
 

@@ -23,6 +23,7 @@ pub mod price;
 pub mod reference_policies;
 pub mod remaining;
 mod scaler;
+pub mod site_health;
 pub mod sites;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -35,4 +36,4 @@ pub use policy::{Policy, Target, policy_by_name, policy_names, policy_of};
 pub use price::{Account, NodeType, NodeTypeId, NodeTypes, Prices};
 pub use remaining::{RemainingTask, RemainingWork, Stage, TaskFacts};
 pub use scaler::Scaler;
-pub use sites::SiteView;
+pub use sites::{SiteView, WaitSource};

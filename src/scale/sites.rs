@@ -7,10 +7,41 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::price::NodeTypeId;
 use crate::text::seconds;
+
+/// What an expected wait is based on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitSource {
+    /// Nothing is known: a usual value.
+    #[default]
+    Assumed,
+    /// Nodes that joined in this run or in earlier ones.
+    Learnt,
+    /// Slurm's estimate of when a job would start.
+    Slurm,
+    /// Both of these.
+    LearntAndSlurm,
+    /// Requests that wait now, or that have lost against another site.
+    Requests,
+}
+
+impl WaitSource {
+    /// As tables show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            WaitSource::Assumed => "assumed",
+            WaitSource::Learnt => "learnt",
+            WaitSource::Slurm => "Slurm",
+            WaitSource::LearntAndSlurm => "both",
+            WaitSource::Requests => "requests",
+        }
+    }
+}
 
 /// A site at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +58,8 @@ pub struct SiteView {
     pub slots: u32,
     /// Time in seconds that a request is expected to wait.
     pub wait_s: f64,
+    /// What that is based on.
+    pub wait_from: WaitSource,
     /// Time in seconds after which the next site is asked, too.
     pub patience_s: f64,
     /// Bytes per second between its nodes and rank 0, if known.
@@ -52,6 +85,11 @@ impl SiteView {
         self.wait_s > self.patience_s
     }
 
+    /// Its patience; `None`: it waits for as long as it takes.
+    pub fn patience(&self) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.patience_s).ok()
+    }
+
     /// Orders sites by how well they serve a need.
     fn compare(&self, other: &SiteView) -> Ordering {
         let flags = |site: &SiteView| (!site.can_be_asked(), site.is_late());
@@ -64,7 +102,7 @@ impl SiteView {
     }
 
     /// Why it was asked, or not, if `asked` was.
-    fn verdict(&self, asked: Option<&SiteView>) -> String {
+    pub fn verdict(&self, asked: Option<&SiteView>) -> String {
         match (asked, &self.closed) {
             (Some(asked), _) if asked.site == self.site => "asked".to_owned(),
             (_, Some(why)) => why.clone(),
@@ -76,6 +114,32 @@ impl SiteView {
     }
 }
 
+/// Why a site is asked for a node that other sites were not asked for before; `preferred` is the
+/// type of nodes that was decided.
+pub fn why_asked(site: u32, views: &[SiteView], preferred: Option<NodeTypeId>) -> &'static str {
+    let is_of_type = |view: &&SiteView| view.site == site && Some(view.node_type) == preferred;
+    match views.first() {
+        Some(first) if first.site == site => "the cheapest that meets the need",
+        _ if views.iter().any(|view| is_of_type(&view)) => "as decided",
+        _ => "the cheapest that is left",
+    }
+}
+
+/// Why the next site is asked for a node that is waited for at others.
+pub fn why_next(waits_at: &[u32], views: &[SiteView]) -> String {
+    let name = |site: &u32| views.iter().find(|view| view.site == *site).map(|view| format!("`{}`", view.name));
+    let names: Vec<String> = waits_at.iter().filter_map(name).collect();
+    match &names[..] {
+        [] => "the sites asked before have failed".to_owned(),
+        [name] => format!("{name} has not granted it within its patience"),
+        names => format!("{} have not granted it within their patience", names.join(", ")),
+    }
+}
+
+/// What the column `from` of the table says, for people who read it.
+pub const WAITS: &str = "wait from: learnt = nodes that joined in this or earlier runs, Slurm = its own estimate, \
+                         both = these two, requests = present requests, assumed = nothing is known";
+
 /// Brings sites into the order in which they are asked.
 pub fn rank_sites(sites: &mut [SiteView]) {
     sites.sort_by(SiteView::compare);
@@ -86,16 +150,16 @@ pub fn site_table(sites: &[SiteView], asked: Option<u32>) -> Vec<String> {
     let asked = sites.iter().find(|site| Some(site.site) == asked);
     let line = |site: &SiteView| {
         let room = site.room.map_or_else(|| "-".to_owned(), |room| room.to_string());
-        let is_endless = Duration::try_from_secs_f64(site.patience_s).is_err();
-        let patience = if is_endless { "-".to_owned() } else { seconds(site.patience_s) };
+        let patience = site.patience().map_or_else(|| "-".to_owned(), |patience| seconds(patience.as_secs_f64()));
         let bandwidth = site.bandwidth.map_or_else(|| "-".to_owned(), |bytes| format!("{:.3}", bytes as f64 / 1e9));
         let line = format!(
-            "{} {:<16} {:>9.4} {:>5} {:>9} {:>9} {:>5} {:>8}  {}",
+            "{} {:<16} {:>9.4} {:>5} {:>9} {:<8} {:>9} {:>5} {:>8}  {}",
             if asked.is_some_and(|asked| asked.site == site.site) { "*" } else { " " },
             site.name,
             site.node_hour,
             site.slots,
             seconds(site.wait_s),
+            site.wait_from.name(),
             patience,
             room,
             bandwidth,
@@ -103,7 +167,7 @@ pub fn site_table(sites: &[SiteView], asked: Option<u32>) -> Vec<String> {
         );
         line.trim_end().to_owned()
     };
-    let heading = "  site               per hour slots      wait  patience  room     GB/s";
+    let heading = "  site               per hour slots      wait from      patience  room     GB/s";
     std::iter::once(heading.to_owned()).chain(sites.iter().map(line)).collect()
 }
 
@@ -135,6 +199,7 @@ mod tests {
         assert!(table[1..].iter().zip(ends).all(|(line, end)| line.ends_with(end)), "{table:#?}");
         let endless = SiteView { patience_s: Duration::MAX.as_secs_f64(), ..site(0, 1.0) };
         assert!(site_table(&[endless], None)[1].contains(" - "), "it waits for ever");
+        assert!(table[1].contains(" assumed "), "{table:#?}");
         assert!(table[1].starts_with("* s0 ") && table[2].starts_with("  s1 "), "{table:#?}");
     }
 }

@@ -7,7 +7,7 @@ use super::estimate::{ClassId, ClassPrior, Estimates};
 use super::observation::{Customs, Observation, RankView, RequestId, RequestView, Samples, TaskCounts};
 use super::price::{NodeTypeId, NodeTypes};
 use super::remaining::{CHUNKS, EXACT, RemainingWork, Stage, TaskFacts};
-use super::sites::SiteView;
+use super::sites::{SiteView, WaitSource};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, RankState, TaskId, Time};
@@ -58,6 +58,7 @@ pub(crate) fn site_view(site: u32, node_hour: f64) -> SiteView {
         node_hour,
         slots: 4,
         wait_s: 10.0,
+        wait_from: WaitSource::default(),
         patience_s: 60.0,
         bandwidth: None,
         room: None,

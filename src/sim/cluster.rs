@@ -3,7 +3,7 @@
 //! A simulated *node* hosts one rank, like the blocks that Phalanx adds while running, so any node
 //! can be given back alone. `read` parses the file; docs/cluster-file.md documents it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::random::Distribution;
 use super::read;
 use crate::job::{Cost, Diagnostics, Job, NodeTerms};
 use crate::model::{Labels, NodeOffer, Time, labels_of};
+use crate::scale::estimate::LogNormal;
 use crate::scale::{self, NodeTypeId, Prices};
 use crate::workload::{placement, requirements};
 
@@ -259,6 +260,18 @@ impl Cluster {
             limit: node.limit.unwrap_or(usual.limit),
             ..usual.clone()
         }));
+        self
+    }
+
+    /// The same cluster, in which nodes of the types of these names take that long to be granted.
+    #[must_use]
+    pub fn with_waits(mut self, waits: &BTreeMap<String, LogNormal>) -> Cluster {
+        for node in &mut self.nodes {
+            let Some(wait) = waits.get(&node.name) else { continue };
+            if let Ok(median) = Duration::try_from_secs_f64(wait.quantiles().q50) {
+                node.delay = Distribution::LogNormal { median, sigma: wait.moments().1.sqrt() };
+            }
+        }
         self
     }
 

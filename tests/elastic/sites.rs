@@ -1,5 +1,8 @@
 //! Several sites with nodes: one whose queue is full, one that refuses, one that works.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use crate::support::checker::Trace;
 use crate::support::{Dir, phalanx, wait_for};
 
@@ -68,6 +71,51 @@ fn the_next_site_is_asked_and_the_request_that_loses_is_withdrawn() {
     let bill = held(false) + held(true) / 100.0;
     let cost = report["cost"].as_f64().unwrap();
     assert!((cost - bill).abs() < 0.05 * bill + 2.0, "{cost} is not {bill}: {nodes:#?}");
+}
+
+/// A `PATH` with programs that stand in for Slurm's; `test_only` is what `sbatch --test-only` does.
+fn stub_slurm(dir: &Dir, test_only: &str) -> String {
+    let script = |name: &str, lines: &str| {
+        let file = dir.file(&format!("bin/{name}"), &format!("#!/bin/sh\n{lines}\n"));
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("a program");
+    };
+    script("sbatch", &format!("case \"$*\" in *--test-only*) echo \"$*\" >> asked\n{test_only} ;; esac; exit 1"));
+    ["squeue", "sinfo", "scancel", "scontrol"].iter().for_each(|name| script(name, "exit 0"));
+    format!("{}:{}", dir.path().join("bin").display(), std::env::var("PATH").unwrap_or_default())
+}
+
+const SLURM_SITE: &str = "[scaling]\npolicy = \"hybrid\"\nmax_ranks = 2\n[capacity]\nlisten = \"127.0.0.1\"\n\
+    [[site]]\nname = \"queue\"\nprovider = \"slurm\"\npartition = \"p\"\ntime = \"10m\"\nnode_hour = 2.0\n\
+    [[task]]\nname = \"a\"\ncommand = \"until test -e asked; do sleep 0.05; done\"\n";
+
+#[test]
+fn a_plan_shows_the_wait_that_slurm_expects() {
+    let dir = Dir::new("plan-estimate");
+    dir.job("job.toml", SLURM_SITE);
+    let answer = "echo \"sbatch: Job 7 to start at $(($(date +%s) + 3600)) using 2 processors on nodes n1 in partition p\" >&2; exit 0";
+    let path = stub_slurm(&dir, answer);
+    let plan = |more: &[&str]| phalanx(&dir).env("PATH", &path).args(["plan", "job.toml"]).args(more).run().ok();
+    plan(&[]).says(" Slurm ").says("Slurm = its own estimate");
+    let site = plan(&["--json"]).json()["sites"][0].clone();
+    let wait_s = site["wait_s"].as_f64().unwrap();
+    assert!(site["wait_from"] == "slurm" && (3500.0..3700.0).contains(&wait_s), "{site}");
+    let asked = dir.read("asked");
+    assert!(asked.contains("--partition p") && asked.contains("--time 10") && !asked.contains("--deadline"), "{asked}");
+    // What is no answer changes nothing.
+    let path = stub_slurm(&dir, "echo to start at noon; exit 0");
+    let site =
+        phalanx(&dir).env("PATH", &path).args(["plan", "job.toml", "--json"]).run().ok().json()["sites"][0].clone();
+    assert_eq!(site["wait_from"], "assumed");
+}
+
+#[test]
+fn a_slurm_that_estimates_nothing_holds_no_run_up() {
+    let dir = Dir::new("slow-estimate");
+    dir.job("job.toml", SLURM_SITE);
+    let path = stub_slurm(&dir, "exec sleep 3600");
+    let run = phalanx(&dir).env("PATH", &path).args(["run", "job.toml", "--slots", "1", "--run-dir", "run"]);
+    run.patience(300).run().ok();
+    assert_eq!(dir.read("asked").lines().count(), 1);
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn violations(value: &Value, schema: &Value, all: &Value, at: &str, found: &mut 
 }
 
 /// The paths that programs may rely on.
-const PUBLISHED: [(&str, &str); 21] = [
+const PUBLISHED: [(&str, &str); 22] = [
     ("/api/v1/add", "post"),
     ("/api/v1/cancel", "post"),
     ("/api/v1/classes", "get"),
@@ -186,6 +186,7 @@ const PUBLISHED: [(&str, &str); 21] = [
     ("/api/v1/resume", "post"),
     ("/api/v1/run", "get"),
     ("/api/v1/scale", "post"),
+    ("/api/v1/sites", "get"),
     ("/api/v1/spend", "get"),
     ("/api/v1/timeline", "get"),
     ("/metrics", "get"),

@@ -16,7 +16,7 @@ use petgraph::graph::DiGraph;
 /// entry is a decision: it adds an arrow to the picture in ARCHITECTURE.md.
 const ROOMS: &[(&str, &[&str])] = &[
     ("bench", &["data", "exec", "graph", "journal", "model", "observe", "runtime", "svg"]),
-    ("capacity", &["job", "journal", "model", "system", "text", "workload"]),
+    ("capacity", &["job", "journal", "model", "scale", "system", "text", "workload"]),
     (
         "cli",
         &[

@@ -10,10 +10,10 @@ use crate::support::{self, Dir, phalanx, wait_for};
 use phalanx::model::BlockState;
 
 /// A Slurm that forbids shrinking.
-const FORBIDDEN: Setup = Setup { scheduler: "disable_job_shrink", features: "", accounting: false };
+const FORBIDDEN: Setup = Setup { scheduler: "disable_job_shrink", features: "", partitions: &[], accounting: false };
 
 /// A Slurm that lets a job shrink more than once.
-const KEEPS_RECORDS: Setup = Setup { scheduler: "", features: "", accounting: true };
+const KEEPS_RECORDS: Setup = Setup { scheduler: "", features: "", partitions: &[], accounting: true };
 
 /// A job whose nodes all come from the allocation that it was started in.
 fn own(wide: u32, narrow: u32) -> String {

@@ -15,6 +15,7 @@
 
 mod accounting;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -45,6 +46,8 @@ pub struct Setup {
     pub scheduler: &'static str,
     /// Features of the last node.
     pub features: &'static str,
+    /// Further partitions, as `NAME NODES` each.
+    pub partitions: &'static [(&'static str, &'static str)],
     /// Whether it keeps records in a database, as production clusters do. A job can shrink more
     /// than once only then.
     pub accounting: bool,
@@ -176,6 +179,9 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
                 more => format!(",{more}"),
             },
         );
+        for (name, nodes) in self.setup.partitions {
+            text += &format!("PartitionName={name} Nodes={nodes} MaxTime=INFINITE State=UP\n");
+        }
         for (i, port) in ports[1..].iter().enumerate() {
             let node = format!("NodeName=n{} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}", i + 1);
             let features = match self.setup.features {
@@ -236,10 +242,12 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
                 }
             }
             let answer = self.command("sinfo").args(["--noheader", "--Node", "--format=%N %T"]).run();
-            if answer.exit() == 0
-                && parse_nodes(answer.stdout()).iter().filter(|(_, state)| state == "idle").count() == nodes
-            {
-                return Ok(());
+            if answer.exit() == 0 {
+                let mut known = parse_nodes(answer.stdout());
+                known.retain(|(_, state)| state == "idle");
+                if known.len() == nodes {
+                    return Ok(());
+                }
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -438,13 +446,12 @@ fn user_name() -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer.stdout).trim().to_string())
 }
 
-/// Lines of `NODE STATE`.
+/// Lines of `NODE STATE`, of which there is one for each partition of a node.
 fn parse_nodes(text: &str) -> Vec<(String, String)> {
     // A trailing mark such as the `*` of a node that does not answer belongs to the state.
-    text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(node, state)| (node.into(), state.trim().into()))
-        .collect()
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    let nodes: BTreeSet<(String, String)> = lines.map(|(node, state)| (node.into(), state.trim().into())).collect();
+    nodes.into_iter().collect()
 }
 
 /// Lines of `ID STATE NODES`.

@@ -11,23 +11,14 @@
 //! | open | its latest block waits longer than the patience of its site, or none waits any more | open | it is [overdue](Blocks::overdue): the next site is asked |
 //! | open | all its blocks failed, and no site can be asked | dropped | |
 //!
-//! A site of several that fails is not asked again for a while, which doubles with each failure in
-//! a row. The only site is asked again at once. No node is requested any more when every site has
-//! failed too often in a row.
+//! `scale/site_health` says for how long a site that fails is not asked. No node is requested any
+//! more when every site has failed too often in a row.
 
 use std::time::Duration;
 
-use super::{BlockEvent, BlockId, Blocks, MAX_FAILED_STARTS, MAX_REFUSALS, State};
+use super::{BlockEvent, BlockId, Blocks, State};
 use crate::model::{Labels, NodeNeed, Time, labels_of};
-
-/// After a first failure a site of several is not asked for this long.
-const FIRST_BACKOFF: Duration = Duration::from_secs(5);
-
-/// Upper bound of that time.
-const MAX_BACKOFF: Duration = Duration::from_secs(900);
-
-/// An observed wait says for this multiple of itself how long a site lets wait.
-const WAIT_VALIDITY: u32 = 4;
+use crate::scale::site_health::SiteHealth;
 
 /// A source of nodes, by its place in the job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,30 +28,6 @@ impl SiteId {
     /// The place as an index.
     pub fn index(self) -> usize {
         self.0 as usize
-    }
-}
-
-/// What became of the requests to a site.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SiteHealth {
-    /// Refused requests in a row.
-    refusals: u32,
-    /// Failed starts in a row.
-    failed_starts: u32,
-    /// Until when it is not asked.
-    closed_until: Option<Time>,
-    /// When a request lost against another site, and how long it had waited.
-    outwaited: Option<(Time, Duration)>,
-}
-
-impl SiteHealth {
-    /// Why it counts as failed for good, if it does.
-    fn has_failed(&self) -> Option<String> {
-        if self.refusals >= MAX_REFUSALS {
-            return Some(format!("{MAX_REFUSALS} requests in a row were refused"));
-        }
-        (self.failed_starts >= MAX_FAILED_STARTS)
-            .then(|| format!("{MAX_FAILED_STARTS} blocks in a row failed to start"))
     }
 }
 
@@ -140,8 +107,12 @@ impl Blocks {
 
     /// For how long a site is not asked because it failed; `None` if it can be asked.
     pub fn closed_for(&self, now: Time, site: SiteId) -> Option<Duration> {
-        let until = self.sites.get(site.index())?.closed_until.filter(|until| *until > now)?;
-        Some(until.since(now))
+        self.sites.get(site.index())?.closed_for(now)
+    }
+
+    /// Why a site is not asked now, for people, if so.
+    pub fn closed(&self, now: Time, site: SiteId) -> Option<String> {
+        self.sites.get(site.index())?.closed(now)
     }
 
     /// True for a site that has failed too often in a row: it is asked again, but nothing waits for
@@ -150,25 +121,15 @@ impl Blocks {
         self.sites.get(site.index()).is_some_and(|health| health.has_failed().is_some())
     }
 
-    /// The time that a request has to wait at a site whose nodes took `usual` to arrive. A site
-    /// that was not used for long may have changed: it counts as one that grants within its
-    /// patience.
+    /// The time that a request has to wait at a site whose nodes took `usual` to arrive, by
+    /// [`SiteHealth::expected_wait`].
     pub fn expected_wait(&self, now: Time, site: SiteId, usual: Duration, patience: Duration) -> Duration {
-        let of_site = self.iter().filter(|block| block.site == site);
-        let used = of_site.map(|block| block.joined.unwrap_or(block.asked)).max().unwrap_or(Time::ZERO);
-        let is_recent = now.since(used) <= usual.saturating_mul(WAIT_VALIDITY);
-        let usual = if is_recent { usual } else { usual.min(patience) };
-        usual.max(self.shown_wait(now, site))
-    }
-
-    /// The time that requests have to wait at a site, as far as present and recent ones show it.
-    fn shown_wait(&self, now: Time, site: SiteId) -> Duration {
-        let waits =
-            |block: &&super::Block| block.site == site && matches!(block.state, State::Requested | State::Pending);
-        let longest = self.iter().filter(waits).map(|block| now.since(block.asked)).max();
-        let lost = self.sites.get(site.index()).and_then(|health| health.outwaited);
-        let recent = lost.filter(|(at, waited)| now.since(*at) < *waited * WAIT_VALIDITY);
-        longest.into_iter().chain(recent.map(|(_, waited)| waited)).max().unwrap_or_default()
+        let of_site = || self.iter().filter(|block| block.site == site);
+        let used = of_site().map(|block| block.joined.unwrap_or(block.asked)).max().unwrap_or(Time::ZERO);
+        let waiting = of_site().filter(|block| matches!(block.state, State::Requested | State::Pending));
+        let longest = waiting.map(|block| now.since(block.asked)).max();
+        let health = self.sites.get(site.index()).copied().unwrap_or_default();
+        health.expected_wait(now, used, longest, (usual, patience))
     }
 
     /// Needs that another site should be asked for; `patience` of the sites.
@@ -231,14 +192,14 @@ impl Blocks {
         let before = self.of_need(block.need).filter(|other| other.id < granted && other.is_coming());
         let before: Vec<(SiteId, Duration)> = before.map(|other| (other.site, now.since(other.asked))).collect();
         for (site, waited) in before {
-            self.health(site).into_iter().for_each(|health| health.outwaited = Some((now, waited)));
+            self.health(site).into_iter().for_each(|health| health.was_outwaited(now, waited));
         }
     }
 
     /// A block of a site took part.
     pub(super) fn site_works(&mut self, site: SiteId) {
         if let Some(health) = self.health(site) {
-            *health = SiteHealth { outwaited: health.outwaited, ..SiteHealth::default() };
+            health.works();
         }
     }
 
@@ -246,11 +207,7 @@ impl Blocks {
     pub(super) fn site_failed(&mut self, now: Time, site: SiteId, refused: bool) {
         let is_one_of_several = self.sites.len() > 1;
         let Some(health) = self.health(site) else { return };
-        *(if refused { &mut health.refusals } else { &mut health.failed_starts }) += 1;
-        if is_one_of_several {
-            let doubled = (health.refusals + health.failed_starts - 1).min(16);
-            health.closed_until = Some(now.after((FIRST_BACKOFF * (1 << doubled)).min(MAX_BACKOFF)));
-        }
+        health.fails(now, refused, is_one_of_several);
         if let Some(why) = health.has_failed()
             && self.sites.iter().all(|site| site.has_failed().is_some())
         {

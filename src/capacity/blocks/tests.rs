@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::scale::site_health::{MAX_FAILED_STARTS, MAX_REFUSALS};
 
 fn all(blocks: &mut Blocks, id: BlockId, events: &[BlockEvent]) -> State {
     for (at, event) in (1..).zip(events) {

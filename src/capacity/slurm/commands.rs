@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::super::provider::{LABELS, alone, alone_but};
 use super::NodeFeatures;
+use super::estimate::parse_start;
 use crate::job::units::{compress_hosts, expand_hosts};
 use crate::job::{Capacity, ProviderKind};
 use crate::model::{Labels, labels_of};
@@ -196,15 +197,41 @@ impl SlurmCommands {
 
     /// Submits a job.
     pub(super) fn submit(&self, job: &SbatchArgs<'_>) -> Result<JobId, String> {
-        let mut command = Command::new("sbatch");
-        alone_but(job.add_to(&mut command), &SUBMISSION);
-        name_cluster(&mut command, self.cluster.as_deref());
-        command.args(["--wrap", job.script]);
-        let said = self.output(&mut command)?;
+        let said = self.output(&mut self.submission(job))?;
         let mut job = JobId::parse(&said)
             .ok_or_else(|| format!("sbatch took it but named no job (it printed {:?})", said.trim()))?;
         job.cluster = job.cluster.filter(|cluster| Some(cluster) != self.cluster.as_ref());
         Ok(job)
+    }
+
+    /// When a job of these settings would start if it was submitted now. Nothing is submitted.
+    pub(super) fn estimated_start(&self, capacity: &Capacity, limit: Duration) -> Result<u64, String> {
+        let job = SbatchArgs {
+            name: "phalanx-estimate",
+            nodes: capacity.nodes_per_block.max(1) as usize,
+            partition: capacity.partition.as_deref(),
+            account: capacity.account.as_deref(),
+            features: &[],
+            limit: capacity.time,
+            lease: None,
+            log: Path::new("/dev/null"),
+            extra: &capacity.extra,
+            script: "exit",
+        };
+        let mut command = self.submission(&job);
+        command.env("SLURM_TIME_FORMAT", "%s").arg("--test-only");
+        let said = self.answer(&mut command, limit)?.stderr;
+        let said = String::from_utf8_lossy(&said);
+        parse_start(&said).ok_or_else(|| format!("sbatch --test-only says {:?}", said.trim()))
+    }
+
+    /// `sbatch` for a job.
+    fn submission(&self, job: &SbatchArgs<'_>) -> Command {
+        let mut command = Command::new("sbatch");
+        alone_but(job.add_to(&mut command), &SUBMISSION);
+        name_cluster(&mut command, self.cluster.as_deref());
+        command.args(["--wrap", job.script]);
+        command
     }
 
     /// Lets a job wait in the queue for this time from now.
@@ -255,13 +282,19 @@ impl SlurmCommands {
 
     /// The output of a command, or why it failed.
     fn output(&self, command: &mut Command) -> Result<String, String> {
+        let output = self.answer(command, COMMAND_TIMEOUT)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What a command that succeeded within a limit has printed, or why it failed.
+    fn answer(&self, command: &mut Command, limit: Duration) -> Result<Output, String> {
         let name = command.get_program().to_string_lossy().into_owned();
-        let limit = Instant::now() + COMMAND_TIMEOUT;
+        let limit = Instant::now() + limit;
         let deadline = || self.closes.get().map_or(limit, |&end| end.min(limit));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = bounded_command::run(command, &deadline).map_err(|error| format!("{name}: {error}"))?;
         if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+            return Ok(output);
         }
         let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
         Err(if said.is_empty() { format!("{name} failed ({})", output.status) } else { said })
@@ -350,7 +383,7 @@ pub(super) struct SbatchArgs<'a> {
     /// Its time limit.
     pub(super) limit: Option<Duration>,
     /// Time from now until which it must start, else Slurm removes it.
-    pub(super) lease: Duration,
+    pub(super) lease: Option<Duration>,
     pub(super) log: &'a Path,
     pub(super) extra: &'a [String],
     /// Its shell script.
@@ -369,7 +402,8 @@ impl SbatchArgs<'_> {
             command.args(["--account", account]);
         }
         if let Some(limit) = self.limit {
-            command.args(["--time", &minutes(limit).to_string(), "--deadline", &deadline(limit, self.lease)]);
+            command.args(["--time", &minutes(limit).to_string()]);
+            self.lease.into_iter().for_each(|lease| _ = command.args(["--deadline", &deadline(limit, lease)]));
         }
         command.args(self.extra);
         if let Some(constraint) = constraint(self.features, self.extra, std::env::var("SBATCH_CONSTRAINT").ok()) {

@@ -219,7 +219,7 @@ impl SlurmManager {
             account: self.capacity.account.as_deref(),
             features: &features,
             limit,
-            lease: QUEUE_LEASE,
+            lease: Some(QUEUE_LEASE),
             log: &log,
             extra: &self.capacity.extra,
             script: &script,

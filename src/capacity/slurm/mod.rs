@@ -21,6 +21,7 @@
 
 mod allocation;
 mod commands;
+mod estimate;
 mod manager;
 mod names;
 mod shrink;
@@ -34,6 +35,8 @@ use std::time::{Duration, Instant};
 
 pub use allocation::Allocation;
 use commands::{PartitionNodes, SlurmCommands};
+use estimate::StartEstimator;
+pub use estimate::estimated_start;
 use manager::{ManagerRequest, SlurmManager};
 use names::{NamesFile, SessionJobs};
 
@@ -41,7 +44,7 @@ use super::blocks::{BlockEvent, BlockId};
 use super::provider::{Launch, Provider};
 use crate::job::Capacity;
 use crate::journal::EndedSessions;
-use crate::model::{Labels, Offers, labels_of};
+use crate::model::{Labels, Offers, Time, labels_of};
 
 /// In the folder of the blocks' logs: the names of the jobs that may be in the queue.
 const NAME_FILE: &str = "slurm";
@@ -59,6 +62,10 @@ pub struct Slurm {
     labels: Labels,
     /// The nodes that jobs may get, once Slurm has said so.
     nodes: Arc<OnceLock<PartitionNodes>>,
+    /// For a run that chooses among sites.
+    estimator: Option<StartEstimator>,
+    /// Converts Slurm's times to the run's.
+    launch: Launch,
 }
 
 /// The features of nodes: labels of the ranks there.
@@ -100,6 +107,7 @@ fn offered(nodes: Option<&PartitionNodes>, labels: &[String]) -> Offers {
 
 impl Slurm {
     /// Starts the thread. Jobs that `ended` sessions may have left in the queue are cancelled.
+    /// `estimates`: Slurm is asked when jobs would start.
     ///
     /// # Errors
     /// If the system gives no thread, or the name of the jobs cannot be written down.
@@ -108,6 +116,7 @@ impl Slurm {
         capacity: Capacity,
         allocation: Option<Allocation>,
         ended: &EndedSessions,
+        estimates: bool,
     ) -> std::io::Result<Slurm> {
         let commands = SlurmCommands::of(capacity.cluster.as_deref());
         let mut names = NamesFile::read(launch.logs.join(NAME_FILE))?;
@@ -119,7 +128,8 @@ impl Slurm {
         let nodes = Arc::new(OnceLock::new());
         let (ask, told) = (commands.clone(), Arc::clone(&nodes));
         let (asked, labels) = (capacity.clone(), labels_of(capacity.labels.iter().cloned()));
-        let manager = SlurmManager::new(launch, capacity, allocation, names, commands.clone(), sender);
+        let estimator = estimates.then(|| StartEstimator::new(capacity.clone())).transpose()?;
+        let manager = SlurmManager::new(launch.clone(), capacity, allocation, names, commands.clone(), sender);
         let manager = thread::Builder::new().name("slurm".into()).spawn(move || {
             // Without an answer they stay unknown.
             if let Some(nodes) = ask.partition(&asked) {
@@ -127,7 +137,7 @@ impl Slurm {
             }
             manager.run(&receiver);
         })?;
-        Ok(Slurm { requests, events, manager: Some(manager), commands, labels, nodes })
+        Ok(Slurm { requests, events, manager: Some(manager), commands, labels, nodes, estimator, launch })
     }
 
     /// Starts the world of a block on a node that the run has from the start.
@@ -154,6 +164,10 @@ impl Provider for Slurm {
         self.nodes.get().map(|nodes| nodes.count)
     }
 
+    fn expected_start(&self) -> Option<Time> {
+        Some(self.launch.moment(self.estimator.as_ref()?.latest()?))
+    }
+
     fn release(&mut self, id: BlockId) {
         self.send(ManagerRequest::Release(id));
     }
@@ -167,6 +181,7 @@ impl Provider for Slurm {
     }
 
     fn close(&mut self) {
+        drop(self.estimator.take());
         self.commands.close_by(Instant::now() + CLOSE_LIMIT);
         self.send(ManagerRequest::Close);
         if self.manager.take().is_some_and(|manager| manager.join().is_err()) {

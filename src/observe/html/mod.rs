@@ -73,6 +73,7 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
     staging(&mut html, run);
     measures(&mut html, run);
     decisions(&mut html, run);
+    nodes::sites(&mut html, run);
     failed(&mut html, run)?;
     skipped_tasks(&mut html, run);
     notes(&mut html, run);

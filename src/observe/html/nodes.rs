@@ -8,7 +8,8 @@ use crate::observe::nodes::{NodeUse, uses};
 use crate::observe::run_view::RunView;
 use crate::observe::timeline::Timeline;
 use crate::observe::vitals;
-use crate::text::seconds;
+use crate::scale::sites::{SiteView, WAITS};
+use crate::text::{counted, seconds};
 
 /// Maximum number of nodes in the table.
 const ROWS: usize = 40;
@@ -61,6 +62,37 @@ fn types(html: &mut Html, run: &RunView) {
             it.node_hour,
             it.billed_node_s / 3600.0,
             it.cost
+        ));
+    }
+    html.add("</tbody></table></div>\n");
+}
+
+/// Writes the sites as they were for the last request, with the choice.
+pub(super) fn sites(html: &mut Html, run: &RunView) {
+    let Some(request) = run.session().site_requests.last() else { return };
+    html.add(format_args!(
+        "<h2>Sites that nodes are requested from</h2>\n<p class=\"note\">As of the last of {}, after {}: {}. {}.</p>\n\
+         <div class=\"wide\"><table><thead><tr><th>site</th><th class=\"n\">per hour</th><th class=\"n\">slots</th>\
+         <th class=\"n\">wait</th><th>from</th><th class=\"n\">patience</th><th class=\"n\">room</th><th>choice</th>\
+         </tr></thead><tbody>",
+        counted(run.session().site_requests.len() as u64, "request"),
+        seconds(request.time.seconds()),
+        Escaped(&request.reason),
+        WAITS,
+    ));
+    let asked = request.asked();
+    let dash = || "&ndash;".to_owned();
+    for site in &request.candidates {
+        let SiteView { name, node_hour, slots, .. } = site;
+        html.add(format_args!(
+            "<tr><td>{}</td><td class=\"n\">{node_hour}</td><td class=\"n\">{slots}</td><td class=\"n\">{}</td><td>{}</td>\
+             <td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+            Escaped(name),
+            seconds(site.wait_s),
+            site.wait_from.name(),
+            site.patience().map_or_else(dash, |patience| seconds(patience.as_secs_f64())),
+            site.room.map_or_else(dash, |room| room.to_string()),
+            Escaped(&site.verdict(asked)),
         ));
     }
     html.add("</tbody></table></div>\n");

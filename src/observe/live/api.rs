@@ -15,7 +15,7 @@ use crate::observe::run_view::{RunState, node_of, run_ns};
 use crate::observe::samples::Sample;
 use crate::observe::spending::Spending;
 use crate::observe::standing::{Standing, TaskCounts};
-use crate::scale::Forecast;
+use crate::scale::{Forecast, SiteView, WaitSource};
 
 /// Maximum number of points of a history.
 const POINTS: usize = 1000;
@@ -316,6 +316,60 @@ pub(super) fn decisions(live: &Live) -> Decisions {
         cost: decision.forecast.map(|forecast| forecast.cost_q50),
     };
     Decisions { decisions: live.view.session().decisions.iter().rev().take(DECISIONS).map(row).collect() }
+}
+
+/// The sites of the job, as they were for the last request for nodes.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Sites {
+    /// When that was; null if no site has been asked.
+    t: Option<f64>,
+    /// Why the site was asked; empty if none has been.
+    reason: String,
+    /// The sites, in the order in which they are asked.
+    sites: Vec<SiteRow>,
+}
+
+/// One site.
+#[derive(Serialize, JsonSchema)]
+struct SiteRow {
+    /// Its name.
+    name: String,
+    /// Price of one of its nodes for one hour.
+    node_hour: f64,
+    /// Slots of a rank there.
+    slots: u32,
+    /// Time that a request was expected to wait.
+    wait_s: f64,
+    /// What that is based on.
+    wait_from: WaitSource,
+    /// Time after which the next site is asked, too; null: never.
+    patience_s: Option<f64>,
+    /// Number of further nodes that it could be asked for; null: no limit is known.
+    room: Option<u32>,
+    /// Why it was asked, or not; empty if the order alone decided.
+    choice: String,
+}
+
+/// Answers `/api/v1/sites`.
+pub(super) fn sites(live: &Live) -> Sites {
+    let Some(request) = live.view.session().site_requests.last() else {
+        return Sites { t: None, reason: String::new(), sites: Vec::new() };
+    };
+    let row = |site: &SiteView| SiteRow {
+        name: site.name.clone(),
+        node_hour: site.node_hour,
+        slots: site.slots,
+        wait_s: site.wait_s,
+        wait_from: site.wait_from,
+        patience_s: site.patience().map(|patience| patience.as_secs_f64()),
+        room: site.room,
+        choice: site.verdict(request.asked()),
+    };
+    Sites {
+        t: Some(request.time.seconds()),
+        reason: request.reason.clone(),
+        sites: request.candidates.iter().map(row).collect(),
+    }
 }
 
 /// Values that tasks wrote.

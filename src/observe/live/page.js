@@ -102,6 +102,11 @@ function showDecisions({decisions}) {
   $('decided').hidden = !decisions.length;
   rows('decisions', decisions.slice(0, 12), d => [seconds(d.t), `${d.from} → ${d.to}`, d.reason], [1, 2]);
 }
+function showSites({t, reason, sites}) {
+  $('asked').hidden = !sites.length;
+  if (sites.length) $('askedWhy').textContent = `As of the last request, after ${seconds(t)}: ${reason}.`;
+  rows('sites', sites, s => [s.name, s.node_hour, s.slots, seconds(s.wait_s), s.wait_from.replaceAll('_', ' '), s.patience_s === null ? '–' : seconds(s.patience_s), s.room === null ? '–' : s.room, s.choice], [0, 4, 7]);
+}
 
 function showMeasures({values}) {
   $('measured').hidden = !values.length;
@@ -337,14 +342,15 @@ function lost(error) {
 }
 async function refresh() {
   showRun(await get('/api/v1/run'));
-  const paths = ['ranks', 'nodes', 'classes', 'history', 'failures', 'decisions', 'spend', 'measures'];
-  const [ranks, nodes, classes, past, failed, decided, paid, measured] = await Promise.all(paths.map(path => get('/api/v1/' + path)));
+  const paths = ['ranks', 'nodes', 'classes', 'history', 'failures', 'decisions', 'spend', 'measures', 'sites'];
+  const [ranks, nodes, classes, past, failed, decided, paid, measured, asked] = await Promise.all(paths.map(path => get('/api/v1/' + path)));
   showRanks(ranks);
   showNodes(nodes);
   showClasses(classes);
   showFailures(failed);
   showDecisions(decided);
   showMeasures(measured);
+  showSites(asked);
   history = past.samples;
   spent = paid.course;
   drawChart();

@@ -60,7 +60,7 @@ const COLUMNS: Parameter =
     Parameter { name: "columns", json_type: "integer", description: "Number of columns, up to 400 [240]." };
 
 /// All paths that are read by GET, but for the page itself.
-pub(super) static ROUTES: LazyLock<[Route; 12]> = LazyLock::new(|| {
+pub(super) static ROUTES: LazyLock<[Route; 13]> = LazyLock::new(|| {
     [
         path("/api/v1/run", "The state of the run.", &[], |live, _| api::run(live)),
         path("/api/v1/ranks", "The ranks, and what each has done.", &[], |live, _| api::ranks(live)),
@@ -76,6 +76,9 @@ pub(super) static ROUTES: LazyLock<[Route; 12]> = LazyLock::new(|| {
         }),
         path("/api/v1/decisions", "The latest scaling decisions, the latest first.", &[], |live, _| {
             api::decisions(live)
+        }),
+        path("/api/v1/sites", "The sites of the job, as of the last request for nodes.", &[], |live, _| {
+            api::sites(live)
         }),
         path(
             "/api/v1/spend",

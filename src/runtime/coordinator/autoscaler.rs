@@ -14,8 +14,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::advisor_client::AdvisorClient;
+use super::planned_sites::default_delay;
 use super::pricing::{known_of, prices, type_of};
-use super::provisioner::default_delay;
 use super::run_history::{LoadedHistory, kind_of};
 use crate::capacity::{Bill, Block, BlockId, NodeTable};
 use crate::graph::TaskGraph;
@@ -24,9 +24,8 @@ use crate::journal::RankInfo;
 use crate::model::{Attempt, Labels, Measure, NodeOffer, Rank, TaskId, Time, Vitals, total};
 use crate::scale::commands::{NodeChanges, ScalingStep};
 use crate::scale::controller::ScalingController;
-use crate::scale::price::STOP_MARGIN;
 use crate::scale::{
-    Advisor, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler, SiteView,
+    Advisor, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler, SiteView, WaitSource,
 };
 use crate::schedule::coordinator::{Coordinator, Member};
 use crate::workload::PreparedJob;
@@ -199,9 +198,14 @@ impl Autoscaler {
         self.known.insert(node_type, known);
     }
 
-    /// Median time in seconds until a requested node of a type joins.
-    pub(super) fn delay_s(&self, node_type: NodeTypeId) -> f64 {
-        self.controller.delay_s(node_type)
+    /// Median time in seconds until a requested node of a type joins, and what it is based on.
+    pub(super) fn delay_s(&self, node_type: NodeTypeId) -> (f64, WaitSource) {
+        (self.controller.delay_s(node_type), self.controller.delay_source(node_type))
+    }
+
+    /// The batch system's present estimate of the time in seconds until a node of a type joins.
+    pub(super) fn set_batch_estimate(&mut self, node_type: NodeTypeId, seconds: Option<f64>) {
+        self.controller.set_batch_estimate(node_type, seconds);
     }
 
     /// Number of further nodes of a type that can be paid for until the run probably ends, or the
@@ -220,10 +224,7 @@ impl Autoscaler {
             request.rivals.push(request.node_type);
             request.nodes = 0;
         }
-        let soon = now.after(self.controller.interval * 2).after(STOP_MARGIN);
-        let end = self.forecast.and_then(|it| Duration::try_from_secs_f64(it.finish_q50_s).ok());
-        let end = end.map_or(soon, |end| soon.max(Time::ZERO.after(end)));
-        self.controller.affordable((now, end), &views, &requests, settled, node_type)
+        self.controller.affordable((now, self.forecast), &views, &requests, settled, node_type)
     }
 
     /// The ranks, requests and ended bills as a decision sees them.

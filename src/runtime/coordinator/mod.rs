@@ -15,6 +15,7 @@
 //! | | `limits`, `walltime` | signals, budget and the end of the allocation |
 //! | nodes | `join_listener`, `join_address` | admits ranks, detects lost ones |
 //! | | `provisioner` | requests and releases nodes |
+//! | | `planned_sites` | what is known of sites before they are asked |
 //! | | `membership` | keeps coordinator, node table and provider consistent |
 //! | scale | `autoscaler`, `scaling`, `advisor_client` | shows the run to the scaling controller, carries out its decisions |
 //! | control | `commands`, `status`, `explain`, `pools` | what users ask at the control socket |
@@ -39,6 +40,7 @@ mod limits;
 mod live_twin;
 mod membership;
 mod part_of_job;
+mod planned_sites;
 mod pools;
 mod prepare;
 mod preview;
@@ -55,6 +57,7 @@ mod status;
 mod walltime;
 
 pub use auto_memory::{auto_memory, earlier_runs};
+pub use planned_sites::planned_sites;
 pub use preview::{PlannedTask, RunPreview, UnfinishedRun, find_unfinished_run, preview};
-pub use provisioner::{BLOCKS, planned_sites};
+pub use provisioner::BLOCKS;
 pub use run_history::{kind_of, recall};

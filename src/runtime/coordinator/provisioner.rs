@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::join_address::Listen;
+use super::planned_sites::{default_delay, usual_wait, view_of};
 use super::pricing::{known_of, type_of};
 use crate::capacity::commands::{self, CommandProvider};
 use crate::capacity::local::{self, Local, hosts};
@@ -22,10 +23,9 @@ use crate::journal::{EndedSessions, Level};
 use crate::model::{Labels, NodeNeed, NodeOffer, Offers, Time, labels_of};
 use crate::runtime::{Options, RunError};
 use crate::scale::sites::rank_sites;
-use crate::scale::{NodeTypeId, SiteView};
+use crate::scale::{NodeTypeId, SiteView, WaitSource};
 use crate::schedule::coordinator::Member;
 use crate::schedule::protocol::Welcome;
-use crate::text::seconds;
 
 /// Folder in the run directory with the output of blocks and the name of their jobs.
 pub const BLOCKS: &str = "blocks";
@@ -100,14 +100,6 @@ fn offers_of(capacity: &Capacity) -> Result<Offers, RunError> {
     })
 }
 
-/// Time that a node takes to join, before one has been observed.
-pub(super) fn default_delay(kind: ProviderKind) -> Duration {
-    match kind {
-        ProviderKind::Slurm | ProviderKind::Commands => Duration::from_secs(15),
-        _ => Duration::from_secs(1),
-    }
-}
-
 impl ProvidedSite {
     /// A site whose nodes join the run of `launch`. Nodes of the allocation become blocks at once.
     fn new(
@@ -133,7 +125,7 @@ impl ProvidedSite {
             (ProviderKind::None | ProviderKind::Slurm, _) => {
                 let nodes = allocation.iter().flat_map(|allocation| allocation.others.clone());
                 let own: Vec<(BlockId, String)> = nodes.map(|node| (blocks.own(Time::ZERO, place), node)).collect();
-                let slurm = Slurm::new(launch, capacity.clone(), allocation, ended);
+                let slurm = Slurm::new(launch, capacity.clone(), allocation, ended, terms.is_some());
                 let mut slurm = slurm.map_err(system("speak to Slurm"))?;
                 own.into_iter().for_each(|(id, node)| slurm.adopt(id, node));
                 Box::new(slurm)
@@ -160,6 +152,12 @@ impl ProvidedSite {
     /// The nodes that can be requested.
     fn offers(&self) -> Offers {
         self.provider.offers().with(&self.known)
+    }
+
+    /// Time in seconds until a node joins that is requested now, by the batch system's estimate.
+    fn batch_estimate(&self, now: Time) -> Option<f64> {
+        let start = self.provider.expected_start().filter(|_| self.terms.is_some())?;
+        Some((start.since(now) + default_delay(self.kind)).as_secs_f64())
     }
 
     /// Number of further nodes that it can hold; `None` if it is not known.
@@ -222,29 +220,36 @@ impl Provisioner {
         Ok((!sites.is_empty()).then_some(Provisioner { sites }))
     }
 
+    /// The batch systems' present estimates of the time in seconds until a node of a type joins.
+    pub(super) fn batch_estimates(&self, now: Time) -> Vec<(NodeTypeId, Option<f64>)> {
+        let sites = self.sites.iter().filter(|site| site.terms.is_some() && site.kind == ProviderKind::Slurm);
+        sites.map(|site| (site.node_type, site.batch_estimate(now))).collect()
+    }
+
     /// The `[[site]]`s, in the order in which they are asked; `delay_s` is how long a node of a
-    /// type takes to join, in seconds, where that is known, `base_slots` the slots of the first
-    /// ranks.
+    /// type takes to join, in seconds, and what that is based on, where it is known, `base_slots`
+    /// the slots of the first ranks.
     pub(super) fn views(
         &self,
         now: Time,
         blocks: &Blocks,
-        delay_s: &dyn Fn(NodeTypeId) -> Option<f64>,
+        delay_s: &dyn Fn(NodeTypeId) -> Option<(f64, WaitSource)>,
         base_slots: u32,
     ) -> Vec<SiteView> {
         let view = |(place, site): (SiteId, &ProvidedSite)| {
             let terms = site.terms.as_ref()?;
-            let usual = delay_s(site.node_type).and_then(|delay_s| Duration::try_from_secs_f64(delay_s).ok());
-            let usual = usual.unwrap_or_else(|| default_delay(site.kind));
-            let closed = blocks.closed_for(now, place);
+            let (usual_s, source) =
+                delay_s(site.node_type).unwrap_or_else(|| usual_wait(site.kind, None, site.batch_estimate(now)));
+            let usual = Duration::try_from_secs_f64(usual_s).unwrap_or(Duration::MAX);
+            // An estimate of the batch system is about the queue as it is.
+            let is_present = matches!(source, WaitSource::Slurm | WaitSource::LearntAndSlurm);
+            let doubted = if is_present { Duration::MAX } else { terms.patience };
+            let wait = blocks.expected_wait(now, place, usual, doubted);
+            let wait_from = if wait > usual { WaitSource::Requests } else { source };
             Some(SiteView {
                 room: site.room(place, blocks),
-                closed: closed.map(|rest| format!("failed, and is asked again after {}", seconds(rest.as_secs_f64()))),
-                ..view_of(
-                    (place, site.node_type, terms),
-                    blocks.expected_wait(now, place, usual, terms.patience).as_secs_f64(),
-                    base_slots,
-                )
+                closed: blocks.closed(now, place),
+                ..view_of((place, site.node_type, terms), (wait.as_secs_f64(), wait_from), base_slots)
             })
         };
         let mut views: Vec<SiteView> = (0..).map(SiteId).zip(&self.sites).filter_map(view).collect();
@@ -418,36 +423,6 @@ impl Provisioner {
             self.sites.iter_mut().for_each(|site| _ = scope.spawn(|| site.provider.close()));
         });
         self.poll(now, blocks, None)
-    }
-}
-
-/// The `[[site]]`s of a job before it runs, in the order in which they would be asked; `delay_s` is
-/// how long a node of a site takes to join, in seconds, where that is known, `base_slots` the slots
-/// of the first ranks.
-pub fn planned_sites(job: &Job, base_slots: u32, delay_s: &dyn Fn(&Site) -> Option<f64>) -> Vec<SiteView> {
-    let view = |(place, site): (SiteId, &Site)| {
-        let terms = site.terms.as_ref()?;
-        let wait_s = delay_s(site).unwrap_or_else(|| default_delay(site.capacity.provider).as_secs_f64());
-        Some(view_of((place, type_of(job, Some(place)), terms), wait_s, base_slots))
-    };
-    let mut views: Vec<SiteView> = (0..).map(SiteId).zip(&job.sites).filter_map(view).collect();
-    rank_sites(&mut views);
-    views
-}
-
-/// A site that can be asked for all the nodes that it may hold.
-fn view_of((place, node_type, terms): (SiteId, NodeTypeId, &SiteTerms), wait_s: f64, base_slots: u32) -> SiteView {
-    SiteView {
-        site: place.0,
-        name: terms.name.clone(),
-        node_type,
-        node_hour: terms.node.node_hour,
-        slots: terms.node.slots.unwrap_or(base_slots),
-        wait_s,
-        patience_s: terms.patience.as_secs_f64(),
-        bandwidth: terms.bandwidth,
-        room: terms.node.limit,
-        closed: None,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::capacity::{BlockEvent, BlockId, OverdueNeed, SiteId, Wanted};
 use crate::journal::{Level, Record, SiteRequest};
 use crate::model::{Labels, NodeNeed, Time};
 use crate::scale::commands::{NodeChanges, ScalingCommand, ScalingStep};
+use crate::scale::sites::{why_asked, why_next};
 use crate::scale::{NodeTypeId, SiteView};
 use crate::schedule::coordinator::{Change, CoordinatorEvent, ProvisioningState, StopReason};
 use crate::schedule::protocol::Stop;
@@ -24,6 +25,7 @@ impl CoordinatorDriver {
         let mut step = ScalingStep::default();
         let autoscaler = self.autoscaler.as_mut().filter(|_| self.finished.is_none());
         if autoscaler.is_some_and(|autoscaler| autoscaler.is_due(now)) {
+            self.take_batch_estimates(now);
             let sites = self.site_views(now);
             let can = NodeChanges { grows: self.provisioner.is_some(), shrinks: self.listener.is_some() };
             if let Some(autoscaler) = &mut self.autoscaler {
@@ -104,11 +106,7 @@ impl CoordinatorDriver {
             let asked = (site, left.min(most).min(paid));
             let blocks = provisioner.request(now, &mut self.nodes.blocks, asked, &wanted);
             left -= blocks.len() as u32;
-            let reason = match views.first() {
-                Some(first) if first.site == site.0 => "the cheapest that meets the need",
-                _ if view.is_some_and(|view| Some(view.node_type) == preferred) => "as decided",
-                _ => "the cheapest that is left",
-            };
+            let reason = why_asked(site.0, &views, preferred);
             self.record_site_request(now, site, blocks, reason.to_owned(), &views);
         }
         nodes - left
@@ -117,6 +115,14 @@ impl CoordinatorDriver {
     /// How long a block may be needed at most.
     fn block_limit(&self, now: Time, needed_for: Option<Duration>) -> Option<Duration> {
         needed_for.into_iter().chain(self.limits.time_left(self.longest_task(now))).min()
+    }
+
+    /// Tells the autoscaler what the batch systems say of the wait at their sites.
+    fn take_batch_estimates(&mut self, now: Time) {
+        let estimates = self.provisioner.as_ref().map(|provisioner| provisioner.batch_estimates(now));
+        for (node_type, seconds) in estimates.into_iter().flatten() {
+            self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.set_batch_estimate(node_type, seconds));
+        }
     }
 
     /// The sites of the job, in the order in which they are asked; empty for one without
@@ -151,7 +157,8 @@ impl CoordinatorDriver {
             let blocks = &mut self.nodes.blocks;
             match next.and_then(|site| Some((site, provisioner.request_too(now, blocks, (&need, limit), site)?))) {
                 Some((site, block)) => {
-                    let reason = why_next(&need, &views);
+                    let waits_at: Vec<u32> = need.waits_at.iter().map(|site| site.0).collect();
+                    let reason = why_next(&waits_at, &views);
                     self.record_site_request(now, site, vec![block], reason, &views);
                     views = self.site_views(now);
                 }
@@ -244,16 +251,5 @@ impl CoordinatorDriver {
     /// Number of blocks that were requested and have not joined.
     pub(super) fn coming(&self) -> u32 {
         self.nodes.blocks.coming().count() as u32
-    }
-}
-
-/// Why the next site is asked for a node.
-fn why_next(need: &OverdueNeed, views: &[SiteView]) -> String {
-    let name = |site: &SiteId| views.iter().find(|view| view.site == site.0).map(|view| format!("`{}`", view.name));
-    let names: Vec<String> = need.waits_at.iter().filter_map(name).collect();
-    match &names[..] {
-        [] => "the sites asked before have failed".to_owned(),
-        [name] => format!("{name} has not granted it within its patience"),
-        names => format!("{} have not granted it within their patience", names.join(", ")),
     }
 }

@@ -208,6 +208,16 @@ impl LogNormal {
         self.shape += 0.5 * share;
     }
 
+    /// The distribution that also counts a value as several observations.
+    #[must_use]
+    pub fn with_prior(&self, value: f64, worth: f64) -> LogNormal {
+        let mut belief = self.clone();
+        if value.is_finite() && value > 0.0 {
+            belief.learn(log(value), worth);
+        }
+        belief
+    }
+
     /// How many observations were made.
     pub fn seen(&self) -> u64 {
         self.seen

@@ -14,6 +14,7 @@ mod lognormal;
 mod requests;
 mod run_stats;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 use super::price::NodeTypeId;
+use super::sites::WaitSource;
 
 pub use anomaly::{Anomaly, Quantity};
 pub use history::{Expected, History, KEPT, Learnt, Moment, RunRecord, Summary};
@@ -72,9 +74,68 @@ pub struct Estimates {
     classes: Vec<ClassEstimate>,
     /// Durations of the other classes' tasks, for a class without information.
     unseen: LogNormal,
-    delays: Vec<LogNormal>,
+    /// By node type.
+    delays: Vec<DelayEstimate>,
     /// Number of tasks whose duration was far from all others of their class.
     odd: u64,
+}
+
+/// A batch system's estimate of a wait counts as this many observations: as one earlier run at the
+/// same hour. It knows the queue of the moment, and not what will be submitted or end early.
+const BATCH_ESTIMATE_WORTH: f64 = 10.0;
+
+/// The time until a node of one type arrives.
+#[derive(Clone, Debug)]
+pub struct DelayEstimate {
+    /// What this run and earlier ones observed; without that, a guess.
+    observed: LogNormal,
+    /// False for a guess.
+    is_known: bool,
+    /// The present estimate of the batch system, in seconds.
+    of_batch_system: Option<f64>,
+}
+
+impl DelayEstimate {
+    /// Nothing is known, and this is assumed.
+    pub fn assumed(delay: Duration) -> DelayEstimate {
+        let observed = LogNormal::guess(lognormal::seconds(delay));
+        DelayEstimate { observed, is_known: false, of_batch_system: None }
+    }
+
+    /// Takes what earlier runs observed in place of a guess.
+    #[must_use]
+    pub fn recalled(self, observed: Option<LogNormal>) -> DelayEstimate {
+        match observed {
+            Some(observed) => DelayEstimate { observed, is_known: true, ..self },
+            None => self,
+        }
+    }
+
+    /// Takes the present estimate of the batch system in seconds, if it has one.
+    #[must_use]
+    pub fn with_batch_estimate(self, seconds: Option<f64>) -> DelayEstimate {
+        DelayEstimate { of_batch_system: seconds, ..self }
+    }
+
+    /// The distribution of the delay. The estimate of the batch system is a prior: it counts in
+    /// place of a guess, and beside what was observed.
+    pub fn distribution(&self) -> Cow<'_, LogNormal> {
+        match self.of_batch_system {
+            Some(seconds) if self.is_known => Cow::Owned(self.observed.with_prior(seconds, BATCH_ESTIMATE_WORTH)),
+            Some(seconds) => Cow::Owned(LogNormal::guess(seconds.max(1e-9))),
+            None => Cow::Borrowed(&self.observed),
+        }
+    }
+
+    /// What it is based on.
+    pub fn source(&self) -> WaitSource {
+        match (self.is_known, self.of_batch_system) {
+            (false, None) => WaitSource::Assumed,
+            (true, None) => WaitSource::Learnt,
+            (false, Some(_)) => WaitSource::Slurm,
+            (true, Some(_)) => WaitSource::LearntAndSlurm,
+        }
+    }
 }
 
 /// One class: the distribution of the factor between prior and duration.
@@ -98,7 +159,7 @@ impl Estimates {
         let mut estimates = Estimates {
             classes: Vec::new(),
             unseen: LogNormal::of_other_classes(UNKNOWN_TASK_S),
-            delays: delays.iter().map(|&d| LogNormal::guess(lognormal::seconds(d))).collect(),
+            delays: delays.iter().copied().map(DelayEstimate::assumed).collect(),
             odd: 0,
         };
         estimates.grow(classes);
@@ -132,9 +193,7 @@ impl Estimates {
             }
         }
         for (delay, kind) in self.delays.iter_mut().zip(kinds) {
-            if let Some(belief) = history.delay(kind, moment) {
-                *delay = belief;
-            }
+            *delay = delay.clone().recalled(history.delay(kind, moment));
         }
     }
 
@@ -169,13 +228,26 @@ impl Estimates {
 
     /// Learns the time that a node of a type took from the request to an active rank.
     pub fn observe_delay(&mut self, node_type: NodeTypeId, took: Duration) {
+        if let Some(delay) = self.delay_mut(node_type) {
+            delay.observed.observe(lognormal::seconds(took));
+            delay.is_known = true;
+        }
+    }
+
+    /// Takes the batch system's present estimate of the time in seconds until a node of a type
+    /// arrives; `None`: it has none.
+    pub fn set_batch_estimate(&mut self, node_type: NodeTypeId, seconds: Option<f64>) {
+        if let Some(delay) = self.delay_mut(node_type) {
+            delay.of_batch_system = seconds;
+        }
+    }
+
+    fn delay_mut(&mut self, node_type: NodeTypeId) -> Option<&mut DelayEstimate> {
         let at = node_type.0 as usize;
         while self.delays.len() <= at && at < 1 << 16 {
-            self.delays.push(LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY)));
+            self.delays.push(DelayEstimate::assumed(UNKNOWN_DELAY));
         }
-        if let Some(delay) = self.delays.get_mut(at) {
-            delay.observe(lognormal::seconds(took));
-        }
+        self.delays.get_mut(at)
     }
 
     /// Duration of a task of a class.
@@ -191,17 +263,23 @@ impl Estimates {
 
     /// Time until a requested node of a type arrives.
     pub fn delay(&self, node_type: NodeTypeId) -> Quantiles {
-        match self.delays.get(node_type.0 as usize) {
-            Some(delay) => delay.quantiles(),
-            None => LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY)).quantiles(),
-        }
+        self.delay_distribution(node_type).quantiles()
+    }
+
+    /// What the time until a requested node of a type arrives is based on.
+    pub fn delay_source(&self, node_type: NodeTypeId) -> WaitSource {
+        self.delays.get(node_type.0 as usize).map(DelayEstimate::source).unwrap_or_default()
     }
 
     /// Median time in seconds until a node arrives that was requested `elapsed` ago.
     pub fn delay_rest(&self, node_type: NodeTypeId, elapsed: Duration) -> f64 {
+        self.delay_distribution(node_type).rest(elapsed.as_secs_f64(), 0.5)
+    }
+
+    fn delay_distribution(&self, node_type: NodeTypeId) -> Cow<'_, LogNormal> {
         match self.delays.get(node_type.0 as usize) {
-            Some(delay) => delay.rest(elapsed.as_secs_f64(), 0.5),
-            None => LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY)).rest(elapsed.as_secs_f64(), 0.5),
+            Some(delay) => delay.distribution(),
+            None => Cow::Owned(LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY))),
         }
     }
 
@@ -319,6 +397,26 @@ mod tests {
         // Attempts that fail early do not change a class with an estimate.
         estimates.observe_failure(ClassId(0), None, Duration::from_secs(1));
         assert!((estimates.task(ClassId(0), None).q50 - 100.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn an_estimate_of_the_batch_system_counts_in_place_of_a_guess_and_beside_experience() {
+        let of = |delay: &DelayEstimate| (delay.distribution().quantiles().q50, delay.source());
+        let about = |is: f64, should: f64| (is / should - 1.0).abs() < 0.01;
+        let guess = DelayEstimate::assumed(Duration::from_secs(15));
+        assert_eq!(of(&guess).1, WaitSource::Assumed);
+        let (wait, source) = of(&guess.clone().with_batch_estimate(Some(3600.0)));
+        assert!(about(wait, 3600.0) && source == WaitSource::Slurm, "{wait}");
+        let learnt = guess.recalled(Some(LogNormal::learnt(100f64.ln(), 0.01, 10.0)));
+        assert!(about(of(&learnt).0, 100.0) && of(&learnt).1 == WaitSource::Learnt);
+        let (wait, source) = of(&learnt.clone().with_batch_estimate(Some(10_000.0)));
+        assert!(about(wait, 1000.0) && source == WaitSource::LearntAndSlurm, "the geometric mean of both: {wait}");
+        assert_eq!(of(&learnt.with_batch_estimate(None)).1, WaitSource::Learnt);
+        // What this run observes outweighs it.
+        let mut estimates = Estimates::new(Vec::new(), &[Duration::from_secs(15)]);
+        estimates.set_batch_estimate(NodeTypeId(0), Some(3600.0));
+        (0..50).for_each(|_| estimates.observe_delay(NodeTypeId(0), Duration::from_secs(5)));
+        assert!(estimates.delay(NodeTypeId(0)).q50 < 30.0);
     }
 
     #[test]

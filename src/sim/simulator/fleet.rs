@@ -205,6 +205,7 @@ impl Simulator<'_> {
             node_hour: node.price,
             slots: node.slots,
             wait_s: controller.delay_s(NodeTypeId(site)),
+            wait_from: controller.delay_source(NodeTypeId(site)),
             patience_s: f64::INFINITY,
             bandwidth: None,
             room: Some(self.provider.room(NodeTypeId(site))),
