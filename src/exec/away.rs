@@ -44,8 +44,8 @@ const HAND_IN_GRACE: Duration = Duration::from_secs(30);
 
 /// What a task finds in its directory.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct TaskFiles {
-    files: Vec<(String, Content)>,
+pub(super) struct TaskFiles {
+    pub(super) files: Vec<(String, Content)>,
     /// Temporary files: each with its name in the stores and its version.
     held: Vec<(String, Digest, u64)>,
     /// Directories that outputs lie in.
@@ -187,7 +187,11 @@ pub(super) fn bring(
         }
         let file = CarriedFile::Input { task: task.id, file: name.clone() };
         let fetch = |to: &Path| carrier.fetch(&file, to, is_given_up);
-        let came = store.receive(content, &to, &fetch, is_given_up).map_err(|error| named(name, error))?;
+        let identity = content.identity();
+        carrier.needs(&identity, true);
+        let came = store.receive(content, &to, &fetch, is_given_up);
+        carrier.needs(&identity, false);
+        let came = came.map_err(|error| named(name, error))?;
         used.received += came.read;
         used.local += came.bytes - came.read.min(came.bytes);
     }
@@ -341,7 +345,9 @@ impl Runner {
         };
         let deadline = AttemptDeadline::begin(turn.control, turn.limits.time);
         let attempt = turn.seat.attempt;
+        carrier.begins(task.id);
         let home = self.stages.bring_home(self.cache.store(), carrier, (task, attempt), &deadline)?;
+        home.used.set(home.used.get().with_ahead(carrier.bytes_ahead(task.id)));
         let ran = self.each_here(&turn.in_home(&home), &home.task, output);
         let is_completed = ran.as_ref().is_ok_and(|outcome| outcome.ok());
         let names = self.site.file_names(&task.name, task.index);

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use super::ahead::AheadFlags;
 use crate::model::{CarriedFile, TaskId};
 
 /// Carries files between this rank and others. All calls wait; the flag ends them early.
@@ -22,6 +23,23 @@ pub trait FileCarrier: fmt::Debug + Send + Sync {
     /// # Errors
     /// If no rank sends it, or it cannot be written.
     fn fetch(&self, file: &CarriedFile, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64>;
+
+    /// Fetches a file for a task that has not begun. Others come first until it does.
+    ///
+    /// # Errors
+    /// As [`FileCarrier::fetch`].
+    fn fetch_ahead(&self, file: &CarriedFile, to: &Path, flags: &AheadFlags) -> io::Result<u64>;
+
+    /// A task that has begun needs a file, until it has it: if that comes ahead for another task, it
+    /// waits for that. The name is that of a temporary output in the stores, or the identity of a
+    /// content.
+    fn needs(&self, name: &str, is_needed: bool);
+
+    /// A task begins here.
+    fn begins(&self, task: TaskId);
+
+    /// The bytes that were fetched ahead for a task that has begun and has all its files.
+    fn bytes_ahead(&self, task: TaskId) -> u64;
 
     /// Has rank 0 fetch what an attempt has left, each a name in an archive with its place here,
     /// and put it in place. Returns the bytes that were put in place and those that are held.

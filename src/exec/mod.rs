@@ -38,6 +38,7 @@
 //! | `stage` | tasks that run in a directory on the node's disk |
 //! | `shared_dirs` | which directories several tasks write into |
 //! | `away` | staged tasks on a rank that does not see the directory of the job |
+//! | `ahead` | brings files before the tasks that read them have a slot |
 //! | `carrier` | how a rank asks others for files |
 //! | `rank_dir` | a directory that goes with its rank |
 //! | `used_files` | what a resumed run compares: inputs and programs of a task |
@@ -47,6 +48,7 @@
 //!
 //! This module does not decide what runs, where, or whether it runs again.
 
+mod ahead;
 mod args;
 mod aside;
 mod away;
@@ -89,6 +91,7 @@ use std::time::Duration;
 
 pub use crate::model::Stream;
 pub(crate) use crate::store::{pack, remove_tree, unpack};
+pub use ahead::AheadFlags;
 pub use args::{ArgError, Args, Bytes, FromArg};
 pub(crate) use away::is_bound_to_its_directory;
 pub(crate) use cache::held_files;

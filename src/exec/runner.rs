@@ -463,7 +463,14 @@ impl Runner {
 
     /// Runs a command in a directory of its own on the node's disk.
     fn run_staged(&self, turn: &AttemptRun, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
+        let carrier = attempt.site.carrier.as_ref().filter(|_| turn.away.is_none());
+        carrier.iter().for_each(|carrier| carrier.begins(attempt.task.id));
         let mut staged = self.stages.begin((self.cache.store(), self.cache.held()), attempt, turn.away)?;
+        // Only temporary outputs come ahead here.
+        if let Some(ahead) = carrier.map(|carrier| carrier.bytes_ahead(attempt.task.id)) {
+            staged.used = staged.used.with_ahead(ahead);
+            staged.used.fetched += ahead;
+        }
         let task = staged.task.clone();
         let inside = CommandAttempt { task: &task, deadline: attempt.deadline.renewed(), ..*attempt };
         let ran = self.commands.run(&inside);

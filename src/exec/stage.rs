@@ -26,7 +26,7 @@ use super::command::CommandAttempt;
 use super::rank_dir::RankDir;
 use super::{Fault, FileCarrier, away, used_files};
 use crate::job::Task;
-use crate::model::{CarriedFile, Outcome, Rank, StageUse, State};
+use crate::model::{CarriedFile, Outcome, Rank, StageUse, State, TaskId};
 use crate::store::{Content, Digest, HeldFiles, Store, check_links, lexical, remove_tree};
 
 /// Directories below the node's level: of ranks, and of failed attempts.
@@ -145,6 +145,14 @@ impl Stages {
         brought.and_then(|brought| brought.map_err(refused)).inspect_err(|_| remove_tree(&home))
     }
 
+    /// A place for what comes for a task ahead; nothing is there.
+    pub(super) fn ahead(&self, store: &Store, task: TaskId) -> io::Result<PathBuf> {
+        let dir = self.dir(store, None).map_err(|fault| io::Error::other(fault.text))?;
+        let place = dir.join(format!("{}.ahead", task.0));
+        remove_tree(&place);
+        Ok(place)
+    }
+
     /// A directory for what an attempt on another rank has left; nothing is there.
     pub(super) fn reception(
         &self,
@@ -248,9 +256,14 @@ fn bring(
         }
         let parent = to.parent().unwrap_or(dir);
         fs::create_dir_all(parent).map_err(named(parent))?;
-        let held =
-            held.map_or(Ok(None), |held| held.stage_in(&from, &to, &carry, is_given_up)).map_err(named(&file))?;
-        if let Some(came) = held {
+        let held = held.map_or(Ok(None), |held| {
+            let name = HeldFiles::digest(&from).to_string();
+            carrier.iter().for_each(|carrier| carrier.needs(&name, true));
+            let came = held.stage_in(&from, &to, &carry, is_given_up);
+            carrier.iter().for_each(|carrier| carrier.needs(&name, false));
+            came
+        });
+        if let Some(came) = held.map_err(named(&file))? {
             used.fetched += came.fetched;
             used.received += came.received;
             used.local += came.bytes - came.fetched.min(came.bytes);

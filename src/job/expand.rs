@@ -183,6 +183,11 @@ impl Job {
         self.bodies.get(group).is_some_and(|body| body.extras.is_staged)
     }
 
+    /// True if tasks run in directories of their own that files are brought to.
+    pub(crate) fn stages_inputs(&self) -> bool {
+        self.bodies.iter().any(|body| body.extras.is_staged && !body.inputs.is_empty())
+    }
+
     /// True if tasks read, on the disk of their node, what others have written there.
     pub(crate) fn passes_files_between_tasks(&self) -> bool {
         let any = |has: &dyn Fn(&Body) -> bool| self.bodies.iter().any(|body| body.extras.is_staged && has(body));

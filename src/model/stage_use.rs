@@ -14,6 +14,8 @@ pub struct StageUse {
     pub fetched: u64,
     /// Bytes of its inputs that other ranks sent over the network, temporary ones included.
     pub received: u64,
+    /// Bytes of those received that were sent before it had a slot.
+    pub ahead: u64,
     /// Bytes of its outputs that were written to the directory of the job.
     pub written: u64,
     /// Bytes of its outputs that stay in the store.
@@ -32,12 +34,19 @@ impl StageUse {
         self.read + self.fetched
     }
 
+    /// The same, where so many bytes had been received ahead: the store had them.
+    #[must_use]
+    pub fn with_ahead(self, ahead: u64) -> StageUse {
+        StageUse { ahead, received: self.received + ahead, local: self.local.saturating_sub(ahead), ..self }
+    }
+
     /// Adds what was moved for another attempt.
     pub fn add(&mut self, other: &StageUse) {
         self.read += other.read;
         self.local += other.local;
         self.fetched += other.fetched;
         self.received += other.received;
+        self.ahead += other.ahead;
         self.written += other.written;
         self.held += other.held;
         self.sent += other.sent;

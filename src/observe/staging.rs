@@ -27,6 +27,8 @@ pub struct StagingFigures {
     pub fetched_bytes: u64,
     /// Bytes of inputs, temporary ones included, that other ranks sent over the network.
     pub received_bytes: u64,
+    /// Bytes of those received that were sent before their task had a slot.
+    pub ahead_bytes: u64,
     /// Bytes of outputs that were written to the directory of the job.
     pub written_bytes: u64,
     /// Bytes of outputs that stayed in the store.
@@ -55,6 +57,7 @@ impl StagingFigures {
         self.local_bytes += used.local;
         self.fetched_bytes += used.fetched;
         self.received_bytes += used.received;
+        self.ahead_bytes += used.ahead;
         self.written_bytes += used.written;
         self.held_bytes += used.held;
         self.sent_bytes += used.sent;
@@ -88,6 +91,9 @@ impl StagingFigures {
         }
         if self.received_bytes > 0 {
             ins.push(part(self.received_bytes, "sent by other ranks"));
+        }
+        if self.ahead_bytes > 0 {
+            ins.push(part(self.ahead_bytes, "of these sent ahead"));
         }
         let mut outs = vec![part(self.written_bytes, "written")];
         if self.held_bytes > 0 {

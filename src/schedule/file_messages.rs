@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::prefetch::PrefetchCounts;
 use crate::model::{CarriedFile, Outcome, Rank, StageUse, Stream, TaskId, Usage, UsedFile};
 
 /// A message about a transfer of files. The files themselves travel as pieces (`fabric/wire`).
@@ -22,6 +23,15 @@ pub enum FileMessage {
     Seek {
         /// The file.
         file: CarriedFile,
+        /// The task that needs it has not begun.
+        ahead: bool,
+    },
+    /// Rank to coordinator: the task has begun that needs what was sought ahead.
+    Hurry,
+    /// Rank to coordinator: files that came before their tasks had a slot, since the last message.
+    CameAhead {
+        /// Their numbers.
+        counts: PrefetchCounts,
     },
     /// Coordinator to rank: the answer.
     Source {
@@ -85,7 +95,14 @@ pub enum FileMessage {
 impl FileMessage {
     /// True for messages from a rank to the coordinator, which workers never receive.
     pub(super) fn is_for_coordinator(&self) -> bool {
-        matches!(self, FileMessage::Seek { .. } | FileMessage::Ended { .. } | FileMessage::Holds { .. })
+        matches!(
+            self,
+            FileMessage::Seek { .. }
+                | FileMessage::Hurry
+                | FileMessage::CameAhead { .. }
+                | FileMessage::Ended { .. }
+                | FileMessage::Holds { .. }
+        )
     }
 }
 

@@ -22,6 +22,7 @@ pub mod long_tasks;
 pub mod membership;
 pub mod part;
 pub mod pools;
+pub mod prefetch;
 pub mod protocol;
 pub mod ranks;
 pub mod resources;

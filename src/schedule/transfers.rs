@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::prefetch::PrefetchCounts;
 use crate::model::{CarriedFile, Rank, Time};
 
 /// Transfers out of a node at once.
@@ -16,6 +17,9 @@ pub const MAX_OUTGOING: usize = 10;
 
 /// A source that has failed is avoided for this time where there is another way.
 pub const AVOIDANCE: Duration = Duration::from_secs(15);
+
+/// A file that a task needs which has not begun is sent by a node that sends fewer files than this.
+pub const MAX_OUTGOING_AHEAD: usize = 2;
 
 /// The answer to a rank that sought a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub struct TransferCounts {
     pub arrived: u64,
     /// Those that have failed, or were given up.
     pub failed: u64,
+    /// Files that came before their tasks had a slot.
+    pub ahead: PrefetchCounts,
 }
 
 #[derive(Debug)]
@@ -58,6 +64,8 @@ struct Sought {
     by: Rank,
     id: u32,
     file: CarriedFile,
+    /// The task that needs it has not begun.
+    is_ahead: bool,
 }
 
 /// What is known of a source.
@@ -92,8 +100,34 @@ impl Transfers {
         file: CarriedFile,
         node: &dyn Fn(Rank) -> Option<N>,
     ) -> Vec<Granted> {
-        self.waiting.push_back(Sought { by, id, file });
+        self.waiting.push_back(Sought { by, id, file, is_ahead: false });
         self.grant(now, node)
+    }
+
+    /// A rank asks for a file that a task needs which has not begun: others come first.
+    pub fn seek_ahead<N: Eq>(
+        &mut self,
+        now: Time,
+        (by, id): (Rank, u32),
+        file: CarriedFile,
+        node: &dyn Fn(Rank) -> Option<N>,
+    ) -> Vec<Granted> {
+        self.waiting.push_back(Sought { by, id, file, is_ahead: true });
+        self.grant(now, node)
+    }
+
+    /// The task has begun that needs a file which was sought ahead.
+    pub fn hurry<N: Eq>(&mut self, now: Time, by: (Rank, u32), node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
+        self.waiting
+            .iter_mut()
+            .filter(|sought| (sought.by, sought.id) == by)
+            .for_each(|sought| sought.is_ahead = false);
+        self.grant(now, node)
+    }
+
+    /// Adds what a rank says of files that came ahead.
+    pub fn note_ahead(&mut self, counts: PrefetchCounts) {
+        self.counts.ahead.add(counts);
     }
 
     /// A transfer has ended; `arrived` says whether the rank has the file.
@@ -147,11 +181,13 @@ impl Transfers {
         self.grant(now, node)
     }
 
-    /// Gives sources to those who wait, the first first.
+    /// Gives sources to those who wait, the first first; what is sought ahead comes after the rest.
     fn grant<N: Eq>(&mut self, now: Time, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
         self.avoided.retain(|_, until| *until > now);
         let mut granted = Vec::new();
-        for sought in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (ahead, needed): (Vec<Sought>, Vec<Sought>) = waiting.into_iter().partition(|sought| sought.is_ahead);
+        for sought in needed.into_iter().chain(ahead) {
             let Sought { by: to, id, .. } = sought;
             let source = match self.choose(&sought, node) {
                 Choice::Later => {
@@ -185,9 +221,10 @@ impl Transfers {
             }
         };
         let here = candidates.into_iter().filter(|rank| node(*rank).is_some());
+        let most = if sought.is_ahead { MAX_OUTGOING_AHEAD } else { MAX_OUTGOING };
         match here.map(|rank| (outgoing(rank), rank)).min() {
             None => Choice::Never,
-            Some((count, rank)) if count < MAX_OUTGOING => Choice::Now(rank),
+            Some((count, rank)) if count < most => Choice::Now(rank),
             Some(_) => Choice::Later,
         }
     }
@@ -303,6 +340,25 @@ mod tests {
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [Some(Rank(4))], "handed on");
         (1..last).for_each(|id| drop(transfers.end(Time::ZERO, (Rank(6), id), true, &node)));
         assert!(!transfers.is_sending(Rank(2)));
+    }
+
+    #[test]
+    fn what_is_sought_ahead_never_holds_up_what_a_task_waits_for() {
+        let mut transfers = Transfers::default();
+        let ahead: Vec<usize> =
+            (0..4).map(|id| transfers.seek_ahead(Time::ZERO, (Rank(4), id), input(id), &node).len()).collect();
+        assert_eq!(ahead, [1, 1, 0, 0], "a node sends few of them");
+        for id in 4..12 {
+            assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node)), [Some(Rank::ZERO)]);
+        }
+        assert_eq!(transfers.seek(Time::ZERO, (Rank(6), 12), input(12), &node), []);
+        let next = transfers.end(Time::ZERO, (Rank(6), 4), true, &node);
+        assert_eq!(next, [Granted { to: Rank(6), id: 12, source: Some(Rank::ZERO) }], "before what came first");
+        assert_eq!(transfers.end(Time::ZERO, (Rank(6), 5), true, &node), []);
+        let next = transfers.hurry(Time::ZERO, (Rank(4), 3), &node);
+        assert_eq!(next, [Granted { to: Rank(4), id: 3, source: Some(Rank::ZERO) }], "its task has begun");
+        assert_eq!(transfers.hurry(Time::ZERO, (Rank(4), 0), &node), [], "it is on its way");
+        assert_eq!(transfers.counts().waiting, 1);
     }
 
     #[test]

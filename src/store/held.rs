@@ -226,6 +226,16 @@ impl HeldFiles {
         copy_tree(&from, to, is_given_up).map(|bytes| Some(HeldIn { bytes, ..came }))
     }
 
+    /// Brings a file to the node that it does not have, as `carry` does. Returns the bytes that came;
+    /// 0 if there is no such file, or it is here.
+    ///
+    /// # Errors
+    /// Of the file systems.
+    pub fn bring(&self, file: &Path, carry: &CarryHeld<'_>, is_given_up: &AtomicBool) -> io::Result<u64> {
+        let is_elsewhere = self.find(file).is_some_and(|from| from.starts_with(&self.run));
+        if is_elsewhere { self.fetch(file, carry, is_given_up).map(|(_, came)| came.fetched) } else { Ok(0) }
+    }
+
     /// Brings a file to the node, unless another reader does so first. Returns where it is.
     fn fetch(&self, file: &Path, carry: &CarryHeld<'_>, is_given_up: &AtomicBool) -> io::Result<(PathBuf, HeldIn)> {
         self.enter()?;

@@ -105,6 +105,16 @@ impl Store {
         Ok(content::describe(path, true, &self.memo, &Sink::Exact)?)
     }
 
+    /// True if the node's level does not have a content that it could hold.
+    pub fn lacks(&self, content: &Content) -> bool {
+        let Ok(disk) = self.node_disk() else { return false };
+        let mut check = |digest: &Digest, size, _| match disk.can_read(digest, size) {
+            true => Ok(()),
+            false => Err(FetchError::Missing),
+        };
+        content.bytes() <= self.size && content::each_object(disk, content, &mut check).is_err()
+    }
+
     /// Puts a content of another node where `to` is: from the node's level if that has it, else as
     /// `fetch` brings it there. What was fetched is checked against its digest, and kept at the
     /// node's level.

@@ -116,6 +116,24 @@ fn a_rank_that_does_not_see_the_directory_runs_staged_tasks() {
 }
 
 #[test]
+fn files_of_tasks_that_wait_for_a_slot_travel_before() {
+    if !can_be_away() {
+        return;
+    }
+    let (dir, elsewhere) = (Dir::new("away-ahead"), Dir::new("elsewhere"));
+    // Two slots, and each task holds one until the others have their files.
+    let job = "[[task]]\nname = \"read\"\narray = \"0-7\"\nstage = \"node\"\ninputs = \"in-{index}\"\n\
+               outputs = \"out-{index}\"\ncommand = \"sleep 1; cat in-{index} > out-{index}\"\n";
+    (0..8).for_each(|task| drop(dir.file(&format!("in-{task}"), &format!("{task}").repeat(100_000))));
+    let ran = run_away(&dir, &elsewhere, job).ok();
+    (0..8).for_each(|task| assert_eq!(dir.read(&format!("out-{task}")), format!("{task}").repeat(100_000), "{ran}"));
+    let staging = &phalanx(&dir).args(["report", "run", "--json"]).run().ok().json()["staging"];
+    let (ahead, received) = (staging["ahead_bytes"].as_u64(), staging["received_bytes"].as_u64());
+    assert!(ahead >= Some(400_000), "those of tasks that waited: {staging}");
+    assert_eq!(received, Some(800_000), "each once: {staging}");
+}
+
+#[test]
 fn what_a_task_lacks_or_does_not_write_is_said_there_too() {
     if !can_be_away() {
         return;

@@ -78,8 +78,8 @@ impl CoordinatorDriver {
 
     /// Files on their way between ranks, and those that have arrived.
     fn transfers(&self) -> Value {
-        let TransferCounts { waiting, running, arrived, failed } = self.transfers.counts();
-        json!({ "waiting": waiting, "running": running, "arrived": arrived, "failed": failed })
+        let TransferCounts { waiting, running, arrived, failed, ahead } = self.transfers.counts();
+        json!({ "waiting": waiting, "running": running, "arrived": arrived, "failed": failed, "ahead": ahead })
     }
 
     /// A block, with the site that it was requested from if the job has several.

@@ -6,7 +6,8 @@
 //! in threads of their own; the engine only passes messages and pieces on.
 //!
 //! Pieces are in `file_link/pieces`, the threads that serve other ranks in `file_link/services`,
-//! what rank 0 takes in of ranks that do not see the run directory in `file_link/receptions`.
+//! what rank 0 takes in of ranks that do not see the run directory in `file_link/receptions`, what
+//! is fetched before a task has a slot in `file_link/prefetcher`.
 //!
 //! | who | waits for | ends when |
 //! |---|---|---|
@@ -14,6 +15,7 @@
 //! | a thread that sends | leave to send more | the receiver wants no more, is gone or silent, the run is over |
 
 mod pieces;
+mod prefetcher;
 mod receptions;
 mod services;
 
@@ -28,13 +30,14 @@ use std::time::Duration;
 use pieces::PieceReader;
 pub(super) use pieces::PieceWriter;
 use pieces::{Incoming, WINDOW};
+use prefetcher::Prefetcher;
 use receptions::Receptions;
 pub(super) use receptions::{AttemptOf, Reception};
 pub(super) use services::Service;
 use services::Services;
 
 use super::piece_queue::PieceQueue;
-use crate::exec::{FileCarrier, remove_tree, unpack};
+use crate::exec::{AheadFlags, FileCarrier, remove_tree, unpack};
 use crate::fabric::wire::Piece;
 use crate::model::{CarriedFile, Rank, TaskId};
 use crate::runtime::event_wait::EventWait;
@@ -59,6 +62,8 @@ pub(in crate::runtime) struct FileLink {
     state: Mutex<LinkState>,
     changed: Condvar,
     receptions: Arc<Receptions>,
+    /// Files of tasks that wait for a slot.
+    pub(super) prefetcher: Prefetcher,
     /// What waits to be done for other ranks.
     pub(super) services: Services,
 }
@@ -94,8 +99,20 @@ impl FileLink {
         pieces: Arc<PieceQueue>,
     ) -> FileLink {
         let (has_messages, state, changed) = (AtomicBool::new(false), Mutex::default(), Condvar::new());
-        let (receptions, services) = (Arc::default(), Services::default());
-        FileLink { me, node, is_away, event_wait, pieces, has_messages, state, changed, receptions, services }
+        let (receptions, prefetcher, services) = Default::default();
+        FileLink {
+            me,
+            node,
+            is_away,
+            event_wait,
+            pieces,
+            has_messages,
+            state,
+            changed,
+            receptions,
+            prefetcher,
+            services,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, LinkState> {
@@ -148,6 +165,7 @@ impl FileLink {
 
     /// The run is over: whoever waits ends.
     pub(in crate::runtime) fn close(&self) {
+        self.prefetcher.close();
         self.state().is_closed = true;
         self.changed.notify_all();
     }
@@ -192,8 +210,15 @@ impl FileLink {
     }
 
     /// Asks a rank and waits for its answer. Returns it with the number of the question. Nothing is
-    /// asked once it is given up: a message about that is the last one.
-    fn ask(&self, to: Rank, message: FileMessage, is_given_up: &AtomicBool) -> (u32, io::Result<FileMessage>) {
+    /// asked once it is given up: a message about that is the last one. Where the question can wait,
+    /// `is_awaited` says when it no longer can.
+    fn ask(
+        &self,
+        to: Rank,
+        message: FileMessage,
+        is_given_up: &AtomicBool,
+        mut is_awaited: Option<&dyn Fn() -> bool>,
+    ) -> (u32, io::Result<FileMessage>) {
         let mut state = self.state();
         state.next = state.next.wrapping_add(1);
         let id = state.next;
@@ -211,6 +236,11 @@ impl FileLink {
                 None if is_given_up.load(Relaxed) => Err(io::ErrorKind::Interrupted.into()),
                 None if state.is_closed => Err(io::Error::other("the run is over")),
                 None => {
+                    if is_awaited.take_if(|is_awaited| is_awaited()).is_some() {
+                        state.messages.push((to, Message::Files { id, message: FileMessage::Hurry }));
+                        self.has_messages.store(true, Release);
+                        self.event_wait.notify();
+                    }
                     state = self.wait(state);
                     continue;
                 }
@@ -221,8 +251,16 @@ impl FileLink {
     }
 
     /// Fetches a file from the rank that the coordinator names.
-    fn fetch_once(&self, file: &CarriedFile, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
-        let (id, answer) = self.ask(Rank::ZERO, FileMessage::Seek { file: file.clone() }, is_given_up);
+    /// For a task that has not begun, `is_awaited` says when one that has needs it, too.
+    fn fetch_once(
+        &self,
+        file: &CarriedFile,
+        to: &Path,
+        is_given_up: &AtomicBool,
+        is_awaited: Option<&dyn Fn() -> bool>,
+    ) -> io::Result<u64> {
+        let seek = FileMessage::Seek { file: file.clone(), ahead: is_awaited.is_some() };
+        let (id, answer) = self.ask(Rank::ZERO, seek, is_given_up, is_awaited);
         let fetched = match answer {
             Ok(FileMessage::Source { rank: Some(source) }) => self.fetch_from(source, id, file, to, is_given_up),
             Ok(_) => return Err(io::Error::new(io::ErrorKind::NotFound, "no rank sends it")),
@@ -261,7 +299,7 @@ impl FileLink {
 
 impl FileCarrier for FileLink {
     fn plan(&self, task: TaskId, is_given_up: &AtomicBool) -> io::Result<Vec<u8>> {
-        match self.ask(Rank::ZERO, FileMessage::Plan { task }, is_given_up).1? {
+        match self.ask(Rank::ZERO, FileMessage::Plan { task }, is_given_up, None).1? {
             FileMessage::Planned { files } => files.map_err(io::Error::other),
             _ => Err(io::Error::other("rank 0 has given another answer")),
         }
@@ -270,7 +308,7 @@ impl FileCarrier for FileLink {
     fn fetch(&self, file: &CarriedFile, to: &Path, is_given_up: &AtomicBool) -> io::Result<u64> {
         let mut tries = 1;
         loop {
-            let fetched = self.fetch_once(file, to, is_given_up);
+            let fetched = self.fetch_once(file, to, is_given_up, None);
             match (&fetched, file) {
                 (Err(error), CarriedFile::Held { .. })
                     if tries < MAX_SOURCES && error.kind() != io::ErrorKind::NotFound =>
@@ -280,11 +318,28 @@ impl FileCarrier for FileLink {
                 }
                 // Only rank 0 sees the copy in the run directory.
                 (Err(_), &CarriedFile::Held { name, version }) if self.is_away => {
-                    return self.fetch_once(&CarriedFile::Published { name, version }, to, is_given_up);
+                    return self.fetch_once(&CarriedFile::Published { name, version }, to, is_given_up, None);
                 }
                 _ => return fetched,
             }
         }
+    }
+
+    fn fetch_ahead(&self, file: &CarriedFile, to: &Path, flags: &AheadFlags) -> io::Result<u64> {
+        let is_awaited = || flags.is_awaited.load(Relaxed) || self.prefetcher.is_needed(&flags.file);
+        self.fetch_once(file, to, &flags.is_given_up, Some(&is_awaited))
+    }
+
+    fn needs(&self, name: &str, is_needed: bool) {
+        self.prefetcher.needs(name, is_needed);
+    }
+
+    fn begins(&self, task: TaskId) {
+        self.task_begins(task);
+    }
+
+    fn bytes_ahead(&self, task: TaskId) -> u64 {
+        self.prefetcher.bytes_of(task)
     }
 
     fn hand_in(
@@ -296,7 +351,7 @@ impl FileCarrier for FileLink {
     ) -> io::Result<(u64, u64)> {
         self.state().results.insert((task, attempt), results);
         let take = FileMessage::Take { task, attempt, node: self.node.clone(), completed: is_completed };
-        let (_, answer) = self.ask(Rank::ZERO, take, is_given_up);
+        let (_, answer) = self.ask(Rank::ZERO, take, is_given_up, None);
         self.state().results.remove(&(task, attempt));
         match answer? {
             FileMessage::Taken { result } => result.map_err(io::Error::other),
@@ -326,7 +381,7 @@ mod tests {
     fn nothing_is_asked_after_it_was_given_up() {
         let link = link();
         let take = FileMessage::Take { task: TaskId(1), attempt: 1, node: "n".into(), completed: true };
-        let (_, answer) = link.ask(Rank::ZERO, take, &AtomicBool::new(true));
+        let (_, answer) = link.ask(Rank::ZERO, take, &AtomicBool::new(true), None);
         assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::Interrupted);
         assert!(link.take_messages().is_empty());
     }
@@ -339,7 +394,7 @@ mod tests {
             let (dir, at) = (tempfile::tempdir().unwrap(), Arc::clone(&link));
             let to = dir.path().join("file");
             let file = CarriedFile::Held { name: [7; 32], version: 3 };
-            let thread = std::thread::spawn(move || at.fetch_once(&file, &to, &AtomicBool::new(false)));
+            let thread = std::thread::spawn(move || at.fetch_once(&file, &to, &AtomicBool::new(false), None));
             let next = || {
                 loop {
                     match link.take_messages().pop() {

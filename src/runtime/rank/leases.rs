@@ -30,6 +30,7 @@ impl Shared {
     ) {
         let CurrentLedger { tag, ledger } = current;
         let plain = |local: u32| Item { task: local, urgency: ledger.urgency(local), tag, constrained: false };
+        self.note_queued(ready.iter().map(|&local| (ledger.task(local), ledger.urgency(local))));
         let is_plain = |local: u32, special: &mut Vec<u32>| {
             let is_special = ledger.is_special(local);
             if is_special {
@@ -59,6 +60,7 @@ impl Shared {
             let constrained = ledger.is_special(local) && self.needs_of(ledger.task(local), Shortfalls::NONE).is_some();
             Item { task: local, urgency: ledger.urgency(local), tag, constrained }
         };
+        self.note_queued(locals.iter().map(|&local| (ledger.task(local), ledger.urgency(local))));
         let items: Vec<Item> = locals.iter().map(item).collect();
         self.constrained_waiting.fetch_add(items.iter().filter(|i| i.constrained).count() as u32, Relaxed);
         pool.push_many(&items);
@@ -67,11 +69,20 @@ impl Shared {
     /// Starts any other attempt.
     pub(super) fn start_lease(&self, lease: Lease) {
         let Some(pool) = self.pool.get() else { return };
+        self.note_queued(std::iter::once((lease.task, lease.urgency)));
         let retry = self.job.retry(lease.task);
         let constrained = lease.needs(&retry, self.needs_of(lease.task, lease.short)).is_some();
         self.constrained_waiting.fetch_add(u32::from(constrained), Relaxed);
         let task = lock(&self.leases).insert(lease) as u32;
         pool.push(Item { task, urgency: lease.urgency, tag: LEASE_TAG, constrained });
+    }
+
+    /// Files of staged tasks that wait here may be fetched from now on.
+    #[inline]
+    fn note_queued(&self, tasks: impl Iterator<Item = (TaskId, u8)>) {
+        if self.files.prefetcher.is_on() {
+            self.files.queued(&self.clock, tasks.filter(|(task, _)| self.job.is_staged(*task)));
+        }
     }
 
     /// Takes at most `max` tasks out of the pool that any rank can run.
@@ -91,6 +102,7 @@ impl Shared {
         let mut leases: Vec<Lease> = items.filter_map(|item| self.take_lease(item)).collect();
         leases.sort_by_key(|lease| std::cmp::Reverse(lease.urgency));
         let out = leases.split_off((keep as usize).min(leases.len()));
+        self.files.left(out.iter().map(|lease| lease.task));
         leases.into_iter().for_each(|lease| self.start_lease(lease));
         out
     }
@@ -104,7 +116,9 @@ impl Shared {
         let cancelled = pool.withdraw(&is_cancelled);
         self.constrained_waiting.fetch_sub(cancelled.iter().filter(|item| item.constrained).count() as u32, Relaxed);
         let paused = self.paused.take(is_cancelled);
-        let leases = cancelled.into_iter().chain(paused).filter_map(|item| self.take_lease(item));
+        let leases: Vec<Lease> = cancelled.into_iter().chain(paused).filter_map(|item| self.take_lease(item)).collect();
+        self.files.left(leases.iter().map(|lease| lease.task));
+        let leases = leases.into_iter();
         self.common_outbox().ended.extend(leases.map(|lease| lease.cancelled(self.me, now)));
     }
 

@@ -255,6 +255,9 @@ impl RankSetup {
             _monitor: ResourceMonitor::start(Arc::clone(&telemetry), fabric.size(), devices),
             telemetry,
         });
+        if (is_shared || is_away) && shared.job.start().stages_inputs() {
+            shared.files.prefetch(&shared.runner, &shared.clock);
+        }
         let fabric_of_engine = std::mem::replace(fabric, Box::new(Alone));
         let mut engine = Engine::new(Arc::clone(&shared), fabric_of_engine, worker, coordinator);
         kept.into_iter().for_each(|reports| engine.keep_reports(reports));

@@ -54,6 +54,9 @@ impl Engine {
     fn act(&mut self, action: WorkerAction) -> Option<WorkerEvent> {
         match action {
             WorkerAction::Send { to, message } => {
+                if let Message::StealReply { leases, .. } = &message {
+                    self.shared.files.left(leases.iter().map(|lease| lease.task));
+                }
                 if matches!(message, Message::Report { .. } | Message::Stopped) {
                     self.send_telemetry();
                     self.send_file_messages();
