@@ -224,15 +224,17 @@ fn node_level(place: &Path, rounds: usize) {
 /// Runs all commands on two slots. Returns how many results were taken from the cache.
 fn both(bench: &Bench, is_first: bool) -> u32 {
     let run = |slot: u32| {
-        let outcomes = (slot..COMMANDS).step_by(2).map(|task| bench.runner.run(TaskId(task), &seat(slot as u16)));
-        outcomes
-            .inspect(|outcome: &Outcome| assert!(outcome.ok(), "{outcome:?}"))
-            .filter(|outcome| outcome.cached)
-            .count() as u32
+        let run = |task: u32| -> Outcome {
+            let outcome = bench.runner.run(TaskId(task), &seat(slot as u16));
+            assert!(outcome.ok(), "{outcome:?}: {}", bench.sink.err(task));
+            outcome
+        };
+        (slot..COMMANDS).step_by(2).map(run).filter(|outcome| outcome.cached).count() as u32
     };
+    // Neither on the main thread: orphans of commands are looked for among its children.
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| run(1));
-        let hits = run(0) + other.join().expect("no panic");
+        let slots = [0, 1].map(|slot| scope.spawn(move || run(slot)));
+        let hits: u32 = slots.into_iter().map(|slot| slot.join().expect("no panic")).sum();
         if is_first { 0 } else { hits }
     })
 }
