@@ -71,7 +71,7 @@ pub use expand::SubstError;
 pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded};
 pub(crate) use resolve::names::check_name;
-pub use retry::{AUTO_MEMORY_FACTOR, DEFAULT_AUTO_MEMORY, Retry};
+pub use retry::{AUTO_MEMORY_FACTOR, DEFAULT_AUTO_MEMORY, GroupRetry, Retry};
 pub use scaling::{Above, Cost, Intent, NodeTerms, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
 pub use several::JobPart;
@@ -260,7 +260,7 @@ pub struct Group {
     /// Time limit of a task's first attempt.
     pub time: Option<Duration>,
     /// Retries after a failure.
-    pub retry: Retry,
+    pub retry: GroupRetry,
     /// Priority, higher first; default 0.
     pub priority: i32,
     /// Estimated duration of one task; of the first task if estimates differ (see

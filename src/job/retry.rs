@@ -1,5 +1,6 @@
 //! `retries`: what happens after a failure, and what a further attempt asks for.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use crate::model::Shortfalls;
@@ -41,6 +42,24 @@ pub struct Retry {
     pub auto_memory: bool,
     /// How many of the attempts that `auto_memory` allows earlier sessions have used up.
     pub auto_used: u8,
+}
+
+/// The retries of a group. Most have none, so that takes no memory of its own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupRetry(Option<Box<Retry>>);
+
+impl From<Retry> for GroupRetry {
+    fn from(retry: Retry) -> GroupRetry {
+        GroupRetry((retry != Retry::NONE).then(|| Box::new(retry)))
+    }
+}
+
+impl Deref for GroupRetry {
+    type Target = Retry;
+
+    fn deref(&self) -> &Retry {
+        self.0.as_deref().unwrap_or(&Retry::NONE)
+    }
 }
 
 impl Retry {

@@ -13,7 +13,7 @@ use super::fates::RecordedTasks;
 use super::random::Distribution;
 use super::simulator::{Forget, Setup, Simulator};
 use crate::graph::TaskGraph;
-use crate::job::Job;
+use crate::job::{Job, Retry};
 use crate::model::{TaskId, Time};
 use crate::workload::PreparedJob;
 
@@ -45,7 +45,8 @@ impl Rerun<'_> {
     /// If a task fits on none of the ranks.
     pub fn run(mut self) -> Result<Time, String> {
         for group in &mut self.job.groups {
-            (group.retry.count, group.time) = (0, None);
+            group.retry = Retry { count: 0, ..*group.retry }.into();
+            group.time = None;
         }
         self.job.max_failures = None;
         let cluster = cluster(self.slots).with_labels_of(&self.job);

@@ -10,7 +10,7 @@ use crate::schedule::worker::Facts;
 
 impl Facts for Job {
     fn retry(&self, task: TaskId) -> Retry {
-        self.group(task).retry
+        *self.group(task).retry
     }
 
     fn movable(&self, task: TaskId) -> bool {

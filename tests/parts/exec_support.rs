@@ -36,7 +36,7 @@ impl Spec {
             gpus: 0,
             labels: Default::default(),
             time: None,
-            retry: Retry::NONE,
+            retry: Retry::NONE.into(),
             priority: 0,
             estimate: None,
             class: "t".into(),

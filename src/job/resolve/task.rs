@@ -166,7 +166,7 @@ impl<'a> TaskResolver<'a> {
             gpus: small(common.get(|c| &c.gpus).map_or(0, |at| at.value.0)),
             labels: self.labels(common),
             time: common.get(|c| &c.time).map(|at| at.value.0),
-            retry: retry(common.get(|c| &c.retries).map(|at| &at.value), memory == Some(MemoryRequest::Auto)),
+            retry: retry(common.get(|c| &c.retries).map(|at| &at.value), memory == Some(MemoryRequest::Auto)).into(),
             priority: common.get(|c| &c.priority).and_then(|at| i32::try_from(at.value.0).ok()).unwrap_or(0),
             estimate,
             class: common.get(|c| &c.class).map_or_else(|| Arc::clone(&self.name), |at| self.shared.text(&at.value)),

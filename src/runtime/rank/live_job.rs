@@ -140,7 +140,7 @@ impl LiveJob {
 
 impl Facts for LiveJob {
     fn retry(&self, task: TaskId) -> Retry {
-        self.with(task, |found| found.job.group(task).retry).after(self.earlier(task))
+        self.with(task, |found| *found.job.group(task).retry).after(self.earlier(task))
     }
 
     fn movable(&self, task: TaskId) -> bool {

@@ -111,8 +111,8 @@ impl Simulator<'_> {
             worker::WorkerAction::LearnShares(elsewhere) => self.ranks[rank as usize].pool.learn_shares(&elsewhere),
             worker::WorkerAction::Start(locals) => locals.into_iter().for_each(|local| self.start(rank, local)),
             worker::WorkerAction::StartLease(lease) => {
-                let retry = self.prepared.job.group(lease.task).retry;
-                let needs = lease.needs(&retry, self.needs(rank, &lease));
+                let retry = &self.prepared.job.group(lease.task).retry;
+                let needs = lease.needs(retry, self.needs(rank, &lease));
                 self.push(rank, lease, needs);
             }
             worker::WorkerAction::Surrender { to, max } => {
