@@ -1,18 +1,28 @@
 //! Gangs: tasks that need slots on several ranks at once. These are MPI tasks that no single rank
 //! holds, and operations on a graph that is divided among the active ranks.
 //!
-//! A home sends such a task to the coordinator. The coordinator assembles gangs one at a time, in
-//! the order in which they became ready, so two gangs never wait for each other's slots:
+//! A home sends such a task to the coordinator. The waiting gangs stand in line, the more urgent
+//! first, then the first to become ready:
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
-//! | waiting | no other is gathering | gathering | `Hold` to all, which says who leads |
+//! | waiting | there is room for it | gathering | `Hold` to all, which says who leads |
 //! | gathering | every rank has `Held` | running | `Launch` to the leader; of an operation, `Share` to the others |
 //! | running | `GangEnded`, or the leader leaves or is lost | gone | `Release` to the others |
 //! | running | another rank of an operation is lost | running | `MemberLost` to the leader, which ends the attempt |
 //! | waiting, gathering | cancelled, the run stops, or homes change | gone | `Release` to all |
 //!
 //! After a change of homes, each home requests its gangs again that had not started.
+//!
+//! **There is room** where a rank has enough slots, memory and GPUs beside what gangs that run have
+//! of it, and no other gang is gathering. So what a gang waits for while it gathers is the end of
+//! tasks of its ranks, never another gang that gathers, and as many run at once as there is room
+//! for.
+//!
+//! **Each gets its turn.** The first in line for which there is no room keeps the ranks that it
+//! would have if no gang ran: those behind it may pass it on other ranks only. Gangs that run end,
+//! none begins on these ranks, and then there is room for it. What is free there meanwhile runs
+//! tasks of the rank.
 
 use std::collections::VecDeque;
 
@@ -80,6 +90,9 @@ impl Shape {
         Some(self.mpi_ranks_in(RankRoom { slots: node.slots?, memory, gpus }))
     }
 }
+
+/// Number of gangs behind the first in line that are examined for whether they may pass it.
+const MAX_PASSING: usize = 64;
 
 /// Looks up a task's shape.
 pub type ShapeOf = Box<dyn Fn(TaskId) -> Shape + Send>;
@@ -149,12 +162,22 @@ fn place_mpi(
     (hosts, missing)
 }
 
+/// Places a shape on what is free of the ranks; see [`place`]. An operation takes as many slots of
+/// each as if all were free.
+fn place_beside(shape: &Shape, members: &[Member], free: &[Member]) -> Option<Vec<GangHost>> {
+    match shape {
+        Shape::Mpi { .. } => place(shape, free),
+        Shape::Everywhere { .. } => {
+            place(shape, members).filter(|hosts| hosts.iter().all(|host| free[host.rank.index()].slots >= host.slots))
+        }
+    }
+}
+
 struct Gang {
     number: u32,
     lease: Lease,
+    shape: Shape,
     hosts: Vec<GangHost>,
-    /// All ranks execute the task together.
-    is_shared: bool,
     /// The leader has been notified that one of them is lost.
     is_broken: bool,
     /// Ranks whose slots are not set aside yet.
@@ -171,6 +194,23 @@ impl Gang {
     fn ranks(&self) -> Vec<Rank> {
         self.hosts.iter().map(|host| host.rank).collect()
     }
+
+    /// All ranks execute the task together.
+    fn is_shared(&self) -> bool {
+        matches!(self.shape, Shape::Everywhere { .. })
+    }
+
+    /// Subtracts what this gang has of its ranks.
+    fn take_from(&self, free: &mut [Member]) {
+        for host in &self.hosts {
+            let Some(member) = free.get_mut(host.rank.index()) else { continue };
+            member.slots = member.slots.saturating_sub(host.slots);
+            if let Shape::Mpi { ranks, memory, gpus, .. } = self.shape {
+                member.memory = member.memory.saturating_sub(share_of(memory, host.ranks, ranks));
+                member.gpus = member.gpus.saturating_sub(share_of(gpus.into(), host.ranks, ranks) as u32);
+            }
+        }
+    }
 }
 
 /// All gangs of a run.
@@ -178,7 +218,8 @@ pub(super) struct Gangs {
     members: Vec<Member>,
     shape: ShapeOf,
     waiting: VecDeque<Lease>,
-    gathering: Option<Gang>,
+    /// No two of these have a rank in common.
+    gathering: Vec<Gang>,
     running: Vec<Gang>,
     next: u32,
     /// True while homes change: no gang is assembled.
@@ -194,7 +235,7 @@ impl Gangs {
             members,
             shape,
             waiting: VecDeque::new(),
-            gathering: None,
+            gathering: Vec::new(),
             running: Vec::new(),
             next: 1,
             paused: false,
@@ -220,7 +261,7 @@ impl Gangs {
 
     /// Number of gangs whose ranks have not all been set aside.
     pub(super) fn waiting(&self) -> u32 {
-        self.waiting.len() as u32 + u32::from(self.gathering.is_some()) + self.unplaced
+        (self.waiting.len() + self.gathering.len()) as u32 + self.unplaced
     }
 
     pub(super) fn ready(&mut self, lease: Lease, actions: &mut Vec<CoordinatorAction>) {
@@ -238,7 +279,8 @@ impl Gangs {
     }
 
     pub(super) fn held(&mut self, from: Rank, gang: u32, aside: SetAside, actions: &mut Vec<CoordinatorAction>) {
-        let Some(gathering) = self.gathering.as_mut().filter(|g| g.number == gang) else { return };
+        let Some(at) = self.gathering.iter().position(|g| g.number == gang) else { return };
+        let gathering = &mut self.gathering[at];
         if !gathering.missing.contains(&from) {
             return;
         }
@@ -247,26 +289,31 @@ impl Gangs {
         if !gathering.missing.is_empty() {
             return;
         }
-        if let Some(mut gang) = self.gathering.take() {
-            let (number, aside) = (gang.number, std::mem::take(&mut gang.set_aside));
-            let cpus = self.cpus_of_node(&aside, gang.leader());
-            let (hosts, ranks) = match gang.is_shared {
-                true => (Vec::new(), gang.ranks()),
-                false => (self.by_node(&gang.hosts, aside), Vec::new()),
-            };
-            for &to in ranks.iter().skip(1) {
-                let message = Message::Share { gang: number, lease: gang.lease, ranks: ranks.clone() };
-                actions.push(CoordinatorAction::Send { to, message });
-            }
-            let launch = Message::Launch { gang: number, hosts, cpus, ranks };
-            actions.push(CoordinatorAction::Send { to: gang.leader(), message: launch });
-            self.running.push(gang);
+        let mut gang = self.gathering.swap_remove(at);
+        let (number, aside) = (gang.number, std::mem::take(&mut gang.set_aside));
+        let cpus = self.cpus_of_node(&aside, gang.leader());
+        let (hosts, ranks) = match gang.is_shared() {
+            true => (Vec::new(), gang.ranks()),
+            false => (self.by_node(&gang.hosts, aside), Vec::new()),
+        };
+        for &to in ranks.iter().skip(1) {
+            let message = Message::Share { gang: number, lease: gang.lease, ranks: ranks.clone() };
+            actions.push(CoordinatorAction::Send { to, message });
         }
+        let launch = Message::Launch { gang: number, hosts, cpus, ranks };
+        actions.push(CoordinatorAction::Send { to: gang.leader(), message: launch });
+        self.running.push(gang);
         self.gather(actions);
     }
 
     /// The task of a gang has ended: its slots are freed. Returns its lease.
     pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<CoordinatorAction>) -> Option<Lease> {
+        let lease = self.remove(gang, actions)?;
+        self.gather(actions);
+        Some(lease)
+    }
+
+    fn remove(&mut self, gang: u32, actions: &mut Vec<CoordinatorAction>) -> Option<Lease> {
         let at = self.running.iter().position(|g| g.number == gang)?;
         let gang = self.running.swap_remove(at);
         for host in &gang.hosts[1..] {
@@ -285,12 +332,12 @@ impl Gangs {
         self.running.iter().any(|gang| (gang.lease.task, gang.lease.attempt) == (task, attempt))
     }
 
-    /// Pauses gangs until the next [`Gangs::meet`]: slots already set aside for a gathering gang
-    /// are freed.
+    /// Pauses gangs until the next [`Gangs::meet`]: slots already set aside for gathering gangs are
+    /// freed.
     pub(super) fn abandon(&mut self, actions: &mut Vec<CoordinatorAction>) {
         self.paused = true;
         self.waiting.clear();
-        self.scatter(actions);
+        self.scatter(|_| true, actions);
     }
 
     /// Returns the matching gangs that do not run yet, and removes them.
@@ -301,19 +348,19 @@ impl Gangs {
     ) -> Vec<Lease> {
         let (mut back, stay): (Vec<Lease>, _) = self.waiting.drain(..).partition(|lease| which(lease.task));
         self.waiting = stay.into();
-        if self.gathering.as_ref().is_some_and(|gang| which(gang.lease.task)) {
-            back.extend(self.scatter(actions));
-        }
+        back.extend(self.scatter(which, actions));
         self.gather(actions);
         back
     }
 
-    /// Frees the slots of the gathering gang.
-    fn scatter(&mut self, actions: &mut Vec<CoordinatorAction>) -> Option<Lease> {
-        let gang = self.gathering.take()?;
-        let release = |to| CoordinatorAction::Send { to, message: Message::Release { gang: gang.number } };
-        actions.extend(gang.ranks().into_iter().map(release));
-        Some(gang.lease)
+    /// Frees the slots of the matching gangs that gather, and returns their leases.
+    fn scatter(&mut self, which: impl Fn(TaskId) -> bool, actions: &mut Vec<CoordinatorAction>) -> Vec<Lease> {
+        let gangs: Vec<Gang> = self.gathering.extract_if(.., |gang| which(gang.lease.task)).collect();
+        for gang in &gangs {
+            let release = |to| CoordinatorAction::Send { to, message: Message::Release { gang: gang.number } };
+            actions.extend(gang.ranks().into_iter().map(release));
+        }
+        gangs.into_iter().map(|gang| gang.lease).collect()
     }
 
     /// Sets the ranks that gangs are placed on from now on, and resumes.
@@ -331,7 +378,7 @@ impl Gangs {
         is_here: &dyn Fn(Rank) -> bool,
         actions: &mut Vec<CoordinatorAction>,
     ) -> Vec<Lease> {
-        for gang in self.running.iter_mut().filter(|gang| gang.is_shared && !gang.is_broken) {
+        for gang in self.running.iter_mut().filter(|gang| gang.is_shared() && !gang.is_broken) {
             let Some(lost) = gang.hosts.iter().map(|host| host.rank).find(|&rank| !is_here(rank)) else { continue };
             gang.is_broken = true;
             let message = Message::MemberLost { gang: gang.number, rank: lost };
@@ -339,7 +386,7 @@ impl Gangs {
         }
         let leaderless = self.running.iter().filter(|gang| !is_here(gang.leader())).map(|gang| gang.number);
         let leaderless: Vec<u32> = leaderless.collect();
-        leaderless.into_iter().filter_map(|gang| self.ended(gang, actions)).collect()
+        leaderless.into_iter().filter_map(|gang| self.remove(gang, actions)).collect()
     }
 
     /// Number of gangs that wait for ranks that do not exist.
@@ -358,11 +405,12 @@ impl Gangs {
     }
 
     /// The ranks that gangs wait on: those that host a part of one which waits for further ranks,
-    /// and those of the one that gathers.
+    /// those of gangs that gather, and those kept for the first in line.
     pub(super) fn awaited(&self) -> Vec<Rank> {
         let of_unplaced = self.unplaced_shapes.iter().flat_map(|shape| place_part(shape, &self.members).0);
         let of_gathering = self.gathering.iter().flat_map(|gang| gang.hosts.iter().copied());
-        of_unplaced.chain(of_gathering).map(|host| host.rank).collect()
+        let of_first = self.waiting.front().and_then(|lease| place(&(self.shape)(lease.task), &self.members));
+        of_unplaced.chain(of_gathering).chain(of_first.into_iter().flatten()).map(|host| host.rank).collect()
     }
 
     /// The CPUs that are set aside on the node of a rank.
@@ -403,28 +451,51 @@ impl Gangs {
         }
     }
 
+    /// What is free of each rank for a further gang.
+    fn free(&self) -> Vec<Member> {
+        let mut free = self.members.clone();
+        self.running.iter().for_each(|gang| gang.take_from(&mut free));
+        self.gathering.iter().flat_map(|gang| &gang.hosts).for_each(|host| free[host.rank.index()].slots = 0);
+        free
+    }
+
+    /// Assembles the gangs for which there is room, in the order of the line.
     fn gather(&mut self, actions: &mut Vec<CoordinatorAction>) {
-        if self.gathering.is_some() {
+        if self.waiting.is_empty() {
             return;
         }
-        let (lease, shape, hosts) = loop {
-            let Some(lease) = self.waiting.pop_front() else { return };
+        let mut free = self.free();
+        let mut at = 0;
+        while at <= MAX_PASSING && free.iter().any(|member| member.slots > 0) {
+            let Some(&lease) = self.waiting.get(at) else { return };
             let shape = (self.shape)(lease.task);
-            match place(&shape, &self.members) {
-                Some(hosts) => break (lease, shape, hosts),
-                None => self.note_unplaced(shape),
+            if let Some(hosts) = place_beside(&shape, &self.members, &free) {
+                self.waiting.remove(at);
+                hosts.iter().for_each(|host| free[host.rank.index()].slots = 0);
+                self.assemble(lease, shape, hosts, actions);
+                continue;
             }
-        };
+            if at == 0 {
+                let Some(kept) = place(&shape, &self.members) else {
+                    self.waiting.pop_front();
+                    self.note_unplaced(shape);
+                    continue;
+                };
+                kept.iter().for_each(|host| free[host.rank.index()].slots = 0);
+            }
+            at += 1;
+        }
+    }
+
+    /// Requests the slots of a gang.
+    fn assemble(&mut self, lease: Lease, shape: Shape, hosts: Vec<GangHost>, actions: &mut Vec<CoordinatorAction>) {
         let number = self.next;
         self.next += 1;
         for (i, &host) in hosts.iter().enumerate() {
             let message = Message::Hold { gang: number, host, lease, leads: i == 0 };
             actions.push(CoordinatorAction::Send { to: host.rank, message });
         }
-        let is_shared = matches!(shape, Shape::Everywhere { .. });
-        let mut gang =
-            Gang { number, lease, hosts, is_shared, is_broken: false, missing: Vec::new(), set_aside: Vec::new() };
-        gang.missing = gang.ranks();
-        self.gathering = Some(gang);
+        let missing = hosts.iter().map(|host| host.rank).collect();
+        self.gathering.push(Gang { number, lease, shape, hosts, is_broken: false, missing, set_aside: Vec::new() });
     }
 }

@@ -418,6 +418,23 @@ fn a_task_may_be_an_mpi_program() {
 }
 
 #[test]
+fn tasks_on_several_ranks_run_side_by_side_where_there_is_room() {
+    let dir = Dir::new("side-by-side");
+    // Each waits until all have begun.
+    let job = r#"
+        [[task]]
+        name = "member"
+        array = "0-2"
+        mpi = { ranks = 2 }
+        time = "100s"
+        command = "touch began.{index}; until [ $(ls | grep -c ^began) -ge 3 ]; do sleep 0.05; done"
+    "#;
+    run(&dir, 6, job, &["--slots", "1"]).ok();
+    let trace = Trace::of(&dir, "latest");
+    assert_eq!((trace.completed().len(), trace.most_at_once(|_| 1)), (3, 3));
+}
+
+#[test]
 fn a_gang_has_the_cpus_of_all_its_ranks() {
     let dir = Dir::new("gang-cpus");
     let job = r#"

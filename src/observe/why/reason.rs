@@ -255,7 +255,7 @@ impl TaskReason {
                 requested(*nodes_coming)
             ),
             Gang { wanted } => {
-                format!("needs {wanted} on several ranks at once; such tasks are gathered one at a time")
+                format!("needs {wanted} on several ranks at once: waits until these have room for it")
             }
             GangRoom { wanted, room, nodes_coming } => format!(
                 "waits for further ranks: it needs {wanted}, and those that take part have room for {}{}",

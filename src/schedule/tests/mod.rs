@@ -6,6 +6,7 @@
 
 mod epochs;
 mod files;
+mod gangs;
 mod growth;
 mod job;
 mod labels;
