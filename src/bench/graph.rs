@@ -73,6 +73,11 @@ pub struct GraphMeasured {
     pub operations: Vec<TimedOperation>,
 }
 
+/// The operations that are measured.
+pub fn measured_operations() -> impl Iterator<Item = &'static str> {
+    Operation::NAMES.into_iter().filter(|name| !matches!(*name, "save" | "delete_edges"))
+}
+
 /// Makes the measurements. Every rank calls it with the same plan, in its own thread pool.
 ///
 /// # Errors
@@ -87,7 +92,7 @@ pub fn measure(exchange: &mut dyn Exchange, plan: &GraphBenchPlan) -> Result<Gra
     let bandwidth = bandwidth(exchange)?;
     let touched = 4 * stored + 24 * u64::from(part.vertices());
     let mut timed = Vec::new();
-    for name in Operation::NAMES.into_iter().filter(|name| !matches!(*name, "save" | "delete_edges")) {
+    for name in measured_operations() {
         if plan.operations.is_empty() || plan.operations.iter().any(|wanted| *wanted == name) {
             timed.push(time(exchange, &part, name, &sources, plan.rounds)?);
         }

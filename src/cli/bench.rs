@@ -11,7 +11,6 @@ use super::{complain, launched_rank, print, refuse};
 use crate::bench::metg::{self, BenchError, MetgMeasured, MetgPlan};
 use crate::bench::{curve, graph, picture};
 use crate::data::generate::{GAP_SEED, GeneratedKind, Generator};
-use crate::data::operations::Operation;
 use crate::data::source::{GraphSource, Origin, WeightSource};
 use crate::graph::pattern::{Dependence, Pattern};
 use crate::model::Rank;
@@ -47,7 +46,7 @@ struct GraphArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "scale", "degree"])]
     file: Option<PathBuf>,
     /// Only these operations, separated by commas [default: all].
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = PossibleValuesParser::new(Operation::NAMES))]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = PossibleValuesParser::new(graph::measured_operations()))]
     operations: Vec<String>,
     /// Threads of each rank [default: the CPUs that the launcher granted it].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]

@@ -156,8 +156,8 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Writes the graph, and prints a note if the format cannot hold ids, isolated vertices or that
-/// edges have no direction.
+/// Writes the graph, and prints a note if the format cannot hold ids, isolated vertices, or what the
+/// graph says of direction and weights of edges.
 fn save(part: &GraphPart, path: &Path, format: Option<GraphFormat>) -> Result<String, DataGraphError> {
     let format = match format {
         Some(format) => format,
@@ -176,11 +176,8 @@ fn save(part: &GraphPart, path: &Path, format: Option<GraphFormat>) -> Result<St
     if isolated > 0 {
         complain(format_args!("note: an edge list holds no isolated vertices: {isolated} are left out"));
     }
-    if format == GraphFormat::EdgeList && !part.is_directed() {
-        complain(format_args!(
-            "note: an edge list does not say that edges have no direction: read it with `--undirected`, in a job with \
-             `directed = false`"
-        ));
+    for note in write::edge_notes(part, path, format) {
+        complain(format_args!("note: {note}"));
     }
     let vertices = u64::from(part.vertices()) - isolated;
     Ok(format!("{}: {vertices} vertices, {} edges\n", path.display(), part.edges()))

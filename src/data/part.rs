@@ -6,7 +6,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::exchange::{Exchange, push, sum, sum_arrays};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::exchange::{Exchange, gather, pack, push, smallest, sum, sum_arrays, unpack};
 use super::ids::VertexIds;
 use super::rows::{EdgeList, Rows};
 use super::source::WeightSource;
@@ -113,6 +116,34 @@ impl GraphPart {
         let (ids, weight_source) = (Arc::new(ids), None);
         let part = GraphPart { ids, cuts, place, directed, version: 1, out, into, edges: 0, weight_source };
         part.counted(exchange)
+    }
+
+    /// The first edge (source, target) without one in the opposite direction.
+    ///
+    /// # Errors
+    /// If communication fails.
+    pub fn one_sided(&self, exchange: &mut dyn Exchange) -> Result<Option<(Vertex, Vertex)>, DataGraphError> {
+        let rows = &self.out;
+        let turned = |v: Vertex| rows.row(v).iter().map(move |&to| (to, v));
+        // Edges and turned edges are equal sets if their fingerprints are, but for one set in 2^64.
+        let mark = |u: Vertex, v: Vertex| xxh3_64(&(u64::from(u) << 32 | u64::from(v)).to_le_bytes());
+        let differs =
+            |v: Vertex| turned(v).fold(0u64, |sum, (to, v)| sum.wrapping_add(mark(to, v)).wrapping_sub(mark(v, to)));
+        let own = self.own().into_par_iter().map(differs).reduce(|| 0, u64::wrapping_add);
+        let all = gather(exchange, pack([own]))?;
+        let mut differs = 0u64;
+        for bytes in &all {
+            differs = unpack::<u64>(bytes)?.fold(differs, u64::wrapping_add);
+        }
+        if differs == 0 {
+            return Ok(None);
+        }
+        let asked = EdgeList { ends: self.own().flat_map(turned).collect(), weights: None };
+        let asked = to_owners(exchange, &self.cuts, asked)?;
+        let is_missing = |&(to, v): &(Vertex, Vertex)| rows.row(to).binary_search(&v).is_err();
+        let missing = asked.ends.into_iter().filter(is_missing).map(|(to, v)| u64::from(v) << 32 | u64::from(to));
+        let [first] = smallest(exchange, [missing.min().unwrap_or(u64::MAX)])?;
+        Ok((first != u64::MAX).then_some(((first >> 32) as Vertex, first as Vertex)))
     }
 
     /// Makes a graph from rows that are already distributed.

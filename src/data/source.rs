@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::exchange::Exchange;
-use super::format::{self, GraphFormat};
+use super::format::{self, GraphFile, GraphFormat};
 use super::generate::Generator;
 use super::part::GraphPart;
 use super::{DataGraphError, agree};
@@ -69,6 +69,14 @@ fn mix(number: u64) -> u64 {
 }
 
 impl GraphSource {
+    /// The files that the graph is read from.
+    pub fn files(&self) -> Vec<GraphFile> {
+        match &self.origin {
+            Origin::File(path, format) => format::files(path, *format),
+            Origin::Generated(_) => Vec::new(),
+        }
+    }
+
     /// Loads the graph: every rank reads or generates its own piece, then the pieces are
     /// distributed.
     ///

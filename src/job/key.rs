@@ -17,7 +17,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::space::Space;
-use super::{Container, Job, SubstError, Work};
+use super::{Container, Job, OPERATION_KERNEL, SubstError, Work};
 use crate::model::TaskId;
 
 struct Encoder(Vec<u8>);
@@ -174,6 +174,18 @@ impl Job {
             encoder.number(point.into());
         }
         Ok(xxh3_128(&encoder.0))
+    }
+
+    /// The graph of an operation, if this task and that of another job are operations on it, and its
+    /// table is not the same in both.
+    pub fn differing_graph(&self, id: TaskId, other: &Job, other_id: TaskId) -> Option<String> {
+        let (one, two) = (self.task(id).ok()?.work, other.task(other_id).ok()?.work);
+        let (Work::Kernel { name, args: one }, Work::Kernel { name: with, args: two }) = (one, two) else {
+            return None;
+        };
+        let is_operation = *name == *OPERATION_KERNEL && *with == *OPERATION_KERNEL;
+        let graph = two.get("graph").and_then(toml::Value::as_str).filter(|_| is_operation)?;
+        (one.get("graph") == two.get("graph") && one.get("source") != two.get("source")).then(|| graph.to_owned())
     }
 
     /// The parts of the definition of a task that differ from those of a task of another job, in

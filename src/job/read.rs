@@ -162,7 +162,7 @@ pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], f
         let singular = singular.filter(|_| is_table);
         let help = singular
             .map(|word| format!("did you mean `{word}`?"))
-            .or_else(|| by_meaning(&name, &names, findings))
+            .or_else(|| by_meaning(&name, what, &names, findings))
             .or_else(|| elsewhere(&name, findings))
             .unwrap_or_else(|| suggest(&name, &names, "keys here"));
         findings.push(Diagnostic::error(format!("unknown key `{name}` in `{what}`")).at(&key.span()).help(help));
@@ -187,7 +187,7 @@ fn one_line(doc: &str) -> String {
 }
 
 /// The key that means the same as a word of another system.
-fn by_meaning(name: &str, names: &[&str], findings: &Findings) -> Option<String> {
+fn by_meaning(name: &str, table: &str, names: &[&str], findings: &Findings) -> Option<String> {
     if let Some((key, example)) = synonyms::meaning(name, names) {
         let write = if example.is_empty() { String::new() } else { format!(" Write {example}") };
         return Some(format!("did you mean `{key}`?{write}"));
@@ -195,7 +195,7 @@ fn by_meaning(name: &str, names: &[&str], findings: &Findings) -> Option<String>
     if closest(name, names.iter().copied()).is_some() {
         return None;
     }
-    let (key, example) = synonyms::meanings(name)?;
+    let (key, example) = synonyms::meaning_elsewhere(name, table)?;
     let homes = findings.homes_of(key);
     let write = if example.is_empty() { String::new() } else { format!(": write {example}") };
     match key == name {

@@ -2,7 +2,8 @@
 //! Snakemake, Nextflow, CWL, HyperQueue, Makeflow, GNU make and GNU parallel.
 //!
 //! A word may mean different keys in different tables (`nodes` of a task and of `[capacity]`); the
-//! first that is valid in the table is meant.
+//! first that is valid in the table is meant. Only in the large tables, which are easily mistaken for
+//! each other ([`MISTAKEN_TABLES`]), a word may also mean a key of another table.
 
 /// Words with the same meaning.
 struct Synonyms {
@@ -134,7 +135,8 @@ const SYNONYMS: &[Synonyms] = &[
     same("desc comment info about doc help", &["description"]),
     same("fail_fast failfast keep_going max_errors error_limit stop_on_failure", &["max_failures"]),
     same("latency_wait output_timeout filesystem_wait", &["output_wait"]),
-    same("tasks jobs job_list steps rules processes", &["task"]),
+    same("tasks jobs job_list steps step rules processes process", &["task"]),
+    as_in("rule", &["task"], "[[task]] for what is to be run, [[scaling.rule]] for a rule of scaling"),
     same("config configuration settings global project general workflow options", &["job"]),
     same("default common defaults_task job_defaults default_resources", &["defaults"]),
     same("autoscale autoscaling scale elastic", &["scaling"]),
@@ -193,9 +195,13 @@ pub(crate) fn meaning<'a>(word: &str, valid: &[&'a str]) -> Option<(&'a str, &'s
     })
 }
 
-/// The key that means the same as a word, wherever it is valid, with an example.
-pub(crate) fn meanings(word: &str) -> Option<(&'static str, &'static str)> {
-    of(word).next().map(|synonyms| (synonyms.keys[0], synonyms.example))
+/// Tables in which somebody may write what belongs in another one, as messages call them.
+const MISTAKEN_TABLES: [&str; 8] =
+    ["the job file", "[[task]]", "job", "defaults", "scaling", "cost", "capacity", "site"];
+
+/// The key of other tables that means the same as a word in this table, with an example.
+pub(crate) fn meaning_elsewhere(word: &str, table: &str) -> Option<(&'static str, &'static str)> {
+    of(word).next().filter(|_| MISTAKEN_TABLES.contains(&table)).map(|synonyms| (synonyms.keys[0], synonyms.example))
 }
 
 /// How to write a key whose name alone does not say so.
@@ -239,7 +245,14 @@ mod tests {
         assert_eq!(meaning("nodes", &["provider", "nodes_per_block"]).map(|found| found.0), Some("nodes_per_block"));
         assert_eq!(meaning("nodes", &["ranks", "per_node"]).map(|found| found.0), Some("ranks"));
         assert_eq!(meaning("temp", &["file", "keep"]), Some(("keep", "keep = false")));
-        assert_eq!(meanings("account").map(|found| found.0), Some("account"));
+        assert_eq!(meaning_elsewhere("account", "[[task]]").map(|found| found.0), Some("account"));
+        assert_eq!(meaning_elsewhere("threads", "job").map(|found| found.0), Some("cpus"));
+        assert_eq!(meaning("rule", &["task", "scaling"]).map(|found| found.0), Some("task"));
+        // A small table is not mistaken for a task.
+        for table in ["generate", "outputs", "mpi"] {
+            assert_eq!(meaning_elsewhere("threads", table), None, "{table}");
+            assert_eq!(meaning_elsewhere("directory", table), None, "{table}");
+        }
         assert_eq!(meaning("banana", &TASK), None);
         assert_eq!(meaning("memory", &["cpus"]), None);
     }

@@ -23,9 +23,11 @@ pub fn divide_graphs(job: &mut Job) {
     let probe = FileProbe::default();
     let edges = |graph: &DataGraph| match &graph.source.origin {
         Origin::Generated(generator) => generator.edges(),
-        Origin::File(path, _) => {
-            let bytes = probe.ask(path, |path: &Path| path.metadata().map_or(0, |metadata| metadata.len()));
-            bytes.unwrap_or(0) / BYTES_PER_EDGE
+        Origin::File(..) => {
+            let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+            let files = graph.source.files();
+            let bytes = files.iter().map(|file| probe.ask(&file.path, size).unwrap_or(0));
+            bytes.sum::<u64>() / BYTES_PER_EDGE
         }
     };
     let suits =

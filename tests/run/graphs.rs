@@ -163,6 +163,32 @@ fn files_of_batches_and_saved_graphs_order_tasks_and_are_made_again() {
 }
 
 #[test]
+fn all_files_of_a_graph_are_its_inputs() {
+    let dir = Dir::new("graphs-files");
+    dir.file("g.v", "1\n2\n3\n");
+    dir.job(
+        "job.toml",
+        "[[task]]\nname = 'edges'\ncommand = 'sleep 0.2; echo 1 2 > g.e'\noutputs = ['g.e']\n\
+         [[graph]]\nname = 'g'\nfile = 'g.v'\n\
+         [[task]]\nname = 'parts'\ngraph = 'g'\noperation = 'components'\noutput = 'out.txt'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml", "--slots", "2"]).run().code(0);
+    assert_eq!(dir.read("out.txt"), "1 1\n2 1\n3 3\n");
+    dir.file("g.v", "1\n2\n");
+    let said = phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok();
+    said.says("g.v has changed");
+    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().code(0);
+    assert_eq!(dir.read("out.txt"), "1 1\n2 1\n");
+    // A file that need not exist counts, too, once it does.
+    dir.file("g.properties", "graph.g.directed = false\n");
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok().says("1 would run");
+    let text = dir.read("job.toml").replace("file = 'g.v'", "file = 'g.v'\nweights = 'none'");
+    dir.job("job.toml", &text);
+    let said = phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok();
+    said.says("its graph `g` has changed");
+}
+
+#[test]
 fn jobs_that_run_together_have_graphs_of_their_own() {
     let dir = Dir::new("graphs-several");
     dir.file("s.el", "1 2\n2 3\n3 4\n");

@@ -21,6 +21,7 @@ pub mod write;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -157,6 +158,26 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     }
 }
 
+/// A file that a graph is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphFile {
+    /// Its name.
+    pub path: PathBuf,
+    /// True if the graph can be read without it.
+    pub is_optional: bool,
+}
+
+/// The files of the graph that is read from `path`.
+pub fn files(path: &Path, format: Option<GraphFormat>) -> Vec<GraphFile> {
+    let file = |path: PathBuf, is_optional| GraphFile { path, is_optional };
+    match format.or_else(|| GraphFormat::of(path)) {
+        Some(GraphFormat::Graphalytics) => {
+            vec![file(beside(path, "v"), false), file(beside(path, "e"), false), file(properties(path), true)]
+        }
+        _ => vec![file(path.to_owned(), false)],
+    }
+}
+
 /// Makes an error for an operation that failed on a file.
 pub(super) fn trouble(path: &Path, what: &str, error: &std::io::Error) -> DataGraphError {
     DataGraphError::refused(format!("{}: cannot {what}: {error}", path.display()))
@@ -175,6 +196,9 @@ fn read_piece(path: &Path, place: usize, ranks: usize) -> Result<PieceOfText, Da
     let metadata = file.metadata().map_err(cannot)?;
     if metadata.is_dir() {
         return Err(DataGraphError::refused(format!("{}: this is a directory", path.display())));
+    }
+    if metadata.is_file() {
+        check_compression(path, &file)?;
     }
     let whole = match uncompressed(path).1 {
         Compression::Gzip => {
@@ -205,6 +229,26 @@ fn read_piece(path: &Path, place: usize, ranks: usize) -> Result<PieceOfText, Da
     };
     let (start, end) = (cut(place).min(whole.len()), cut(place + 1).min(whole.len()));
     Ok(PieceOfText { bytes: whole[start..end].to_vec(), range: start as u64..end as u64 })
+}
+
+/// Refuses a file whose content is not compressed as its name says.
+fn check_compression(path: &Path, file: &File) -> Result<(), DataGraphError> {
+    let mut head = [0; 4];
+    let count = file.read_at(&mut head, 0).map_err(|error| trouble(path, "read it", &error))?;
+    let found = match &head[..count] {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
+        _ => Compression::None,
+    };
+    let said = uncompressed(path).1;
+    let refuse = |text: &str| Err(DataGraphError::refused(format!("{}: {text}", path.display())));
+    match (said, found) {
+        _ if said == found => Ok(()),
+        (_, Compression::Gzip) => refuse("this is a gzip file: a name that ends in .gz says so"),
+        (_, Compression::Zstd) => refuse("this is a Zstandard file: a name that ends in .zst says so"),
+        (Compression::Gzip, _) => refuse("the name ends in .gz, but this is no gzip file"),
+        _ => refuse("the name ends in .zst, but this is no Zstandard file"),
+    }
 }
 
 /// The first line start at or after offset `at`.
@@ -282,7 +326,10 @@ pub fn load(
     if format == GraphFormat::Metis {
         number_rows(exchange, &edges_path, &layout, &mut ends, rows)?;
     }
-    agree_on_count(exchange, &edges_path, &layout, ends.len() as u64)?;
+    let entries = ends.len() as u64;
+    if format != GraphFormat::Metis {
+        agree_on_count(exchange, &edges_path, &layout, entries)?;
+    }
     let ids = match (layout.vertices(), listed) {
         (Some(count), _) => agree(exchange, dense(&edges_path, count))?,
         (None, Some(listed)) => agree(exchange, VertexIds::from_sorted(listed).ok_or_else(|| too_many(path)))?,
@@ -308,9 +355,27 @@ pub fn load(
         if layout.is_symmetric() && format != GraphFormat::Metis {
             edges.mirror();
         }
-        return GraphPart::build_mirrored(exchange, ids, edges, directed);
+        let part = GraphPart::build_mirrored(exchange, ids, edges, directed)?;
+        if format == GraphFormat::Metis {
+            // A missing end explains a count that differs, not the other way round.
+            check_both_ends(exchange, &edges_path, &part)?;
+            agree_on_count(exchange, &edges_path, &layout, entries)?;
+        }
+        return Ok(part);
     }
     GraphPart::build(exchange, ids, edges, directed)
+}
+
+/// Refuses a METIS file in which the line of a vertex names another one whose line does not name
+/// it.
+fn check_both_ends(exchange: &mut dyn Exchange, path: &Path, part: &GraphPart) -> Result<(), DataGraphError> {
+    let Some((u, v)) = part.one_sided(exchange)? else { return Ok(()) };
+    let (u, v) = (part.ids().id(u), part.ids().id(v));
+    Err(DataGraphError::refused(format!(
+        "{}: the line of vertex {u} names {v}, but that of vertex {v} does not name {u}: METIS files list each edge at \
+         both ends",
+        path.display()
+    )))
 }
 
 /// The file of properties of a graph in Graphalytics' format.

@@ -87,9 +87,10 @@ proptest! {
             (want.0.iter().map(|&id| number(id)).collect(), edges)
         };
         let gap = if weighted { "a.wsg" } else { "a.sg" };
-        let mut files = vec![("a.wel", GraphFormat::EdgeList, None), ("a.mtx", GraphFormat::MatrixMarket, Some(1)),
+        let [list, zipped] = if weighted { ["a.wel", "b.wel.gz"] } else { ["a.el", "b.el.gz"] };
+        let mut files = vec![(list, GraphFormat::EdgeList, None), ("a.mtx", GraphFormat::MatrixMarket, Some(1)),
             ("a.gr", GraphFormat::Dimacs, Some(1)), (gap, GraphFormat::Gap, Some(0)), ("a.v", GraphFormat::Graphalytics, None)];
-        files.extend([("b.wel.gz", GraphFormat::EdgeList, None), ("b.mtx.zst", GraphFormat::MatrixMarket, Some(1)),
+        files.extend([(zipped, GraphFormat::EdgeList, None), ("b.mtx.zst", GraphFormat::MatrixMarket, Some(1)),
             ("b.v.gz", GraphFormat::Graphalytics, None)]);
         if !directed {
             files.push(("a.graph", GraphFormat::Metis, Some(1)));
@@ -146,6 +147,10 @@ fn what_is_wrong_is_named_with_its_line() {
         refusal("a.mtx", "%%MatrixMarket matrix coordinate pattern general\n3 3 1\n1 4\n"),
         refusal("a.graph", "3 2\n2 3\n1\n"),
         refusal("a.graph", "3 2\n2 3\n1\n1 2\n"),
+        refusal("a.graph", "3 1\n2 3\n1\n1\n"),
+        refusal("a.graph", "4 3\n2\n3\n4\n1 2 3\n"),
+        refusal("a.el.gz", "1 2\n"),
+        refusal("a.csv", "source,target\n1,2\n"),
         refusal("a.gr", "c x\np sp 3 1\nx 1 2 3\n"),
         refusal("a.sg", "hello"),
         refusal("a.xyz", ""),
@@ -164,7 +169,12 @@ fn compare(reasons: &[String]) {
         "a.mtx:2: a graph needs a square matrix, this one has 3 rows and 4 columns",
         "a.mtx:3: vertex 4 is outside of 1 to 3, the range in the header",
         "a.graph: line 1 announces 3 vertices, but 2 lines of neighbours follow; is the file cut off?",
-        "a.graph: line 1 announces 4 entries, but 5 follow; is the header that of another file?",
+        "a.graph: the line of vertex 3 names 2, but that of vertex 2 does not name 3: METIS files list each edge at both ends",
+        "a.graph: line 1 announces 2 entries, but 4 follow; is the header that of another file?",
+        "a.graph: the line of vertex 4 names 1, but that of vertex 1 does not name 4: METIS files list each edge at both ends",
+        "a.el.gz: the name ends in .gz, but this is no gzip file",
+        "a.csv:1: expected the ids of two vertices (whole numbers from 0 to 18446744073709551614), found `source,target`; \
+         if it is a header, put `#` before it",
         "a.gr:3: expected `a u v weight`, found `x 1 2 3`",
         "a.sg: 5 bytes are too short for a graph in GAP's format",
     ];

@@ -318,7 +318,7 @@ fn parse_chunk(layout: &Layout, text: &[u8], wants_weights: bool) -> Result<Text
             Some(_) => {}
         }
         if matches!(layout, Layout::Dimacs { .. }) && tokens.word() != Some(b"a") {
-            return Err(Wrong::new(at, format!("expected `a u v weight`, found `{}`", shown(line))));
+            return Err(Wrong::new(at, format!("expected `a u v weight`, found {}", shown(line))));
         }
         let (u, v) = (id(&mut tokens, at, line)?, id(&mut tokens, at, line)?);
         if let Some(count) = layout.vertices() {
@@ -348,15 +348,32 @@ fn within(id: u64, count: u64, at: usize) -> Result<(), Wrong> {
 }
 
 fn shown(line: &[u8]) -> String {
+    if line.contains(&0) || std::str::from_utf8(line).is_err() {
+        return "bytes that are no text".to_owned();
+    }
     let text: String = String::from_utf8_lossy(line).chars().take(60).collect();
-    text.trim().escape_debug().to_string()
+    format!("`{}`", text.trim().escape_debug())
+}
+
+/// What a line that is no edge probably is, as a remark at the end of a message.
+fn guess(line: &[u8]) -> &'static str {
+    const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
+    if line.starts_with(BYTE_ORDER_MARK) {
+        "; remove the byte order mark before it"
+    } else if line.contains(&b';') {
+        "; columns are separated by blanks, tabs or commas, not by `;`"
+    } else if line.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'"') {
+        "; if it is a header, put `#` before it"
+    } else {
+        ""
+    }
 }
 
 fn id(tokens: &mut Tokens, at: usize, line: &[u8]) -> Result<u64, Wrong> {
     tokens.number().filter(|&id| id < u64::MAX).ok_or_else(|| {
         let limit = u64::MAX - 1;
-        let text =
-            format!("expected the ids of two vertices (whole numbers from 0 to {limit}), found `{}`", shown(line));
+        let (found, guess) = (shown(line), guess(line));
+        let text = format!("expected the ids of two vertices (whole numbers from 0 to {limit}), found {found}{guess}");
         Wrong::new(at, text)
     })
 }
@@ -366,7 +383,7 @@ fn weight(tokens: &mut Tokens, at: usize, line: &[u8]) -> Result<f64, Wrong> {
     let number = std::str::from_utf8(word).ok().and_then(|word| word.parse::<f64>().ok());
     number
         .filter(|weight| weight.is_finite())
-        .ok_or_else(|| Wrong::new(at, format!("expected a weight after the ids, found `{}`", shown(line))))
+        .ok_or_else(|| Wrong::new(at, format!("expected a weight after the ids, found {}", shown(line))))
 }
 
 /// Number of columns of the first line with content.
@@ -392,7 +409,8 @@ pub fn vertices(path: &Path, text: &[u8]) -> Result<Vec<u64>, DataGraphError> {
             Some(id) => ids.push(id),
             None => {
                 let limit = u64::MAX - 1;
-                let text = format!("expected an id (a whole number from 0 to {limit}), found `{}`", shown(line));
+                let text =
+                    format!("expected an id (a whole number from 0 to {limit}), found {}{}", shown(line), guess(line));
                 return Err(Wrong::new(at, text).at(path, 0));
             }
         }

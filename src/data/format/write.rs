@@ -31,6 +31,9 @@ pub fn save(
     let refuse = |reason: &str| Err(DataGraphError::refused(format!("{}: {reason}", path.display())));
     match format {
         GraphFormat::Metis if part.is_directed() => refuse("METIS files hold undirected graphs only"),
+        GraphFormat::EdgeList if has_ending(path, "wel") && !part.is_weighted() => {
+            refuse("a graph without weights needs the ending .el")
+        }
         GraphFormat::EdgeList => {
             let weighted = part.is_weighted();
             text(exchange, part, path, String::new(), |part, v, out| edge_lines(part, v, weighted, out))
@@ -101,6 +104,38 @@ pub fn keeps_ids(part: &GraphPart, format: GraphFormat) -> bool {
             matches!(part.ids(), VertexIds::Dense { first: 1, .. })
         }
     }
+}
+
+/// What a file says of edges otherwise than the graph does, in words: their direction and weights.
+pub fn edge_notes(part: &GraphPart, path: &Path, format: GraphFormat) -> Vec<String> {
+    let mut notes = Vec::new();
+    if format == GraphFormat::EdgeList && !part.is_directed() {
+        notes.push(
+            "an edge list does not say that edges have no direction: read it with `--undirected`, in a job with \
+             `directed = false`"
+                .to_owned(),
+        );
+    }
+    if format == GraphFormat::EdgeList && part.is_weighted() && !has_ending(path, "wel") {
+        let read = "read the weights with `--weights file`, in a job with `weights = \"file\"`";
+        notes.push(format!("only the ending .wel says that the third column are weights: {read}"));
+    }
+    if format == GraphFormat::Dimacs && !part.is_directed() {
+        notes.push(
+            "edges of DIMACS files have a direction: each edge is written in both; read it with `--undirected`, in a job \
+             with `directed = false`"
+                .to_owned(),
+        );
+    }
+    if format == GraphFormat::Dimacs && !part.is_weighted() {
+        notes.push("edges of DIMACS files have weights: each is written with weight 1".to_owned());
+    }
+    notes
+}
+
+/// True if a name, without the ending of a compression, has this ending.
+fn has_ending(path: &Path, ending: &str) -> bool {
+    uncompressed(path).0.extension().is_some_and(|own| own.eq_ignore_ascii_case(ending))
 }
 
 /// What an edge list does not hold of a graph, which is on this rank alone: the number of vertices
@@ -259,8 +294,7 @@ fn gap(exchange: &mut dyn Exchange, part: &GraphPart, path: &Path) -> Result<(),
         return Err(DataGraphError::refused(format!("{}: {reason}", path.display())));
     }
     let weighted = part.is_weighted();
-    let is_wsg = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wsg"));
-    if weighted != is_wsg {
+    if weighted != has_ending(path, "wsg") {
         let reason = if weighted {
             "a graph with weights needs the ending .wsg"
         } else {

@@ -168,7 +168,8 @@ impl FromArg for IdList {
 struct PairList(Vec<(u64, u64)>);
 
 impl FromArg for PairList {
-    const EXPECTED: &'static str = "a list of pairs of ids, [[u, v], ...]";
+    const EXPECTED: &'static str = "a list of pairs of ids, [[u, v], ...] (edges with weights go through `file`, a file of \
+                                    lines `u v weight`)";
 
     fn from_arg(value: &Value) -> Option<PairList> {
         let pair = |pair: &Value| match pair.as_array()?.as_slice() {

@@ -1,6 +1,7 @@
 //! Resolved task tables whose dependencies are not resolved yet, stored compactly: there may be a
 //! million of them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
@@ -206,6 +207,8 @@ pub(super) struct SharedTables {
     extras: Latest<Extras>,
     /// Number of shell lines checked.
     judged: u32,
+    /// By name of a graph, where its file is named.
+    pub(super) graph_places: HashMap<String, SourcePlace>,
 }
 
 impl SharedTables {

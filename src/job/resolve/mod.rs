@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use self::drafts::{Drafts, SharedTables};
+use self::drafts::{Drafts, SharedTables, SourcePlace};
 pub(crate) use self::files::External;
 use self::files::Files;
 pub(crate) use self::links::Links;
@@ -43,7 +43,7 @@ use super::diagnostic::{Diagnostic, Findings};
 use super::dialect::Sh;
 use super::load::{AdditionTo, KernelCheck};
 use super::read::{At, Span};
-use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
+use super::spec::{Common, FileSpec, GraphSpec, JobSpec, TaskSpec};
 use super::value_files::ValueFiles;
 use super::values::{SlotCountSpec, SlotsSpec};
 use super::{Flush, Job, KeepOutput, Placement, SlotCount, SlotRange};
@@ -104,7 +104,13 @@ impl<'a> Resolution<'a> {
             }
         };
         let drafts = Drafts::with_capacity(tables.max(spec.tasks().len()));
-        Resolution { spec, context, defaults, job, drafts, shared: SharedTables::default() }
+        let named = |graph: &At<GraphSpec>| {
+            let (name, file) = (graph.value.name.as_ref()?, graph.value.file.as_ref()?);
+            Some((name.value.clone(), SourcePlace::of(&file.span)))
+        };
+        let mut shared = SharedTables::default();
+        shared.graph_places = spec.graphs().iter().filter_map(named).collect();
+        Resolution { spec, context, defaults, job, drafts, shared }
     }
 
     /// Adds a task table.

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use super::drafts::SourcePlace as Spot;
 use super::task::TaskResolver;
 use super::warn_of_dialect;
-use crate::data::source::{GraphSource, Origin};
+use crate::job::Work;
 use crate::job::body::{Arg, Body, FileTemplate, OPERATION_KERNEL, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, suggest};
 use crate::job::read::{At, Span};
 use crate::job::template::{StringKind, Template};
 use crate::job::units::shorten;
 use crate::job::values::{ArgsSpec, CommandSpec, RawArg};
-use crate::job::{DataGraph, Work};
 
 /// Variables that number the jobs of an array of Slurm, PBS Pro, Torque, Grid Engine and LSF.
 const ARRAY_VARIABLES: [&str; 5] =
     ["SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "SGE_TASK_ID", "LSB_JOBINDEX"];
+
+/// Programs that start MPI programs.
+const LAUNCHERS: [&str; 5] = ["mpirun", "mpiexec", "srun", "orterun", "prterun"];
 
 impl TaskResolver<'_> {
     pub(super) fn work(&mut self) -> WorkTemplate {
@@ -60,7 +62,25 @@ impl TaskResolver<'_> {
         }
     }
 
+    /// Warns of a launcher in the command of an MPI task, which would start it once more on each of
+    /// its ranks.
+    fn judge_launcher(&mut self, command: &At<CommandSpec>) {
+        let first = match &command.value {
+            CommandSpec::List(words) => words.first().map(|word| word.value.as_str()),
+            CommandSpec::Line(line) => line.split_whitespace().next(),
+        };
+        let name = first.map(|word| word.rsplit('/').next().unwrap_or(word));
+        let launcher = name.filter(|name| LAUNCHERS.contains(name)).filter(|_| self.spec.value.own.mpi.is_some());
+        if let Some(launcher) = launcher {
+            let message =
+                format!("`mpi` starts the command on its ranks, and `{launcher}` would start it again on each");
+            let help = format!("leave out `{launcher}` and its options, or leave out `mpi` and set `cpus`");
+            self.findings.push(Diagnostic::warning(message).at(&command.span).help(help));
+        }
+    }
+
     fn command(&mut self, command: &At<CommandSpec>) -> WorkTemplate {
+        self.judge_launcher(command);
         match &command.value {
             CommandSpec::List(words) => {
                 WorkTemplate::Command(words.iter().map(|word| self.template(&word.value, &word.span)).collect())
@@ -193,18 +213,19 @@ impl TaskResolver<'_> {
         work
     }
 
-    /// Adds the files of an operation: it reads the file of its graph and a batch of changes, and
+    /// Adds the files of an operation: it reads those of its graph and a batch of changes, and
     /// writes its `output` and a saved graph. Returns the places of what it reads and writes.
     pub(super) fn operation_files(&mut self, body: &mut Body) -> [Vec<Spot>; 2] {
         let own = &self.spec.value.own;
         let file = |name: Template| FileTemplate { name, size: None, optional: false, keep: true };
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
-        let graph = own.graph.as_ref().and_then(|graph| {
-            self.job.graphs.iter().find(|known| known.name == graph.value).map(|known| (known, &graph.span))
-        });
-        if let Some((DataGraph { source: GraphSource { origin: Origin::File(path, _), .. }, .. }, span)) = graph {
-            let name = Template::Text(self.shared.text(&path.to_string_lossy()));
-            inputs.push((file(name), Spot::of(span)));
+        if let Some(graph) = &own.graph {
+            let known = self.job.graphs.iter().find(|known| known.name == graph.value);
+            let spot = self.shared.graph_places.get(&graph.value).copied().unwrap_or_else(|| Spot::of(&graph.span));
+            for source in known.map(|known| known.source.files()).unwrap_or_default() {
+                let name = Template::Text(self.shared.text(&source.path.to_string_lossy()));
+                inputs.push((FileTemplate { optional: source.is_optional, ..file(name) }, spot));
+            }
         }
         if let Some(output) = &own.output {
             let name = self.template(&output.value, &output.span);

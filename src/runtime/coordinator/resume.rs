@@ -377,10 +377,15 @@ fn changed_part(old: &Job, was: TaskId, new: &Job, task: TaskId) -> String {
     };
     let parts = || {
         let parts = old.differing_parts(was, new, task);
-        let have = if parts.len() == 1 { "has" } else { "have" };
+        let have = if parts.len() == 1 && parts[0] != "arguments" { "has" } else { "have" };
         (!parts.is_empty()).then(|| format!("its {} {have} changed", parts.join(" and its ")))
     };
-    value.or_else(inputs).or_else(parts).unwrap_or_else(|| "is defined differently than when it ran".to_owned())
+    let graph = || old.differing_graph(was, new, task).map(|graph| format!("its graph `{graph}` has changed"));
+    value
+        .or_else(graph)
+        .or_else(inputs)
+        .or_else(parts)
+        .unwrap_or_else(|| "is defined differently than when it ran".to_owned())
 }
 
 /// For each task of the new job its number in the old one, if that had it.
