@@ -15,6 +15,7 @@
 //! | releasing | cannot be released | held | the bill continues; no other node of its job is released |
 //! | releasing, held | ends | released | the bill ends |
 //! | requested, pending, granted | ends | failed | three in a row pause the requests |
+//! | granted | joins when it must drain already | active | three in a row pause the requests |
 //! | active, draining | ends | released | |
 //!
 //! A block is billed from its grant to its end; both times are the provider's if it reports them.
@@ -302,6 +303,11 @@ impl Blocks {
             BlockEvent::Ended { .. } => self.info(format!("{id} ({name}) is given back")),
             BlockEvent::Kept(why) => {
                 self.warn(format!("{node} of {name} cannot be given back and is billed on: {why}"))
+            }
+            BlockEvent::Joined if block.drain_by(Some(Duration::ZERO)).is_some_and(|by| by <= now) => {
+                let time = block.ends.zip(block.granted).map_or(Duration::ZERO, |(ends, from)| ends.since(from));
+                self.warn(format!("{id} ({name}) has {} s, which leave no time to run tasks", time.as_secs()));
+                self.site_failed(now, site, false);
             }
             BlockEvent::Joined => {
                 self.site_works(site);

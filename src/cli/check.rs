@@ -14,12 +14,13 @@ use crate::exec::Kernels;
 use crate::exec::container::{missing_programs, program_here};
 use crate::graph::TaskGraph;
 use crate::job::units::format_duration;
-use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded, Site};
+use crate::job::{self, DataGraph, Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
 use crate::observe::{LISTED, NOTICE, Paint, and_more, is_logged};
 use crate::text::counted;
-use crate::workload::walltime::{longest_task, time_limit, time_to_run};
-use crate::workload::{Selected, Selection, estimate_ns, graph_of, refused_selection, requirements};
+use crate::workload::{
+    Selected, Selection, block_time, estimate_ns, graph_of, refused_selection, requirements, unordered_changes,
+};
 
 /// Checks a job file: reports all mistakes at once, or a summary of its graph.
 #[derive(Debug, clap::Args)]
@@ -60,8 +61,10 @@ pub(super) fn check(
     match found {
         Ok((loaded, graph, selected)) => {
             let (block_time, runtimes) = (block_time(&loaded, &graph), missing_runtimes(&loaded));
-            let warnings = [&loaded.warnings, &loaded.missing_inputs(), &line_ends(&loaded), &block_time, &runtimes]
-                .map(Clone::clone);
+            let unordered = unordered(&loaded, &graph);
+            let warnings =
+                [&loaded.warnings, &loaded.missing_inputs(), &line_ends(&loaded), &block_time, &runtimes, &unordered]
+                    .map(Clone::clone);
             if json {
                 let warnings = warnings.iter().flat_map(|w| w.to_json().as_array().cloned().unwrap_or_default());
                 let mut summary = summary_json(&loaded.job, &graph, &selected);
@@ -82,46 +85,6 @@ pub(super) fn check(
     }
 }
 
-/// A warning if `time`, the limit that `named` sets for an allocation, leaves no time for the tasks
-/// or less than their longest chain takes.
-pub(super) fn time_warning(job: &Job, graph: &TaskGraph, time: Duration, named: &str) -> Option<Diagnostic> {
-    let task = longest_task(job);
-    let left = time_to_run(time, task);
-    let chain = Duration::from_nanos(graph.order(&|task| estimate_ns(job, task)).critical_path);
-    // Without any estimate, the chain is a guess.
-    let chain = task.map_or(Duration::ZERO, |_| chain);
-    if left > chain {
-        return None;
-    }
-    let what = match left.as_secs() {
-        0 => "leaves no time to run tasks".to_owned(),
-        seconds => format!(
-            "leaves {seconds} s to run tasks, and the longest chain of them takes {}",
-            format_duration(Duration::from_secs(chain.as_secs_f64().ceil() as u64))
-        ),
-    };
-    let enough = time_limit(chain.max(task.unwrap_or_default()), task).as_secs().div_ceil(60);
-    let kept = time - left.min(time);
-    let help = format!(
-        "{} s of it are kept to begin, and to end before the limit; ask for {enough} minutes or more (`phalanx plan` says how many)",
-        kept.as_secs()
-    );
-    Some(Diagnostic::warning(format!("{named} {what}")).help(help))
-}
-
-/// A warning if blocks are asked for with a time limit that leaves no time.
-fn block_time(loaded: &Loaded, graph: &TaskGraph) -> Diagnostics {
-    let job = &loaded.job;
-    // A block need not last for the whole chain, but for one task.
-    let leaves_none = |time: &Duration| time_to_run(*time, longest_task(job)) < longest_task(job).unwrap_or_default();
-    let warning = |site: &Site| {
-        let time = site.capacity.time.filter(leaves_none)?;
-        let place = site.name().map_or_else(|| "[capacity]".to_owned(), |name| format!("the [[site]] `{name}`"));
-        time_warning(job, graph, time, &format!("`time = \"{}\"` in {place}", format_duration(time)))
-    };
-    loaded.report(job.sites.iter().filter_map(warning).collect())
-}
-
 /// A warning for each image that no program here runs, unless a prologue may load one.
 fn missing_runtimes(loaded: &Loaded) -> Diagnostics {
     let has_prologue = !loaded.job.prologue.is_empty() || loaded.job.parts.iter().any(|part| !part.prologue.is_empty());
@@ -131,6 +94,19 @@ fn missing_runtimes(loaded: &Loaded) -> Diagnostics {
             .help("install it on all nodes, or load its module in `prologue` of [job]; docs/containers.md says more")
     };
     loaded.report(missing.map(warning).take(LISTED).collect())
+}
+
+/// A warning for each data graph with a change and another operation of which none waits for the
+/// other.
+fn unordered(loaded: &Loaded, graph: &TaskGraph) -> Diagnostics {
+    let job = &loaded.job;
+    let warning = |data: &DataGraph| {
+        let (change, other) = unordered_changes(job, graph, &data.name)?;
+        let (change, other) = (job.task_name(change), job.task_name(other));
+        let text = format!("`{change}` changes the graph `{}` before or after `{other}`, as it happens", data.name);
+        Some(Diagnostic::warning(text).help(format!("give one of them `needs`: `needs = \"{change}\"` in `{other}`")))
+    };
+    loaded.report(job.graphs.iter().filter_map(warning).collect())
 }
 
 /// A warning if the file has Windows line ends.
@@ -156,6 +132,7 @@ struct GraphFigures {
     left_out: usize,
     dependencies: usize,
     critical_path: Duration,
+    /// Summed over slots.
     work: Duration,
     /// No number of slots makes the run shorter: the critical path, or the work of an array at its
     /// limit.
@@ -185,7 +162,9 @@ impl GraphFigures {
             left_out: graph.task_count() - tasks().count(),
             dependencies: dependencies(graph, selected),
             critical_path: Duration::from_nanos(order.critical_path),
-            work: Duration::from_nanos(order.work),
+            work: Duration::from_nanos(
+                tasks().map(|task| estimate(task).saturating_mul(slots(task))).fold(0, u64::saturating_add),
+            ),
             at_least: Duration::from_nanos(order.critical_path.max(longest_limited(job, &estimate))),
             levels: width.len(),
             widest: width.iter().copied().max().unwrap_or(0),
@@ -223,9 +202,31 @@ fn longest_limited(job: &Job, estimate: &dyn Fn(TaskId) -> u64) -> u64 {
     pooled.fold(arrays, u64::max)
 }
 
-/// An upper bound on the weight of the tasks that run at once, by the graph and the limits of
-/// arrays.
+/// An upper bound on the weight of the tasks that run at once, by the graph, the limits of arrays,
+/// and each pool.
 fn max_at_once(job: &Job, graph: &TaskGraph, weight: &dyn Fn(TaskId) -> u64) -> u64 {
+    let by_pools = (0..).zip(&job.pools).filter_map(|(pool, it)| max_by_pool(job, graph, (pool, it.capacity?), weight));
+    by_pools.fold(max_by_limits(job, graph, weight), u64::min)
+}
+
+/// The bound by one pool: as many tasks that use it as its units allow, and all others.
+fn max_by_pool(
+    job: &Job,
+    graph: &TaskGraph,
+    (pool, capacity): (u32, u32),
+    weight: &dyn Fn(TaskId) -> u64,
+) -> Option<u64> {
+    let amount = |group: &Group| group.pools.iter().find(|need| u32::from(need.0) == pool).map(|need| need.1);
+    let users = || job.groups.iter().filter(|group| amount(group).is_some_and(|amount| amount > 0));
+    let least = users().filter_map(amount).min()?;
+    let tasks = users().flat_map(|group| (group.first.0..).take(group.count as usize)).map(TaskId);
+    let heaviest = tasks.map(weight).max()?;
+    let others = graph.max_at_once(&|task| if amount(job.group(task)).is_some() { 0 } else { weight(task) });
+    Some(others.saturating_add(heaviest.saturating_mul(u64::from(capacity / least))))
+}
+
+/// The bound by the graph and the limits of arrays.
+fn max_by_limits(job: &Job, graph: &TaskGraph, weight: &dyn Fn(TaskId) -> u64) -> u64 {
     let by_graph = graph.max_at_once(weight);
     let heaviest = |group: &Group| (group.first.0..).take(group.count as usize).map(|task| weight(TaskId(task))).max();
     let limited = job.groups.iter().filter_map(|group| Some(heaviest(group)? * u64::from(group.limit?)));

@@ -20,7 +20,7 @@ use crate::observe::{Paint, bytes, expected_text, moment_text};
 use crate::runtime::{auto_memory, divide_graphs, kind_of, planned_sites, recall};
 use crate::scale::SiteView;
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
-use crate::scale::policy::time_weight;
+use crate::scale::policy::Objective;
 use crate::scale::sites::{WAITS, site_table};
 use crate::sim::plan::{
     Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, budget_needed, plan, ranks_between, svg,
@@ -113,7 +113,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     cost.budget = args.budget.or(cost.budget);
     let limit = cluster.most_first_ranks();
     let ranks = ranks_between(args.ranks.0.min(limit), args.ranks.1.min(limit));
-    let time_weight = time_weight(prepared.job.scaling.clone().unwrap_or_default().intent);
+    let time_weight = Objective::of(&prepared.job.scaling.clone().unwrap_or_default()).time_weight();
     let question = PlanQuestion {
         prepared: &prepared,
         cluster: &cluster,
@@ -347,7 +347,7 @@ fn missed(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> String {
 /// reach and by that which half of them reach.
 fn how_often([of_nine, of_half]: [f64; 2], limit: f64) -> &'static str {
     match (of_nine > limit, of_half > limit) {
-        (true, _) => "9 of 10 runs miss",
+        (true, _) => "at least 9 of 10 runs miss",
         (_, true) => "5 of 10 runs miss",
         _ => "1 of 10 runs misses",
     }

@@ -11,7 +11,7 @@ use super::cluster_args::{cluster_of, duration, learnt_waits, money};
 use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
-use crate::job::{self, Cost, Scaling, Trigger};
+use crate::job::{self, Cost, Job, Scaling, Trigger};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
 use crate::runtime::{auto_memory, divide_graphs};
 use crate::scale::estimate::{History, Moment};
@@ -115,11 +115,23 @@ pub(super) fn main(args: Args) -> ExitCode {
     let set = Set { args: &args, prepared: &prepared, cluster: &cluster, scaling: &scaling, cost: &cost };
     if !args.quiet {
         warn_of_silent_rules(&scaling);
+        warn_of_guesses(&prepared.job);
     }
     match (args.compare || args.policy.len() > 1 || args.policy == ["all"], args.compare_placement) {
         (true, _) => set.compare(),
         (_, true) => set.compare_placement(),
         _ => set.run((&source.0, &source.1), &text),
+    }
+}
+
+/// Says what tasks without an estimate are taken to last, as earlier runs are not consulted.
+fn warn_of_guesses(job: &Job) {
+    let unknown: u32 = job.groups.iter().filter(|group| group.estimate.is_none()).map(|group| group.count).sum();
+    if unknown > 0 {
+        complain(format_args!(
+            "{} without an `estimate`: one second is assumed for each. Only `plan` takes durations from earlier runs",
+            counted(unknown, "task")
+        ));
     }
 }
 

@@ -12,6 +12,7 @@ use crate::job::units::{format_duration, parse_duration};
 use crate::journal::{RUNS, RunDir};
 use crate::text::shell_word;
 use crate::workload::graph_of;
+use crate::workload::walltime::time_warning;
 
 /// The batch script, a copy of `slurm/phalanx.sbatch`.
 const SCRIPT: &str = include_str!("../../slurm/phalanx.sbatch");
@@ -106,7 +107,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     };
     if let Some(time) = wish.time_limit() {
         let named = format!("--time={}", format_duration(time));
-        let warning = check::time_warning(&loaded.job, &graph, time, &named);
+        let warning = time_warning(&loaded.job, &graph, time, &named);
         warning.into_iter().for_each(|warning| check::show(&loaded.report(vec![warning])));
     }
     let name = loaded.job.name.as_str();

@@ -1,5 +1,6 @@
 //! `phalanx explain`: why a run grew, shrank, waited or stopped, from the decisions in its journal.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use serde::Serialize;
@@ -44,7 +45,10 @@ pub fn write_decisions(
     write_slots(out, run, paint)?;
     write!(out, "{}", paint.bold(run.name()))?;
     match &run.session().terms {
-        None => return Ok(writeln!(out, ": the job has no scaling policy, so there are no decisions")?),
+        None => {
+            writeln!(out, ": the job has no scaling policy, so there are no decisions")?;
+            return write_other_requests(out, run, paint);
+        }
         Some(terms) => writeln!(out, ": {}", terms_text(terms, intent))?,
     }
     let made = decisions(run);
@@ -61,6 +65,7 @@ pub fn write_decisions(
         }
     }
     write_site_requests(out, run, paint)?;
+    write_other_requests(out, run, paint)?;
     if !made.is_empty() {
         writeln!(
             out,
@@ -82,6 +87,31 @@ fn write_site_requests(out: &mut dyn Write, run: &RunView, paint: Paint) -> Resu
                 "{} after {when}: {many} requested; {}",
                 paint.bold(format!("site `{name}`")),
                 request.reason
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes which nodes were requested without a decision: as soon as tasks waited that no rank could
+/// run, or by a user.
+fn write_other_requests(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    for session in &run.replay.sessions {
+        let is_decided = |asked: Time| {
+            let grows = |decision: &Decision| matches!(decision.action, Action::Grow { .. }) && decision.time == asked;
+            session.decisions.iter().any(grows)
+        };
+        let is_shown = |block: u64| session.site_requests.iter().any(|request| request.blocks.contains(&block));
+        let mut requests: BTreeMap<Time, BTreeSet<u64>> = BTreeMap::new();
+        for change in session.blocks.iter().filter(|change| !is_shown(change.block) && !is_decided(change.asked)) {
+            requests.entry(change.asked).or_default().insert(change.block);
+        }
+        for (asked, blocks) in requests {
+            let (when, many) = (seconds(asked.seconds()), counted(blocks.len() as u64, "node"));
+            writeln!(
+                out,
+                "{} after {when}: no decision of the policy; tasks waited that no rank could run, or a user asked for it",
+                paint.bold(format!("{many} requested"))
             )?;
         }
     }

@@ -54,11 +54,11 @@ pub struct Figures {
     pub left_out: u32,
     /// The others by state.
     pub counts: StateCounts,
-    /// Ranks of the last session.
+    /// Ranks of the last session in which a task ran.
     pub ranks: u32,
-    /// Slots of the last session.
+    /// Slots of that session.
     pub slots: u32,
-    /// Nodes of the last session.
+    /// Nodes of that session.
     pub nodes: u32,
     /// Total duration of the sessions in seconds.
     pub wall_s: f64,
@@ -81,9 +81,9 @@ pub struct Figures {
     pub cost: Option<f64>,
     /// Budget of the run.
     pub budget: Option<f64>,
-    /// Deadline of a session, in seconds since it began.
+    /// Deadline, in seconds since the first session began.
     pub deadline_s: Option<f64>,
-    /// True if the last session has not ended by then.
+    /// True if the work has not ended by then.
     pub deadline_missed: Option<bool>,
 }
 
@@ -94,8 +94,8 @@ impl Figures {
         for (session, subject) in run.sessions() {
             totals.add(session, subject, run.wall_ns(session));
         }
-        let last = run.session();
-        let most = Most::of(&last.holdings(Time(run.wall_ns(last))));
+        let (last, working) = (run.session(), run.working_session());
+        let most = Most::of(&working.holdings(Time(run.wall_ns(working))));
         let subject = run.subject();
         let (tasks, left_out) = (subject.job.task_count(), left_out(run).count() as u32);
         let terms = last.terms.as_ref();
@@ -120,7 +120,7 @@ impl Figures {
             cost: totals.cost,
             budget: terms.and_then(|terms| terms.prices.budget),
             deadline_s: deadline.map(Time::seconds),
-            deadline_missed: deadline.map(|deadline| run.wall_ns(last) > deadline.0),
+            deadline_missed: deadline.map(|deadline| run.work_end_s() > deadline.seconds()),
         }
     }
 }

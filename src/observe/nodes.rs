@@ -1,4 +1,5 @@
-//! Accounts for the time of each node that a session held, from its grant to its end.
+//! Accounts for the time of each node that a session held and is billed for, from its grant to its
+//! end.
 //!
 //! | part | from | to |
 //! |---|---|---|
@@ -85,5 +86,5 @@ pub(super) fn of_session(run: &RunView, session: &Session, work_s: &dyn Fn(u32) 
             minimum_s: (charged - held).max(0.0),
         }
     };
-    session.nodes(end).into_iter().map(describe).collect()
+    session.billed_nodes(end).into_iter().map(describe).collect()
 }

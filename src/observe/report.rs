@@ -18,6 +18,7 @@ use super::pools::{PoolUse, pools};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
+use super::skip_cause::SkipCauses;
 use super::slots::SlotFigures;
 use super::staging::{self, StagingFigures};
 use super::standing::Standing;
@@ -26,7 +27,7 @@ use super::summary::write_summary;
 use super::timeline::Timeline;
 use crate::job::{Job, OPERATION_KERNEL, Work};
 use crate::journal::{PastRuns, Session, utc};
-use crate::model::{Attempt, Stream, TaskId};
+use crate::model::{Attempt, State, Stream, TaskId};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
 use crate::text::seconds;
@@ -315,6 +316,10 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
     for (session, attempt) in &attempts {
         let number = session.began.session;
         let resumed = if run.replay.sessions.len() > 1 { format!(" (session {number})") } else { String::new() };
+        if attempt.attempt == 0 && matches!(attempt.outcome.state, State::Skipped | State::Cancelled) {
+            write_not_run(out, run, (session, attempt), &resumed, paint)?;
+            continue;
+        }
         let head = paint.dim(format!("attempt {}{resumed}", attempt.attempt));
         writeln!(out, "  {head} {}", attempt_text(session, attempt, paint))?;
         let clock = |time| run.on_run_clock(session, time) as f64 / 1e9;
@@ -354,6 +359,31 @@ fn attempts_of<'a>(run: &'a RunView, label: &str) -> Vec<(&'a Session, &'a Attem
         }
     }
     found
+}
+
+/// Writes that a task ended without having run, when, and which task was the cause.
+fn write_not_run(
+    out: &mut dyn Write,
+    run: &RunView,
+    (session, attempt): (&Session, &Attempt),
+    resumed: &str,
+    paint: Paint,
+) -> Result<(), ReportError> {
+    let end = run.on_run_clock(session, attempt.end) as f64 / 1e9;
+    let chain = match attempt.outcome.state {
+        State::Skipped => SkipCauses::of(run).chain(run, attempt.task),
+        _ => Vec::new(),
+    };
+    let named = |task: &TaskId| {
+        let state = run.replay.latest(*task).map_or("PENDING", |(_, attempt)| attempt.outcome.state.name());
+        format!("{} ({state})", run.subject().job.label(*task))
+    };
+    let because = match chain.is_empty() {
+        true => String::new(),
+        false => format!(", because of {}", chain.iter().map(named).collect::<Vec<_>>().join(", which needed ")),
+    };
+    let how = attempt_text(session, attempt, paint);
+    Ok(writeln!(out, "  {} {how} at {end:.3} s{because}", paint.dim(format!("did not run{resumed}:")))?)
 }
 
 fn attempt_text(session: &Session, attempt: &Attempt, paint: Paint) -> String {

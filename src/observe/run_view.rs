@@ -168,10 +168,12 @@ impl RunView {
         }
         for (index, session) in self.replay.sessions.iter().enumerate().skip(self.subjects.len()) {
             self.known.push(facts_of(session));
+            let slots = |of: &Session| of.began.ranks.iter().map(|rank| (rank.rank, rank.slots)).collect::<Vec<_>>();
             let same = |other: &Session| {
                 (&other.began.job_text, &other.began.job_path) == (&session.began.job_text, &session.began.job_path)
                     && other.additions == session.additions
                     && other.requests.auto == session.requests.auto
+                    && slots(other) == slots(session)
             };
             if let Some(known) = self.replay.sessions[..index].iter().position(same) {
                 self.subjects.push(self.subjects[known].clone());
@@ -207,6 +209,22 @@ impl RunView {
     /// The last session, which defines the states of tasks. (`load` ensures that there is one.)
     pub fn session(&self) -> &Session {
         &self.replay.sessions[self.replay.sessions.len() - 1]
+    }
+
+    /// The last session in which a task ran, or the last one if the run goes on or no task ever ran.
+    pub fn working_session(&self) -> &Session {
+        if self.state() == RunState::Running {
+            return self.session();
+        }
+        let has_work = |session: &&Session| session.attempts.iter().any(|attempt| attempt.attempt > 0);
+        self.replay.sessions.iter().rfind(has_work).unwrap_or_else(|| self.session())
+    }
+
+    /// When the work of the run ended, or now while it goes on: seconds since the first session
+    /// began.
+    pub fn work_end_s(&self) -> f64 {
+        let session = self.working_session();
+        self.on_run_clock(session, Time(self.wall_ns(session))) as f64 / 1e9
     }
 
     /// The job of the last session.

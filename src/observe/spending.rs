@@ -13,7 +13,7 @@ pub(super) struct Spending {
     prices: Prices,
     nodes: Vec<NodeHolding>,
     /// Cost of the earlier sessions.
-    pub earlier: f64,
+    earlier: f64,
     /// Latest time that the journal covers.
     pub now: Time,
     /// Budget of the run.

@@ -11,14 +11,14 @@ use super::figures::{Figures, StateCounts, of_jobs};
 use super::history_text::{before_text, unusual};
 use super::print::ReportError;
 use super::resume;
-use super::run_view::{RunState, RunView};
+use super::run_view::{RunState, RunView, run_ns};
 use super::skip_cause::skipped;
 use super::slots::SlotFigures;
 use super::staging::StagingFigures;
 use super::style::{Paint, bytes, count, percent, signal};
 use crate::journal::{EndReason, Level, Liveness, utc};
-use crate::model::State;
-use crate::text::{counted, seconds};
+use crate::model::{Attempt, State};
+use crate::text::{counted, counted_were, seconds};
 
 /// Maximum number of kinds of failures shown with their output.
 const MAX_FAILURES_SHOWN: usize = 5;
@@ -31,6 +31,8 @@ const MAX_NAMES_PER_GROUP: usize = 4;
 pub const SIGNALLED: &str = ": the end is near";
 /// Maximum number of notes shown.
 const MAX_NOTES_SHOWN: usize = 10;
+/// Maximum number of names of tasks that were ended with the run.
+const MAX_STOPPED_SHOWN: usize = 8;
 
 /// Writes the summary of a run.
 pub fn write_summary(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
@@ -133,6 +135,9 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     if let Some(left_out) = &run.session().left_out {
         row("left out", format!("{} ({})", counted(left_out.count(), "task"), left_out.words))?;
     }
+    if let Some(text) = stopped_text(run) {
+        row("stopped", text)?;
+    }
     row("time", time_text(figures))?;
     row("slots", slots_text(figures))?;
     if let Some(slots) = SlotFigures::of(run) {
@@ -189,6 +194,19 @@ fn states_text(counts: &StateCounts, tasks: u32, paint: Paint) -> String {
     }
 }
 
+/// The tasks that were ended while they ran, because the budget or the allocation ended.
+fn stopped_text(run: &RunView) -> Option<String> {
+    let is_limited = matches!(run.state(), RunState::Budget | RunState::Walltime);
+    let is_stopped =
+        |attempt: &&Attempt| is_limited && attempt.outcome.state == State::Cancelled && run_ns(attempt) > 0;
+    let stopped: Vec<&Attempt> = run.session().attempts.iter().filter(is_stopped).collect();
+    let name = |attempt: &&Attempt| run.subject().job.label(attempt.task).to_string();
+    let names: Vec<String> = stopped.iter().take(MAX_STOPPED_SHOWN).map(name).collect();
+    let more = if stopped.len() > names.len() { ", ..." } else { "" };
+    let what = counted_were(stopped.len() as u64, "running task");
+    (!stopped.is_empty()).then(|| format!("{what} ended with the run: {}{more}", names.join(", ")))
+}
+
 fn time_text(figures: &Figures) -> String {
     let path = figures.critical_path_s.map(|s| format!(", critical path {}", seconds(s))).unwrap_or_default();
     format!("wall {}{path}, work {} over all slots", seconds(figures.wall_s), seconds(figures.work_s))
@@ -210,10 +228,10 @@ fn slots_text(figures: &Figures) -> String {
     text
 }
 
-/// The deadline, and whether the last session kept it.
+/// The deadline, and whether the run kept it.
 pub(super) fn deadline_text(run: &RunView, figures: &Figures) -> Option<String> {
     let deadline_s = figures.deadline_s?;
-    let took_s = run.wall_ns(run.session()) as f64 / 1e9;
+    let took_s = run.work_end_s();
     let how = match (figures.deadline_missed?, run.state()) {
         (true, RunState::Running) => format!("missed, {} ago", seconds(took_s - deadline_s)),
         (true, _) => format!("missed by {}", seconds(took_s - deadline_s)),

@@ -84,11 +84,11 @@ pub struct Question {
     pub tasks_remaining: u64,
     /// Share of the active ranks' slots that are busy, 0 to 1.
     pub utilisation: f64,
-    /// Bill up to now.
+    /// Bill of the run up to now.
     pub spent: f64,
     /// Bill that would remain unavoidable if everything stopped now.
     pub committed: f64,
-    /// Maximum bill of the session.
+    /// Maximum bill of the run.
     pub budget: Option<f64>,
     /// Target end, in seconds since the session began.
     pub deadline_s: Option<f64>,
@@ -103,7 +103,7 @@ pub struct OfferedCandidate {
     pub index: u32,
     /// Number of ranks.
     pub ranks: u32,
-    /// Predicted end and cost of the session with it, if the policy makes forecasts.
+    /// Predicted end of the session and cost of the run with it, if the policy makes forecasts.
     pub forecast: Option<Forecast>,
     /// True if it meets both budget and deadline in nine of ten cases; unknown without a forecast.
     pub feasible: Option<bool>,

@@ -107,11 +107,6 @@ impl Scaler {
         Scaler::new(policy_of(scaling), scaling.clone())
     }
 
-    /// Earlier sessions have cost this much; the prices have the budget that is left.
-    pub fn spent_earlier(&mut self, cost: f64) {
-        self.alarm = Alarm::after(cost);
-    }
-
     /// Time until the next decision: the interval, and less as the end of the budget comes near or
     /// while a question to the advisor is open.
     pub fn pause(&self, now: Time) -> Duration {
@@ -288,9 +283,10 @@ impl Scaler {
              and everything is given back",
             seconds(by.after(STOP_MARGIN).seconds()),
             seconds(STOP_MARGIN.as_secs_f64()),
-            match drain.is_zero() {
-                true => "no task runs that needs longer".to_owned(),
-                false => format!("the running tasks take {} more", seconds(drain.as_secs_f64())),
+            match (seen.counts.running, drain.is_zero()) {
+                (0, _) => "no task runs".to_owned(),
+                (running, true) => format!("how long {} will take is not known", counted(running, "running task")),
+                (_, false) => format!("the running tasks take {} more", seconds(drain.as_secs_f64())),
             }
         );
         Some(ScalingPlan { action: Action::StopForBudget { by }, to: 0, reason })

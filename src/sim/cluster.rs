@@ -224,6 +224,7 @@ impl Cluster {
             budget: cost.budget,
             budget_per_hour: cost.budget_per_hour,
             deadline: cost.deadline.map(|deadline| Time::ZERO.after(deadline)),
+            earlier: 0.0,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::job::{Cost, Scaling, TaskLimits};
 use crate::model::{TaskId, Time};
 use crate::scale::elasticity::{Elasticity, LevelStep, elasticity};
 use crate::scale::policy::{policy_by_name, policy_names};
+use crate::scale::price::EarlierSessions;
 use crate::scale::{Advice, Advisor, Prices, Scaler};
 use crate::schedule::coordinator::StopReason;
 use crate::workload::{PreparedJob, placement, requirements};
@@ -184,11 +185,11 @@ impl<'a> Simulation<'a> {
         self.ranks.or(still).or(self.cluster.first_ranks()).unwrap_or(self.scaling.min_ranks).max(1)
     }
 
-    /// The prices of the cluster, with the budget that earlier sessions have left.
+    /// The prices of the cluster, as earlier sessions have left them. Between sessions no simulated
+    /// time passes.
     pub fn prices(&self) -> Prices {
-        let mut prices = self.cluster.prices(self.cost);
-        prices.budget = prices.budget.map(|budget| (budget - self.before.spent).max(0.0));
-        prices
+        let earlier = EarlierSessions { cost: self.before.spent, ..EarlierSessions::default() };
+        self.cluster.prices(self.cost).continuing(earlier)
     }
 
     /// Runs the simulation and records its events in `log`.

@@ -9,6 +9,7 @@
 //! | `requirements` | what a task needs of a rank |
 //! | `selection` | which tasks of the job a run is to run |
 //! | `temporaries` | how long temporary outputs are needed |
+//! | `unordered` | changes of data graphs without an order |
 //! | `walltime` | the margin before the end of an allocation |
 //! | `placement` | which tasks fit on which ranks, homes |
 //! | `pools` | the pools of a job, limits of arrays included |
@@ -22,6 +23,7 @@ pub(crate) mod requirements;
 mod selection;
 pub(crate) mod staged_files;
 mod temporaries;
+mod unordered;
 pub(crate) mod walltime;
 
 pub use estimates::{TaskEstimates, estimate_ns};
@@ -29,3 +31,5 @@ pub use prepared::{PreparedJob, graph_of};
 pub(crate) use prepared::{check_added, refused_selection};
 pub use selection::{Selected, Selection};
 pub(crate) use temporaries::{Temporaries, TemporaryFile};
+pub(crate) use unordered::unordered_changes;
+pub use walltime::block_time;

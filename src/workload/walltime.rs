@@ -6,8 +6,10 @@
 
 use std::time::Duration;
 
-use super::estimates::TaskEstimates;
-use crate::job::Job;
+use super::estimates::{TaskEstimates, estimate_ns};
+use crate::graph::TaskGraph;
+use crate::job::units::format_duration;
+use crate::job::{Diagnostic, Diagnostics, Job, Loaded, Site};
 
 /// Longest margin, and that of a job about whose tasks nothing is known.
 const MAX_MARGIN: Duration = Duration::from_secs(120);
@@ -59,6 +61,46 @@ pub fn longest_task(job: &Job) -> Option<Duration> {
         })
     });
     longest.max()
+}
+
+/// A warning if `time`, the limit that `named` sets for an allocation, leaves no time for the tasks
+/// or less than their longest chain takes.
+pub(crate) fn time_warning(job: &Job, graph: &TaskGraph, time: Duration, named: &str) -> Option<Diagnostic> {
+    let task = longest_task(job);
+    let left = time_to_run(time, task);
+    let chain = Duration::from_nanos(graph.order(&|task| estimate_ns(job, task)).critical_path);
+    // Without any estimate, the chain is a guess.
+    let chain = task.map_or(Duration::ZERO, |_| chain);
+    if left > chain {
+        return None;
+    }
+    let what = match left.as_secs() {
+        0 => "leaves no time to run tasks".to_owned(),
+        seconds => format!(
+            "leaves {seconds} s to run tasks, and the longest chain of them takes {}",
+            format_duration(Duration::from_secs(chain.as_secs_f64().ceil() as u64))
+        ),
+    };
+    let enough = time_limit(chain.max(task.unwrap_or_default()), task).as_secs().div_ceil(60);
+    let kept = time - left.min(time);
+    let help = format!(
+        "{} s of it are kept to begin, and to end before the limit; ask for {enough} minutes or more (`phalanx plan` says how many)",
+        kept.as_secs()
+    );
+    Some(Diagnostic::warning(format!("{named} {what}")).help(help))
+}
+
+/// A warning if blocks are asked for with a time limit that leaves no time.
+pub fn block_time(loaded: &Loaded, graph: &TaskGraph) -> Diagnostics {
+    let job = &loaded.job;
+    // A block need not last for the whole chain, but for one task.
+    let leaves_none = |time: &Duration| time_to_run(*time, longest_task(job)) < longest_task(job).unwrap_or_default();
+    let warning = |site: &Site| {
+        let time = site.capacity.time.filter(leaves_none)?;
+        let place = site.name().map_or_else(|| "[capacity]".to_owned(), |name| format!("the [[site]] `{name}`"));
+        time_warning(job, graph, time, &format!("`time = \"{}\"` in {place}", format_duration(time)))
+    };
+    loaded.report(job.sites.iter().filter_map(warning).collect())
 }
 
 /// How long the tasks of a run take: first as estimated, then as observed lately.

@@ -96,11 +96,21 @@ fn every_state_of_a_task_has_a_reason() {
     assert_eq!(states.iter().filter(|state| **state == "READY").count(), 2, "{one:#}");
     says(&dir, "one", &["at most 1 task of one at once: 1 runs of 3 that have not ended"]);
     let bad = explained(&dir, "bad");
-    assert_eq!((&bad["state"], reasons(&bad), &bad["output"]), (&"READY".into(), vec!["retry"], &"oops".into()));
+    assert_eq!(
+        (&bad["state"], reasons(&bad), &bad["output"]),
+        (&"READY".into(), vec!["retry", "ran_before"], &"oops".into())
+    );
     assert!(bad["expected"]["in_s"].as_f64().expect("seconds") > 3000.0, "{bad:#}");
-    says(&dir, "bad", &["attempt 2 follows in 59 min", "(the last one)", "| oops"]);
+    says(
+        &dir,
+        "bad",
+        &["attempt 2 follows in 59 min", "(the last one)", "attempt 1 ended after", "FAILED, exit", "| oops"],
+    );
     says(&dir, "lost", &["FAILED", "no further attempt: the job file gives it no `retries`", "| gone"]);
     says(&dir, "last", &["SKIPPED", "because of after (SKIPPED), which needed lost (FAILED)"]);
+    let skipped = phalanx(&dir).args(["report", "--task", "last"]).run().ok();
+    assert!(!skipped.stdout().contains("attempt 0"), "{skipped}");
+    skipped.says("did not run: SKIPPED at").says("because of after (SKIPPED), which needed lost (FAILED)");
     phalanx(&dir).args(["explain", "--task", "nix"]).run().code(2).says("the job has no task `nix`");
     phalanx(&dir).args(["explain", "--task", "align[NA9]"]).run().code(2).says("has no value \"NA9\"");
     phalanx(&dir).args(["explain", "latest", "3", "--task", "gate"]).run().code(2).says("cannot be used with");

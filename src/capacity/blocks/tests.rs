@@ -179,6 +179,19 @@ fn a_provider_that_only_fails_is_asked_no_more() {
     }
 }
 
+#[test]
+fn blocks_that_are_too_short_for_any_task_are_requested_no_more() {
+    let mut blocks = Blocks::default();
+    let mut requested = 0;
+    while let Some(id) = blocks.request(second(0), SiteId(0), &Wanted::default(), &[]) {
+        blocks.limit(id, Duration::from_secs(8));
+        all(&mut blocks, id, &[accepted(), granted(), BlockEvent::Joined]);
+        requested += 1;
+        assert!(requested <= MAX_FAILED_STARTS);
+    }
+    assert!(blocks.paused().is_some_and(|why| why.contains("failed to start")));
+}
+
 proptest! {
     /// Whatever comes in whatever order: a block that is over stays so, and one with a grant ends
     /// its bill after it began.

@@ -156,11 +156,7 @@ impl Live {
 
     /// Latest forecast of a live run; costs include earlier sessions.
     fn forecast(&self) -> Option<Forecast> {
-        let forecast = self.samples.last().filter(|_| self.goes_on() && !self.is_paused())?.forecast?;
-        let earlier = self.spending.as_ref().map_or(0.0, |spending| spending.earlier);
-        let Forecast { cost_q10, cost_q50, cost_q90, .. } = forecast;
-        let [cost_q10, cost_q50, cost_q90] = [cost_q10, cost_q50, cost_q90].map(|cost| earlier + cost);
-        Some(Forecast { cost_q10, cost_q50, cost_q90, ..forecast })
+        self.samples.last().filter(|_| self.goes_on() && !self.is_paused())?.forecast
     }
 
     /// The active ranks.

@@ -8,7 +8,7 @@ use crate::model::{Attempt, State, TaskId};
 use crate::observe::failures::{OutputTail, TaskFailure, recipe, tails_of};
 use crate::observe::run_view::{node_of, run_ns};
 use crate::observe::skip_cause::SkipCauses;
-use crate::observe::style::printable;
+use crate::observe::style::{outcome, printable};
 use crate::observe::summary;
 
 impl Explainer<'_> {
@@ -25,6 +25,27 @@ impl Explainer<'_> {
             {
                 known.reasons.push(TaskReason::RunAgain { session: session.began.session, why: why.to_owned() });
             }
+        }
+    }
+
+    /// Notes the attempts of its session after which it ran again.
+    pub(super) fn explain_retries(&self, task: TaskId, known: &mut TaskExplanation) {
+        let Some((session, latest)) = self.run.replay.latest(task) else { return };
+        if latest.last && latest.attempt <= 1 {
+            return;
+        }
+        let is_one = |attempt: &&Attempt| {
+            // Sessions may number the task differently, as the latest attempt does.
+            attempt.task == latest.task && attempt.attempt > 0 && !attempt.last
+        };
+        for attempt in session.attempts.iter().filter(is_one).take(MAX_RETRIES_SHOWN) {
+            known.reasons.push(TaskReason::RanBefore {
+                attempt: attempt.attempt,
+                how: outcome(attempt.outcome),
+                node: node_of(session, attempt.rank).to_owned(),
+                ran_s: run_ns(attempt) as f64 / 1e9,
+                why: session.reason(attempt).map(|why| printable(why.as_bytes())),
+            });
         }
     }
 
@@ -106,6 +127,9 @@ impl Explainer<'_> {
         }
     }
 }
+
+/// Attempts of a task that are explained.
+const MAX_RETRIES_SHOWN: usize = 10;
 
 /// A cancellation is noted at once, but the tick of rank 0 that does so may be later than the end
 /// of the task on its own clock.

@@ -162,6 +162,7 @@ impl<'a> Explainer<'a> {
             State::Running => self.explain_running(task, &mut known),
             _ => self.explain_ended(task, &mut known),
         }
+        self.explain_retries(task, &mut known);
         known
     }
 

@@ -195,6 +195,19 @@ pub enum TaskReason {
         /// The reason.
         why: String,
     },
+    /// An attempt that was not the last one.
+    RanBefore {
+        /// Number of the attempt.
+        attempt: u16,
+        /// How it ended.
+        how: String,
+        /// Where it ran.
+        node: String,
+        /// How long, in seconds.
+        ran_s: f64,
+        /// Why Phalanx itself ended it, if it did.
+        why: Option<String>,
+    },
     /// It failed, and no attempt is left.
     NoAttemptLeft {
         /// Attempts that were made.
@@ -309,6 +322,13 @@ impl TaskReason {
                 format!("had completed before session {session}, which ran it again: {it}{why}")
             }
             Failed { why } => format!("reason: {why}"),
+            RanBefore { attempt, how, node, ran_s, why } => {
+                let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+                format!(
+                    "attempt {attempt} ended after {} on {node}: {how}{why}; another attempt was due",
+                    seconds(*ran_s)
+                )
+            }
             NoAttemptLeft { attempts: 1 } => "no further attempt: the job file gives it no `retries`".to_owned(),
             NoAttemptLeft { attempts } => format!("no further attempt: all {attempts} have failed"),
             Cache { text } => format!("cache: {text}"),

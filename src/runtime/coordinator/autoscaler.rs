@@ -24,6 +24,7 @@ use crate::journal::RankInfo;
 use crate::model::{Attempt, Labels, Measure, NodeOffer, Rank, TaskId, Time, Vitals, total};
 use crate::scale::commands::{NodeChanges, ScalingStep};
 use crate::scale::controller::ScalingController;
+use crate::scale::price::EarlierSessions;
 use crate::scale::{
     Advisor, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler, SiteView, WaitSource,
 };
@@ -82,13 +83,13 @@ fn forecast_pause(now: Time) -> Duration {
 
 impl Autoscaler {
     /// The autoscaler of a run with a policy or a budget, or whose end can be forecast; else
-    /// `None`. `done`: which tasks are complete; `spent`: the cost of earlier sessions.
+    /// `None`. `done`: which tasks are complete.
     pub(super) fn new(
         prepared: &PreparedJob,
         ranks: &[RankInfo],
         members: &[Member],
         done: &dyn Fn(u32) -> bool,
-        spent: f64,
+        earlier: EarlierSessions,
         past: &LoadedHistory,
     ) -> Option<Autoscaler> {
         let (job, graph) = (&prepared.job, &prepared.graph);
@@ -102,15 +103,13 @@ impl Autoscaler {
         if !decides && !can_forecast(job) {
             return None;
         }
-        let mut prices = prices(job, ranks);
-        prices.budget = prices.budget.map(|budget| (budget - spent).max(0.0));
+        let mut prices = prices(job, ranks).continuing(earlier);
         if let Some(first) = prices.nodes.first_mut() {
             first.memory = members.iter().map(|member| member.memory).max();
             first.gpus = members.iter().map(|member| member.gpus).max();
         }
         let delays = delays(job);
         let mut scaler = Scaler::of(&scaling);
-        scaler.spent_earlier(spent);
         let advisor = job.advisor.as_ref().map(AdvisorClient::new);
         if advisor.is_some() {
             scaler = scaler.with_advisor(Advisor::default());

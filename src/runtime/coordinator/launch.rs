@@ -151,7 +151,7 @@ fn prepare(
         mut journal,
         kept,
         welcome,
-        spent,
+        earlier,
         ended,
         past,
         limits,
@@ -160,7 +160,7 @@ fn prepare(
     } = start;
     let done = Done::of(&kept, &prepared);
     let left_out = (prepared.left_out_count(), Arc::clone(&prepared.left_out));
-    let autoscaler = Autoscaler::new(&prepared, &infos, &members, &|task| done.has(task), spent, &past);
+    let autoscaler = Autoscaler::new(&prepared, &infos, &members, &|task| done.has(task), earlier, &past);
     let fair = prepared.family_slots();
     let PreparedJob { job, graph, estimates, order, urgency, pools, .. } = prepared;
     drop(order);
@@ -203,7 +203,8 @@ fn prepare(
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let (watcher, alerts) = watch(&dir, &job, options)?.unzip();
     let recording = Recording::new(journal, progress, history, alerts, (Arc::clone(&job), estimates), &coordinator);
-    let identity = SessionIdentity { name: welcome.run_name.clone(), session: welcome.session, earlier_cost: spent };
+    let identity =
+        SessionIdentity { name: welcome.run_name.clone(), session: welcome.session, earlier_cost: earlier.cost };
     let mut driver = CoordinatorDriver::new(
         identity,
         coordinator,

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::auto_memory::auto_memory;
 use super::join_address::JoinAddress;
@@ -26,11 +27,11 @@ use crate::observe::tell;
 use crate::runtime::clock::unix_ns;
 use crate::runtime::divided_graphs::divide_graphs;
 use crate::runtime::{Options, RunError};
-use crate::scale::price::{Prices, STOP_MARGIN};
+use crate::scale::price::{EarlierSessions, Prices, STOP_MARGIN};
 use crate::schedule::protocol::Welcome;
 use crate::system::process_watch::own_mark;
 use crate::text::{counted, counted_are};
-use crate::workload::{PreparedJob, Selected, graph_of};
+use crate::workload::{PreparedJob, Selected, block_time, graph_of};
 
 /// Maximum number of tasks that a message lists which run again.
 const LISTED_RERUNS: usize = 5;
@@ -52,8 +53,8 @@ pub(super) struct PreparedRun {
     /// Why tasks that had completed run again.
     pub(super) run_again: Vec<RunAgain>,
     pub(super) welcome: Welcome,
-    /// Cost of earlier sessions.
-    pub(super) spent: f64,
+    /// What earlier sessions have left.
+    pub(super) earlier: EarlierSessions,
     /// Earlier sessions that are certainly over.
     pub(super) ended: EndedSessions,
     /// The history of the job.
@@ -86,7 +87,7 @@ impl PreparedRun {
     pub(super) fn open(options: &Options, kernels: &Kernels) -> Result<PreparedRun, RunError> {
         let mut loaded = job::load_all(&options.jobs, kernels).map_err(RunError::Job)?;
         let mut graph = graph_of(&loaded).map_err(RunError::Job)?;
-        for report in [&loaded.warnings, &loaded.missing_inputs()] {
+        for report in [&loaded.warnings, &loaded.missing_inputs(), &block_time(&loaded, &graph)] {
             if !report.is_empty() {
                 tracing::warn!("the job file could be better\n{}", report.render(false));
             }
@@ -133,7 +134,7 @@ impl PreparedRun {
             recalled,
             former_batches,
             run_again,
-            spent,
+            earlier,
             ended,
             limits,
             is_closed,
@@ -154,7 +155,7 @@ impl PreparedRun {
         }
         let complete: u64 = kept.iter().map(|run| u64::from(run.count)).sum();
         if resumes && complete + out < graph.task_count() as u64 {
-            check_budget(&job, spent)?;
+            check_budget(&job, earlier.cost)?;
         }
         let past = LoadedHistory::load(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
         auto_memory(dir.path().parent().unwrap_or(Path::new(RUNS)), &mut job);
@@ -193,7 +194,7 @@ impl PreparedRun {
             begun,
             run_again,
             welcome,
-            spent,
+            earlier,
             ended,
             past,
             selection,
@@ -302,7 +303,7 @@ struct Opened {
     former_batches: FormerBatches,
     begun: Vec<KeptRun>,
     run_again: Vec<RunAgain>,
-    spent: f64,
+    earlier: EarlierSessions,
     ended: EndedSessions,
     limits: Vec<LimitChange>,
     is_closed: bool,
@@ -319,7 +320,7 @@ impl Opened {
             former_batches: FormerBatches::default(),
             begun: Vec::new(),
             run_again: Vec::new(),
-            spent: 0.0,
+            earlier: EarlierSessions::default(),
             ended: EndedSessions::default(),
             limits: Vec::new(),
             is_closed: false,
@@ -395,7 +396,10 @@ fn open_journal(
         recalled: takeover.recalled,
         former_batches,
         begun: takeover.begun,
-        spent: replay.spent(),
+        earlier: EarlierSessions {
+            cost: replay.spent(),
+            passed: Duration::from_nanos(unix_ns().saturating_sub(replay.sessions[0].began.unix_ns)),
+        },
         ended,
         limits: last_limits(&replay),
         is_closed: replay.sessions.iter().any(|session| session.is_closed),

@@ -29,6 +29,12 @@ pub(super) fn bill(job: &Job, bills: impl Iterator<Item = Bill>, now: Time) -> O
     Some(total(bills.map(|bill| prices.bill(type_of(job, bill.site), bill.from, bill.to.unwrap_or(now)))))
 }
 
+/// The time in seconds that is charged for a node of a site.
+pub(super) fn charged_s(job: &Job, site: Option<SiteId>, from: Time, to: Time) -> f64 {
+    let prices = Prices::of_job(&job.cost, 1).with_sites(&job.sites);
+    prices.charged(type_of(job, site), from, to).as_secs_f64()
+}
+
 /// The bill of a session for its nodes up to `now`, by type, for a job that may have several types.
 pub(super) fn types(job: &Job, bills: impl Iterator<Item = Bill>, now: Time) -> Vec<Value> {
     let prices = Prices::of_job(&job.cost, 1).with_sites(&job.sites);

@@ -84,7 +84,9 @@ impl CoordinatorDriver {
 
     /// A block, with the site that it was requested from if the job has several.
     fn block_status(&self, now: Time, block: &Block) -> Value {
-        let billed = block.granted.map_or(0.0, |from| block.ended.unwrap_or(now).since(from).as_secs_f64());
+        let site = Some(block.site).filter(|_| !block.own);
+        let charged = |from| pricing::charged_s(&self.job, site, from, block.ended.unwrap_or(now));
+        let billed = block.granted.map_or(0.0, charged);
         json!({
             "block": block.id.0,
             "state": block.state.name(),

@@ -49,6 +49,8 @@ pub(super) struct CandidateSearch<'a> {
     late: f64,
     /// Bill of the nodes already given back.
     settled: f64,
+    /// The part of it that earlier sessions have spent.
+    earlier: f64,
     /// The bill so far.
     spent: f64,
     /// Seconds until the deadline.
@@ -61,6 +63,11 @@ pub(super) struct CandidateSearch<'a> {
     least: u32,
     most: u32,
     pub found: BTreeMap<u32, Prospect>,
+}
+
+/// What the session costs with a prospect, without what `earlier` ones have cost; above zero.
+fn own_cost(prospect: &Prospect, earlier: f64) -> f64 {
+    (prospect.cost - earlier).max(1e-12)
 }
 
 impl<'a> CandidateSearch<'a> {
@@ -106,6 +113,7 @@ impl<'a> CandidateSearch<'a> {
             lead: delay.q50 + scope.interval,
             late: (delay.q90 / delay.q50.max(1e-9)).max(1.0),
             settled: account.settled(),
+            earlier: prices.earlier,
             spent: account.spent(),
             deadline: prices.deadline.map(|d| d.since(seen.now).as_secs_f64()),
             budget: prices.budget,
@@ -155,7 +163,7 @@ impl<'a> CandidateSearch<'a> {
     /// Numbers half way to the neighbours of likely choices: the prospect of least finish x cost,
     /// the fewest ranks that meet the deadline, the most that stay within the budget.
     fn between(&self) -> Vec<u32> {
-        let product = |p: &Prospect| (self.now + p.finish_q50) * p.cost.max(1e-12);
+        let product = |p: &Prospect| (self.now + p.finish_q50) * own_cost(p, self.earlier);
         let all = || self.found.values();
         let best = all().min_by(|a, b| product(a).total_cmp(&product(b)));
         let in_time = self.deadline.and_then(|deadline| all().find(|p| p.finish_q90 <= deadline));
@@ -179,13 +187,13 @@ impl<'a> CandidateSearch<'a> {
     /// For each number of ranks keeps the better of this and another order of types: within
     /// deadline and budget, then by the trade between time and money.
     pub fn take_better(&mut self, other: CandidateSearch<'_>) {
-        let weight = self.scope.time_weight;
+        let (weight, now, earlier) = (self.scope.time_weight, self.now, self.earlier);
+        let (deadline, budget) = (self.deadline, self.budget);
         let misses = |p: &Prospect| {
-            self.deadline.is_some_and(|deadline| p.finish_q90 > deadline)
-                || self.budget.is_some_and(|budget| p.cost_q90 > budget)
+            deadline.is_some_and(|deadline| p.finish_q90 > deadline) || budget.is_some_and(|budget| p.cost_q90 > budget)
         };
         let burden =
-            |p: &Prospect| weight * (self.now + p.finish_q50).max(1e-9).ln() + (1.0 - weight) * p.cost.max(1e-12).ln();
+            |p: &Prospect| weight * (now + p.finish_q50).max(1e-9).ln() + (1.0 - weight) * own_cost(p, earlier).ln();
         for (ranks, prospect) in other.found.into_iter().filter(|(ranks, _)| *ranks > self.supply) {
             let known = self.found.get(&ranks).map(|known| (misses(known), burden(known)));
             let is_better = |known: (bool, f64)| {

@@ -76,10 +76,10 @@ pub fn policy_of(scaling: &Scaling) -> Box<dyn Policy> {
     match scaling.policy {
         PolicyKind::Fixed => Box::new(Fixed::default()),
         PolicyKind::Reactive => Box::new(Reactive::new(scaling)),
-        PolicyKind::Predictive => Box::new(Ahead::new("predictive", Objective::of(scaling.intent), scaling)),
+        PolicyKind::Predictive => Box::new(Ahead::new("predictive", Objective::of(scaling), scaling)),
         PolicyKind::Hybrid => Box::new(Hybrid::new(scaling)),
-        PolicyKind::Cost => Box::new(Ahead::new("cost", Objective::Cheapest, scaling)),
-        PolicyKind::Performance => Box::new(Ahead::new("performance", Objective::Fastest, scaling)),
+        PolicyKind::Cost => Box::new(Ahead::new("cost", Objective::of(scaling), scaling)),
+        PolicyKind::Performance => Box::new(Ahead::new("performance", Objective::of(scaling), scaling)),
     }
 }
 

@@ -9,7 +9,7 @@
 use super::rules::RuleBook;
 use super::score::time_weight;
 use super::{Policy, Target};
-use crate::job::{Intent, Scaling};
+use crate::job::{PolicyKind, Scaling};
 use crate::scale::decision::Candidate;
 use crate::scale::estimate::Estimates;
 use crate::scale::forecast::{Forecaster, Outlook, Prospect, Scope};
@@ -38,13 +38,19 @@ pub enum Objective {
 }
 
 impl Objective {
-    /// The trade that an intent means.
-    pub fn of(intent: Intent) -> Objective {
-        Objective::Trade(time_weight(intent))
+    /// That of the settings: of their policy, or the trade that their intent means.
+    pub fn of(scaling: &Scaling) -> Objective {
+        match scaling.policy {
+            PolicyKind::Cost => Objective::Cheapest,
+            PolicyKind::Performance => Objective::Fastest,
+            PolicyKind::Fixed | PolicyKind::Reactive | PolicyKind::Predictive | PolicyKind::Hybrid => {
+                Objective::Trade(time_weight(scaling.intent))
+            }
+        }
     }
 
-    /// The weight of time against money.
-    fn time_weight(self) -> f64 {
+    /// The weight of time against money, 0 to 1.
+    pub fn time_weight(self) -> f64 {
         match self {
             Objective::Trade(weight) => weight,
             Objective::Cheapest => NEGLIGIBLE_GAIN,
@@ -150,7 +156,11 @@ impl Choice<'_> {
             return Some((best, None));
         }
         if let Some(best) = least(&|p| self.in_budget(p), &|p| p.finish_q90 + 1e-6 * p.cost) {
-            return Some((best, Some("no number of ranks is sure to meet the deadline")));
+            let excuse = match self.outlook.prospects.iter().any(|p| self.in_time(p)) {
+                true => "no number of ranks is sure to meet the deadline within the budget",
+                false => "no number of ranks is sure to meet the deadline",
+            };
+            return Some((best, Some(excuse)));
         }
         least(&|_| true, &|p| p.cost_q90 + 1e-6 * p.finish_q50)
             .map(|p| (p, Some("no number of ranks is sure to keep the budget")))
@@ -163,10 +173,10 @@ impl Choice<'_> {
         upto.or(self.outlook.prospects.first()).copied()
     }
 
-    /// The burden of the whole run, not of the rest. So a second has the same price throughout the
+    /// The burden of the whole session, not of the rest. So a second has the same price throughout the
     /// run, and no phase buys time dearly that another could buy cheaply.
     fn burden(&self, p: &Prospect) -> f64 {
-        self.aim.burden(self.seen.now.seconds() + p.finish_q50, p.cost)
+        self.aim.burden(self.seen.now.seconds() + p.finish_q50, p.cost - self.prices.earlier)
     }
 
     /// How much one prospect reduces the burden of another, as a share of what is left: near the
@@ -240,7 +250,7 @@ impl Hybrid {
     /// With the intent and the rules of the settings.
     pub fn new(scaling: &Scaling) -> Hybrid {
         Hybrid {
-            ahead: Ahead::new("hybrid", Objective::of(scaling.intent), scaling),
+            ahead: Ahead::new("hybrid", Objective::of(scaling), scaling),
             book: RuleBook::new(scaling),
             confidence: scaling.confidence,
         }
@@ -286,7 +296,7 @@ impl Policy for Hybrid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Cost, PolicyKind};
+    use crate::job::{Cost, Intent};
     use crate::scale::policy::policy_of;
     use crate::scale::testing::World;
     use std::time::Duration;

@@ -36,7 +36,8 @@ impl<'a> Account<'a> {
         Account::new(seen.now, seen.ranks, seen.requests, seen.settled, prices)
     }
 
-    /// The account of these ranks and requests; `settled` is the bill of nodes given back.
+    /// The account of these ranks and requests; `settled` is the bill of nodes that the session has
+    /// given back. Those of earlier sessions belong to it, too.
     pub fn new(
         now: Time,
         ranks: &[RankView],
@@ -55,7 +56,7 @@ impl<'a> Account<'a> {
         let mut account = Account {
             prices,
             now,
-            settled,
+            settled: prices.earlier + settled,
             held,
             requested: requests.iter().map(|r| (r.node_type, r.nodes)).collect(),
             rivals: requests.iter().flat_map(|r| r.rivals.iter().copied()).collect(),
@@ -183,20 +184,13 @@ pub fn paid_until(prices: &Prices, node_type: NodeTypeId, since: Time, now: Time
 #[derive(Clone, Debug, Default)]
 pub struct Alarm {
     reported_percent: u32,
-    /// Cost of earlier sessions, which the budget of the account no longer contains.
-    earlier: f64,
 }
 
 impl Alarm {
-    /// An alarm for the budget of all sessions.
-    pub fn after(earlier: f64) -> Alarm {
-        Alarm { earlier, ..Alarm::default() }
-    }
-
     /// The shares reached since the last call.
     pub fn ring(&mut self, account: &Account<'_>) -> Vec<BudgetAlert> {
-        let Some(left) = account.prices.budget.filter(|b| *b > 0.0) else { return Vec::new() };
-        let (spent, budget) = (self.earlier + account.spent(), self.earlier + left);
+        let Some(budget) = account.prices.budget.filter(|b| *b > 0.0) else { return Vec::new() };
+        let spent = account.spent();
         let reached = |percent: u32| spent >= budget * f64::from(percent) / 100.0 * (1.0 - 1e-9);
         let news: Vec<u32> = [50, 80, 100].into_iter().filter(|&p| p > self.reported_percent && reached(p)).collect();
         self.reported_percent = news.last().copied().unwrap_or(self.reported_percent);
@@ -249,7 +243,7 @@ impl Savings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::NodeType;
+    use super::super::{EarlierSessions, NodeType};
     use super::*;
     use crate::job::Cost;
     use crate::model::RankState;
@@ -310,6 +304,27 @@ mod tests {
             assert!(account.until(by) <= 0.5);
             // Three more nodes cost 0.3 until 100 s, and the two present ones have cost 0.2.
             assert_eq!(account.affordable(NodeTypeId(0), Time(100_000_000_000)), 3);
+        });
+    }
+
+    #[test]
+    fn a_further_session_continues_the_bill_and_the_deadline() {
+        let mut prices = prices(1.0);
+        prices.deadline = Some(Time(300_000_000_000));
+        let earlier = EarlierSessions { cost: 0.75, passed: Duration::from_secs(100) };
+        let prices = prices.continuing(earlier);
+        assert_eq!(prices.deadline, Some(Time(200_000_000_000)));
+        let late = EarlierSessions { passed: Duration::from_secs(900), ..earlier };
+        assert_eq!(prices.clone().continuing(late).deadline, Some(Time::ZERO));
+        let mut world = World::bag(1, 10.0);
+        world.ranks = vec![rank(0, RankState::Active, 0.0)];
+        world.now = 100.0;
+        world.see(|seen| {
+            let account = Account::of(seen, &prices);
+            assert!((account.spent() - 0.85).abs() < 1e-9, "{}", account.spent());
+            let by = account.stop_by().unwrap();
+            assert!((by.seconds() - 250.0).abs() < 0.01, "{by:?}");
+            assert_eq!(Alarm::default().ring(&account).iter().map(|it| it.percent).collect::<Vec<_>>(), [50, 80]);
         });
     }
 

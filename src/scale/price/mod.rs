@@ -84,9 +84,32 @@ pub struct Prices {
     pub budget_per_hour: Option<f64>,
     /// When the run should be over.
     pub deadline: Option<Time>,
+    /// What earlier sessions of the run have spent of the budget. Records do not have it, as each
+    /// session has its own bill.
+    #[serde(skip)]
+    pub earlier: f64,
+}
+
+/// What a session continues.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EarlierSessions {
+    /// Their cost.
+    pub cost: f64,
+    /// Time since the first one began.
+    pub passed: Duration,
 }
 
 impl Prices {
+    /// The prices as a further session of a run sees them: it continues the bill, and its deadline
+    /// counts from the beginning of the first session.
+    #[must_use]
+    pub fn continuing(mut self, earlier: EarlierSessions) -> Prices {
+        let passed = u64::try_from(earlier.passed.as_nanos()).unwrap_or(u64::MAX);
+        self.deadline = self.deadline.map(|deadline| Time(deadline.0.saturating_sub(passed)));
+        self.earlier += earlier.cost;
+        self
+    }
+
     /// The price list of the first nodes of a job, of one rank with `slots` slots each.
     pub fn of_job(cost: &Cost, slots: u32) -> Prices {
         let first = NodeType {
@@ -105,6 +128,7 @@ impl Prices {
             budget: cost.budget,
             budget_per_hour: cost.budget_per_hour,
             deadline: cost.deadline.map(|d| Time::ZERO.after(d)),
+            earlier: 0.0,
         }
     }
 

@@ -14,6 +14,9 @@ const MAX_TASKS_EVALUATED: usize = 1024;
 /// information the prior is ignored, since its tail is long enough to stop any run, and the
 /// observation counts: a task that has lasted this long lasts as long again. A task that takes
 /// longer after all is stopped when the money runs out.
+///
+/// Running tasks that are not listed have hardly begun and count as ready: they need at least as
+/// long as the quickest class of ready tasks.
 pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
     let running = seen.remaining.running();
     let mut classes: Vec<Option<RunningOfClass>> = Vec::new();
@@ -45,15 +48,23 @@ pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
             extremes.map(|task| rest(&task)).fold(0.0, f64::max)
         }
     };
-    Duration::try_from_secs_f64(longest.max(rests)).unwrap_or(Duration::ZERO)
+    let begun = match seen.counts.running > running.len() as u64 {
+        true => late_times(seen, estimates).reduce(f64::min).unwrap_or(0.0),
+        false => 0.0,
+    };
+    Duration::try_from_secs_f64(longest.max(rests).max(begun)).unwrap_or(Duration::ZERO)
 }
 
 /// How long the tasks that start next will take: those of the slowest class of ready tasks, at q90.
 /// Classes without information are ignored.
 pub(super) fn next_tasks(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
+    Duration::try_from_secs_f64(late_times(seen, estimates).fold(0.0, f64::max)).unwrap_or(Duration::ZERO)
+}
+
+/// How long ready tasks will take in seconds, by class, at q90.
+fn late_times(seen: &Observation<'_>, estimates: &Estimates) -> impl Iterator<Item = f64> {
     let known = seen.remaining.ready_classes().filter(|(class, _)| estimates.is_known(*class));
-    let late = known.map(|(class, size)| estimates.factor(class).quantiles().q90 * size);
-    Duration::try_from_secs_f64(late.fold(0.0, f64::max)).unwrap_or(Duration::ZERO)
+    known.map(|(class, size)| estimates.factor(class).quantiles().q90 * size)
 }
 
 /// The running tasks of a class.

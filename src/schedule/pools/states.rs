@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::dealer::{PoolDealer, lacks};
 use super::stock::{Holder, PoolState, Stock};
-use super::{ResourceId, UNLIMITED};
+use super::{PoolClaim, ResourceId, UNLIMITED};
 use crate::model::Time;
 
 impl PoolDealer {
@@ -13,7 +13,7 @@ impl PoolDealer {
     pub fn states(&self, now: Time) -> Vec<PoolState> {
         let mut waiting = vec![0u32; self.stocks.len()];
         for line in self.line.values() {
-            for (resource, _) in lacks(&self.table, &line.claim, 1).filter(|lack| lack.1 > 0) {
+            for resource in self.short(&line.claim) {
                 waiting[resource as usize] = waiting[resource as usize].saturating_add(line.claim.tasks);
             }
         }
@@ -35,13 +35,21 @@ impl PoolDealer {
         (0..).zip(&self.stocks).map(state).collect()
     }
 
+    /// The resources of which fewer units are left than a task of a claim lacks.
+    fn short<'a>(&'a self, claim: &'a PoolClaim) -> impl Iterator<Item = ResourceId> + 'a {
+        let left = |stock: &Stock| match stock.budget {
+            Some(_) => 0,
+            None => u64::from(stock.capacity).saturating_sub(stock.dealt),
+        };
+        let is_short = move |lack: &(ResourceId, u32)| u64::from(lack.1) > left(&self.stocks[lack.0 as usize]);
+        lacks(&self.table, claim, 1).filter(is_short).map(|lack| lack.0)
+    }
+
     /// Notes which resources tasks wait for.
     pub(super) fn account(&mut self, now: Time) {
         let mut waited = vec![false; self.stocks.len()];
         for waiting in self.line.values().filter(|waiting| !waiting.claim.ahead) {
-            lacks(&self.table, &waiting.claim, 1)
-                .filter(|lack| lack.1 > 0)
-                .for_each(|(resource, _)| waited[resource as usize] = true);
+            self.short(&waiting.claim).for_each(|resource| waited[resource as usize] = true);
         }
         for (stock, waited) in self.stocks.iter_mut().zip(waited) {
             match (stock.at_limit, waited) {

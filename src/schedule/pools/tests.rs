@@ -109,6 +109,19 @@ fn a_lost_lease_stays_bound_and_one_that_left_does_not() {
 }
 
 #[test]
+fn only_what_is_short_is_waited_for() {
+    let mut dealer = dealer(5, 2);
+    dealer.report(Rank(0), report(0, &[], vec![claim(2, 9, &[0, 0])]));
+    dealer.deal(Time(0));
+    dealer.report(Rank(0), report(1, &[(0, 2), (1, 2)], vec![claim(2, 7, &[0, 0])]));
+    dealer.deal(Time(1));
+    let states = dealer.states(Time(1_000_000_001));
+    assert_eq!([states[0].waiting, states[1].waiting], [0, 7], "{states:?}");
+    assert_eq!(states[0].counters.at_limit.as_secs(), 0, "three `x` are left");
+    assert!(states[1].counters.at_limit.as_secs() > 0);
+}
+
+#[test]
 fn a_lowered_capacity_calls_units_back_and_grants_none() {
     let mut dealer = dealer(3, 1);
     dealer.report(Rank(0), report(0, &[], vec![claim(1, 3, &[0])]));
