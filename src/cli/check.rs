@@ -17,7 +17,7 @@ use crate::job::units::format_duration;
 use crate::job::{self, DataGraph, Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
 use crate::observe::{LISTED, NOTICE, Paint, and_more, is_logged};
-use crate::text::counted;
+use crate::text::{counted, seconds};
 use crate::workload::{
     Selected, Selection, block_time, estimate_ns, graph_of, refused_selection, requirements, unordered_changes,
 };
@@ -299,9 +299,9 @@ fn summary(job: &Job, graph: &TaskGraph, selected: &Selected) -> String {
         let _ = writeln!(
             text,
             "  work {}, critical path {}: no number of slots makes the run shorter than {}",
-            format_duration(shape.work),
-            format_duration(shape.critical_path),
-            format_duration(shape.at_least)
+            seconds(shape.work.as_secs_f64()),
+            seconds(shape.critical_path.as_secs_f64()),
+            seconds(shape.at_least.as_secs_f64())
         );
     }
     if shape.unknown > 0 {

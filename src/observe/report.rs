@@ -541,6 +541,13 @@ fn write_pools(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), R
         return Ok(());
     }
     writeln!(out, "\n{}", paint.bold("Pools and limits of arrays"))?;
+    let broke_off = |session: &&Session| {
+        let is_live = std::ptr::eq(*session, run.session()) && !run.broke_off();
+        session.pools.is_empty() && session.ended.is_none() && !is_live
+    };
+    for session in run.replay.sessions.iter().filter(broke_off) {
+        writeln!(out, "  session {} broke off and has left no record of its pools", session.began.session)?;
+    }
     let row = |it: &PoolUse| {
         let units = |units: String| if it.kind == "rate" { "-".to_owned() } else { units };
         let capacity = it.capacity.map_or_else(|| "none".to_owned(), count);

@@ -806,3 +806,22 @@ fn a_task_that_runs_again_may_make_what_it_does_not_declare() {
     phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "c"]).run().code(2).says("side is missing");
     phalanx(&dir).args(["run", "job.toml", "--resume", "--rerun", "a"]).run().ok().says("3 completed");
 }
+
+#[test]
+fn a_resume_with_nothing_to_do_leaves_the_figures_as_they_were() {
+    let dir = Dir::new("resume-figures");
+    dir.job(
+        "job.toml",
+        "[cost]\nnode_hour = 3600\nminimum = '20s'\ndeadline = '1h'\n[[task]]\nname = 'a'\narray = '1-4'\ncommand = 'sleep 0.05'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml", "--slots", "2"]).run().code(0);
+    let figures = || {
+        let report = phalanx(&dir).args(["report", "--json"]).run().ok().json();
+        let nodes = report["nodes_held"].as_array().map(Vec::len);
+        (report["slots"].clone(), report["cost"].clone(), nodes, report["deadline_missed"].clone())
+    };
+    let before = figures();
+    assert_eq!((&before.0, &before.3), (&2.into(), &false.into()));
+    phalanx(&dir).args(["run", "job.toml", "--resume", "--slots", "1"]).run().code(0);
+    assert_eq!(figures(), before);
+}

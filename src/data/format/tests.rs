@@ -171,7 +171,7 @@ fn compare(reasons: &[String]) {
         "a.graph: line 1 announces 3 vertices, but 2 lines of neighbours follow; is the file cut off?",
         "a.graph: the line of vertex 3 names 2, but that of vertex 2 does not name 3: METIS files list each edge at both ends",
         "a.graph: line 1 announces 2 entries, but 4 follow; is the header that of another file?",
-        "a.graph: the line of vertex 4 names 1, but that of vertex 1 does not name 4: METIS files list each edge at both ends",
+        "a.graph: the line of vertex 1 names 2, but that of vertex 2 does not name 1: METIS files list each edge at both ends",
         "a.el.gz: the name ends in .gz, but this is no gzip file",
         "a.csv:1: expected the ids of two vertices (whole numbers from 0 to 18446744073709551614), found `source,target`; \
          if it is a header, put `#` before it",
