@@ -156,8 +156,8 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Writes the graph, and prints a note if the format cannot hold ids, isolated vertices, or what the
-/// graph says of direction and weights of edges.
+/// Writes the graph, and prints a note if the format cannot hold ids, isolated vertices, or what
+/// the graph says of direction and weights of edges.
 fn save(part: &GraphPart, path: &Path, format: Option<GraphFormat>) -> Result<String, DataGraphError> {
     let format = match format {
         Some(format) => format,

@@ -176,8 +176,8 @@ impl Job {
         Ok(xxh3_128(&encoder.0))
     }
 
-    /// The graph of an operation, if this task and that of another job are operations on it, and its
-    /// table is not the same in both.
+    /// The graph of an operation, if this task and that of another job are operations on it, and
+    /// its table is not the same in both.
     pub fn differing_graph(&self, id: TaskId, other: &Job, other_id: TaskId) -> Option<String> {
         let (one, two) = (self.task(id).ok()?.work, other.task(other_id).ok()?.work);
         let (Work::Kernel { name, args: one }, Work::Kernel { name: with, args: two }) = (one, two) else {

@@ -2,8 +2,8 @@
 //! Snakemake, Nextflow, CWL, HyperQueue, Makeflow, GNU make and GNU parallel.
 //!
 //! A word may mean different keys in different tables (`nodes` of a task and of `[capacity]`); the
-//! first that is valid in the table is meant. Only in the large tables, which are easily mistaken for
-//! each other ([`MISTAKEN_TABLES`]), a word may also mean a key of another table.
+//! first that is valid in the table is meant. Only in the large tables, which are easily mistaken
+//! for each other ([`MISTAKEN_TABLES`]), a word may also mean a key of another table.
 
 /// Words with the same meaning.
 struct Synonyms {

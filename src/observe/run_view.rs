@@ -211,7 +211,8 @@ impl RunView {
         &self.replay.sessions[self.replay.sessions.len() - 1]
     }
 
-    /// The last session in which a task ran, or the last one if the run goes on or no task ever ran.
+    /// The last session in which a task ran, or the last one if the run goes on or no task ever
+    /// ran.
     pub fn working_session(&self) -> &Session {
         if self.state() == RunState::Running {
             return self.session();

@@ -173,8 +173,8 @@ impl Choice<'_> {
         upto.or(self.outlook.prospects.first()).copied()
     }
 
-    /// The burden of the whole session, not of the rest. So a second has the same price throughout the
-    /// run, and no phase buys time dearly that another could buy cheaply.
+    /// The burden of the whole session, not of the rest. So a second has the same price throughout
+    /// the run, and no phase buys time dearly that another could buy cheaply.
     fn burden(&self, p: &Prospect) -> f64 {
         self.aim.burden(self.seen.now.seconds() + p.finish_q50, p.cost - self.prices.earlier)
     }
