@@ -48,7 +48,9 @@ impl Runner {
                 .stages
                 .ahead(self.cache.store(), task.id)
                 .and_then(|place| bring_contents(self.cache.store(), &**carrier, &task, &place, flags, &mut came)),
-            (false, Some(held)) => bring_held(held, &**carrier, &task, flags, &mut came),
+            // The store makes its directory first: it takes none that holds other files.
+            (false, Some(held)) => (self.cache.store().node_dir().map(drop))
+                .and_then(|()| bring_held(held, &**carrier, &task, flags, &mut came)),
             (false, None) => Ok(()),
         };
         if let Err(error) = brought {
