@@ -383,10 +383,10 @@ pub struct FileState {
     pub hash: Option<u64>,
 }
 
-/// A file that a task used, as it was when the task completed.
+/// A file that a task used, as it was when the attempt began that completed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsedFile {
-    /// Its path.
+    /// Its name as the task declares it, relative to the task's directory, which may be moved.
     pub path: PathBuf,
     /// True for a program or script that the command names, false for a declared input.
     pub is_program: bool,

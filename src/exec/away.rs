@@ -129,7 +129,7 @@ pub(super) fn files_for(
     for dir in parents.filter(|dir| is_inside(dir) && task.dir.join(dir).is_dir()) {
         found.dirs.push(text(dir)?);
     }
-    found.used = used_files.seen(task);
+    found.used = used_files.seen(task, held);
     postcard::to_stdvec(&found).map_err(|error| error.to_string())
 }
 

@@ -16,6 +16,8 @@ use rustix::io::Errno;
 use super::Fault;
 use super::aside::AttemptDeadline;
 use super::control::timespec;
+use super::old_outputs::OldOutputs;
+use crate::job::Task;
 
 /// Interval between two checks for the other end of a FIFO, or for a file on a shared file system.
 const FILE_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -122,24 +124,33 @@ fn wait_again(file: &File) -> io::Result<()> {
 }
 
 /// Makes the directories of declared outputs. Of one that cannot be made the command says why, if
-/// it needs it.
-pub(super) fn make_places(
-    deadline: &AttemptDeadline,
-    dir: &Path,
-    outputs: &[(PathBuf, Option<u64>)],
-) -> Result<(), Fault> {
-    let parents = outputs.iter().filter_map(|(file, _)| file.parent());
+/// it needs it. Returns the outputs that are there already; of a staged task none, which begins
+/// without them.
+pub(super) fn make_places(deadline: &AttemptDeadline, task: &Task) -> Result<OldOutputs, Fault> {
+    let parents = task.outputs.iter().filter_map(|(file, _)| file.parent());
     let mut places: Vec<PathBuf> =
-        parents.filter(|parent| !parent.as_os_str().is_empty()).map(|parent| dir.join(parent)).collect();
+        parents.filter(|parent| !parent.as_os_str().is_empty()).map(|parent| task.dir.join(parent)).collect();
     places.dedup();
-    if places.is_empty() {
-        return Ok(());
+    let old = (!task.is_staged && !task.outputs.is_empty()).then(|| task.clone());
+    if places.is_empty() && old.is_none() {
+        return Ok(OldOutputs::default());
     }
     deadline.aside("making the directories of its outputs", move |_| {
+        let old = old.as_ref().map(OldOutputs::of).unwrap_or_default();
         for place in places {
             let _ = std::fs::create_dir_all(place);
         }
+        old
     })
+}
+
+/// The outputs of a task that its attempt, which has completed, has left as they were.
+pub(super) fn untouched(deadline: &AttemptDeadline, old: OldOutputs) -> Vec<PathBuf> {
+    if old.is_empty() {
+        return Vec::new();
+    }
+    // Without an answer nothing is known of them.
+    deadline.untimed().aside("checking its outputs", move |_| old.untouched()).unwrap_or_default()
 }
 
 /// Returns the first of the declared files that does not exist. On shared file systems the check

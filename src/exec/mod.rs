@@ -41,6 +41,7 @@
 //! | `ahead` | brings files before the tasks that read them have a slot |
 //! | `carrier` | how a rank asks others for files |
 //! | `rank_dir` | a directory that goes with its rank |
+//! | `old_outputs` | outputs that an attempt has left as they were |
 //! | `used_files` | what a resumed run compares: inputs and programs of a task |
 //! | `cache/` | tasks that take the result of an equal task |
 //! | `kernel`, `args`, `kernels/` | functions of this process as tasks |
@@ -68,6 +69,7 @@ mod leftovers;
 mod mark;
 mod measures;
 mod mpi;
+mod old_outputs;
 mod oom;
 mod orphan_killer;
 mod output;
@@ -105,7 +107,7 @@ pub use output::OutputSink;
 pub(crate) use process::family_use;
 pub use runner::Runner;
 pub(crate) use spawn::is_ignored_from_start;
-pub(crate) use used_files::change_of;
+pub(crate) use used_files::{change_of, has_record};
 pub use user_env::user_variables;
 
 use crate::data::exchange::Stopped;

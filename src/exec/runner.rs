@@ -17,7 +17,7 @@ use crossbeam_utils::CachePadded;
 
 use super::aside::AttemptDeadline;
 use super::away::AwayAttempt;
-use super::cache::{Answer, CacheRequest, Recorder, TaskCache, Visible};
+use super::cache::{Answer, CacheRequest, LeftOutputs, Recorder, TaskCache, Visible};
 use super::command::{CommandAttempt, Commands};
 use super::control::{Control, TaskStop, watch_starts};
 use super::files;
@@ -26,12 +26,12 @@ use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
 use super::shared_dirs::SharedDirs;
 use super::stage::{self, Stages};
-use super::used_files::{ANSWER_TIMEOUT, UsedFiles};
+use super::used_files::{ANSWER_TIMEOUT, UsedFiles, has_record};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{CacheRules, Container, Group, Task, TaskLimits, Work, WrittenFiles};
-use crate::model::{Outcome, State, Stream, TaskId};
-use crate::store::{Content, lexical};
+use crate::model::{Outcome, State, Stream, TaskId, UsedFile};
+use crate::store::lexical;
 
 /// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0, cached: false };
@@ -59,6 +59,8 @@ pub struct Runner {
     cancelled: RwLock<Vec<Range<u32>>>,
     commands: Commands,
     pub(super) used_files: UsedFiles,
+    /// Warns once that tasks have left outputs of earlier attempts as they were.
+    untouched: Once,
     graphs: Graphs,
     pub(super) cache: Arc<TaskCache>,
     pub(super) stages: Stages,
@@ -105,8 +107,8 @@ pub(super) struct AttemptRun<'a> {
     pub(super) control: &'a Control,
     /// Its home, if this rank is away.
     away: Option<&'a AwayAttempt>,
-    /// The directories that it has left, if its result is to be stored.
-    left: Option<&'a LeftDirectories>,
+    /// What it has left, if its result is to be stored.
+    left: Option<&'a RefCell<LeftOutputs>>,
 }
 
 impl<'a> AttemptRun<'a> {
@@ -118,8 +120,6 @@ impl<'a> AttemptRun<'a> {
         AttemptRun { away: Some(home), ..*self }
     }
 }
-/// Directories that a staged attempt has left, by their places.
-type LeftDirectories = RefCell<Vec<(PathBuf, Option<Content>)>>;
 
 /// A kernel that can be called.
 struct ReadyKernel {
@@ -148,6 +148,7 @@ impl Runner {
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
             commands: Commands::new(&site, source.env(), &source.prologues())?,
             used_files: UsedFiles::default(),
+            untouched: Once::new(),
             graphs: Graphs::new(source.graphs(), site.graphs.as_deref()),
             cache: Arc::new(TaskCache::new(&*source, &site, Arc::clone(&shared_dirs))),
             stages: Stages::default(),
@@ -392,22 +393,23 @@ impl Runner {
             source.job_of(number),
             (&self.site, self.cache.held()),
         ));
+        let used = self.files_now(turn, task)?;
         let mut pending = match self.cache.look_up(&request, &AttemptDeadline::begin(control, limits.time))? {
             Answer::Miss(pending) => pending,
             Answer::Hit(hit) => {
-                let (taken, used) = *hit;
+                let (taken, cache_use) = *hit;
                 for (is_err, bytes) in &taken.printed {
                     output.append(if *is_err { Stream::Err } else { Stream::Out }, bytes);
                 }
                 taken.measures.iter().for_each(|(name, value)| output.measure(name, *value));
-                self.describe_files(turn, task, Outcome::CACHED, output);
-                output.cache_used(&used);
+                record_files(task, Outcome::CACHED, used, output);
+                output.cache_used(&cache_use);
                 return Ok(Outcome::CACHED);
             }
         };
         let recorder = Recorder::new(&*self.sink);
         let mut recording = Output::new(&recorder, id, seat.attempt);
-        let mut used = std::mem::take(&mut pending.used);
+        let mut cache_use = std::mem::take(&mut pending.used);
         let (began, start) = (SystemTime::now(), Instant::now());
         let left = RefCell::default();
         let result = self.work(&AttemptRun { left: Some(&left), ..*turn }, task, pending.visible, &mut recording);
@@ -420,9 +422,9 @@ impl Runner {
         if result.as_ref().is_ok_and(|outcome| outcome.ok()) && !recorder.has_added() {
             let deadline = AttemptDeadline::begin(control, None);
             let recorded = (recorder.take(), began, took);
-            used.not_stored = self.cache.store_result(&request, *pending, recorded, left.take(), &deadline);
+            cache_use.not_stored = self.cache.store_result(&request, *pending, recorded, left.take(), &deadline);
         }
-        output.cache_used(&used);
+        output.cache_used(&cache_use);
         result
     }
 
@@ -431,8 +433,9 @@ impl Runner {
         let AttemptRun { source, group, limits, number, seat, control, .. } = *turn;
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(group, task, name, args)?;
+            let used = self.files_now(turn, task)?;
             let outcome = self.kernel(turn, &kernel, output, &|| task.index)?;
-            self.describe_files(turn, task, outcome, output);
+            record_files(task, outcome, used, output);
             return Ok(outcome);
         }
         self.watch.call_once(|| {
@@ -445,10 +448,34 @@ impl Runner {
         let site = &self.site;
         let attempt = CommandAttempt { task, group, limits, seat, site, deadline, output_wait, job, output, visible };
         self.check_inputs(turn, &attempt)?;
-        files::make_places(&attempt.deadline, &task.dir, &task.outputs)?;
+        let used = self.files_now(turn, task)?;
+        let old = files::make_places(&attempt.deadline.renewed(), task)?;
+        let attempt = CommandAttempt { deadline: attempt.deadline.renewed(), ..attempt };
         let outcome = if task.is_staged { self.run_staged(turn, &attempt)? } else { self.commands.run(&attempt)? };
-        self.describe_files(turn, task, outcome, output);
+        if outcome.ok() {
+            self.note_untouched(turn, &attempt, files::untouched(&attempt.deadline, old));
+        }
+        record_files(task, outcome, used, output);
         Ok(outcome)
+    }
+
+    /// Says which outputs are those of an earlier attempt.
+    fn note_untouched(&self, turn: &AttemptRun, attempt: &CommandAttempt, untouched: Vec<PathBuf>) {
+        // What this node knows of files that another one writes may be seconds old.
+        let is_elsewhere = attempt.seat.hosts.iter().any(|(node, _)| *node != attempt.site.node);
+        let Some(file) = untouched.first().filter(|_| !is_elsewhere) else { return };
+        let more = match untouched.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let text = format!(
+            "it succeeded, but did not write its output {}{more}: the file there is older than the attempt",
+            file.display()
+        );
+        attempt.output.remark(&text);
+        let name = turn.source.task_name(turn.id);
+        self.untouched.call_once(|| tracing::warn!("{name}: {text}; other tasks say such in their standard error"));
+        turn.left.iter().for_each(|left| left.borrow_mut().old = Some(file.clone()));
     }
 
     /// Removes temporary files that no task reads any more.
@@ -482,7 +509,7 @@ impl Runner {
             Some(home) => home.add(&staged.used),
             None => attempt.output.staged(&staged.used),
         }
-        turn.left.iter().for_each(|left| _ = left.replace(std::mem::take(&mut staged.directories)));
+        turn.left.iter().for_each(|left| left.borrow_mut().directories = std::mem::take(&mut staged.directories));
         let kept = staged.end(ended.as_ref().copied().map_err(|fault| fault.state), attempt);
         kept.iter().for_each(|text| attempt.output.remark(text));
         ended
@@ -531,15 +558,18 @@ impl Runner {
         Err(Fault::new(format!("did not start: its {what} {} is missing, {whose}", file.display())))
     }
 
-    /// Passes on which files a task has used that completed.
-    fn describe_files(&self, turn: &AttemptRun, task: &Task, outcome: Outcome, output: &Output) {
-        let used = match turn.away {
-            _ if !outcome.ok() => Vec::new(),
-            Some(home) => home.used_files.clone(),
-            None => self.used_files.of(task, turn.control),
-        };
-        if !used.is_empty() {
-            output.used_files(&used);
+    /// The files that a task is about to use; `None` if a file system gives no answer.
+    fn files_now(&self, turn: &AttemptRun, task: &Task) -> Result<Option<Vec<UsedFile>>, Fault> {
+        if let Some(home) = turn.away {
+            return Ok(Some(home.used_files.clone()));
+        }
+        let deadline = AttemptDeadline::begin(turn.control, Some(ANSWER_TIMEOUT));
+        match self
+            .commands
+            .retry_while_scarce(&deadline, |deadline| self.used_files.of(task, self.cache.held(), &deadline))
+        {
+            Err(fault) if fault.state == State::Cancelled => Err(fault),
+            used => Ok(used.ok()),
         }
     }
 
@@ -605,6 +635,15 @@ impl Runner {
             }
             None => outcome,
         }
+    }
+}
+
+/// Passes on which files a task has used that completed. Without a record of its inputs it runs
+/// again in a resume.
+fn record_files(task: &Task, outcome: Outcome, used: Option<Vec<UsedFile>>, output: &Output) {
+    let Some(used) = used.filter(|_| outcome.ok()) else { return };
+    if !used.is_empty() || has_record(task) {
+        output.used_files(&used);
     }
 }
 

@@ -1,6 +1,7 @@
-//! The files that a completed task depended on, as they were when it completed: its declared
+//! The files that a completed task depended on, as they were when its attempt began: its declared
 //! inputs, and the programs and scripts that its command names by path. A resumed run compares them
-//! with what is there then.
+//! with what is there then, so a change while the task runs counts as one. They are described before
+//! the attempt, so one that completes while it is asked to end has a record as well.
 //!
 //! The content of a file of up to [`MAX_HASHED_BYTES`] is hashed, so that a file that was only
 //! touched counts as unchanged. A larger one is recognised by size and time. Each rank hashes a
@@ -8,7 +9,7 @@
 //!
 //! A directory is recognised by the names, sizes and times of what is in it and below it, up to
 //! [`MAX_ENTRIES`] entries, else by its own time, which changes when entries come and go. One into
-//! which the task itself writes says nothing: it has changed by the time the next task ends.
+//! which the task itself writes says nothing: it has changed by the time the next task begins.
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
@@ -20,18 +21,19 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::Fault;
 use super::aside::AttemptDeadline;
-use super::control::Control;
 use crate::job::{Task, Work};
 use crate::model::{FileState, UsedFile};
+use crate::store::HeldFiles;
 
 /// Maximum size in bytes of a file whose content is hashed.
 const MAX_HASHED_BYTES: u64 = 8 << 20;
 /// Maximum number of entries of a directory that are compared.
 const MAX_ENTRIES: usize = 10_000;
-/// How long listing them may take when a task ends. A resume lists what was listed then, however
+/// How long listing them may take when a task begins. A resume lists what was listed then, however
 /// long that takes.
-const MAX_LISTING_TIME: Duration = Duration::from_secs(1);
+pub(super) const MAX_LISTING_TIME: Duration = Duration::from_secs(1);
 /// A listing is used again for this many times as long as it took.
 const LISTING_REUSE: u32 = 50;
 /// How long a task's slot waits for file systems that give no answer.
@@ -69,7 +71,7 @@ fn plain_state(meta: &Metadata) -> Option<FileState> {
 }
 
 /// A hash of the names, sizes and times of what is in a directory; `None` if that is too much.
-fn listing(path: &Path, limit: Duration) -> Option<u64> {
+pub(super) fn listing(path: &Path, limit: Duration) -> Option<u64> {
     let begin = Instant::now();
     let (mut entries, mut open) = (Vec::new(), vec![path.to_owned()]);
     while let Some(directory) = open.pop() {
@@ -134,40 +136,51 @@ pub(crate) fn change_of(path: &Path, was: &FileState) -> Option<&'static str> {
 }
 
 impl UsedFiles {
-    /// The files that a task has used. Files that cannot be read are left out: nothing can be said
-    /// of them later.
-    pub(super) fn of(&self, task: &Task, control: &Control) -> Vec<UsedFile> {
-        self.states(used_by(task), task.dir.clone(), control)
+    /// The files that a task is about to use. Files that cannot be read are left out: nothing can be
+    /// said of them later. Fails if the attempt is to end, or a file system gives no answer.
+    pub(super) fn of(
+        &self,
+        task: &Task,
+        held: Option<&Arc<HeldFiles>>,
+        deadline: &AttemptDeadline,
+    ) -> Result<Vec<UsedFile>, Fault> {
+        let files = used_by(task);
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (hashes, dir, held) = (Arc::clone(&self.hashes), task.dir.clone(), held_for(task, held).cloned());
+        deadline.aside("describing its inputs", move |_| hashes.states(&dir, files, held.as_deref()))
     }
 
     /// The files that a task uses, as they are now: for another rank that runs it.
-    pub(super) fn seen(&self, task: &Task) -> Vec<UsedFile> {
-        let files = used_by(task).into_iter();
-        files.filter_map(|(file, runs)| self.hashes.state(task.dir.join(file), runs)).collect()
-    }
-
-    /// The states of these files in a directory, of which some are programs.
-    pub(super) fn states(&self, files: Vec<(PathBuf, bool)>, dir: PathBuf, control: &Control) -> Vec<UsedFile> {
-        if files.is_empty() {
-            return Vec::new();
-        }
-        let hashes = Arc::clone(&self.hashes);
-        let deadline = AttemptDeadline::begin(control, Some(ANSWER_TIMEOUT));
-        let look =
-            move |_: &_| files.into_iter().filter_map(|(file, runs)| hashes.state(dir.join(file), runs)).collect();
-        deadline.aside("describing its inputs", look).unwrap_or_default()
+    pub(super) fn seen(&self, task: &Task, held: Option<&HeldFiles>) -> Vec<UsedFile> {
+        self.hashes.states(&task.dir, used_by(task), held_for(task, held))
     }
 }
 
+/// Where the temporary files are that a task reads: only a staged one does.
+fn held_for<T>(task: &Task, held: Option<T>) -> Option<T> {
+    held.filter(|_| task.is_staged)
+}
+
 impl Hashes {
-    fn state(&self, path: PathBuf, runs: bool) -> Option<UsedFile> {
+    /// The states of these files in a directory, of which some are programs. What stands at the place
+    /// of a temporary file is of an earlier attempt at its writer, and is not read.
+    fn states(&self, dir: &Path, files: Vec<(PathBuf, bool)>, held: Option<&HeldFiles>) -> Vec<UsedFile> {
+        let is_held = |file: &Path| held.is_some_and(|held| held.find(&dir.join(file)).is_some());
+        let files = files.into_iter().filter(|(file, _)| !is_held(file));
+        files.filter_map(|(file, runs)| self.state(dir, file, runs)).collect()
+    }
+
+    fn state(&self, dir: &Path, name: PathBuf, runs: bool) -> Option<UsedFile> {
+        let path = dir.join(&name);
         let meta = fs::metadata(&path).ok()?;
         let state = plain_state(&meta)?;
         if runs && (meta.is_dir() || !is_run(&path, &meta)) {
             return None;
         }
         if meta.is_dir() {
-            return Some(UsedFile { state: self.directory(&path, state), path, is_program: false });
+            return Some(UsedFile { path: name, state: self.directory(&path, state), is_program: false });
         }
         let known = |hashes: &FxHashMap<PathBuf, FileState>| {
             let known = hashes.get(&path).filter(|known| (known.size, known.mtime_ns) == (state.size, state.mtime_ns));
@@ -181,9 +194,9 @@ impl Hashes {
             if hashes.len() >= MAX_REMEMBERED {
                 hashes.clear();
             }
-            hashes.insert(path.clone(), state);
+            hashes.insert(path, state);
         }
-        Some(UsedFile { path, is_program: runs, state })
+        Some(UsedFile { path: name, is_program: runs, state })
     }
 
     fn directory(&self, path: &Path, plain: FileState) -> FileState {
@@ -203,6 +216,11 @@ impl Hashes {
         directories.insert(path.to_owned(), (state, Instant::now() + begin.elapsed() * LISTING_REUSE));
         state
     }
+}
+
+/// True if a completed task always has a record of the files that it used, though it may be empty.
+pub(crate) fn has_record(task: &Task) -> bool {
+    used_by(task).iter().any(|(_, runs)| !runs)
 }
 
 fn is_script(path: &Path) -> bool {
@@ -286,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f.sh");
         fs::write(&path, "one").unwrap();
-        let used = Hashes::default().state(path.clone(), true).unwrap();
+        let used = Hashes::default().state(dir.path(), path.clone(), true).unwrap();
         assert!(used.state.hash.is_some());
         let differs = |state: &FileState| change_of(&path, state);
         assert_eq!(differs(&used.state), None);
@@ -306,11 +324,11 @@ mod tests {
         let path = dir.path().join("data");
         fs::create_dir_all(path.join("deep")).unwrap();
         fs::write(path.join("deep/x"), "one").unwrap();
-        let was = || Hashes::default().state(path.clone(), false).unwrap().state;
+        let was = || Hashes::default().state(dir.path(), path.clone(), false).unwrap().state;
         let state = was();
         assert!(state.hash.is_some());
         assert_eq!((change_of(&path, &state), was()), (None, state));
-        assert!(Hashes::default().state(path.clone(), true).is_none(), "it is no program");
+        assert!(Hashes::default().state(dir.path(), path.clone(), true).is_none(), "it is no program");
         fs::write(path.join("deep/x"), "three").unwrap();
         assert_eq!(change_of(&path, &state), Some("has changed"));
         let state = was();
@@ -331,7 +349,7 @@ mod tests {
         for number in 0..=MAX_ENTRIES {
             fs::write(dir.path().join(number.to_string()), "").unwrap();
         }
-        let state = Hashes::default().state(dir.path().to_owned(), false).unwrap().state;
+        let state = Hashes::default().state(dir.path(), PathBuf::new(), false).unwrap().state;
         assert_eq!((state.hash, change_of(dir.path(), &state)), (None, None));
         assert_eq!(change_of(dir.path(), &FileState { mtime_ns: 1, ..state }), Some("has changed"));
     }

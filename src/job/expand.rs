@@ -31,6 +31,24 @@ impl Job {
         &self.groups[self.group_of(task).0 as usize]
     }
 
+    /// True if a task may have inputs: it declares some, or may run in an image.
+    pub fn declares_inputs(&self, task: TaskId) -> bool {
+        let body = &self.bodies[self.group_of(task).0 as usize];
+        !body.inputs.is_empty() || body.extras.container.is_some()
+    }
+
+    /// True if a task may read files that it does not declare: it declares no inputs, and is no
+    /// operation on a data graph.
+    pub fn may_read_undeclared(&self, task: TaskId) -> bool {
+        let is_operation = self.bodies[self.group_of(task).0 as usize].graph().is_some();
+        !is_operation && !self.declares_inputs(task)
+    }
+
+    /// True if a task declares outputs.
+    pub fn declares_outputs(&self, task: TaskId) -> bool {
+        !self.bodies[self.group_of(task).0 as usize].outputs.is_empty()
+    }
+
     /// Numbers the classes from 0 in the order of their first groups. Returns the class of each
     /// group, and the first group of each class.
     pub fn classes(&self) -> (Vec<u32>, Vec<GroupId>) {

@@ -3,12 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::exec_support::{Job, Memory, Spec, bench, bench_with, once, seat, site};
 use phalanx::exec::{Kernels, OutputSink, Runner, Stream, TaskStop};
-use phalanx::model::{Outcome, State, TaskId};
+use phalanx::model::{Outcome, State, TaskId, Usage, UsedFile};
 
 fn ended(state: State, exit: i32) -> Outcome {
     Outcome { state, exit, cached: false }
@@ -34,6 +34,49 @@ fn exit_codes_and_signals_are_told() {
     assert_eq!(once(Spec::shell("exit 3")).0, ended(State::Failed, 3));
     assert_eq!(once(Spec::shell("kill -SEGV $$")).0, ended(State::Failed, -11));
     assert_eq!(once(Spec::shell("kill -KILL $$")).0, ended(State::Failed, -9));
+}
+
+/// Asks everything to end as soon as a process has ended by itself, and keeps what tasks have used.
+#[derive(Default)]
+struct StopAfterProcess {
+    runner: OnceLock<Weak<Runner>>,
+    used: Mutex<Vec<UsedFile>>,
+}
+
+impl OutputSink for StopAfterProcess {
+    fn append(&self, _: TaskId, _: u16, _: Stream, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&self, _: TaskId, _: u16, _: Outcome) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn account(&self, _: TaskId, _: u16, _: Usage) -> io::Result<()> {
+        let runner = self.runner.get().and_then(Weak::upgrade);
+        runner.expect("it runs").stop_all(TaskStop::Terminate);
+        Ok(())
+    }
+
+    fn used_files(&self, _: TaskId, _: u16, files: &[UsedFile]) -> io::Result<()> {
+        self.used.lock().unwrap().extend_from_slice(files);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_task_that_completes_while_it_is_asked_to_end_has_a_record_of_its_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("in"), "").unwrap();
+    let mut spec = Spec::shell("cat in").dir(dir.path());
+    spec.task.inputs.push(("in".into(), None));
+    let sink = Arc::new(StopAfterProcess::default());
+    let runner = Runner::new(Arc::new(Job::new([spec])), Kernels::builtin(), site(), sink.clone()).unwrap();
+    let runner = Arc::new(runner);
+    sink.runner.set(Arc::downgrade(&runner)).unwrap();
+    assert_eq!(runner.run(TaskId(0), &seat(0)), Outcome::OK);
+    let used = sink.used.lock().unwrap();
+    assert_eq!(used.iter().map(|file| file.path.clone()).collect::<Vec<_>>(), [Path::new("in")]);
 }
 
 #[test]

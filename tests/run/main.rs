@@ -5,6 +5,7 @@ mod batch;
 mod bench;
 mod cache;
 mod calls;
+mod changed_files;
 mod containers;
 mod embedding;
 mod faults;

@@ -12,15 +12,15 @@
 mod key;
 mod recorder;
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::aside::AttemptDeadline;
+use super::old_outputs::Stamp;
 use super::shared_dirs::SharedDirs;
 use super::{Fault, RankContext, TaskSource, used_files};
 use crate::job::{CacheRules, CacheSettings, Group, Task, Work};
@@ -82,6 +82,15 @@ pub(super) enum Answer {
     Miss(Box<PendingResult>),
 }
 
+/// What is known of the outputs that a completed attempt has left.
+#[derive(Default)]
+pub(super) struct LeftOutputs {
+    /// The directories of a staged one that are in the store already, by their places.
+    pub(super) directories: Vec<(PathBuf, Option<Content>)>,
+    /// An output that it has left as it was.
+    pub(super) old: Option<PathBuf>,
+}
+
 /// What is known of a task that runs, for storing its result.
 pub(super) struct PendingResult {
     pub(super) used: CacheUse,
@@ -99,18 +108,6 @@ struct InputState {
     /// The content's identity, and what the system said of the file before it was read.
     content: String,
     stamp: Option<Stamp>,
-}
-
-/// What changes with a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp([i64; 7]);
-
-impl Stamp {
-    fn of(meta: &Metadata) -> Stamp {
-        let id = [meta.dev() as i64, meta.ino() as i64, meta.len() as i64];
-        let [dev, ino, size] = id;
-        Stamp([dev, ino, size, meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
-    }
 }
 
 impl CacheRequest {
@@ -378,7 +375,7 @@ impl TaskCache {
         request: &Arc<CacheRequest>,
         pending: PendingResult,
         (recorded, began, took): (Recorded, SystemTime, Duration),
-        left: Vec<(PathBuf, Option<Content>)>,
+        left: LeftOutputs,
         deadline: &AttemptDeadline<'_>,
     ) -> Option<String> {
         if request.task.outputs.is_empty() && recorded.printed.is_empty() && request.outputs().is_empty() {
@@ -386,6 +383,9 @@ impl TaskCache {
         }
         if recorded.is_too_long() {
             return Some(format!("it printed more than {} MiB", recorder::MAX_PRINTED >> 20));
+        }
+        if let Some(file) = left.old {
+            return Some(format!("it did not write its output {}, which is older", file.display()));
         }
         // Why it has no key was said when it was looked for.
         let components = pending.components?;
@@ -403,7 +403,7 @@ impl TaskCache {
                 took_s: took.as_secs_f64(),
             };
             let Recorded { printed, measures, .. } = recorded;
-            let outputs = match cache.known_outputs(&request, left) {
+            let outputs = match cache.known_outputs(&request, left.directories) {
                 Ok(outputs) => outputs,
                 Err(why) => return Some(why),
             };

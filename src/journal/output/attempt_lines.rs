@@ -89,7 +89,8 @@ pub fn stage_files(run: &RunDir, session: u32) -> Vec<PathBuf> {
     files(run, session, STAGE)
 }
 
-fn files(run: &RunDir, session: u32, kind: &str) -> Vec<PathBuf> {
+/// The files of a session with this extension.
+pub(super) fn files(run: &RunDir, session: u32, kind: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(session_dir(run, session)).into_iter().flatten().flatten().map(|entry| entry.path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == kind)).collect()
 }

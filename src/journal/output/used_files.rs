@@ -1,7 +1,7 @@
 //! Files that completed tasks used: a JSON line per task, in a file per rank and session.
 //!
-//! A rank that used none writes no file. The lines of a rank that was killed may be incomplete: of
-//! a task without a line nothing is known, and it counts as unchanged.
+//! A rank that used none writes no file. A task that declares inputs has a line before its end is
+//! reported, so one that lacks it counts as changed.
 
 use std::cell::RefCell;
 use std::fs;
@@ -10,6 +10,7 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use super::attempt_lines::files;
 use super::line_file::LineFile;
 use super::{OutputError, file};
 use crate::journal::RunDir;
@@ -42,32 +43,47 @@ impl UsedFilesWriter {
 }
 
 /// The files that tasks used, by task and attempt.
-type ByAttempt = FxHashMap<(TaskId, u16), Vec<UsedFile>>;
+type ByAttempt = FxHashMap<(TaskId, u16), Rc<[UsedFile]>>;
 
 /// Finds what completed tasks have used.
 #[derive(Debug)]
 pub struct UsedFilesReader {
     run: RunDir,
     /// What was read so far, by session and rank.
-    read: RefCell<FxHashMap<(u32, Rank), Rc<ByAttempt>>>,
+    read: RefCell<FxHashMap<(u32, Rank), ByAttempt>>,
+    /// Those of all ranks of a session, by task: of the latest attempt.
+    sessions: RefCell<FxHashMap<u32, FxHashMap<TaskId, (u16, Rc<[UsedFile]>)>>>,
 }
 
 impl UsedFilesReader {
     /// A reader for a run.
     pub fn new(run: &RunDir) -> UsedFilesReader {
-        UsedFilesReader { run: run.clone(), read: RefCell::default() }
+        UsedFilesReader { run: run.clone(), read: RefCell::default(), sessions: RefCell::default() }
     }
 
-    /// Calls `each` with the files that an attempt has used, as far as they were recorded, until it
-    /// returns something.
-    pub fn find<T>(&self, session: u32, attempt: &Attempt, each: impl FnMut(&UsedFile) -> Option<T>) -> Option<T> {
-        let known = self.read.borrow().get(&(session, attempt.rank)).cloned();
-        let read = known.unwrap_or_else(|| {
-            let read = Rc::new(read(&file(&self.run, session, attempt.rank, EXTENSION)));
-            self.read.borrow_mut().insert((session, attempt.rank), Rc::clone(&read));
-            read
-        });
-        read.get(&(attempt.task, attempt.attempt))?.iter().find_map(each)
+    /// The files that a completed attempt has used; `None` without a record.
+    pub fn of(&self, session: u32, attempt: &Attempt) -> Option<Rc<[UsedFile]>> {
+        if attempt.attempt == 0 {
+            // Its own end was not recorded: neither are its number and its rank.
+            let mut sessions = self.sessions.borrow_mut();
+            let latest = sessions.entry(session).or_insert_with(|| self.latest_of(session));
+            return latest.get(&attempt.task).map(|(_, files)| Rc::clone(files));
+        }
+        let mut known = self.read.borrow_mut();
+        let read = known
+            .entry((session, attempt.rank))
+            .or_insert_with(|| read(&file(&self.run, session, attempt.rank, EXTENSION)));
+        read.get(&(attempt.task, attempt.attempt)).cloned()
+    }
+
+    fn latest_of(&self, session: u32) -> FxHashMap<TaskId, (u16, Rc<[UsedFile]>)> {
+        let mut latest: FxHashMap<TaskId, (u16, Rc<[UsedFile]>)> = FxHashMap::default();
+        for ((task, attempt), used) in files(&self.run, session, EXTENSION).iter().flat_map(|path| read(path)) {
+            if latest.get(&task).is_none_or(|(known, _)| *known < attempt) {
+                latest.insert(task, (attempt, used));
+            }
+        }
+        latest
     }
 }
 
@@ -75,7 +91,7 @@ fn read(path: &std::path::Path) -> ByAttempt {
     // Without the file nothing is known: an older version, or no task used files.
     let bytes = fs::read(path).unwrap_or_default();
     let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Line>(line).ok());
-    lines.map(|line| ((TaskId(line.task), line.attempt), line.files)).collect()
+    lines.map(|line| ((TaskId(line.task), line.attempt), line.files.into())).collect()
 }
 
 #[cfg(test)]
@@ -97,14 +113,15 @@ mod tests {
         fs::write(&writer.0.path, [fs::read(&writer.0.path).unwrap(), b"nonsense\n{\"task\":3".to_vec()].concat())
             .unwrap();
         let reader = UsedFilesReader::new(&run);
-        let mut seen = Vec::new();
-        let all = |file: &UsedFile| {
-            seen.push(file.clone());
-            None::<()>
-        };
-        assert_eq!(reader.find(1, &attempt(3), all), None);
-        assert_eq!(seen, [used("/a"), used("/é \n")]);
-        assert_eq!(reader.find(1, &attempt(4), |_| Some(())), None);
-        assert_eq!(reader.find(2, &attempt(3), |_| Some(())), None);
+        let files = |session: u32, attempt: &Attempt| reader.of(session, attempt).map(|files| files.to_vec());
+        assert_eq!(files(1, &attempt(3)), Some(vec![used("/a"), used("/é \n")]));
+        assert_eq!(files(1, &attempt(4)), None);
+        assert_eq!(files(2, &attempt(3)), None);
+        // Of a task that completed without a record of its end: what its latest attempt used.
+        UsedFilesWriter::new(&run, 1, Rank(1)).append(TaskId(3), 2, &[used("/b")]).unwrap();
+        let reader = UsedFilesReader::new(&run);
+        let implied = |task: u32| Attempt { attempt: 0, ..attempt(task) };
+        assert_eq!(reader.of(1, &implied(3)).map(|files| files.to_vec()), Some(vec![used("/b")]));
+        assert_eq!(reader.of(1, &implied(4)), None);
     }
 }

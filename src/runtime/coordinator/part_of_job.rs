@@ -99,18 +99,30 @@ fn behind_running(selected: &Selected, graph: &TaskGraph, takeover: &Takeover) -
     behind
 }
 
-/// What is missing of the files that complete tasks have read, in words.
-pub(super) fn kept_without(takeover: &Takeover) -> Option<String> {
-    let (first, more) = takeover.missing.split_first()?;
-    let (more, are) = match more.len() {
+/// What is missing of the files that complete tasks have read or written, in words.
+pub(super) fn kept_without(job: &Job, takeover: &Takeover) -> Vec<String> {
+    let (mut said, others) = (Vec::new(), |more: usize| match more {
         0 => (String::new(), "is"),
         more => (format!(" (and {})", counted(more as u64, "other file")), "are"),
-    };
-    Some(format!(
-        "{}{more}, which complete tasks have read, {are} missing, and no task writes what is missing: these tasks stay \
-         complete",
-        first.display()
-    ))
+    });
+    if let Some((first, more)) = takeover.missing.split_first() {
+        let (more, are) = others(more.len());
+        said.push(format!(
+            "{}{more}, which complete tasks have read, {are} missing, and no task writes what is missing: these tasks \
+             stay complete",
+            first.display()
+        ));
+    }
+    // They were found in reverse order.
+    if let Some(((task, file), more)) = takeover.unread.split_last() {
+        let (name, (more, are)) = (job.task_name(*task), others(more.len()));
+        said.push(format!(
+            "the output {} of {name}, which is complete,{more} {are} missing; no task lists it under `inputs`, but those \
+             that need {name} may have read it: `--rerun {name}` makes it again",
+            file.display()
+        ));
+    }
+    said
 }
 
 /// True if the task declares outputs, and all of them are there. What one has changed in a graph is

@@ -386,9 +386,7 @@ fn open_journal(
     let graphs = job.graphs.iter().map(|graph| graph.name.as_str());
     let former_batches =
         FormerBatches::find(dir.path(), graphs, &stays).map_err(|error| RunError::Refused(error.to_string()))?;
-    if let Some(text) = kept_without(&takeover) {
-        tracing::warn!("{text}");
-    }
+    kept_without(job, &takeover).iter().for_each(|text| tracing::warn!("{text}"));
     Ok(Opened {
         session: last.began.session + 1,
         run_again: takeover.run_again(job),

@@ -21,8 +21,8 @@ pub struct RunPreview {
     pub resumed: Option<String>,
     /// What a user may not expect about the run to resume, or that there is none.
     pub remark: Option<String>,
-    /// What is missing of the files that complete tasks have read, in words.
-    pub missing: Option<String>,
+    /// What is missing of the files that complete tasks have read or written, in words.
+    pub missing: Vec<String>,
     /// Number of tasks of the job.
     pub tasks: usize,
     /// Number of tasks that are complete and would not run again.
@@ -88,7 +88,7 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
     Ok(RunPreview {
         resumed: dir.map(|dir| dir.name()),
         remark,
-        missing: kept_without(&takeover),
+        missing: kept_without(job, &takeover),
         tasks: job.task_count(),
         complete: takeover.complete(),
         left_out: takeover.runs.len() - runs.len(),

@@ -3,8 +3,9 @@
 //! A task stays complete if it completed in an earlier session, its content key, the tasks that it
 //! needs and the files that it used have not changed, the user does not request that it runs again,
 //! and none of its dependencies runs again for such a reason. A task whose declared output is gone
-//! runs again if a task that still has to run needs it, or if no task does; dependents that are
-//! complete stay so. If an operation on a data graph runs, the completed batches of changes to that
+//! runs again, unless all that need it are complete and one of them has read the file, or may have;
+//! dependents that are complete stay so. The same holds for an output that was not kept when it ran
+//! and is to be kept now. If an operation on a data graph runs, the completed batches of changes to that
 //! graph that need it run again too: it would not find the version before them.
 //! Tasks are identified by name and index, those of a matrix by the values along its axes: a task
 //! that moved in the file, an array that grew, or a matrix with one value more keeps its state.
@@ -72,8 +73,14 @@ pub struct RerunChecks<'a> {
     pub changed: &'a dyn Fn(TaskId, TaskId) -> Option<String>,
     /// The former job does not have the task, which completed before that one.
     pub recalled: &'a dyn Fn(TaskId) -> bool,
-    /// A declared output that is gone.
-    pub lost: &'a dyn Fn(TaskId) -> Option<PathBuf>,
+    /// The declared outputs that are gone: all of them, or (`false`) those that no task lists among
+    /// its inputs.
+    pub lost: &'a dyn Fn(TaskId, bool) -> Vec<PathBuf>,
+    /// It may read files that it does not list among its inputs.
+    pub may_read_undeclared: &'a dyn Fn(TaskId) -> bool,
+    /// An output that is to be kept and was not when it ran: of a task, with its number in the old
+    /// job.
+    pub not_kept: &'a dyn Fn(TaskId, TaskId) -> Option<PathBuf>,
     /// It may have begun without completing, by its number in the old job.
     pub begun: &'a dyn Fn(TaskId) -> bool,
 }
@@ -95,6 +102,8 @@ pub enum RunReason {
     File(Box<str>),
     /// This declared output is gone.
     Output(PathBuf),
+    /// This declared output is to be kept, and was not when it ran.
+    NotKept(PathBuf),
     /// This task, which it needs, runs again.
     Needs(TaskId),
 }
@@ -114,6 +123,9 @@ impl RunReason {
             RunReason::Asked => "is named by --rerun".to_owned(),
             RunReason::File(text) => text.to_string(),
             RunReason::Output(file) => format!("its output {} is missing", file.display()),
+            RunReason::NotKept(file) => {
+                format!("its output {} is to be kept, and was not when it ran", file.display())
+            }
             RunReason::Needs(task) => format!("needs {}, which runs again", job.task_name(*task)),
         }
     }
@@ -137,6 +149,9 @@ pub struct Takeover {
     /// Files that tasks which stay complete have read, that are missing, and that no task writes:
     /// the first of them.
     pub missing: Vec<PathBuf>,
+    /// Declared outputs of tasks that stay complete, that are gone, and that complete tasks may have
+    /// read without declaring it: of each task one.
+    pub unread: Vec<(TaskId, PathBuf)>,
 }
 
 impl Takeover {
@@ -305,29 +320,15 @@ fn takeover_with(
             }
         }
     }
-    // In reverse order: a task that runs again needs its own inputs.
-    let mut awaited = vec![false; nodes];
-    for node in graph.topological().iter().rev() {
-        let at = node as usize;
-        let is_join = |node: u32| graph.join(node).is_some();
-        let is_open = |next: u32| if is_join(next) { awaited[next as usize] } else { !kept[next as usize] };
-        awaited[at] = graph.successors(node).any(|edge| is_open(edge.node()));
-        let is_wanted = awaited[at] || graph.successors(node).next().is_none();
-        if is_wanted
-            && !is_join(node)
-            && kept[at]
-            && let Some(file) = (checks.lost)(TaskId(node))
-        {
-            kept[at] = false;
-            reasons[at] = Some(RunReason::Output(file));
-        }
-    }
+    let is_old = |task: TaskId| was[task.index()].filter(|was| was.0 < first_recalled);
+    let unread = make_again(graph, checks, &is_old, &mut kept, &mut reasons);
     reasons.truncate(graph.task_count());
     let is_begun = |(reason, was): (&Option<RunReason>, &Option<TaskId>)| {
         matches!(reason, Some(RunReason::Open)) && was.is_some_and(|was| (checks.begun)(was))
     };
     let begun: Vec<bool> = reasons.iter().zip(&was).map(is_begun).collect();
-    let remade: Vec<bool> = reasons.iter().map(|reason| matches!(reason, Some(RunReason::Output(_)))).collect();
+    let is_remade = |reason: &Option<RunReason>| matches!(reason, Some(RunReason::Output(_) | RunReason::NotKept(_)));
+    let remade: Vec<bool> = reasons.iter().map(is_remade).collect();
     let reasons = (0..).map(TaskId).zip(reasons);
     Takeover {
         recalled: recalled.into_iter().filter(|task| kept[task.index()]).collect(),
@@ -336,7 +337,57 @@ fn takeover_with(
         begun: runs(&begun, &was),
         remade: runs(&remade, &was),
         missing: Vec::new(),
+        unread,
     }
+}
+
+/// Has the tasks of which outputs are gone run again: in reverse order, as a task that runs again
+/// needs its own inputs. `was` gives the number of a task in the former job. Returns what is gone
+/// and may have been read.
+fn make_again(
+    graph: &TaskGraph,
+    checks: &RerunChecks,
+    was: &dyn Fn(TaskId) -> Option<TaskId>,
+    kept: &mut [bool],
+    reasons: &mut [Option<RunReason>],
+) -> Vec<(TaskId, PathBuf)> {
+    let nodes = graph.node_count();
+    let is_join = |node: u32| graph.join(node).is_some();
+    let may_read = |read_behind: &[bool], next: u32| match is_join(next) {
+        true => read_behind[next as usize],
+        false => (checks.may_read_undeclared)(TaskId(next)),
+    };
+    // Whether a node needs one that runs, and whether one that needs it may read what it does not
+    // declare.
+    let (mut awaited, mut read_behind, mut unread) = (vec![false; nodes], vec![false; nodes], Vec::new());
+    for node in graph.topological().iter().rev() {
+        let (at, task) = (node as usize, TaskId(node));
+        let is_open = |next: u32| if is_join(next) { awaited[next as usize] } else { !kept[next as usize] };
+        awaited[at] = graph.successors(node).any(|edge| is_open(edge.node()));
+        if is_join(node) {
+            read_behind[at] = graph.successors(node).any(|edge| may_read(&read_behind, edge.node()));
+            continue;
+        }
+        if !kept[at] {
+            continue;
+        }
+        let is_wanted = awaited[at] || graph.successors(node).next().is_none();
+        let not_kept = was(task).and_then(|was| (checks.not_kept)(task, was)).map(RunReason::NotKept);
+        let lost = || (checks.lost)(task, is_wanted).into_iter().next();
+        let reason = not_kept.or_else(|| {
+            let file = lost()?;
+            if !is_wanted && graph.successors(node).any(|edge| may_read(&read_behind, edge.node())) {
+                unread.push((task, file));
+                return None;
+            }
+            Some(RunReason::Output(file))
+        });
+        if reason.is_some() {
+            kept[at] = false;
+            reasons[at] = reason;
+        }
+    }
+    unread
 }
 
 /// True if a task is one of these, which are ascending.
@@ -480,7 +531,9 @@ mod tests {
                 forced: &|task| has(forced, task),
                 changed: &|_, _| None,
                 recalled: &|_| false,
-                lost: &|task| has(lost, task).then(|| "f".into()),
+                lost: &|task, is_wanted| (is_wanted && has(lost, task)).then(|| "f".into()).into_iter().collect(),
+                may_read_undeclared: &|_| true,
+                not_kept: &|_, _| None,
                 begun: &|_| false,
             };
             let taken =
@@ -498,6 +551,39 @@ mod tests {
         assert_eq!(of(&[0, 1, 2, 3, 4], &[], &[2]), [0, 1, 3], "and what needs it");
         assert_eq!(of(&[0, 1, 2, 3, 4], &[], &[0]), [0; 0]);
         assert_eq!(of(&[0, 1, 2, 3, 4], &[0], &[4]), [0, 1, 2, 3], "c needs b, which is there");
+    }
+
+    #[test]
+    fn an_output_that_is_gone_is_made_again_unless_a_complete_task_has_read_it() {
+        // scan -> order -> after, which are complete; what `scan` writes is gone.
+        let text = "[[task]]\nname = 'scan'\ncommand = 'x'\n[[task]]\nname = 'order'\nneeds = 'scan'\ncommand = 'x'\n\
+                    [[task]]\nname = 'after'\nneeds = 'order'\ncommand = 'x'\n";
+        let loaded = crate::job::parse(text, "j", std::path::Path::new("/"), &crate::exec::Kernels::builtin()).unwrap();
+        let graph = crate::workload::graph_of(&loaded).unwrap();
+        let of = |is_listed: bool, may_read: bool, is_kept_now: bool| {
+            let checks = RerunChecks {
+                forced: &|_| false,
+                changed: &|_, _| None,
+                recalled: &|_| false,
+                lost: &|task, is_wanted| match task {
+                    TaskId(0) if is_wanted || !is_listed => vec!["f".into()],
+                    _ => Vec::new(),
+                },
+                may_read_undeclared: &|task| may_read && task == TaskId(1),
+                not_kept: &|task, _| (is_kept_now && task == TaskId(0)).then(|| "f".into()),
+                begun: &|_| false,
+            };
+            let taken = takeover((&loaded.job, &graph), &|_| true, (&loaded.job, &graph), true, &checks);
+            let runs: Vec<_> = taken.runs.iter().map(|(task, why)| (task.0, why.text(&loaded.job))).collect();
+            (runs, taken.unread.iter().map(|(task, _)| task.0).collect::<Vec<_>>(), taken.remade.len())
+        };
+        let gone = vec![(0, "its output f is missing".to_owned())];
+        assert_eq!(of(true, false, false), (vec![], vec![], 0));
+        assert_eq!(of(true, true, false), (vec![], vec![], 0));
+        assert_eq!(of(false, true, false), (vec![], vec![0], 0), "`order` may have read it");
+        assert_eq!(of(false, false, false), (gone, vec![], 1), "it is there for order alone");
+        let kept = vec![(0, "its output f is to be kept, and was not when it ran".to_owned())];
+        assert_eq!(of(true, true, true), (kept, vec![], 1));
     }
 
     #[test]
@@ -519,7 +605,9 @@ mod tests {
                 forced: &|task| has(forced, task),
                 changed: &|_, _| None,
                 recalled: &|_| false,
-                lost: &|task| has(lost, task).then(|| "f".into()),
+                lost: &|task, is_wanted| (is_wanted && has(lost, task)).then(|| "f".into()).into_iter().collect(),
+                may_read_undeclared: &|_| true,
+                not_kept: &|_, _| None,
                 begun: &|_| false,
             };
             let taken = takeover((&loaded.job, &graph), &|_| true, (&loaded.job, &graph), true, &checks);
@@ -554,7 +642,9 @@ mod tests {
             forced: &|_| false,
             changed: &|_, was| (was.0 == 1).then(|| "its input f has changed".to_owned()),
             recalled: &|_| false,
-            lost: &|_| None,
+            lost: &|_, _| Vec::new(),
+            may_read_undeclared: &|_| true,
+            not_kept: &|_, _| None,
             begun: &|was| was.0 == 3,
         };
         let taken = takeover((&old, &old_graph), &|task| task.0 != 3, (&loaded.job, &graph), false, &checks);

@@ -1,11 +1,12 @@
 //! The job of a resumed run: that of its job file, with the tasks that were added to the run by
 //! users and by tasks that stay complete. A task that runs again adds its own again.
 
-use std::collections::HashSet;
+use std::cell::RefCell;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::recalled::recalled;
 use super::resume::{self, RerunChecks, Takeover};
@@ -172,8 +173,12 @@ fn takeover(
             own = job.name,
         )));
     }
-    let also: HashSet<TaskId> = former.implied.iter().map(|attempt| attempt.task).collect();
-    let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
+    let implied: FxHashMap<TaskId, &Attempt> = former.implied.iter().map(|attempt| (attempt.task, attempt)).collect();
+    let completed = |task: TaskId| implied.contains_key(&task) || replay.completed(task);
+    let completion = |task: TaskId| match implied.get(&task) {
+        Some(attempt) => replay.last_session().map(|last| (last, *attempt)),
+        None => replay.latest(task),
+    };
     let files = RunFiles::of(dir, job);
     let looks = forced.is_some();
     let forced = forced.unwrap_or_default();
@@ -185,13 +190,19 @@ fn takeover(
             recalled(kernels, replay, (job, graph), new, looks.then_some(&files))
         }
     };
+    let not_kept = NotKept { kernels, jobs: (&former.loaded.job, job), sessions: RefCell::default() };
     let checks = RerunChecks {
         forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
         changed: &|task, was| {
-            replay.latest(was).filter(|_| looks).and_then(|(at, attempt)| files.change(task, at, attempt))
+            completion(was).filter(|_| looks).and_then(|(at, attempt)| files.change(task, at, attempt))
         },
         recalled: &|task| recalled.contains(&task),
-        lost: &|task| if looks { files.lost(task) } else { None },
+        lost: &|task, is_wanted| if looks { files.lost(task, is_wanted) } else { Vec::new() },
+        may_read_undeclared: &|task| job.may_read_undeclared(task),
+        not_kept: &|task, was| {
+            let (at, attempt) = completion(was).filter(|_| looks && !same)?;
+            not_kept.output((task, was), at, attempt)
+        },
         begun: &|was| {
             let is_left_out = |last: &Session| last.left_out.as_ref().is_some_and(|left_out| left_out.has(was));
             let last = replay.last_session();
@@ -214,4 +225,34 @@ fn takeover(
     }
     takeover.missing = files.into_missing();
     Ok(takeover)
+}
+
+/// Finds outputs that are kept now, and were not when their tasks ran.
+struct NotKept<'a> {
+    kernels: &'a Kernels,
+    /// That of the last session, and that of the job file now.
+    jobs: (&'a Job, &'a Job),
+    /// The jobs of earlier sessions.
+    sessions: RefCell<FxHashMap<u32, Option<Job>>>,
+}
+
+impl NotKept<'_> {
+    /// Such an output of a task, given with its number in the last session, which completed with
+    /// this attempt.
+    fn output(&self, (task, was): (TaskId, TaskId), session: &Session, attempt: &Attempt) -> Option<PathBuf> {
+        let (former, job) = self.jobs;
+        if !former.has_temporaries(former.group_of(was).0 as usize) {
+            return None;
+        }
+        let (then, now) = (former.task(was).ok()?, job.task(task).ok()?);
+        let is_kept = |file: &&PathBuf| !now.temporary.contains(file) && now.outputs.iter().any(|(f, _)| f == *file);
+        let file = then.temporary.iter().find(is_kept)?;
+        // The session that ran it may have kept the file.
+        let mut sessions = self.sessions.borrow_mut();
+        let ran = sessions.entry(session.began.session).or_insert_with(|| {
+            grown_job(&session.began, &session.additions, self.kernels).ok().map(|(loaded, _)| loaded.job)
+        });
+        let ran = ran.as_ref().and_then(|ran| ran.task(attempt.task).ok());
+        ran.is_none_or(|ran| ran.temporary.contains(file)).then(|| file.clone())
+    }
 }
