@@ -149,7 +149,7 @@ fn show_preview(options: &Options, verbose: bool) -> ExitCode {
         Err(RunError::Job(mistakes)) => return super::check::refuse(&mistakes),
         Err(error) => return refuse(error),
     };
-    let RunPreview { resumed, remark, missing, tasks, complete, left_out, runs } = found;
+    let RunPreview { resumed, remark, missing, tasks, complete, left_out, runs, added_again } = found;
     let nothing = || (options.resume && resumed.is_none()).then(|| "nothing to resume: all of it runs".to_owned());
     if let Some(remark) = remark.or_else(nothing) {
         complain(remark);
@@ -171,6 +171,7 @@ fn show_preview(options: &Options, verbose: bool) -> ExitCode {
     for PlannedTask { name, reason, command } in &runs {
         text += &entry(&format!("{name}: {reason}"), command, verbose);
     }
+    added_again.into_iter().for_each(|added| text += &format!("  {added}\n"));
     super::print(&text)
 }
 

@@ -462,7 +462,7 @@ impl Runner {
     /// Says which outputs are those of an earlier attempt.
     fn note_untouched(&self, turn: &AttemptRun, attempt: &CommandAttempt, untouched: Vec<PathBuf>) {
         // What this node knows of files that another one writes may be seconds old.
-        let is_elsewhere = attempt.seat.hosts.iter().any(|(node, _)| *node != attempt.site.node);
+        let is_elsewhere = attempt.seat.hosts.iter().any(|host| host.node != attempt.site.node);
         let Some(file) = untouched.first().filter(|_| !is_elsewhere) else { return };
         let more = match untouched.len() - 1 {
             0 => String::new(),

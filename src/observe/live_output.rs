@@ -97,7 +97,7 @@ pub fn follow_task(
     wanted: &str,
 ) -> Result<(), ReportError> {
     let session = run.session().began.session;
-    let task = match run.subject().job.find(wanted).map_err(ReportError::NoSuchTask)?[..] {
+    let task = match run.find(wanted)?[..] {
         [task] => task,
         ref tasks => {
             let (first, count) = (run.subject().job.label(tasks[0]).to_string(), tasks.len());

@@ -232,7 +232,7 @@ pub fn write_failed_json(out: &mut dyn Write, run: &RunView) -> Result<(), Repor
 /// Writes the tasks of a name as one JSON object: what they run and their attempts.
 pub fn write_task_json(out: &mut dyn Write, run: &RunView, wanted: &str) -> Result<(), ReportError> {
     let job = &run.subject().job;
-    let tasks = job.find(wanted).map_err(ReportError::NoSuchTask)?;
+    let tasks = run.find(wanted)?;
     let attempt = |(session, attempt): &(&Session, &Attempt)| {
         let clock = |time| run.on_run_clock(session, time) as f64 / 1e9;
         serde_json::json!({
@@ -281,8 +281,7 @@ fn stream_name(stream: Stream) -> &'static str {
 
 /// Writes one task: its attempts in all sessions, and its output. For an array, one line per task.
 pub fn write_task(out: &mut dyn Write, run: &RunView, wanted: &str, paint: Paint) -> Result<(), ReportError> {
-    let job = &run.subject().job;
-    match job.find(wanted).map_err(ReportError::NoSuchTask)?.as_slice() {
+    match run.find(wanted)?.as_slice() {
         [task] => write_one_task(out, run, *task, paint),
         tasks => write_many_tasks(out, run, tasks, paint),
     }

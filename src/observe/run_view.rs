@@ -10,7 +10,7 @@ use super::print::ReportError;
 use crate::journal::{
     EndReason, JournalError, JournalReader, Liveness, OutputReader, Replay, RunDir, Session, Tail, unix_now_ns,
 };
-use crate::model::{Attempt, Rank, Time};
+use crate::model::{Attempt, Rank, TaskId, Time};
 use crate::system::file_probe::FileProbe;
 
 /// Loads the job of a session from its records.
@@ -199,6 +199,21 @@ impl RunView {
             Tail::Damaged(error) => Some(error),
             Tail::Clean | Tail::Torn(_) => None,
         }
+    }
+
+    /// The tasks of a name.
+    ///
+    /// # Errors
+    /// If the job has no such task (any more).
+    pub fn find(&self, wanted: &str) -> Result<Vec<TaskId>, ReportError> {
+        let missing = match self.subject().job.find(wanted) {
+            Ok(tasks) => return Ok(tasks),
+            Err(reason) => reason,
+        };
+        let had = self.sessions().filter(|(_, subject)| subject.job.find(wanted).is_ok()).last();
+        Err(ReportError::NoSuchTask(had.map_or(missing, |(session, _)| {
+            format!("`{wanted}` is no longer part of the job since session {}", session.began.session + 1)
+        })))
     }
 
     /// The sessions with their jobs, oldest first.

@@ -95,6 +95,27 @@ fn a_refused_addition_fails_its_task_and_says_why() {
     }
 }
 
+#[test]
+fn what_a_task_adds_again_or_no_longer_is_told() {
+    let dir = Dir::new("added-again");
+    dir.file("list", "1 2");
+    dir.job(
+        "job.toml",
+        "[[task]]\nname = 'split'\ninputs = 'list'\n\
+         command = 'for i in $(cat list); do printf \"[[task]]\\nname = \\\"part$i\\\"\\ncommand = \\\"true\\\"\\n\"; done > $PHALANX_ADD'\n",
+    );
+    phalanx(&dir).args(["run", "job.toml"]).run().ok().says("3 completed");
+    dir.file("list", "2 3");
+    let dry = phalanx(&dir).args(["run", "job.toml", "--resume", "--dry-run"]).run().ok();
+    dry.says("split: its input list has changed").says("split adds its tasks again: 2 tasks of the former session");
+    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok().says("3 completed");
+    let explain = |task: &str| phalanx(&dir).args(["explain", "latest", "--task", task]).run();
+    explain("part2").ok().says("it was added again by split, which ran again (its input list has changed)");
+    assert!(!explain("part3").ok().stdout().contains("ran it again"));
+    explain("part1").code(2).says("`part1` is no longer part of the job since session 2");
+    phalanx(&dir).args(["report", "--task", "part1"]).run().code(2).says("is no longer part of the job");
+}
+
 fn open_run(dir: &Dir) {
     dir.job("job.toml", "[job]\nopen = true\n[[task]]\nname = 'a'\ncommand = 'echo a >> done'\n");
     dir.file("more.toml", "[[task]]\nname = 'b'\narray = '0-3'\nneeds = 'a'\ncommand = 'echo b >> done'\n");

@@ -66,6 +66,9 @@ fn a_run_beside_a_live_one_that_writes_the_same_files_is_refused() {
     let refused = phalanx(&dir).args(["run", "job.toml"]).run().code(2);
     refused.says("job-1 is a live run of this job and writes").says("phalanx cancel job-1");
     assert!(!dir.has("phalanx-runs/job-2"));
+    dir.job("other.toml", &(task("z", "") + &task("w", "outputs = './x'\n")));
+    let other = phalanx(&dir).args(["run", "other.toml"]).run().code(2);
+    other.says("job-1 is a live run of job job and writes").says("/x, too");
     let again = phalanx(&dir).args(["run", "job.toml", "--resume"]).run().code(2);
     again.says("is in use by").says("phalanx top");
     let part = phalanx(&dir).args(["run", "job.toml", "--only", "y", "--only", "z"]).start();

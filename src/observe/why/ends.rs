@@ -5,6 +5,7 @@ use super::waits::lines;
 use super::{Explainer, TaskExplanation, TaskPlace, UsedFacts};
 use crate::journal::Session;
 use crate::model::{Attempt, State, TaskId};
+use crate::observe::SessionJob;
 use crate::observe::failures::{OutputTail, TaskFailure, recipe, tails_of};
 use crate::observe::run_view::{node_of, run_ns};
 use crate::observe::skip_cause::SkipCauses;
@@ -15,16 +16,20 @@ impl Explainer<'_> {
     /// Notes the sessions that ran a task again which had completed.
     pub(super) fn explain_reruns(&self, task: TaskId, known: &mut TaskExplanation) {
         let label = self.name(task);
+        let mut had_it = false;
         for (session, subject) in self.run.sessions() {
             // Sessions may number the task differently.
-            if session.run_again.is_empty() {
-                continue;
-            }
-            if let Ok([task]) = subject.job.find(&label).as_deref()
-                && let Some(why) = session.runs_again(*task)
-            {
-                known.reasons.push(TaskReason::RunAgain { session: session.began.session, why: why.to_owned() });
-            }
+            let found = subject.job.find(&label).ok();
+            let again = match found.as_deref() {
+                Some([task]) if !session.run_again.is_empty() => {
+                    let own = session.runs_again(*task).map(str::to_owned);
+                    own.or_else(|| added_again(session, subject, *task).filter(|_| had_it))
+                }
+                _ => None,
+            };
+            had_it |= found.is_some();
+            let session = session.began.session;
+            known.reasons.extend(again.map(|why| TaskReason::RunAgain { session, why }));
         }
     }
 
@@ -134,3 +139,15 @@ const MAX_RETRIES_SHOWN: usize = 10;
 /// A cancellation is noted at once, but the tick of rank 0 that does so may be later than the end
 /// of the task on its own clock.
 const LATEST_NOTE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Why a task runs again that another one has added again which runs again itself.
+fn added_again(session: &Session, subject: &SessionJob, task: TaskId) -> Option<String> {
+    let adders: Vec<TaskId> = session.additions.iter().filter_map(|addition| Some(addition.by?.task)).collect();
+    // What it adds needs it.
+    let before = subject.graph.as_ref()?.tasks_before(task);
+    let (adder, why) = before.iter().find_map(|before| {
+        let why = adders.contains(before).then(|| session.runs_again(*before)).flatten()?;
+        Some((*before, why))
+    })?;
+    Some(format!("was added again by {}, which ran again ({why})", subject.job.label(adder)))
+}

@@ -29,7 +29,7 @@ pub fn write_task_reasons(
     paint: Paint,
 ) -> Result<(), ReportError> {
     let explainer = Explainer::new(run, live);
-    let tasks = find(run, wanted)?;
+    let tasks = run.find(wanted)?;
     let (shown, rest) = tasks.split_at(tasks.len().min(MAX_SHOWN));
     for &task in shown {
         write_one(out, &explainer.explain(task), explainer.now_s(), paint)?;
@@ -60,7 +60,7 @@ pub fn write_task_reasons_json(
         more: usize,
     }
     let explainer = Explainer::new(run, live);
-    let tasks = find(run, wanted)?;
+    let tasks = run.find(wanted)?;
     let explained = Explained {
         run: run.dir.path().display().to_string(),
         time_s: explainer.now_s(),
@@ -69,10 +69,6 @@ pub fn write_task_reasons_json(
     };
     serde_json::to_writer_pretty(&mut *out, &explained).map_err(ReportError::Json)?;
     Ok(writeln!(out)?)
-}
-
-fn find(run: &RunView, wanted: &str) -> Result<Vec<TaskId>, ReportError> {
-    run.subject().job.find(wanted).map_err(ReportError::NoSuchTask)
 }
 
 /// `1,204 more: 1,200 PENDING, 4 READY`

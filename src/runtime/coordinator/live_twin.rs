@@ -1,4 +1,5 @@
-//! Refuses a run whose tasks would write files that a live run of the same job writes, too.
+//! Refuses a run whose tasks would write files that a live run in this directory writes, too: of the
+//! same job or of another.
 
 use std::path::Path;
 
@@ -9,26 +10,33 @@ use crate::runtime::RunError;
 use crate::runtime::job_from_session::job_of;
 use crate::workload::Selected;
 
-/// Checks the run in `own` against the live runs of its job in this directory. A live run that
-/// cannot be read is passed over.
+/// Checks the run in `own` against the live runs in this directory. A live run that cannot be read
+/// is passed over.
 ///
 /// # Errors
 /// If a declared output would be written by two runs at once.
 pub(super) fn check_live_twins(own: &RunDir, loaded: &Loaded, selected: &Selected) -> Result<(), RunError> {
-    let runs = RunDir::of_job(Path::new(RUNS), &loaded.job.name)?;
+    let runs = RunDir::all(Path::new(RUNS))?;
     let live = runs.into_iter().filter(|run| run != own && matches!(run.liveness(), Liveness::Alive(_)));
     let mut files = None;
     for run in live {
         let Ok(replay) = replay(&run.journal()) else { continue };
         let Some(last) = replay.last_session() else { continue };
+        if last.terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
+            continue;
+        }
         let Ok(theirs) = job_of(last) else { continue };
         let runs_there = |task: TaskId| last.left_out.as_ref().is_none_or(|left_out| !left_out.has(task));
+        let job = match theirs.job.name == loaded.job.name {
+            true => "this job".to_owned(),
+            false => format!("job {}", theirs.job.name),
+        };
         let theirs = FileSet::of(&theirs.job, &runs_there);
         let files = files.get_or_insert_with(|| FileSet::of(&loaded.job, &|task| selected.has(task)));
         if let Some(file) = files.written_by_both(&theirs) {
             let name = run.name();
             return Err(RunError::Refused(format!(
-                "{name} is a live run of this job and writes {file}, too: wait until it has ended, watch it with \
+                "{name} is a live run of {job} and writes {file}, too: wait until it has ended, watch it with \
                  `phalanx top {name}`, or end it with `phalanx cancel {name}`"
             )));
         }

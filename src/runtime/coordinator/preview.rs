@@ -12,6 +12,7 @@ use crate::journal::{EndReason, Liveness, RUNS, RunDir, replay};
 use crate::model::TaskId;
 use crate::observe::command_of;
 use crate::runtime::{Options, RunError};
+use crate::text::counted;
 use crate::workload::graph_of;
 
 /// What a run would do.
@@ -31,6 +32,8 @@ pub struct RunPreview {
     pub left_out: usize,
     /// The tasks that would run.
     pub runs: Vec<PlannedTask>,
+    /// What tasks that run again would add again, in words.
+    pub added_again: Option<String>,
 }
 
 /// A task that would run.
@@ -59,15 +62,15 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
         (Some(dir), Some(replay)) => FormerRun::read(kernels, dir, replay)?,
         _ => None,
     };
-    let (takeover, dir) = match (dir, &replay, former) {
+    let (takeover, dir, added_again) = match (dir, &replay, former) {
         (Some(dir), Some(replay), Some(former)) => {
             let resumed = resumed_job(kernels, &dir, replay, &former, &loaded, Some(&forced))?;
             (loaded, graph) = (resumed.loaded, resumed.graph);
-            (resumed.takeover, Some(dir))
+            (resumed.takeover, Some(dir), added_again(resumed.adders))
         }
         _ => {
             let all = (0..loaded.job.task_count() as u32).map(|task| (TaskId(task), RunReason::Open));
-            (Takeover { runs: all.collect(), ..Takeover::default() }, None)
+            (Takeover { runs: all.collect(), ..Takeover::default() }, None, None)
         }
     };
     let job = &loaded.job;
@@ -93,7 +96,18 @@ pub fn preview(options: &Options, kernels: &Kernels) -> Result<RunPreview, RunEr
         complete: takeover.complete(),
         left_out: takeover.runs.len() - runs.len(),
         runs,
+        added_again,
     })
+}
+
+/// What tasks of these names add again when they run again, and had added before: this many.
+fn added_again((adders, tasks): (Vec<String>, usize)) -> Option<String> {
+    let (first, more) = adders.split_first()?;
+    let (who, add) = match more.len() {
+        0 => (first.clone(), "adds its tasks"),
+        more => (format!("{first} and {}", counted(more as u64, "other task")), "add their tasks"),
+    };
+    Some(format!("{who} {add} again: {} of the former session would run, too", counted(tasks as u64, "task")))
 }
 
 /// An earlier run of a job that has ended before all of its tasks were complete.

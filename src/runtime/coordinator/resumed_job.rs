@@ -70,6 +70,8 @@ pub(super) struct ResumedJob {
     pub(super) takeover: Takeover,
     /// Open tasks of which attempts fell short of what they needed.
     pub(super) short: Vec<(TaskId, Shortfalls)>,
+    /// Tasks that run again and had added others, by name, and how many they had added.
+    pub(super) adders: (Vec<String>, usize),
 }
 
 /// The tasks of a job that run again in any case.
@@ -88,6 +90,7 @@ pub(super) fn resumed_job(
     let mut additions = former.additions.clone();
     // Tasks that run again as what they added does not fit any more.
     let mut again: Vec<String> = Vec::new();
+    let (mut adders_again, mut tasks_with_all) = (Vec::new(), None);
     loop {
         let (growing, links, misfits) = grown(kernels, base, &additions)?;
         if !misfits.is_empty() {
@@ -106,6 +109,7 @@ pub(super) fn resumed_job(
             forced_tasks.extend(forced(&loaded)?);
         }
         let forced_tasks = forced.is_some().then_some(forced_tasks.as_slice());
+        let tasks_with_all = *tasks_with_all.get_or_insert(loaded.job.task_count());
         let takeover = takeover((kernels, dir, replay), former, (&loaded.job, &graph, &loaded.text), forced_tasks)?;
         let stays =
             |task: TaskId| takeover.kept.iter().any(|run| (run.first.0..run.first.0 + run.count).contains(&task.0));
@@ -118,10 +122,17 @@ pub(super) fn resumed_job(
             let short = replay
                 .last_session()
                 .map_or_else(Vec::new, |last| resume::shortfalls(&former.loaded.job, last, &loaded.job, &takeover));
-            return Ok(ResumedJob { loaded, graph, takeover, short });
+            let adders = (adders_again, tasks_with_all - loaded.job.task_count());
+            return Ok(ResumedJob { loaded, graph, takeover, short, adders });
         }
         let mut keep = keep.into_iter();
-        additions.retain(|_| keep.next() == Some(true));
+        additions.retain(|addition| {
+            let stays = keep.next() == Some(true);
+            if let Some(by) = addition.by.as_ref().filter(|by| !stays && !adders_again.contains(*by)) {
+                adders_again.push(by.clone());
+            }
+            stays
+        });
     }
 }
 
