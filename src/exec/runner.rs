@@ -449,7 +449,8 @@ impl Runner {
         let attempt = CommandAttempt { task, group, limits, seat, site, deadline, output_wait, job, output, visible };
         self.check_inputs(turn, &attempt)?;
         let used = self.files_now(turn, task)?;
-        let old = files::make_places(&attempt.deadline.renewed(), task)?;
+        let old =
+            self.commands.retry_while_scarce(&attempt.deadline, |deadline| files::make_places(&deadline, task))?;
         let attempt = CommandAttempt { deadline: attempt.deadline.renewed(), ..attempt };
         let outcome = if task.is_staged { self.run_staged(turn, &attempt)? } else { self.commands.run(&attempt)? };
         if outcome.ok() {
