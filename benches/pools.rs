@@ -142,6 +142,7 @@ impl Bench {
         command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         command.args(["-n", &RANKS.to_string(), "--oversubscribe", env!("CARGO_BIN_EXE_phalanx"), "run"]);
         command.arg(&job).arg("--run-dir").arg(&dir).args(["--quiet", "--slots", "1"]);
+        #[expect(clippy::zombie_processes, reason = "wait4 below waits for it")]
         let child = command.current_dir(self.dir.path()).stdout(Stdio::null()).spawn().expect("mpirun");
         // SAFETY: it consists of numbers, for which zeros are a value.
         let (mut status, mut usage) = (0, unsafe { std::mem::zeroed::<libc::rusage>() });

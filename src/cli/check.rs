@@ -216,7 +216,7 @@ fn max_by_pool(
     (pool, capacity): (u32, u32),
     weight: &dyn Fn(TaskId) -> u64,
 ) -> Option<u64> {
-    let amount = |group: &Group| group.pools.iter().find(|need| u32::from(need.0) == pool).map(|need| need.1);
+    let amount = |group: &Group| group.pools.iter().find(|need| need.0 == pool).map(|need| need.1);
     let users = || job.groups.iter().filter(|group| amount(group).is_some_and(|amount| amount > 0));
     let least = users().filter_map(amount).min()?;
     let tasks = users().flat_map(|group| (group.first.0..).take(group.count as usize)).map(TaskId);

@@ -6,7 +6,7 @@
 //! again.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -91,7 +91,7 @@ fn bring_contents(
     store: &Store,
     carrier: &dyn FileCarrier,
     task: &Task,
-    place: &PathBuf,
+    place: &Path,
     flags: &AheadFlags,
     came: &mut (u64, u64),
 ) -> io::Result<()> {

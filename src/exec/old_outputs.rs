@@ -13,6 +13,8 @@ use crate::job::Task;
 /// Minimum age of a file of which a change shows in its times: the coarsest clock of the kernel
 /// ticks every 10 ms.
 const MIN_AGE: Duration = Duration::from_millis(20);
+/// The same for a file system that keeps whole seconds, or every other one.
+const MIN_AGE_IN_SECONDS: Duration = Duration::from_secs(3);
 
 /// What changes with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,8 @@ impl OldOutputs {
 fn written(path: &Path, lists: bool) -> Option<Written> {
     let (link, meta) = (fs::symlink_metadata(path).ok()?, fs::metadata(path).ok()?);
     let changed = Duration::new(meta.ctime().try_into().ok()?, meta.ctime_nsec().try_into().ok()?);
-    let is_young = SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| now.abs_diff(changed) < MIN_AGE);
+    let min_age = if meta.mtime_nsec() == 0 && meta.ctime_nsec() == 0 { MIN_AGE_IN_SECONDS } else { MIN_AGE };
+    let is_young = SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| now.abs_diff(changed) < min_age);
     let inside = match (meta.is_dir(), meta.is_file()) {
         (true, _) if lists => Some(listing(path, MAX_LISTING_TIME)?),
         (_, true) => None,

@@ -354,7 +354,11 @@ impl Runner {
 
     fn each(&self, turn: &AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
         let task = turn.source.task(turn.id).map_err(Fault::new)?;
-        if self.site.is_away { self.each_away(turn, &task, output) } else { self.each_here(turn, &task, output) }
+        if self.site.is_away {
+            return self.each_away(turn, &task, output);
+        }
+        self.site.carrier.iter().filter(|_| task.is_staged).for_each(|carrier| carrier.begins(task.id));
+        self.each_here(turn, &task, output)
     }
 
     pub(super) fn each_here(&self, turn: &AttemptRun, task: &Task, output: &mut Output) -> Result<Outcome, Fault> {
@@ -492,7 +496,6 @@ impl Runner {
     /// Runs a command in a directory of its own on the node's disk.
     fn run_staged(&self, turn: &AttemptRun, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
         let carrier = attempt.site.carrier.as_ref().filter(|_| turn.away.is_none());
-        carrier.iter().for_each(|carrier| carrier.begins(attempt.task.id));
         let mut staged = self.stages.begin((self.cache.store(), self.cache.held()), attempt, turn.away)?;
         // Only temporary outputs come ahead here.
         if let Some(ahead) = carrier.map(|carrier| carrier.bytes_ahead(attempt.task.id)) {

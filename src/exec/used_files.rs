@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Fault;
 use super::aside::AttemptDeadline;
-use crate::job::{Task, Work};
+use crate::job::{Task, Work, without_pattern};
 use crate::model::{FileState, UsedFile};
 use crate::store::HeldFiles;
 
@@ -231,7 +231,9 @@ fn is_script(path: &Path) -> bool {
 fn used_by(task: &Task) -> Vec<(PathBuf, bool)> {
     let is_written_into = |file: &PathBuf| {
         let path = task.dir.join(file);
-        task.outputs.iter().any(|(output, _)| task.dir.join(output).starts_with(&path))
+        let printed = [&task.stdout, &task.stderr].into_iter().flatten().map(|file| without_pattern(file));
+        let outputs = task.outputs.iter().map(|(output, _)| output.clone());
+        outputs.chain(printed).any(|written| task.dir.join(written).starts_with(&path))
     };
     let inputs = task.inputs.iter().map(|(file, _)| file).filter(|file| !is_written_into(file));
     let inputs = inputs.map(|file| (file.clone(), false));

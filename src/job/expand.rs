@@ -31,10 +31,11 @@ impl Job {
         &self.groups[self.group_of(task).0 as usize]
     }
 
-    /// True if a task may have inputs: it declares some, or may run in an image.
+    /// True if a task may have inputs: it declares some, reads a file on its standard input, or may
+    /// run in an image.
     pub fn declares_inputs(&self, task: TaskId) -> bool {
         let body = &self.bodies[self.group_of(task).0 as usize];
-        !body.inputs.is_empty() || body.extras.container.is_some()
+        !body.inputs.is_empty() || body.extras.stdin.is_some() || body.extras.container.is_some()
     }
 
     /// True if a task may read files that it does not declare: it declares no inputs, and is no

@@ -79,7 +79,7 @@ pub(crate) use several::is_several;
 pub use slots::{SlotCount, SlotRange};
 pub use source::{load, load_all, parse};
 pub use written_files::WrittenFiles;
-pub(crate) use written_files::clean_path;
+pub(crate) use written_files::{clean_path, without_pattern};
 
 /// A validated job: the content of one TOML file.
 ///

@@ -199,7 +199,7 @@ impl WrittenFiles<Option<TaskId>> {
 
 /// A file up to the first part of its name with a `%`-pattern, which is filled in when a task
 /// starts.
-fn without_pattern(file: &Path) -> PathBuf {
+pub(crate) fn without_pattern(file: &Path) -> PathBuf {
     let mut ends = false;
     let parts = file.components().take_while(|part| {
         let goes_on = !ends;

@@ -40,8 +40,8 @@ pub enum FileMessage {
     },
     /// Rank to coordinator: the transfer has ended.
     Ended {
-        /// The rank has the file.
-        arrived: bool,
+        /// Whether the rank has the file; `None`: it does not need it any more.
+        arrived: Option<bool>,
     },
     /// Rank to coordinator: it holds a temporary output, which it may send to others.
     Holds {

@@ -130,19 +130,20 @@ impl Transfers {
         self.counts.ahead.add(counts);
     }
 
-    /// A transfer has ended; `arrived` says whether the rank has the file.
+    /// A transfer has ended; `arrived` says whether the rank has the file, `None` that it gave up.
     pub fn end<N: Eq>(
         &mut self,
         now: Time,
         (by, id): (Rank, u32),
-        arrived: bool,
+        arrived: Option<bool>,
         node: &dyn Fn(Rank) -> Option<N>,
     ) -> Vec<Granted> {
         self.waiting.retain(|sought| (sought.by, sought.id) != (by, id));
         if let Some((_, source)) = self.running.remove(&(by, id)) {
             match arrived {
-                true => self.counts.arrived += 1,
-                false => {
+                Some(true) => self.counts.arrived += 1,
+                None => {}
+                Some(false) => {
                     self.counts.failed += 1;
                     self.avoided.insert(source, now.after(AVOIDANCE));
                 }
@@ -263,11 +264,11 @@ mod tests {
         assert_eq!(transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node), [], "rank 1 is on the same node");
         let of_other = CarriedFile::Results { rank: Rank(4), task: TaskId(1), attempt: 1 };
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank::ZERO, 0), of_other, &node)), [Some(Rank(4))]);
-        let next = transfers.end(Time::ZERO, (Rank(4), 3), true, &node);
+        let next = transfers.end(Time::ZERO, (Rank(4), 3), Some(true), &node);
         assert_eq!(next, [Granted { to: Rank(4), id: 10, source: Some(Rank::ZERO) }], "who came first");
-        let next = transfers.end(Time::ZERO, (Rank(4), 4), true, &node);
+        let next = transfers.end(Time::ZERO, (Rank(4), 4), Some(true), &node);
         assert_eq!(next, [Granted { to: Rank(6), id: 0, source: Some(Rank(1)) }]);
-        assert_eq!(transfers.end(Time::ZERO, (Rank(4), 99), true, &node), [], "a number that nobody has");
+        assert_eq!(transfers.end(Time::ZERO, (Rank(4), 99), Some(true), &node), [], "a number that nobody has");
     }
 
     #[test]
@@ -275,7 +276,7 @@ mod tests {
         let mut transfers = Transfers::default();
         transfers.hold(Rank(2), [7; 32], 3);
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(4), 0), held(3), &node)), [Some(Rank(2))]);
-        transfers.end(Time::ZERO, (Rank(4), 0), true, &node);
+        transfers.end(Time::ZERO, (Rank(4), 0), Some(true), &node);
         transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node);
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 9), held(3), &node)), [Some(Rank(2))]);
         transfers.hold(Rank(4), [7; 32], 3);
@@ -295,13 +296,13 @@ mod tests {
         transfers.hold(Rank(2), [7; 32], 3);
         transfers.hold(Rank(4), [7; 32], 3);
         transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node);
-        transfers.end(Time::ZERO, (Rank(6), 0), false, &node);
+        transfers.end(Time::ZERO, (Rank(6), 0), Some(false), &node);
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), 1), held(3), &node)), [Some(Rank(4))]);
-        transfers.end(Time::ZERO, (Rank(6), 1), false, &node);
+        transfers.end(Time::ZERO, (Rank(6), 1), Some(false), &node);
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), 2), held(3), &node)), [None]);
         assert_eq!(sources(&transfers.seek(later, (Rank(6), 3), held(3), &node)), [Some(Rank(2))]);
         transfers.seek(later, (Rank(6), 4), input(1), &node);
-        transfers.end(later, (Rank(6), 4), false, &node);
+        transfers.end(later, (Rank(6), 4), Some(false), &node);
         assert_eq!(sources(&transfers.seek(later, (Rank(6), 5), input(1), &node)), [Some(Rank::ZERO)], "no other way");
     }
 
@@ -336,9 +337,9 @@ mod tests {
         assert!(transfers.is_sending(Rank(2)) && !transfers.is_sending(Rank(4)));
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 0), held(3), &node)), [None]);
         transfers.hold(Rank(4), [7; 32], 3);
-        transfers.end(Time::ZERO, (Rank(4), 0), true, &node);
+        transfers.end(Time::ZERO, (Rank(4), 0), Some(true), &node);
         assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [Some(Rank(4))], "handed on");
-        (1..last).for_each(|id| drop(transfers.end(Time::ZERO, (Rank(6), id), true, &node)));
+        (1..last).for_each(|id| drop(transfers.end(Time::ZERO, (Rank(6), id), Some(true), &node)));
         assert!(!transfers.is_sending(Rank(2)));
     }
 
@@ -352,9 +353,9 @@ mod tests {
             assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node)), [Some(Rank::ZERO)]);
         }
         assert_eq!(transfers.seek(Time::ZERO, (Rank(6), 12), input(12), &node), []);
-        let next = transfers.end(Time::ZERO, (Rank(6), 4), true, &node);
+        let next = transfers.end(Time::ZERO, (Rank(6), 4), Some(true), &node);
         assert_eq!(next, [Granted { to: Rank(6), id: 12, source: Some(Rank::ZERO) }], "before what came first");
-        assert_eq!(transfers.end(Time::ZERO, (Rank(6), 5), true, &node), []);
+        assert_eq!(transfers.end(Time::ZERO, (Rank(6), 5), Some(true), &node), []);
         let next = transfers.hurry(Time::ZERO, (Rank(4), 3), &node);
         assert_eq!(next, [Granted { to: Rank(4), id: 3, source: Some(Rank::ZERO) }], "its task has begun");
         assert_eq!(transfers.hurry(Time::ZERO, (Rank(4), 0), &node), [], "it is on its way");
@@ -365,8 +366,8 @@ mod tests {
     fn who_gives_up_does_not_wait_any_more() {
         let mut transfers = Transfers::default();
         (0..12).for_each(|id| drop(transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node)));
-        transfers.end(Time::ZERO, (Rank(6), 10), false, &node);
-        let next = transfers.end(Time::ZERO, (Rank(6), 0), true, &node);
+        transfers.end(Time::ZERO, (Rank(6), 10), Some(false), &node);
+        let next = transfers.end(Time::ZERO, (Rank(6), 0), Some(true), &node);
         assert_eq!(next, [Granted { to: Rank(6), id: 11, source: Some(Rank::ZERO) }]);
     }
 }

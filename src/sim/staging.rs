@@ -247,7 +247,7 @@ impl Staging {
         }
         if source.is_some() {
             let nodes = &self.nodes;
-            let granted = self.transfers.end(now, (to, number), true, &|rank| node_of(nodes, rank));
+            let granted = self.transfers.end(now, (to, number), Some(true), &|rank| node_of(nodes, rank));
             self.start(now, granted);
         }
     }

@@ -58,7 +58,7 @@ fn files_of_staged_tasks_travel_and_tasks_wait_for_them() {
     let with = |network: &str| cluster(&format!("[[node]]\nslots = 2\n[network]\n{network}\n[tasks]\nspread = 0.3\n"));
     let (fast, slow) = (with("bandwidth = \"100G\""), with("bandwidth = \"64M\""));
     for seed in [1, 2, 3] {
-        let [near, dealt] = ["bands", "round_robin"].map(|placement| staged_job(placement));
+        let [near, dealt] = ["bands", "round_robin"].map(staged_job);
         let (at_once, waits) = (staged_run(&near, &fast, seed), staged_run(&near, &slow, seed));
         let (few, many) = (at_once.staging.unwrap(), staged_run(&dealt, &fast, seed).staging.unwrap());
         for used in [few, many] {

@@ -128,7 +128,10 @@ impl Slurm {
         let nodes = Arc::new(OnceLock::new());
         let (ask, told) = (commands.clone(), Arc::clone(&nodes));
         let (asked, labels) = (capacity.clone(), labels_of(capacity.labels.iter().cloned()));
-        let estimator = estimates.then(|| StartEstimator::new(capacity.clone())).transpose()?;
+        let started = |new: std::io::Result<StartEstimator>| {
+            new.inspect_err(|error| tracing::debug!("no estimates of starts: {error}")).ok()
+        };
+        let estimator = estimates.then(|| StartEstimator::new(capacity.clone())).and_then(started);
         let manager = SlurmManager::new(launch.clone(), capacity, allocation, names, commands.clone(), sender);
         let manager = thread::Builder::new().name("slurm".into()).spawn(move || {
             // Without an answer they stay unknown.

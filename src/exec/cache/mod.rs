@@ -188,7 +188,7 @@ impl TaskCache {
     pub(super) fn new(source: &dyn TaskSource, site: &RankContext, shared: Arc<SharedDirs>) -> TaskCache {
         TaskCache {
             settings: source.cache(),
-            records: site.delivered.clone(),
+            records: site.delivered.as_deref().map(|dir| records_of(dir, source.job_name())),
             store: OnceLock::new(),
             job: source.job_name().to_owned(),
             run: site.job_id.clone(),
@@ -419,6 +419,11 @@ impl TaskCache {
 }
 
 /// Where the temporary files of a run are, as a job with this cache holds them on this node.
+/// The records of what a job delivers: what another job left in the same place is not its own.
+fn records_of(dir: &Path, job: &str) -> PathBuf {
+    dir.join(&Digest::of(job.as_bytes()).to_string()[..16])
+}
+
 pub(crate) fn held_files(settings: &CacheSettings, run_dir: &Path, is_shared: bool) -> HeldFiles {
     let node = settings.node_dir.clone().unwrap_or_else(StoreConfig::default_node_dir);
     // Names of files follow from it.

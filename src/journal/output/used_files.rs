@@ -45,14 +45,17 @@ impl UsedFilesWriter {
 /// The files that tasks used, by task and attempt.
 type ByAttempt = FxHashMap<(TaskId, u16), Rc<[UsedFile]>>;
 
+/// The files that the latest attempts used, with their numbers, by task.
+type ByTask = FxHashMap<TaskId, (u16, Rc<[UsedFile]>)>;
+
 /// Finds what completed tasks have used.
 #[derive(Debug)]
 pub struct UsedFilesReader {
     run: RunDir,
     /// What was read so far, by session and rank.
     read: RefCell<FxHashMap<(u32, Rank), ByAttempt>>,
-    /// Those of all ranks of a session, by task: of the latest attempt.
-    sessions: RefCell<FxHashMap<u32, FxHashMap<TaskId, (u16, Rc<[UsedFile]>)>>>,
+    /// Those of all ranks of a session.
+    sessions: RefCell<FxHashMap<u32, ByTask>>,
 }
 
 impl UsedFilesReader {
@@ -76,8 +79,8 @@ impl UsedFilesReader {
         read.get(&(attempt.task, attempt.attempt)).cloned()
     }
 
-    fn latest_of(&self, session: u32) -> FxHashMap<TaskId, (u16, Rc<[UsedFile]>)> {
-        let mut latest: FxHashMap<TaskId, (u16, Rc<[UsedFile]>)> = FxHashMap::default();
+    fn latest_of(&self, session: u32) -> ByTask {
+        let mut latest: ByTask = FxHashMap::default();
         for ((task, attempt), used) in files(&self.run, session, EXTENSION).iter().flat_map(|path| read(path)) {
             if latest.get(&task).is_none_or(|(known, _)| *known < attempt) {
                 latest.insert(task, (attempt, used));

@@ -20,7 +20,7 @@ use crate::graph::TaskGraph;
 use crate::job::{self, Job, Loaded};
 use crate::journal::{
     EndedSessions, HistoryFile, Holder, Journal, KeptRun, LimitChange, RUNS, Record, Replay, RunAgain, RunDir,
-    RunDirError, RunLock, remove_unreported, replay,
+    RunDirError, RunLock, Tail, remove_unreported, replay,
 };
 use crate::model::{Shortfalls, TaskId};
 use crate::observe::tell;
@@ -348,7 +348,11 @@ fn open_journal(
     if torn > 0 {
         tracing::info!("the last record was cut short when the run was killed; its {torn} bytes are dropped");
     }
-    let replay = replay(&dir.journal())?;
+    let mut replay = replay(&dir.journal())?;
+    // What would be appended behind a record that cannot be read, nobody would read.
+    if let Tail::Damaged(error) = std::mem::take(&mut replay.tail) {
+        return Err(error.into());
+    }
     let ended = EndedSessions::of(Some(&replay), gone);
     let former = FormerRun::read(kernels, dir, &replay)?;
     let (Some(last), Some(former)) = (replay.last_session(), former) else {

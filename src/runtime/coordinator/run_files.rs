@@ -141,7 +141,8 @@ fn inputs_of(job: &Job) -> WrittenFiles<TaskId> {
     let mut inputs = WrittenFiles::default();
     let tasks = (0..job.task_count() as u32).map(TaskId).filter(|task| job.declares_inputs(*task));
     for task in tasks.filter_map(|task| job.task(task).ok()) {
-        task.inputs.iter().for_each(|(file, _)| inputs.insert_path(&task.dir.join(file), task.id));
+        let files = task.inputs.iter().map(|(file, _)| file).chain(&task.stdin);
+        files.for_each(|file| inputs.insert_path(&task.dir.join(file), task.id));
     }
     inputs
 }

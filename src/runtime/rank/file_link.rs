@@ -266,7 +266,8 @@ impl FileLink {
             Ok(_) => return Err(io::Error::new(io::ErrorKind::NotFound, "no rank sends it")),
             Err(error) => Err(error),
         };
-        self.post_about(Rank::ZERO, id, FileMessage::Ended { arrived: fetched.is_ok() });
+        let has_given_up = fetched.is_err() && is_given_up.load(Relaxed);
+        self.post_about(Rank::ZERO, id, FileMessage::Ended { arrived: (!has_given_up).then_some(fetched.is_ok()) });
         if let (Ok(_), &CarriedFile::Held { name, version }, false) = (&fetched, file, self.is_away) {
             self.hold(name, version);
         }
