@@ -25,7 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pieces::PieceReader;
 pub(super) use pieces::PieceWriter;
@@ -49,6 +49,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Attempts to get a temporary file from another source.
 const MAX_SOURCES: usize = 3;
+
+/// How long a file for a task that has not begun waits behind others for a source.
+const MAX_AHEAD_WAIT: Duration = Duration::from_secs(1);
 
 /// What the threads of a rank that move files share with its engine.
 pub(in crate::runtime) struct FileLink {
@@ -327,7 +330,13 @@ impl FileCarrier for FileLink {
     }
 
     fn fetch_ahead(&self, file: &CarriedFile, to: &Path, flags: &AheadFlags) -> io::Result<u64> {
-        let is_awaited = || flags.is_awaited.load(Relaxed) || self.prefetcher.is_needed(&flags.file);
+        // Readers on the node wait behind the lock of what is on its way, those of other ranks too.
+        let since = Instant::now();
+        let is_awaited = || {
+            flags.is_awaited.load(Relaxed)
+                || self.prefetcher.is_needed(&flags.file)
+                || since.elapsed() >= MAX_AHEAD_WAIT
+        };
         self.fetch_once(file, to, &flags.is_given_up, Some(&is_awaited))
     }
 

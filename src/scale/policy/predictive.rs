@@ -116,7 +116,7 @@ impl Choice<'_> {
         let (mut ranks, mut chosen) = (best.wanted, best);
         let mut reason = self.sentence(&best, &stay, excuse);
         let gain = self.gain(&stay, &best);
-        let may_stay = self.in_budget(&stay) && self.in_time(&stay);
+        let may_stay = self.in_budget(&stay) && (self.in_time(&stay) || self.is_late());
         let short = stay.finish_q50 <= 2.0 * best.delay;
         if ranks > supply && may_stay && gain < NEGLIGIBLE_GAIN {
             (ranks, chosen) = (stay.wanted.min(supply), stay);
@@ -155,6 +155,11 @@ impl Choice<'_> {
         if let Some(best) = least(&|p| self.in_budget(p) && self.in_time(p), &burden) {
             return Some((best, None));
         }
+        if self.is_late()
+            && let Some(best) = least(&|p| self.in_budget(p), &burden)
+        {
+            return Some((best, Some("the deadline has passed")));
+        }
         if let Some(best) = least(&|p| self.in_budget(p), &|p| p.finish_q90 + 1e-6 * p.cost) {
             let excuse = match self.outlook.prospects.iter().any(|p| self.in_time(p)) {
                 true => "no number of ranks is sure to meet the deadline within the budget",
@@ -192,6 +197,12 @@ impl Choice<'_> {
 
     fn in_time(&self, p: &Prospect) -> bool {
         self.prices.deadline.is_none_or(|deadline| self.seen.now.after_seconds(p.finish_q90) <= deadline)
+    }
+
+    /// The deadline has passed, as that of a run which is resumed later: no haste is worth anything
+    /// for its sake any more.
+    fn is_late(&self) -> bool {
+        self.prices.deadline.is_some_and(|deadline| deadline <= self.seen.now)
     }
 
     fn candidate(&self, p: &Prospect) -> Candidate {
@@ -359,6 +370,9 @@ mod tests {
         assert!(tight.ranks >= 7, "{tight:?}");
         assert!(hopeless.reason.contains("no number of ranks is sure to meet the deadline"), "{}", hopeless.reason);
         assert!(hopeless.candidates.iter().all(|c| !c.feasible));
+        let late = with(Some(0));
+        assert_eq!(late.ranks, relaxed, "{late:?}");
+        assert!(late.reason.contains("the deadline has passed"), "{}", late.reason);
     }
 
     #[test]
