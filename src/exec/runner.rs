@@ -26,7 +26,7 @@ use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
 use super::shared_dirs::SharedDirs;
 use super::stage::{self, Stages};
-use super::used_files::{ANSWER_TIMEOUT, UsedFiles, has_record};
+use super::used_files::{self, ANSWER_TIMEOUT, UsedFiles, has_record};
 use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{CacheRules, Container, Group, Task, TaskLimits, Work, WrittenFiles};
@@ -567,12 +567,14 @@ impl Runner {
         if let Some(home) = turn.away {
             return Ok(Some(home.used_files.clone()));
         }
-        let deadline = AttemptDeadline::begin(turn.control, Some(ANSWER_TIMEOUT));
-        match self
-            .commands
-            .retry_while_scarce(&deadline, |deadline| self.used_files.of(task, self.cache.held(), &deadline))
-        {
+        let limit = turn.limits.time;
+        let answer = limit.map_or(ANSWER_TIMEOUT, |limit| limit.min(ANSWER_TIMEOUT));
+        let of = |deadline| self.used_files.of(task, self.cache.held(), &deadline);
+        match self.commands.retry_while_scarce(&AttemptDeadline::begin(turn.control, Some(answer)), of) {
             Err(fault) if fault.state == State::Cancelled => Err(fault),
+            Err(fault) if fault.state == State::Timeout => {
+                used_files::wait_for_programs(task, &AttemptDeadline::begin(turn.control, limit)).map(|()| None)
+            }
             used => Ok(used.ok()),
         }
     }

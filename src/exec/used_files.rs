@@ -218,6 +218,19 @@ impl Hashes {
     }
 }
 
+/// Waits until the file systems answer of what a command names by path: a process that starts a
+/// program behind another look at it is one that no KILL reaches.
+pub(super) fn wait_for_programs(task: &Task, deadline: &AttemptDeadline) -> Result<(), Fault> {
+    let programs = programs(&task.work);
+    if programs.is_empty() {
+        return Ok(());
+    }
+    let dir = task.dir.clone();
+    deadline.aside("looking for its programs", move |_| {
+        programs.iter().for_each(|program| _ = fs::metadata(dir.join(program)));
+    })
+}
+
 /// True if a completed task always has a record of the files that it used, though it may be empty.
 pub(crate) fn has_record(task: &Task) -> bool {
     used_by(task).iter().any(|(_, runs)| !runs)
