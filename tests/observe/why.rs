@@ -346,6 +346,8 @@ max_ranks = 4
 name = "busy"
 array = "0-2"
 command = "touch began-{index}; while [ ! -e go ]; do sleep 0.05; done"
+"#;
+const MORE_GANGS: &str = r#"
 [[task]]
 name = "gathers"
 mpi = { ranks = 3 }
@@ -365,6 +367,9 @@ fn a_task_on_several_ranks_says_what_it_waits_for() {
     let run =
         mpirun(&dir, 3).args(["run", "gangs.toml", "-q", "--slots", "1"]).env("CUDA_VISIBLE_DEVICES", "4,5,6").start();
     wait_for("the ranks to be busy", 60, || (0..3).all(|task| dir.has(&format!("began-{task}"))).then_some(()));
+    // Not before: they might gather ranks that have not begun a task.
+    dir.file("more.toml", MORE_GANGS);
+    phalanx(&dir).args(["add", "latest", "more.toml"]).run().ok();
     wait_for("a node to be requested", 60, || {
         let waits = explained(&dir, "waits");
         (waits["reasons"][0]["nodes_coming"] == 1).then_some(())
