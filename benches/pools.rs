@@ -7,8 +7,9 @@
 //! | `fairness` | slot time of two families of equal share, of short and of long tasks, while both have work |
 //! | `additions` | attempts that add ten tasks each: additions per second, and the memory of the largest rank |
 //!
-//! `cargo bench --bench pools [-- [--quick] [PART ...]]`; with `--quick` everything is smaller, which
-//! shows that it works and no more. Times are those of the journal: starting up does not count.
+//! `cargo bench --bench pools [-- [--quick] [PART ...]]`; with `--quick` everything is smaller,
+//! which shows that it works and no more. Times are those of the journal: starting up does not
+//! count.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};

@@ -30,9 +30,9 @@ pub trait FileCarrier: fmt::Debug + Send + Sync {
     /// As [`FileCarrier::fetch`].
     fn fetch_ahead(&self, file: &CarriedFile, to: &Path, flags: &AheadFlags) -> io::Result<u64>;
 
-    /// A task that has begun needs a file, until it has it: if that comes ahead for another task, it
-    /// waits for that. The name is that of a temporary output in the stores, or the identity of a
-    /// content.
+    /// A task that has begun needs a file, until it has it: if that comes ahead for another task,
+    /// it waits for that. The name is that of a temporary output in the stores, or the identity of
+    /// a content.
     fn needs(&self, name: &str, is_needed: bool);
 
     /// A task begins here.

@@ -258,7 +258,8 @@ impl Commands {
         Ok(())
     }
 
-    /// Retries a start, or what follows the end of a command, for as long as it fails for lack of resources.
+    /// Retries a start, or what follows the end of a command, for as long as it fails for lack of
+    /// resources.
     pub(super) fn retry_while_scarce<'a, T>(
         &self,
         deadline: &AttemptDeadline<'a>,

@@ -2,7 +2,8 @@
 //!
 //! Inside a Slurm job a launcher knows the nodes of that job only, and each block that a run has
 //! gained is a job of its own. Where the ranks of a task are in several jobs, the launcher starts
-//! its daemons with a script in place of `ssh`, which lets `srun` start them in the job of the node.
+//! its daemons with a script in place of `ssh`, which lets `srun` start them in the job of the
+//! node.
 
 use std::fs::Permissions;
 use std::io::Write;

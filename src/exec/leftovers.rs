@@ -98,14 +98,16 @@ impl Leftovers {
         Guard { leftovers: self, pid }
     }
 
-    /// Returns the live orphans of an ended command, and reaps dead ones.
-    pub(super) fn of(&self, leader: Pid, owner: Owner) -> Vec<(i32, u64)> {
+    /// Returns the live orphans of a command, and reaps dead ones. Those of which nothing says
+    /// whose they are count as left by the only command here once that has ended: while it runs
+    /// they may be of an earlier one, and are no reason to end it.
+    pub(super) fn of(&self, leader: Pid, owner: Owner, has_ended: bool) -> Vec<(i32, u64)> {
         let orphans = self.orphans();
         if orphans.is_empty() {
             return Vec::new();
         }
         let leader = leader.as_raw_nonzero().get();
-        let is_only = self.held().commands <= 1;
+        let is_only = has_ended && self.held().commands <= 1;
         let is_of = |orphan: &Stat| match orphan.session == leader {
             true => true,
             false => {

@@ -1,6 +1,6 @@
 //! Outputs that are there before an attempt, and that it leaves as they were: those of an earlier
-//! attempt. A command that finds its outputs up to date may leave them alone, so that fails nothing,
-//! but they are not what this attempt has made.
+//! attempt. A command that finds its outputs up to date may leave them alone, so that fails
+//! nothing, but they are not what this attempt has made.
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;

@@ -376,7 +376,7 @@ impl<'a> Supervisor<'a> {
 
     /// What has left the command while it runs, as the monitor of a container does. Reaps the dead.
     fn orphans(&self) -> Vec<(i32, u64)> {
-        self.care.leftovers.of(self.child.pid, self.care.owner)
+        self.care.leftovers.of(self.child.pid, self.care.owner, self.exited)
     }
 
     fn kill(&mut self) {

@@ -1,7 +1,7 @@
 //! The files that a completed task depended on, as they were when its attempt began: its declared
 //! inputs, and the programs and scripts that its command names by path. A resumed run compares them
-//! with what is there then, so a change while the task runs counts as one. They are described before
-//! the attempt, so one that completes while it is asked to end has a record as well.
+//! with what is there then, so a change while the task runs counts as one. They are described
+//! before the attempt, so one that completes while it is asked to end has a record as well.
 //!
 //! The content of a file of up to [`MAX_HASHED_BYTES`] is hashed, so that a file that was only
 //! touched counts as unchanged. A larger one is recognised by size and time. Each rank hashes a
@@ -136,8 +136,8 @@ pub(crate) fn change_of(path: &Path, was: &FileState) -> Option<&'static str> {
 }
 
 impl UsedFiles {
-    /// The files that a task is about to use. Files that cannot be read are left out: nothing can be
-    /// said of them later. Fails if the attempt is to end, or a file system gives no answer.
+    /// The files that a task is about to use. Files that cannot be read are left out: nothing can
+    /// be said of them later. Fails if the attempt is to end, or a file system gives no answer.
     pub(super) fn of(
         &self,
         task: &Task,
@@ -164,8 +164,8 @@ fn held_for<T>(task: &Task, held: Option<T>) -> Option<T> {
 }
 
 impl Hashes {
-    /// The states of these files in a directory, of which some are programs. What stands at the place
-    /// of a temporary file is of an earlier attempt at its writer, and is not read.
+    /// The states of these files in a directory, of which some are programs. What stands at the
+    /// place of a temporary file is of an earlier attempt at its writer, and is not read.
     fn states(&self, dir: &Path, files: Vec<(PathBuf, bool)>, held: Option<&HeldFiles>) -> Vec<UsedFile> {
         let is_held = |file: &Path| held.is_some_and(|held| held.find(&dir.join(file)).is_some());
         let files = files.into_iter().filter(|(file, _)| !is_held(file));

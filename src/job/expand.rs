@@ -213,6 +213,11 @@ impl Job {
         any(&|body| !body.outputs.is_empty()) && any(&|body| !body.inputs.is_empty())
     }
 
+    /// True if any task writes files that are not kept.
+    pub(crate) fn has_any_temporaries(&self) -> bool {
+        (0..self.groups.len()).any(|group| self.has_temporaries(group))
+    }
+
     /// True if the group's tasks write files that are not kept.
     pub(crate) fn has_temporaries(&self, group: usize) -> bool {
         self.bodies.get(group).is_some_and(|body| body.outputs.iter().any(|file| !file.keep))

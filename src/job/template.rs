@@ -344,7 +344,8 @@ impl Compiler<'_> {
         self.findings.push(diagnostic.at(self.span).help(help));
     }
 
-    /// A placeholder with a format that is not known here, as Python has it: the word and the format.
+    /// A placeholder with a format that is not known here, as Python has it: the word and the
+    /// format.
     fn format_of<'t>(&self, inside: &'t str) -> Option<(&'t str, &'t str)> {
         let (word, format) = inside.split_once([':', '!']).filter(|(word, _)| self.known(word).is_some())?;
         (!format.starts_with(char::is_whitespace) && !format.contains('{')).then_some((word, format))

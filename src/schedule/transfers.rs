@@ -92,27 +92,17 @@ impl Transfers {
         self.holders.remove(name);
     }
 
-    /// A rank asks for a file. `node` says on which node a rank is; `None`: it is not here.
+    /// A rank asks for a file; `is_ahead`: for a task that has not begun, so that others come
+    /// first. `node` says on which node a rank is; `None`: it is not here.
     pub fn seek<N: Eq>(
         &mut self,
         now: Time,
         (by, id): (Rank, u32),
         file: CarriedFile,
+        is_ahead: bool,
         node: &dyn Fn(Rank) -> Option<N>,
     ) -> Vec<Granted> {
-        self.waiting.push_back(Sought { by, id, file, is_ahead: false });
-        self.grant(now, node)
-    }
-
-    /// A rank asks for a file that a task needs which has not begun: others come first.
-    pub fn seek_ahead<N: Eq>(
-        &mut self,
-        now: Time,
-        (by, id): (Rank, u32),
-        file: CarriedFile,
-        node: &dyn Fn(Rank) -> Option<N>,
-    ) -> Vec<Granted> {
-        self.waiting.push_back(Sought { by, id, file, is_ahead: true });
+        self.waiting.push_back(Sought { by, id, file, is_ahead });
         self.grant(now, node)
     }
 
@@ -257,13 +247,16 @@ mod tests {
     fn a_node_sends_ten_files_at_once() {
         let mut transfers = Transfers::default();
         for id in 0..10 {
-            assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(4), id), input(id), &node)), [Some(Rank::ZERO)]);
+            assert_eq!(
+                sources(&transfers.seek(Time::ZERO, (Rank(4), id), input(id), false, &node)),
+                [Some(Rank::ZERO)]
+            );
         }
-        assert_eq!(transfers.seek(Time::ZERO, (Rank(4), 10), input(10), &node), []);
+        assert_eq!(transfers.seek(Time::ZERO, (Rank(4), 10), input(10), false, &node), []);
         transfers.hold(Rank(1), [7; 32], 3);
-        assert_eq!(transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node), [], "rank 1 is on the same node");
+        assert_eq!(transfers.seek(Time::ZERO, (Rank(6), 0), held(3), false, &node), [], "rank 1 is on the same node");
         let of_other = CarriedFile::Results { rank: Rank(4), task: TaskId(1), attempt: 1 };
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank::ZERO, 0), of_other, &node)), [Some(Rank(4))]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank::ZERO, 0), of_other, false, &node)), [Some(Rank(4))]);
         let next = transfers.end(Time::ZERO, (Rank(4), 3), Some(true), &node);
         assert_eq!(next, [Granted { to: Rank(4), id: 10, source: Some(Rank::ZERO) }], "who came first");
         let next = transfers.end(Time::ZERO, (Rank(4), 4), Some(true), &node);
@@ -275,18 +268,22 @@ mod tests {
     fn who_has_received_a_file_and_keeps_it_sends_it_too() {
         let mut transfers = Transfers::default();
         transfers.hold(Rank(2), [7; 32], 3);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(4), 0), held(3), &node)), [Some(Rank(2))]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(4), 0), held(3), false, &node)), [Some(Rank(2))]);
         transfers.end(Time::ZERO, (Rank(4), 0), Some(true), &node);
-        transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 9), held(3), &node)), [Some(Rank(2))]);
+        transfers.seek(Time::ZERO, (Rank(6), 0), held(3), false, &node);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 9), held(3), false, &node)), [Some(Rank(2))]);
         transfers.hold(Rank(4), [7; 32], 3);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 0), held(3), &node)), [Some(Rank(4))]);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(9), 0), held(4), &node)), [None], "another version");
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 0), held(3), false, &node)), [Some(Rank(4))]);
+        assert_eq!(
+            sources(&transfers.seek(Time::ZERO, (Rank(9), 0), held(4), false, &node)),
+            [None],
+            "another version"
+        );
         transfers.hold(Rank(2), [7; 32], 4);
         transfers.hold(Rank(4), [7; 32], 3);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [None], "a stale one");
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), false, &node)), [None], "a stale one");
         transfers.discard(&[7; 32]);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 2), held(4), &node)), [None]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 2), held(4), false, &node)), [None]);
     }
 
     #[test]
@@ -295,15 +292,19 @@ mod tests {
         let later = Time::ZERO.after(AVOIDANCE);
         transfers.hold(Rank(2), [7; 32], 3);
         transfers.hold(Rank(4), [7; 32], 3);
-        transfers.seek(Time::ZERO, (Rank(6), 0), held(3), &node);
+        transfers.seek(Time::ZERO, (Rank(6), 0), held(3), false, &node);
         transfers.end(Time::ZERO, (Rank(6), 0), Some(false), &node);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), 1), held(3), &node)), [Some(Rank(4))]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), 1), held(3), false, &node)), [Some(Rank(4))]);
         transfers.end(Time::ZERO, (Rank(6), 1), Some(false), &node);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), 2), held(3), &node)), [None]);
-        assert_eq!(sources(&transfers.seek(later, (Rank(6), 3), held(3), &node)), [Some(Rank(2))]);
-        transfers.seek(later, (Rank(6), 4), input(1), &node);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), 2), held(3), false, &node)), [None]);
+        assert_eq!(sources(&transfers.seek(later, (Rank(6), 3), held(3), false, &node)), [Some(Rank(2))]);
+        transfers.seek(later, (Rank(6), 4), input(1), false, &node);
         transfers.end(later, (Rank(6), 4), Some(false), &node);
-        assert_eq!(sources(&transfers.seek(later, (Rank(6), 5), input(1), &node)), [Some(Rank::ZERO)], "no other way");
+        assert_eq!(
+            sources(&transfers.seek(later, (Rank(6), 5), input(1), false, &node)),
+            [Some(Rank::ZERO)],
+            "no other way"
+        );
     }
 
     #[test]
@@ -312,33 +313,37 @@ mod tests {
         transfers.hold(Rank(2), [7; 32], 3);
         transfers.hold(Rank(4), [7; 32], 3);
         for id in 0..11 {
-            transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node);
+            transfers.seek(Time::ZERO, (Rank(6), id), input(id), false, &node);
         }
-        transfers.seek(Time::ZERO, (Rank(8), 0), input(0), &node);
+        transfers.seek(Time::ZERO, (Rank(8), 0), input(0), false, &node);
         assert_eq!(transfers.receivers(Rank::ZERO), [Rank(6)].into(), "each once, and no one that waits");
         assert_eq!(
             transfers.lose(Time::ZERO, Rank(6), &node),
             [Granted { to: Rank(8), id: 0, source: Some(Rank::ZERO) }]
         );
         transfers.lose(Time::ZERO, Rank(2), &node);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [Some(Rank(4))]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), false, &node)), [Some(Rank(4))]);
         let has_left = |rank: Rank| node(rank).filter(|_| rank != Rank(4));
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 2), held(3), &has_left)), [None]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 2), held(3), false, &has_left)), [None]);
     }
 
     #[test]
     fn a_rank_that_leaves_sends_what_it_has_begun_to_send() {
         let mut transfers = Transfers::default();
         transfers.hold(Rank(2), [7; 32], 3);
-        transfers.seek(Time::ZERO, (Rank(4), 0), held(3), &node);
-        (1..=MAX_OUTGOING as u32).for_each(|id| drop(transfers.seek(Time::ZERO, (Rank(6), id), held(3), &node)));
+        transfers.seek(Time::ZERO, (Rank(4), 0), held(3), false, &node);
+        (1..=MAX_OUTGOING as u32).for_each(|id| drop(transfers.seek(Time::ZERO, (Rank(6), id), held(3), false, &node)));
         let last = MAX_OUTGOING as u32;
         assert_eq!(transfers.retire(Time::ZERO, Rank(2), &node), [Granted { to: Rank(6), id: last, source: None }]);
         assert!(transfers.is_sending(Rank(2)) && !transfers.is_sending(Rank(4)));
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 0), held(3), &node)), [None]);
+        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 0), held(3), false, &node)), [None]);
         transfers.hold(Rank(4), [7; 32], 3);
         transfers.end(Time::ZERO, (Rank(4), 0), Some(true), &node);
-        assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), &node)), [Some(Rank(4))], "handed on");
+        assert_eq!(
+            sources(&transfers.seek(Time::ZERO, (Rank(8), 1), held(3), false, &node)),
+            [Some(Rank(4))],
+            "handed on"
+        );
         (1..last).for_each(|id| drop(transfers.end(Time::ZERO, (Rank(6), id), Some(true), &node)));
         assert!(!transfers.is_sending(Rank(2)));
     }
@@ -347,12 +352,15 @@ mod tests {
     fn what_is_sought_ahead_never_holds_up_what_a_task_waits_for() {
         let mut transfers = Transfers::default();
         let ahead: Vec<usize> =
-            (0..4).map(|id| transfers.seek_ahead(Time::ZERO, (Rank(4), id), input(id), &node).len()).collect();
+            (0..4).map(|id| transfers.seek(Time::ZERO, (Rank(4), id), input(id), true, &node).len()).collect();
         assert_eq!(ahead, [1, 1, 0, 0], "a node sends few of them");
         for id in 4..12 {
-            assert_eq!(sources(&transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node)), [Some(Rank::ZERO)]);
+            assert_eq!(
+                sources(&transfers.seek(Time::ZERO, (Rank(6), id), input(id), false, &node)),
+                [Some(Rank::ZERO)]
+            );
         }
-        assert_eq!(transfers.seek(Time::ZERO, (Rank(6), 12), input(12), &node), []);
+        assert_eq!(transfers.seek(Time::ZERO, (Rank(6), 12), input(12), false, &node), []);
         let next = transfers.end(Time::ZERO, (Rank(6), 4), Some(true), &node);
         assert_eq!(next, [Granted { to: Rank(6), id: 12, source: Some(Rank::ZERO) }], "before what came first");
         assert_eq!(transfers.end(Time::ZERO, (Rank(6), 5), Some(true), &node), []);
@@ -365,7 +373,7 @@ mod tests {
     #[test]
     fn who_gives_up_does_not_wait_any_more() {
         let mut transfers = Transfers::default();
-        (0..12).for_each(|id| drop(transfers.seek(Time::ZERO, (Rank(6), id), input(id), &node)));
+        (0..12).for_each(|id| drop(transfers.seek(Time::ZERO, (Rank(6), id), input(id), false, &node)));
         transfers.end(Time::ZERO, (Rank(6), 10), Some(false), &node);
         let next = transfers.end(Time::ZERO, (Rank(6), 0), Some(true), &node);
         assert_eq!(next, [Granted { to: Rank(6), id: 11, source: Some(Rank::ZERO) }]);

@@ -179,7 +179,7 @@ impl Staging {
     fn seek_again(&mut self, now: Time, by: (Rank, u32), file: FileNumber, version: u64) {
         let nodes = &self.nodes;
         let file = CarriedFile::Held { name: name_of(file), version };
-        let granted = self.transfers.seek(now, by, file, &|rank| node_of(nodes, rank));
+        let granted = self.transfers.seek(now, by, file, false, &|rank| node_of(nodes, rank));
         self.start(now, granted);
     }
 

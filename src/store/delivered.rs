@@ -211,8 +211,8 @@ impl Record<'_> {
         Record { place, file }
     }
 
-    /// Puts on record what a task has left in a directory by itself: what was written there since it
-    /// began, beside what earlier deliveries have brought.
+    /// Puts on record what a task has left in a directory by itself: what was written there since
+    /// it began, beside what earlier deliveries have brought.
     pub(super) fn note_left(records: &Path, place: &Path, since: SystemTime) {
         let (known, mut own) = (Delivered::read(records, place).unwrap_or_default(), BTreeMap::new());
         let since = since.checked_sub(CLOCK_TICK).unwrap_or(since);

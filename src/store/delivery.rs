@@ -278,7 +278,7 @@ fn place_of(to: &Path) -> io::Result<PathBuf> {
 /// A file does not take the place of a directory.
 fn check_no_directory(path: &Path) -> io::Result<()> {
     match path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-        true => Err(io::Error::other(format!("{} is a directory", path.display()))),
+        true => Err(io::Error::other(format!("{} is a directory: remove it, or name another output", path.display()))),
         false => Ok(()),
     }
 }

@@ -226,8 +226,8 @@ impl HeldFiles {
         copy_tree(&from, to, is_given_up).map(|bytes| Some(HeldIn { bytes, ..came }))
     }
 
-    /// Brings a file to the node that it does not have, as `carry` does. Returns the bytes that came;
-    /// 0 if there is no such file, or it is here.
+    /// Brings a file to the node that it does not have, as `carry` does. Returns the bytes that
+    /// came; 0 if there is no such file, or it is here.
     ///
     /// # Errors
     /// Of the file systems.

@@ -373,8 +373,8 @@ impl Store {
         Delivery { records, memo, is_given_up, goes_on: &goes_on }.bring(source, to)
     }
 
-    /// Puts on record what a task that began at this time has left in a directory by itself, so that
-    /// a later result takes its place.
+    /// Puts on record what a task that began at this time has left in a directory by itself, so
+    /// that a later result takes its place.
     pub fn note_left(&self, dir: &Path, since: SystemTime) {
         let Some(records) = self.records.as_deref().filter(|_| dir.is_dir()) else { return };
         if let Err(error) = delivery::note_left(records, dir, since) {

@@ -184,8 +184,8 @@ fn too_few_ranks(group: &Group, shape: &Shape, members: &[Member], further: &Fur
     )
 }
 
-/// The memory and the GPUs that an MPI task asks for, and the most that a rank has; empty for a task
-/// that asks for neither.
+/// The memory and the GPUs that an MPI task asks for, and the most that a rank has; empty for a
+/// task that asks for neither.
 fn memory_and_gpus<'a>(group: &Group, ranks: impl Iterator<Item = &'a Member> + Clone) -> (String, String) {
     let (mut asked, mut there) = (String::new(), String::new());
     if let Some(memory) = group.memory {

@@ -279,7 +279,8 @@ fn a_task_that_would_not_find_a_temporary_file_is_not_added() {
     let dir = Dir::new("added-late");
     let reader = "[[task]]\nname = 'reader'\nstage = 'node'\ninputs = 't'\ncommand = 'cat t'\n";
     with_temporary(&dir, reader, "needs = 'reader'");
-    // Rank 0 may hear of the addition before it hears that `reader` has completed, and then keeps the file.
+    // Rank 0 may hear of the addition before it hears that `reader` has completed, and then keeps
+    // the file.
     let here = dir.path().display();
     let add = format!("cat {here}/extra");
     let removed = format!("until test -z \"$(find {here}/node/held -type f)\"; do sleep 0.02; done; {add}");

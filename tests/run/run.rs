@@ -248,6 +248,20 @@ fn limits_hold_for_what_leaves_a_command_while_it_runs() {
     assert_eq!(states, ["TIMEOUT", "OUT_OF_MEMORY", "COMPLETED"]);
 }
 
+/// What an earlier command has left behind, without a mark, is not held against the only one that
+/// still runs.
+#[test]
+fn no_command_ends_for_the_memory_of_anothers_daemon() {
+    let dir = Dir::new("daemon");
+    dir.file("daemon.sh", "(head -c 200000000 /dev/zero; touch here/full; sleep 600) | tail -n 1 > /dev/null\n");
+    dir.file("here/none", "");
+    let job = "[[task]]\nname = 'leaves'\ncommand = '(env -i PATH=$PATH setsid sh daemon.sh &); sleep 0.2'\n\
+               [[task]]\nname = 'small'\nmemory = '50M'\n\
+               command = 'until test -e here/full; do sleep 0.1; done; sleep 4'\n";
+    run(&dir, job, &["--slots", "2"]).ok();
+    assert_eq!(Trace::of(&dir, "latest").completed().len(), 2);
+}
+
 #[test]
 fn an_arrays_limit_is_never_exceeded() {
     let dir = Dir::new("limit");

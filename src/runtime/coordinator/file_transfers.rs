@@ -25,8 +25,7 @@ impl CoordinatorDriver {
     fn grant(&mut self, now: Time, about: (Rank, u32), message: FileMessage) -> Messages {
         let node = node_of(&self.nodes, &self.coordinator);
         granted(match message {
-            FileMessage::Seek { file, ahead: false } => self.transfers.seek(now, about, file, &node),
-            FileMessage::Seek { file, ahead: true } => self.transfers.seek_ahead(now, about, file, &node),
+            FileMessage::Seek { file, ahead } => self.transfers.seek(now, about, file, ahead, &node),
             FileMessage::Hurry => self.transfers.hurry(now, about, &node),
             FileMessage::CameAhead { counts } => {
                 self.transfers.note_ahead(counts);

@@ -1,5 +1,5 @@
-//! Refuses a run whose tasks would write files that a live run in this directory writes, too: of the
-//! same job or of another.
+//! Refuses a run whose tasks would write files that a live run in this directory writes, too: of
+//! the same job or of another.
 
 use std::path::Path;
 

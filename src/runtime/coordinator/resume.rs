@@ -5,10 +5,10 @@
 //! and none of its dependencies runs again for such a reason. A task whose declared output is gone
 //! runs again, unless all that need it are complete and one of them has read the file, or may have;
 //! dependents that are complete stay so. The same holds for an output that was not kept when it ran
-//! and is to be kept now. If an operation on a data graph runs, the completed batches of changes to that
-//! graph that need it run again too: it would not find the version before them.
-//! Tasks are identified by name and index, those of a matrix by the values along its axes: a task
-//! that moved in the file, an array that grew, or a matrix with one value more keeps its state.
+//! and is to be kept now. If an operation on a data graph runs, the completed batches of changes to
+//! that graph that need it run again too: it would not find the version before them. Tasks are
+//! identified by name and index, those of a matrix by the values along its axes: a task that moved
+//! in the file, an array that grew, or a matrix with one value more keeps its state.
 //!
 //! Ranks report ends independently, so a killed run may have recorded that a task completed but not
 //! its dependencies. [`implied`] finds these; else they and all their dependents would run again.
@@ -149,8 +149,8 @@ pub struct Takeover {
     /// Files that tasks which stay complete have read, that are missing, and that no task writes:
     /// the first of them.
     pub missing: Vec<PathBuf>,
-    /// Declared outputs of tasks that stay complete, that are gone, and that complete tasks may have
-    /// read without declaring it: of each task one.
+    /// Declared outputs of tasks that stay complete, that are gone, and that complete tasks may
+    /// have read without declaring it: of each task one.
     pub unread: Vec<(TaskId, PathBuf)>,
 }
 

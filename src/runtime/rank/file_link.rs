@@ -213,8 +213,8 @@ impl FileLink {
     }
 
     /// Asks a rank and waits for its answer. Returns it with the number of the question. Nothing is
-    /// asked once it is given up: a message about that is the last one. Where the question can wait,
-    /// `is_awaited` says when it no longer can.
+    /// asked once it is given up: a message about that is the last one. Where the question can
+    /// wait, `is_awaited` says when it no longer can.
     fn ask(
         &self,
         to: Rank,

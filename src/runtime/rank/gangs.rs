@@ -1,12 +1,11 @@
 //! Slots that this rank sets aside for tasks on several ranks, and the tasks that it leads or
 //! executes a share of.
 //!
-//! The coordinator requests slots, and memory and GPUs with them if the task asks for such. The pool
-//! sets them aside when they are free and reports them.
-//! The rank that leads then runs the task in a thread of its own: the `mpirun` of an MPI task, or
-//! its share of an operation on a divided graph, of which the other ranks execute theirs in the
-//! same way. Meanwhile the slots sleep, and an operation uses a rayon pool on their CPUs. However
-//! the task ends, its slots are freed once.
+//! The coordinator requests slots, and memory and GPUs with them if the task asks for such. The
+//! pool sets them aside when they are free and reports them. The rank that leads then runs the task
+//! in a thread of its own: the `mpirun` of an MPI task, or its share of an operation on a divided
+//! graph, of which the other ranks execute theirs in the same way. Meanwhile the slots sleep, and
+//! an operation uses a rayon pool on their CPUs. However the task ends, its slots are freed once.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

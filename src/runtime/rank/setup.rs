@@ -120,7 +120,7 @@ pub(in crate::runtime) fn check_away(
 ) -> Result<(), RunError> {
     let hello = &resources.hello;
     let is_one_node = !resources.has_other_nodes(welcome.open, ranks);
-    if is_one_node && (0..job.groups.len()).any(|group| job.has_temporaries(group)) {
+    if is_one_node && job.has_any_temporaries() {
         return Err(RunError::Refused(format!(
             "it does not see the run directory {}, as the other ranks of this node do, and the job has outputs with \
              `keep = false`: start all ranks where they see the same directories",
@@ -255,7 +255,9 @@ impl RankSetup {
             _monitor: ResourceMonitor::start(Arc::clone(&telemetry), fabric.size(), devices),
             telemetry,
         });
-        if (is_shared || is_away) && shared.job.start().stages_inputs() {
+        // A rank that sees the directory of the job gets only temporary files from others.
+        let start = shared.job.start();
+        if start.stages_inputs() && (is_away || is_shared && start.has_any_temporaries()) {
             shared.files.prefetch(&shared.runner, &shared.clock);
         }
         let fabric_of_engine = std::mem::replace(fabric, Box::new(Alone));

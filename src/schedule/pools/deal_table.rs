@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::dealer::{PoolDealer, Ticket};
+use super::dealer::{PoolDealer, Ticket, lacks};
 use super::recall::Recall;
 use super::stock::{Holder, Stock};
 use super::{SetId, UNLIMITED};
@@ -38,10 +38,17 @@ impl Table {
                 demand[need.0 as usize].push(waiting.holder);
             }
         }
+        let free: Vec<i64> = dealer.stocks.iter().map(free).collect();
         let mut recall = Recall::new(dealer.stocks.len());
         for waiting in dealer.line.values() {
-            let needs = dealer.table.set(waiting.claim.set).iter();
-            needs.for_each(|need| recall.want(need.0, waiting.holder, waiting.claim.level));
+            let short =
+                || lacks(&dealer.table, &waiting.claim, 1).filter(|lack| i64::from(lack.1) > free[lack.0 as usize]);
+            for need in dealer.table.set(waiting.claim.set) {
+                // What is given back helps no claim that lacks something else too.
+                if short().all(|lack| lack.0 == need.0) {
+                    recall.want(need.0, waiting.holder, waiting.claim.level);
+                }
+            }
         }
         let fair = |(stock, demand): (&Stock, &mut Vec<Holder>)| {
             demand.sort_unstable();
@@ -49,7 +56,7 @@ impl Table {
             (stock.capacity / (demand.len() as u32).max(1)).max(1)
         };
         Table {
-            free: dealer.stocks.iter().map(free).collect(),
+            free,
             fair: dealer.stocks.iter().zip(&mut demand).map(fair).collect(),
             contended: vec![false; dealer.stocks.len()],
             served: BTreeMap::new(),

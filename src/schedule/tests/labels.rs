@@ -1,6 +1,6 @@
 //! Tasks that ask for labels which no rank has: they wait for a node.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -31,11 +31,7 @@ fn tasks_wait_for_ranks_with_their_labels_and_run_nowhere_else() {
         plan.into_iter().for_each(|(time, what)| world.at(time, what));
         world.run();
         let oracle = job.oracle();
-        let mut finals = HashMap::new();
-        for attempt in world.journal.iter().filter(|a| a.last) {
-            assert_eq!(finals.insert(attempt.task, attempt), None, "{:?} ended twice", attempt.task);
-            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
-        }
+        let finals = world.finals(&oracle);
         for run in &world.executed {
             assert!(world.slots(run.rank) >= job.needs[run.task.index()], "{run:?}");
         }

@@ -303,11 +303,7 @@ fn ranks_come_go_and_die_and_nothing_is_lost() {
         }
         world.run();
         let oracle = job.oracle();
-        let mut finals = HashMap::new();
-        for attempt in world.journal.iter().filter(|a| a.last) {
-            assert_eq!(finals.insert(attempt.task, attempt), None, "{:?} ended twice", attempt.task);
-            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
-        }
+        let finals = world.finals(&oracle);
         match world.finished.clone().expect("the run has ended") {
             StopReason::Complete => assert_eq!(finals.len(), job.graph.task_count(), "every task has ended"),
             StopReason::Signal(_) => {}

@@ -1,7 +1,7 @@
-//! A network that fails: links down for a second, five or sixty, in one direction or both, half-open
-//! connections, processes that stand still, both sides sure that the other is dead.
+//! A network that fails: links down for a second, five or sixty, in one direction or both,
+//! half-open connections, processes that stand still, both sides sure that the other is dead.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -63,11 +63,7 @@ fn partitions_that_heal_lose_nothing_and_record_nothing_twice() {
         let _named = Named(seed, "schedule::tests::partitions::partitions_that_heal");
         let (job, world) = run_with_faults(seed, u64::MAX);
         let oracle = job.oracle();
-        let mut finals = HashMap::new();
-        for attempt in world.journal.iter().filter(|a| a.last) {
-            assert_eq!(finals.insert(attempt.task, attempt), None, "{:?} ended twice", attempt.task);
-            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
-        }
+        let finals = world.finals(&oracle);
         match world.finished.clone().expect("the run has ended") {
             StopReason::Complete => assert_eq!(finals.len(), job.graph.task_count(), "every task has ended"),
             why => assert!(world.notes.iter().any(|text| text.contains("no rank that is left")), "{why:?}"),

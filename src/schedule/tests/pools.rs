@@ -1,6 +1,6 @@
 //! Pools in worlds whose ranks come, go and die, and whose capacities change.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,11 +80,7 @@ fn pools_survive_ranks_that_come_go_and_die() {
         let (job, mut world) = world(&mut rng, seed, true);
         world.run();
         let oracle = job.oracle();
-        let mut finals = HashMap::new();
-        for attempt in world.journal.iter().filter(|a| a.last) {
-            assert_eq!(finals.insert(attempt.task, attempt), None, "{:?} ended twice", attempt.task);
-            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
-        }
+        let finals = world.finals(&oracle);
         match world.finished.clone().expect("the run has ended") {
             StopReason::Complete => assert_eq!(finals.len(), job.graph.task_count(), "every task has ended"),
             StopReason::Signal(_) => {}

@@ -15,8 +15,8 @@ pub trait Facts: Send + Sync {
     fn retry(&self, task: TaskId) -> Retry;
     /// True if any rank with slots can run the task, that is, if it needs one CPU and nothing else.
     fn movable(&self, task: TaskId) -> bool;
-    /// True for a task that a rank with this room cannot run alone while this many ranks are active:
-    /// an MPI task that is too large, or an operation that all of them execute.
+    /// True for a task that a rank with this room cannot run alone while this many ranks are
+    /// active: an MPI task that is too large, or an operation that all of them execute.
     fn needs_gang(&self, task: TaskId, room: RankRoom, ranks: u32) -> bool;
     /// A number that all ranks of this node share, if tasks read on the disk of their node what
     /// others have written.

@@ -1,12 +1,23 @@
 //! What must hold in a simulated world at any time and at its end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Life, World};
-use crate::model::{RankState, TaskId};
+use crate::model::{Attempt, RankState, State, TaskId};
 use crate::schedule::dependency_counts::End;
 
 impl World {
+    /// The last attempt of each task that has ended, which must have ended once and as `oracle`
+    /// says.
+    pub(in crate::schedule::tests) fn finals(&self, oracle: &[State]) -> HashMap<TaskId, &Attempt> {
+        let mut finals = HashMap::new();
+        for attempt in self.journal.iter().filter(|attempt| attempt.last) {
+            assert_eq!(finals.insert(attempt.task, attempt), None, "{:?} ended twice", attempt.task);
+            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
+        }
+        finals
+    }
+
     /// Every task that the coordinator considers running is open, and no rank has reported its end;
     /// and for every reported running task the coordinator knows the rank.
     pub(super) fn check_running(&self) {
