@@ -9,9 +9,9 @@
 //! is dropped, jobs included; should the test itself be killed, the system ends the daemons with it
 //! (`setpriv --pdeathsig`).
 //!
-//! What differs from a cluster: all nodes share one host name, so OpenMPI's shared-memory segments
-//! of different nodes would overwrite one another. Jobs therefore use its TCP transport, over
-//! loopback.
+//! What differs from a cluster: all nodes share one host name, so files and shared-memory segments
+//! that OpenMPI names after its node would overwrite one another. What runs on a node therefore has
+//! a directory for temporary files of its own, and jobs use the TCP transport, over loopback.
 
 mod accounting;
 
@@ -129,7 +129,11 @@ impl Slurm {
         fs::create_dir(self.path("state"))?;
         for n in 1..=nodes {
             fs::create_dir_all(self.path(&format!("spool/n{n}")))?;
+            fs::create_dir_all(self.path(&format!("tmp/n{n}")))?;
         }
+        let prolog = self.path("task-prolog");
+        fs::write(&prolog, format!("#!/bin/sh\necho export TMPDIR={}/$SLURMD_NODENAME\n", self.path("tmp").display()))?;
+        fs::set_permissions(&prolog, Permissions::from_mode(0o755))?;
         fs::write(self.path("slurm.conf"), self.configuration(&free_ports(nodes + 1), accounting)?)
     }
 
@@ -156,6 +160,7 @@ SlurmctldLogFile={root}/slurmctld.log
 SlurmdLogFile={root}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+TaskProlog={root}/task-prolog
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 MpiDefault=none
@@ -323,9 +328,8 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     /// All processes of this Slurm, those of its jobs included. `slurmstepd` overwrites its
     /// environment with its title, so it is known by its files.
     pub fn processes(&self) -> Vec<u32> {
-        let mut all = self.tag.processes();
-        all.extend(users_of(self.root.path()));
-        all
+        let known_twice = self.tag.processes().into_iter().chain(users_of(self.root.path()));
+        known_twice.collect::<BTreeSet<u32>>().into_iter().collect()
     }
 
     /// Ends a node's `slurmd` and all that runs on the node, as when the machine loses power.
