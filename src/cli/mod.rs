@@ -12,6 +12,7 @@ mod explain;
 mod graph;
 mod guess;
 mod import;
+mod job_history;
 mod join;
 mod man;
 mod mcp;

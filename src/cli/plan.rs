@@ -7,25 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::value_parser;
-use serde::Serialize;
 
-use super::cluster_args::{Waits, cluster_of, duration, learnt_waits, money};
+use super::cluster_args::{cluster_of, duration, money};
+use super::job_history::JobHistory;
 use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
-use crate::job::{self, Job, Site};
-use crate::journal::{HistoryFile, RUNS, unix_now_ns};
+use crate::job::{self, Site};
+use crate::journal::RUNS;
 use crate::observe::analyze::line_of;
-use crate::observe::{Paint, bytes, expected_text, moment_text};
-use crate::runtime::{auto_memory, divide_graphs, kind_of, planned_sites, recall};
+use crate::observe::{Paint, bytes};
+use crate::runtime::{auto_memory, divide_graphs, planned_sites};
 use crate::scale::SiteView;
-use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::Objective;
 use crate::scale::sites::{WAITS, site_table};
+use crate::sim::TypeUse;
 use crate::sim::plan::{
     Lever, LeverChange, Plan, PlanCandidate, PlanQuestion, Verdict, budget_needed, plan, ranks_between, svg,
 };
-use crate::sim::{ClassSpread, TypeUse};
 use crate::text::{counted, counted_are, seconds, shell_word};
 use crate::workload::PreparedJob;
 use crate::workload::walltime::{longest_task, time_limit};
@@ -80,13 +79,13 @@ fn range(text: &str) -> Result<(u32, u32), String> {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let mut past = PlanHistory::default();
+    let mut past = JobHistory::default();
     let mut job_text = Arc::from("");
     let prepared = job::load_all(&args.jobs, &Kernels::builtin()).and_then(|mut loaded| {
         job_text = Arc::clone(&loaded.text);
         auto_memory(Path::new(RUNS), &mut loaded.job);
         divide_graphs(&mut loaded.job);
-        past = PlanHistory::of(args.history.as_deref(), &mut loaded.job);
+        past = JobHistory::of(args.history.as_deref(), &mut loaded.job);
         PreparedJob::selected(loaded, &args.selection.selection())
     });
     let prepared = match prepared {
@@ -102,11 +101,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
     if args.cluster.is_none() {
         cluster = cluster.filled();
-        cluster.tasks.classes.extend(past.learnt.iter().map(|learnt| ClassSpread {
-            name: learnt.class.clone(),
-            spread: Some(learnt.spread),
-            memory: Arc::default(),
-        }));
+        cluster.tasks.classes.extend(past.spreads());
     }
     let mut cost = prepared.job.cost.clone();
     cost.deadline = args.deadline.or(cost.deadline);
@@ -160,88 +155,6 @@ fn shown(jobs: &[PathBuf]) -> String {
     jobs.iter().map(|job| shell_word(&job.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
-/// What earlier runs of the job predict for the next one.
-#[derive(Debug, Default, Serialize)]
-struct PlanHistory {
-    /// Number of earlier runs.
-    runs: usize,
-    /// Task durations learnt from them, for classes that have no estimate.
-    learnt: Vec<Learnt>,
-    /// Assumed start of the next run: now.
-    moment: Option<Moment>,
-    /// Expected duration of a run like the last one at such a moment, and its total task time.
-    wall: Option<Expected>,
-    work: Option<Expected>,
-    /// Delay until requested nodes arrive at such a moment, in seconds.
-    delay: Option<Quantiles>,
-    /// The distribution of that for each `[[site]]`, by name.
-    #[serde(skip)]
-    waits: Waits,
-}
-
-impl PlanHistory {
-    /// Reads the history of a job and fills in estimates that the job file lacks.
-    fn of(file: Option<&Path>, job: &mut Job) -> PlanHistory {
-        let file = file.map_or_else(|| HistoryFile::under(Path::new(RUNS), &job.name), HistoryFile::at);
-        let history = match file.read() {
-            Ok((history, odd)) => {
-                if odd > 0 {
-                    complain(format_args!("{odd} lines of {} cannot be read and are skipped", file.path().display()));
-                }
-                history
-            }
-            Err(error) => {
-                complain(format_args!("cannot read {}: {error}", file.path().display()));
-                History::default()
-            }
-        };
-        let now = unix_now_ns() / 1_000_000_000;
-        let moment = Moment::of_unix(now);
-        let last = history.runs.iter().rev().find(|run| run.whole);
-        let next = last.map(|run| RunRecord { began_unix_s: now, ..run.clone() });
-        PlanHistory {
-            waits: learnt_waits(&history, job, moment),
-            runs: history.runs.len(),
-            learnt: recall(job, &history, moment),
-            moment: Some(moment),
-            wall: next.as_ref().and_then(|next| history.expect_wall(next)),
-            work: next.as_ref().and_then(|next| history.expect_work(next)),
-            delay: history.delay(&kind_of(job.sites.first()), moment).map(|delay| delay.quantiles()),
-        }
-    }
-
-    fn text(&self, paint: Paint) -> String {
-        let Some(moment) = self.moment.filter(|_| self.runs > 0) else { return String::new() };
-        let mut text = format!("history: {} of this job", counted(self.runs as u64, "run"));
-        if !self.learnt.is_empty() {
-            let names = self.learnt.iter().take(6).map(|l| format!("`{}` {}", l.class, seconds(l.seconds)));
-            let more = self.learnt.len().saturating_sub(6);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let names = names.collect::<Vec<_>>().join(", ");
-            text += &format!("; durations learnt for tasks without an estimate: {names}{more}");
-        }
-        text.push('\n');
-        if let Some((wall, work)) = self.wall.as_ref().zip(self.work.as_ref()) {
-            let when = moment_text(moment);
-            text += &format!(
-                "A run like the last one, {when}, takes {}; total task time {}",
-                expected_text(wall),
-                seconds(work.seconds.q50)
-            );
-            if let Some(delay) = &self.delay {
-                text += &format!(
-                    "; nodes arrive after {} (8 of 10 within {} .. {})",
-                    seconds(delay.q50),
-                    seconds(delay.q10),
-                    seconds(delay.q90)
-                );
-            }
-            text.push('\n');
-        }
-        paint.dim(text.trim_end()) + "\n"
-    }
-}
-
 /// The time limit to ask for, in minutes: the q90 of the makespan plus a fifth, and what a batch
 /// job needs before and after that if its tasks take up to `task`.
 fn limit_minutes(candidate: &PlanCandidate, task: Option<Duration>) -> u64 {
@@ -262,7 +175,7 @@ fn options(candidate: &PlanCandidate, task: Option<Duration>) -> String {
     format!("--nodes={} --time={hours}:{minutes:02}:00", candidate.ranks)
 }
 
-fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch: Option<&str>) -> String {
+fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &JobHistory, sbatch: Option<&str>) -> String {
     let chosen = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
     let object = serde_json::json!({
         "job": question.prepared.job.name,
@@ -356,7 +269,7 @@ fn how_often([of_nine, of_half]: [f64; 2], limit: f64) -> &'static str {
 fn text(
     question: &PlanQuestion<'_>,
     planned: &Plan,
-    past: &PlanHistory,
+    past: &JobHistory,
     place: &dyn Fn(usize, &str) -> String,
     submit: Option<&str>,
 ) -> String {
@@ -499,7 +412,7 @@ fn types(question: &PlanQuestion<'_>, planned: &Plan, paint: Paint) -> String {
 }
 
 /// The sites of the job, in the order in which they are asked.
-fn sites(question: &PlanQuestion<'_>, past: &PlanHistory) -> Vec<SiteView> {
+fn sites(question: &PlanQuestion<'_>, past: &JobHistory) -> Vec<SiteView> {
     let wait = |site: &Site| site.name().and_then(|name| past.waits.get(name)).cloned();
     planned_sites(&question.prepared.job, question.cluster.nodes[0].slots, &wait, true)
 }

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use clap::value_parser;
 
-use super::cluster_args::{cluster_of, duration, learnt_waits, money};
+use super::cluster_args::{cluster_of, duration, money};
+use super::job_history::{JobHistory, learnt_text};
 use super::selection_args::SelectionArgs;
 use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Cost, Job, Scaling, Trigger};
-use crate::journal::{HistoryFile, RUNS, unix_now_ns};
+use crate::journal::RUNS;
 use crate::runtime::{auto_memory, divide_graphs};
-use crate::scale::estimate::{History, Moment};
+use crate::scale::estimate::Learnt;
 use crate::scale::policy::policy_names;
 use crate::sim::compare::{Comparison, LEGEND, compare, compare_placement, placement_table, table};
 use crate::sim::{Cluster, RecordRequest, Rehearsed, rehearse};
@@ -95,14 +96,15 @@ pub(super) fn main(args: Args) -> ExitCode {
         auto_memory(Path::new(RUNS), &mut loaded.job);
         divide_graphs(&mut loaded.job);
         let (text, file) = (Arc::clone(&loaded.text), PathBuf::from(loaded.file()));
+        let past = JobHistory::of(None, &mut loaded.job);
         let prepared = PreparedJob::selected(loaded, &args.selection.selection())?;
-        let history = HistoryFile::under(Path::new(RUNS), &prepared.job.name).read();
-        let history = history.map_or_else(|_| History::default(), |(history, _)| history);
-        let waits = learnt_waits(&history, &prepared.job, Moment::of_unix(unix_now_ns() / 1_000_000_000));
-        let cluster = cluster_of(&prepared, args.cluster.as_deref(), args.slots, &waits)?;
-        Ok((prepared, (text, file), cluster))
+        let (mut cluster, cluster_text) = cluster_of(&prepared, args.cluster.as_deref(), args.slots, &past.waits)?;
+        if args.cluster.is_none() {
+            cluster.tasks.classes.extend(past.spreads());
+        }
+        Ok((prepared, (text, file), past.learnt, (cluster, cluster_text)))
     });
-    let (prepared, source, (cluster, text)) = match found {
+    let (prepared, source, learnt, (cluster, text)) = match found {
         Ok(found) => found,
         Err(mistakes) => return check::refuse(&mistakes),
     };
@@ -115,7 +117,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     let set = Set { args: &args, prepared: &prepared, cluster: &cluster, scaling: &scaling, cost: &cost };
     if !args.quiet {
         warn_of_silent_rules(&scaling);
-        warn_of_guesses(&prepared.job);
+        warn_of_guesses(&prepared.job, &learnt);
     }
     match (args.compare || args.policy.len() > 1 || args.policy == ["all"], args.compare_placement) {
         (true, _) => set.compare(),
@@ -124,12 +126,15 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Says what tasks without an estimate are taken to last, as earlier runs are not consulted.
-fn warn_of_guesses(job: &Job) {
+/// Says what tasks without an estimate in the job file are taken to last.
+fn warn_of_guesses(job: &Job, learnt: &[Learnt]) {
+    if let Some(durations) = learnt_text(learnt) {
+        complain(format_args!("durations learnt from earlier runs for tasks without an `estimate`: {durations}"));
+    }
     let unknown: u32 = job.groups.iter().filter(|group| group.estimate.is_none()).map(|group| group.count).sum();
     if unknown > 0 {
         complain(format_args!(
-            "{} without an `estimate`: one second is assumed for each. Only `plan` takes durations from earlier runs",
+            "{} without an `estimate`, and no earlier run knows more: one second is assumed for each",
             counted(unknown, "task")
         ));
     }

@@ -63,6 +63,15 @@ pub struct GraphPart {
     weight_source: Option<WeightSource>,
 }
 
+/// An edge (source, target) of an undirected graph that its other end does not have in this way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OneSided {
+    /// There is none in the opposite direction.
+    Missing((Vertex, Vertex)),
+    /// That one has another weight.
+    Unequal((Vertex, Vertex)),
+}
+
 impl GraphPart {
     /// Distributes a graph over the ranks. Every rank passes the edges that it has read; each edge
     /// of an undirected graph is passed once.
@@ -118,17 +127,26 @@ impl GraphPart {
         part.counted(exchange)
     }
 
-    /// The first edge (source, target) without one in the opposite direction.
+    /// The first edge (source, target) without one of the same weight in the opposite direction.
     ///
     /// # Errors
     /// If communication fails.
-    pub fn one_sided(&self, exchange: &mut dyn Exchange) -> Result<Option<(Vertex, Vertex)>, DataGraphError> {
+    pub fn one_sided(&self, exchange: &mut dyn Exchange) -> Result<Option<OneSided>, DataGraphError> {
         let rows = &self.out;
-        let turned = |v: Vertex| rows.row(v).iter().map(move |&to| (to, v));
+        let turned = |v: Vertex| {
+            let weights = rows.row_weights(v);
+            rows.row(v).iter().enumerate().map(move |(at, &to)| ((to, v), weights.get(at)))
+        };
         // Edges and turned edges are equal sets if their fingerprints are, but for one set in 2^64.
-        let mark = |u: Vertex, v: Vertex| xxh3_64(&(u64::from(u) << 32 | u64::from(v)).to_le_bytes());
-        let differs =
-            |v: Vertex| turned(v).fold(0u64, |sum, (to, v)| sum.wrapping_add(mark(to, v)).wrapping_sub(mark(v, to)));
+        let mark = |(u, v): (Vertex, Vertex), weight: f64| {
+            let ends = u64::from(u) << 32 | u64::from(v);
+            xxh3_64(&(u128::from(ends) << 64 | u128::from(weight.to_bits())).to_le_bytes())
+        };
+        let differs = |v: Vertex| {
+            turned(v).fold(0u64, |sum, ((to, v), weight)| {
+                sum.wrapping_add(mark((to, v), weight)).wrapping_sub(mark((v, to), weight))
+            })
+        };
         let own = self.own().into_par_iter().map(differs).reduce(|| 0, u64::wrapping_add);
         let all = gather(exchange, pack([own]))?;
         let mut differs = 0u64;
@@ -138,12 +156,23 @@ impl GraphPart {
         if differs == 0 {
             return Ok(None);
         }
-        let asked = EdgeList { ends: self.own().flat_map(turned).collect(), weights: None };
-        let asked = to_owners(exchange, &self.cuts, asked)?;
-        let is_missing = |&(to, v): &(Vertex, Vertex)| rows.row(to).binary_search(&v).is_err();
-        let missing = asked.ends.into_iter().filter(is_missing).map(|(to, v)| u64::from(v) << 32 | u64::from(to));
-        let [first] = smallest(exchange, [missing.min().unwrap_or(u64::MAX)])?;
-        Ok((first != u64::MAX).then_some(((first >> 32) as Vertex, first as Vertex)))
+        let (ends, weights) = self.own().flat_map(turned).unzip();
+        let asked = to_owners(exchange, &self.cuts, EdgeList { ends, weights: Some(weights) })?;
+        let (mut missing, mut unequal) = (u64::MAX, u64::MAX);
+        for (&(to, v), weight) in asked.ends.iter().zip(asked.weights.iter().flatten()) {
+            let edge = u64::from(v) << 32 | u64::from(to);
+            match rows.row(to).binary_search(&v) {
+                Err(_) => missing = missing.min(edge),
+                Ok(at) if rows.row_weights(to).get(at) != *weight => unequal = unequal.min(edge),
+                Ok(_) => {}
+            }
+        }
+        let ends = |edge: u64| ((edge >> 32) as Vertex, edge as Vertex);
+        Ok(match smallest(exchange, [missing, unequal])? {
+            [u64::MAX, u64::MAX] => None,
+            [u64::MAX, edge] => Some(OneSided::Unequal(ends(edge))),
+            [edge, _] => Some(OneSided::Missing(ends(edge))),
+        })
     }
 
     /// Makes a graph from rows that are already distributed.

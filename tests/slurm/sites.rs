@@ -166,8 +166,8 @@ fn nodes_of_each_type_are_requested_from_its_partition() {
         "job.toml",
         "[job]\nname = \"types\"\n[scaling]\npolicy = \"hybrid\"\nmax_ranks = 3\ninterval = \"1s\"\n\
          [cost]\nnode_hour = 3600.0\nminimum = \"0s\"\n\
-         [[cost.node]]\nname = \"small\"\npartition = \"lean\"\nnode_hour = 36.0\nslots = 1\nlimit = 1\n\
-         [[cost.node]]\nname = \"big\"\npartition = \"rich\"\nnode_hour = 180.0\nslots = 2\nlimit = 1\n\
+         [[cost.node]]\nname = \"small\"\npartition = \"lean\"\nnode_hour = 36.0\nslots = 1\n\
+         [[cost.node]]\nname = \"big\"\npartition = \"rich\"\nnode_hour = 180.0\nslots = 2\n\
          [capacity]\nprovider = \"slurm\"\nlisten = \"127.0.0.1\"\ntime = \"10m\"\n\
          [[task]]\nname = \"a\"\nestimate = \"30s\"\narray = \"1-60\"\n\
          command = \"echo {index} >> met; until [ $(wc -l < met) -ge 4 ]; do sleep 0.05; done; until test -e end; do sleep 0.05; done\"\n",

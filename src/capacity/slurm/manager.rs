@@ -2,6 +2,7 @@
 //! in the queue.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::super::blocks::{BlockEvent, BlockId, NodeGrant};
 use super::super::provider::Launch;
 use super::CLOSE_LIMIT;
 use super::allocation::{Allocation, STEP};
-use super::commands::{JobId, Queued, SbatchArgs, SlurmCommands};
+use super::commands::{JobId, PartitionNodes, Queued, SbatchArgs, SlurmCommands};
 use super::names::NamesFile;
 use super::shrink::{JobNode, NodePhase};
 use crate::job::{Capacity, ProviderKind};
@@ -73,6 +74,8 @@ pub(super) struct SlurmManager {
     /// The last session in it is this one, with the name of all its jobs.
     names: NamesFile,
     slurm: SlurmCommands,
+    /// Those that requests can get, once Slurm has said.
+    partition: Arc<OnceLock<PartitionNodes>>,
     jobs: Vec<SlurmJob>,
     /// Until then a job whose submission seemed to fail may still show in the queue.
     lost_submit_until: Option<Instant>,
@@ -143,12 +146,23 @@ impl SlurmManager {
         capacity: Capacity,
         allocation: Option<Allocation>,
         names: NamesFile,
-        slurm: SlurmCommands,
+        (slurm, partition): (SlurmCommands, Arc<OnceLock<PartitionNodes>>),
         events: Sender<(BlockId, BlockEvent)>,
     ) -> SlurmManager {
         let own = |allocation: &Allocation| SlurmJob::new(JobId::here(allocation.job.clone()), true, &[], None);
         let jobs = allocation.as_ref().map(own).into_iter().collect();
-        SlurmManager { launch, capacity, allocation, names, slurm, jobs, lost_submit_until: None, began: None, events }
+        SlurmManager {
+            launch,
+            capacity,
+            allocation,
+            names,
+            slurm,
+            partition,
+            jobs,
+            lost_submit_until: None,
+            began: None,
+            events,
+        }
     }
 
     /// Handles requests until [`Request::Close`], and polls Slurm between them.
@@ -189,8 +203,21 @@ impl SlurmManager {
             self.adopt(*id, node, false);
             left = rest;
         }
+        // The run may have asked before it knew how many there are. A job for a node that does not
+        // exist would wait for ever.
+        let (left, beyond) = left.split_at(self.room().min(left.len()));
+        for &id in beyond {
+            self.report(id, BlockEvent::Refused("the run has all nodes of the partition, or asks for them".into()));
+        }
         let most = self.capacity.nodes_per_block.max(1) as usize;
         left.chunks(most).for_each(|ids| self.submit(ids, labels, limit));
+    }
+
+    /// Nodes of the partition that the run neither has nor asks for.
+    fn room(&self) -> usize {
+        let Some(nodes) = self.partition.get() else { return usize::MAX };
+        let taken = self.jobs.iter().flat_map(|job| &job.nodes).filter(|node| !matches!(node.phase, NodePhase::Gone));
+        (nodes.count as usize).saturating_sub(taken.count())
     }
 
     /// Takes a node of the own allocation that is billed without a world.

@@ -132,7 +132,14 @@ impl Slurm {
             new.inspect_err(|error| tracing::debug!("no estimates of starts: {error}")).ok()
         };
         let estimator = estimates.then(|| StartEstimator::new(capacity.clone())).and_then(started);
-        let manager = SlurmManager::new(launch.clone(), capacity, allocation, names, commands.clone(), sender);
+        let manager = SlurmManager::new(
+            launch.clone(),
+            capacity,
+            allocation,
+            names,
+            (commands.clone(), Arc::clone(&nodes)),
+            sender,
+        );
         let manager = thread::Builder::new().name("slurm".into()).spawn(move || {
             // Without an answer they stay unknown.
             if let Some(nodes) = ask.partition(&asked) {

@@ -29,7 +29,7 @@ use rustc_hash::FxHashSet;
 
 use super::exchange::{Exchange, gather, largest, pack, sum, unpack};
 use super::ids::VertexIds;
-use super::part::GraphPart;
+use super::part::{GraphPart, OneSided};
 use super::rows::EdgeList;
 use super::source::WeightSource;
 use super::{DataGraphError, Vertex, agree};
@@ -367,15 +367,21 @@ pub fn load(
 }
 
 /// Refuses a METIS file in which the line of a vertex names another one whose line does not name
-/// it.
+/// it, or with another weight.
 fn check_both_ends(exchange: &mut dyn Exchange, path: &Path, part: &GraphPart) -> Result<(), DataGraphError> {
-    let Some((u, v)) = part.one_sided(exchange)? else { return Ok(()) };
-    let (u, v) = (part.ids().id(u), part.ids().id(v));
-    Err(DataGraphError::refused(format!(
-        "{}: the line of vertex {u} names {v}, but that of vertex {v} does not name {u}: METIS files list each edge at \
-         both ends",
-        path.display()
-    )))
+    let reason = |(u, v): (Vertex, Vertex), what: &dyn Fn(u64, u64) -> String| {
+        let (path, what) = (path.display(), what(part.ids().id(u), part.ids().id(v)));
+        DataGraphError::refused(format!("{path}: {what}: METIS files list each edge at both ends"))
+    };
+    match part.one_sided(exchange)? {
+        None => Ok(()),
+        Some(OneSided::Missing(ends)) => Err(reason(ends, &|u, v| {
+            format!("the line of vertex {u} names {v}, but that of vertex {v} does not name {u}")
+        })),
+        Some(OneSided::Unequal(ends)) => Err(reason(ends, &|u, v| {
+            format!("the lines of the vertices {u} and {v} give their edge different weights")
+        })),
+    }
 }
 
 /// The file of properties of a graph in Graphalytics' format.

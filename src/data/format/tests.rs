@@ -149,6 +149,7 @@ fn what_is_wrong_is_named_with_its_line() {
         refusal("a.graph", "3 2\n2 3\n1\n1 2\n"),
         refusal("a.graph", "3 1\n2 3\n1\n1\n"),
         refusal("a.graph", "4 3\n2\n3\n4\n1 2 3\n"),
+        refusal("a.graph", "3 2 1\n2 5 3 7\n1 5\n1 8\n"),
         refusal("a.el.gz", "1 2\n"),
         refusal("a.csv", "source,target\n1,2\n"),
         refusal("a.gr", "c x\np sp 3 1\nx 1 2 3\n"),
@@ -172,6 +173,7 @@ fn compare(reasons: &[String]) {
         "a.graph: the line of vertex 3 names 2, but that of vertex 2 does not name 3: METIS files list each edge at both ends",
         "a.graph: line 1 announces 2 entries, but 4 follow; is the header that of another file?",
         "a.graph: the line of vertex 1 names 2, but that of vertex 2 does not name 1: METIS files list each edge at both ends",
+        "a.graph: the lines of the vertices 1 and 3 give their edge different weights: METIS files list each edge at both ends",
         "a.el.gz: the name ends in .gz, but this is no gzip file",
         "a.csv:1: expected the ids of two vertices (whole numbers from 0 to 18446744073709551614), found `source,target`; \
          if it is a header, put `#` before it",
