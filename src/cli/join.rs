@@ -1,21 +1,25 @@
 //! `phalanx join`: adds ranks to a running run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::value_parser;
 
-use super::complain;
 use super::selection_args::label;
+use super::{complain, refuse};
 use crate::exec::Kernels;
-use crate::runtime::{JoinOptions, detach_from_terminal, join_run};
+use crate::journal::{Liveness, RUNS, RunDir};
+use crate::runtime::{JoinOptions, contact_of, detach_from_terminal, join_run};
 
 /// Adds ranks to a running run: this process, or all ranks started by mpirun.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Contact file of the run: `contact` in its run directory.
+    /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
+    #[arg(required_unless_present = "contact", conflicts_with = "contact")]
+    run: Option<String>,
+    /// A copy of the file `contact` in the run directory, where that cannot be read.
     #[arg(long, value_name = "FILE")]
-    contact: PathBuf,
+    contact: Option<PathBuf>,
     /// Slots of each rank [default: the run's --slots, else the CPUs that the launcher granted].
     #[arg(short = 'j', long, aliases = ["jobs", "cores", "threads"], value_name = "N")]
     #[arg(value_parser = value_parser!(u32).range(1..=4096))]
@@ -34,10 +38,33 @@ pub(super) struct Args {
     siblings: Option<String>,
 }
 
+/// The contact file of a run.
+fn contact(run: &str) -> Result<PathBuf, String> {
+    let run = RunDir::find(Path::new(RUNS), run).map_err(|error| error.to_string())?;
+    let contact = contact_of(run.path());
+    let lives = matches!(run.liveness(), Liveness::Alive(_));
+    match (contact.exists(), lives) {
+        (true, _) => Ok(contact),
+        (false, false) => Err(format!("nobody can join {}: it has ended", run.name())),
+        (false, true) => Err(format!(
+            "nobody can join {}: it does not listen. Start it with `--join-on ADDRESS`, or with a `[capacity]` table",
+            run.name()
+        )),
+    }
+}
+
 pub(super) fn main(args: Args) -> ExitCode {
+    let contact = match (args.contact, args.run) {
+        (Some(file), _) => Ok(file),
+        (None, run) => contact(run.as_deref().unwrap_or("latest")),
+    };
+    let contact = match contact {
+        Ok(contact) => contact,
+        Err(why) => return refuse(why),
+    };
     detach_from_terminal();
     let options = JoinOptions {
-        contact: args.contact,
+        contact,
         slots: args.slots,
         labels: args.labels,
         block: args.block,

@@ -44,7 +44,7 @@ pub use error::RunError;
 pub(crate) use event_wait::detach_from_terminal;
 pub use job_from_session::{job_of, subject_of};
 pub use options::Options;
-pub use world::{JoinOptions, World, join_run};
+pub use world::{JoinOptions, World, contact_of, join_run};
 
 /// How a run ended, for its caller.
 #[derive(Debug)]

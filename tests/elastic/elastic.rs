@@ -119,7 +119,7 @@ fn open_run_with(dir: &Dir, command: TestCommand, job: &str, slots: u32) -> Runn
 }
 
 fn join(command: TestCommand) -> Running {
-    command.args(["join", "--contact", "run/contact", "--slots", "1"]).patience(300).start()
+    command.args(["join", "run", "--slots", "1"]).patience(300).start()
 }
 
 /// `PHALANX_SEED`, or one that is always the same.
@@ -148,6 +148,7 @@ fn a_process_joins_a_run_and_works() {
     trace.exactly_once(met_names(2, 3, 10).iter().map(String::as_str));
     assert_eq!(ranks(&trace), HashSet::from([0, 1]));
     assert!(!dir.has("run/contact"), "nobody can join a run that is over");
+    phalanx(&dir).args(["join", "run"]).run().code(2).says("nobody can join run: it has ended");
     phalanx(&dir).args(["join", "--contact", "run/contact"]).run().code(2);
 }
 

@@ -25,12 +25,12 @@ use super::join_address::{JoinAddress, Listen};
 use crate::capacity::slurm::NodeFeatures;
 use crate::capacity::{BlockId, NodeTable, SiteId};
 use crate::fabric::bridge::Ask;
-use crate::fabric::bridge::contact::{Contact, FILE, Secret};
+use crate::fabric::bridge::contact::{Contact, Secret};
 use crate::fabric::bridge::hub::{Hub, LinkEvent, LinkId, Outer};
 use crate::journal::Level;
 use crate::model::{Rank, Time};
-use crate::runtime::RunError;
 use crate::runtime::event_wait::EventWait;
+use crate::runtime::{RunError, contact_of};
 use crate::schedule::coordinator::{Change, CoordinatorEvent};
 use crate::schedule::protocol::{Message, Welcome};
 use crate::text::counted;
@@ -94,7 +94,7 @@ impl JoinListener {
         let address = JoinAddress::choose(listen)?;
         let (hub, outer, news) = Hub::open(address.bind, secret.clone(), move || wait.notify())
             .map_err(system("listen for ranks that join"))?;
-        let path = Path::new(&welcome.run_dir).join(FILE);
+        let path = contact_of(Path::new(&welcome.run_dir));
         let addresses = address.published(hub.address().port());
         tracing::info!("ranks may join at {}: phalanx join --contact {}", addresses.join(", "), path.display());
         let (run, session_ms) = (welcome.run_name.clone(), welcome.began_unix_ns / 1_000_000);

@@ -4,7 +4,7 @@
 //! its own and works like any other rank. When the coordinator is gone, running tasks are ended and
 //! the process exits within seconds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::handshake::POLL_INTERVAL;
 use crate::capacity::slurm;
 use crate::exec::Kernels;
 use crate::fabric::bridge::Ask;
-use crate::fabric::bridge::contact::Contact;
+use crate::fabric::bridge::contact::{self, Contact};
 use crate::fabric::bridge::join::{Joined, Pauses, join};
 use crate::fabric::rounds::Rounds;
 use crate::fabric::routed::RoutedFabric;
@@ -30,6 +30,11 @@ const ADMISSION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Ranks of a world leave together when the last of them is done, so the first may wait this long.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The contact file in a run directory, which is there while ranks can join the run.
+pub fn contact_of(run_dir: &Path) -> PathBuf {
+    run_dir.join(contact::FILE)
+}
 
 /// How a run is joined.
 #[derive(Clone, Debug)]

@@ -11,5 +11,5 @@ pub(super) mod handshake;
 mod join;
 mod multi_run;
 
-pub use join::{JoinOptions, join_run};
+pub use join::{JoinOptions, contact_of, join_run};
 pub use multi_run::World;
