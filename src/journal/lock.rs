@@ -26,6 +26,10 @@ const MARK: &str = "lock.held";
 const LOCK_ATTEMPTS: u32 = 5;
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
+/// A run looks at most this often whether others still begin in the same directory of runs.
+const BEGIN_ATTEMPTS: u32 = 3000;
+const BEGIN: &str = ".beginning";
+
 /// The lock of a run directory, held until it is dropped.
 #[derive(Debug)]
 pub struct RunLock {
@@ -131,6 +135,26 @@ fn take_by(dir: &Path, try_lock: TryLock) -> Result<RunLock, RunDirError> {
     let predecessor = Some(Holder::read(&path)).filter(Holder::is_here);
     Holder::this().write(&mut file).map_err(RunDirError::io("write", &path))?;
     Ok(RunLock { _file: file, mark: None, predecessor })
+}
+
+/// Waits until no other run that lies in `runs` begins, and keeps others from beginning until the
+/// file is closed. `None` without such a directory, without `flock`, or if another run does not get
+/// on for a minute, as one that is stopped: this one then begins beside it.
+pub(super) fn begin_alone(runs: &Path) -> Option<File> {
+    let file = OpenOptions::new().append(true).create(true).open(runs.join(BEGIN)).ok()?;
+    for tried in 0..BEGIN_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Some(file),
+            Err(TryLockError::WouldBlock) if tried == BEGIN_ATTEMPTS / 20 => {
+                tracing::info!("another run is beginning in {}: this one waits for it", runs.display());
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(_)) => return None,
+        }
+        std::thread::sleep(LOCK_RETRY_INTERVAL);
+    }
+    tracing::warn!("another run in {} has not begun for a minute: this one does not wait longer", runs.display());
+    None
 }
 
 fn take_mark(dir: &Path, file: File) -> Result<RunLock, RunDirError> {

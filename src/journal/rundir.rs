@@ -137,6 +137,11 @@ impl RunDir {
         entries.filter(is_mark).for_each(|entry| drop(fs::remove_file(entry.path())));
     }
 
+    /// Lets one run at a time begin among those in `runs`, while the file is open.
+    pub fn begin_alone(runs: &Path) -> Option<fs::File> {
+        lock::begin_alone(runs)
+    }
+
     /// True if the run was killed before it recorded anything, so that it has nothing to resume or
     /// to show.
     pub fn lacks_record(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Which run a resume continues, which one is the latest, and which may run at once.
 
-use crate::support::{Dir, mpirun, phalanx, wait_for};
+use crate::support::{Dir, Running, mpirun, phalanx, wait_for};
 
 fn table(name: &str, rest: &str) -> String {
     format!("[job]\nname = 'same'\n[[task]]\nname = '{name}'\n{rest}")
@@ -120,4 +120,44 @@ fn a_task_that_comes_back_is_complete() {
     assert!(sweep("[1, 2, 3, 4]", "echo {v} >> ran").1.is_empty());
     assert_eq!(sweep("[4]", "echo {v} >> ran").1, ["all"]);
     assert_eq!(sweep("[1, 4]", "echo  {v} >> ran").1, ["1", "4", "all"]);
+}
+
+/// Of runs that start at the same moment and write the same file one goes on. The others leave
+/// nothing behind.
+#[test]
+fn of_runs_that_start_at_once_one_goes_on() {
+    for round in 0..6 {
+        let dir = Dir::new("at-once");
+        let ranks = if round < 4 { 1 } else { 2 };
+        dir.job(
+            "job.toml",
+            "[[task]]\nname = 'x'\noutputs = 'x'\n\
+             command = 'echo >> began; until test -e go; do sleep 0.02; done; touch x'\n",
+        );
+        let start = |_| {
+            let command = if ranks == 1 { phalanx(&dir) } else { mpirun(&dir, ranks) };
+            Some(command.args(["run", "job.toml", "--slots", "1"]).start())
+        };
+        let mut runs: Vec<Option<Running>> = (0..4).map(start).collect();
+        wait_for("three to give way", 120, || {
+            let live = runs.iter_mut().flatten().filter_map(|run| run.is_running().then_some(())).count();
+            (live <= 1).then_some(())
+        });
+        wait_for("the other to go on", 120, || dir.has("began").then_some(()));
+        dir.file("go", "");
+        let mut went_on = 0;
+        for run in runs.iter_mut().filter_map(Option::take) {
+            let end = run.wait();
+            match end.exit() {
+                0 => went_on += 1,
+                _ => drop(end.code(2).says("is a live run of this job and writes")),
+            }
+        }
+        assert_eq!((went_on, dir.read("began").lines().count()), (1, 1), "round {round}");
+        let left = std::fs::read_dir(dir.path().join("phalanx-runs")).expect("runs").flatten();
+        let left: Vec<String> = left.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let of_job: Vec<&String> = left.iter().filter(|name| name.starts_with("job-")).collect();
+        assert_eq!(of_job.len(), 1, "{left:?}");
+        phalanx(&dir).args(["report", "latest"]).run().ok().says(of_job[0]);
+    }
 }

@@ -471,5 +471,7 @@ fn record_beginning(
     if let Some(terms) = terms {
         start.journal.append(&Record::Terms(terms))?;
     }
+    // Others can read now what this run writes.
+    start.alone = None;
     Ok(())
 }

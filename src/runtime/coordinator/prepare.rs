@@ -1,6 +1,7 @@
 //! What rank 0 does before it contacts the other ranks: reads the job, opens the run directory, and
 //! finds out which tasks are complete.
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub(super) struct PreparedRun {
     pub(super) limits: Vec<LimitChange>,
     /// The run, which was open for more tasks, was closed in an earlier session.
     pub(super) is_closed: bool,
+    /// Keeps other runs from beginning, until the journal says what this one writes.
+    pub(super) alone: Option<File>,
 }
 
 impl PreparedRun {
@@ -107,7 +110,8 @@ impl PreparedRun {
         let (dir, resumes) = run_dir(options, &loaded)?;
         let lock = dir.lock()?;
         let began_unix_ns = unix_ns();
-        let opened = check_live_twins(&dir, &loaded, &selected).and_then(|()| {
+        let alone = RunDir::begin_alone(Path::new(RUNS));
+        let opened = check_live_twins(&dir, &loaded.job, &|task| selected.has(task)).and_then(|()| {
             open_journal(
                 options,
                 kernels,
@@ -200,6 +204,7 @@ impl PreparedRun {
             selection,
             limits,
             is_closed,
+            alone,
         })
     }
 }
