@@ -91,11 +91,12 @@ impl Dir {
         self.path().join(name).exists()
     }
 
-    /// The names in one of its folders, in order.
+    /// The names in one of its folders, in order, without the lock of runs that begin.
     pub fn list(&self, name: &str) -> Vec<String> {
         let path = self.path().join(name);
         let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("cannot list {}: {e}", path.display()));
         let mut names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| name != ".beginning");
         names.sort();
         names
     }
