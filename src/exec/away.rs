@@ -22,10 +22,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::aside::AttemptDeadline;
+use super::attempt::AttemptRun;
 use super::carrier::FileCarrier;
 use super::files;
 use super::output::Output;
-use super::runner::{AttemptRun, Runner};
+use super::runner::Runner;
 use super::used_files::{self, UsedFiles};
 use super::{Fault, RankContext};
 use crate::job::{FileNames, OPERATION_KERNEL, Task, Work};

@@ -12,6 +12,7 @@
 //! | file | one idea |
 //! |---|---|
 //! | `runner` | from a task's number to its outcome |
+//! | `attempt` | one attempt at a task: cache, inputs, command or kernel |
 //! | `control` | how other threads stop a running task |
 //! | `command` | from a task's words to its outcome |
 //! | `program` | where a program is searched, and why it could not be started |
@@ -52,6 +53,7 @@
 mod ahead;
 mod args;
 mod aside;
+mod attempt;
 mod away;
 mod cache;
 mod carrier;

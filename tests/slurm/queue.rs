@@ -18,8 +18,8 @@ fn waiting(slurm: &Slurm) -> u32 {
 
 #[test]
 fn what_the_user_sets_for_slurms_commands_hides_no_job() {
-    let Some(slurm) = Slurm::start(2) else { return };
     let dir = Dir::new("hostile");
+    let Some((slurm, holder)) = Slurm::start_with_holder(2, &dir) else { return };
     dir.job("job.toml", &phased(HELD, 600, 1, 1));
     let command = slurm.program_here(&dir, &["run", "job.toml", "--slots", "1", "--run-dir", "run"]).patience(600);
     let hostile = [
@@ -44,7 +44,8 @@ fn what_the_user_sets_for_slurms_commands_hides_no_job() {
         let name: &[&str] = if what[0] == "update" { &["JobName=other"] } else { &[] };
         slurm.command("scontrol").args(what).args(name).run().ok();
     }
-    assert_eq!(slurm.squeue().len(), 3, "each request is one job");
+    assert_eq!(slurm.squeue().len(), 4, "each request is one job");
+    slurm.scancel([holder.to_string().as_str()]);
     release(&dir, "w0");
     release(&dir, "n0");
     let output = run.wait().ok();
@@ -56,11 +57,11 @@ fn what_the_user_sets_for_slurms_commands_hides_no_job() {
 
 #[test]
 fn who_cannot_see_that_a_run_is_over_cancels_nothing_of_it() {
-    let Some(slurm) = Slurm::start(1) else { return };
     let dir = Dir::new("unseen");
+    let Some((slurm, holder)) = Slurm::start_with_holder(1, &dir) else { return };
     dir.job("job.toml", &phases(400, 1));
     let run = slurm.run_here(&dir, &["run", "job.toml", "--slots", "1", "--run-dir", "run"]);
-    wait_for("a block that works", 120, || (running(&slurm) == 1).then_some(()));
+    wait_for("a block that works", 120, || (running(&slurm) == 2).then_some(()));
     let id = waiting(&slurm);
     let names = dir.read("run/blocks/slurm");
     let name = names.split_whitespace().next().expect("the name of its jobs");
@@ -84,6 +85,7 @@ fn who_cannot_see_that_a_run_is_over_cancels_nothing_of_it() {
     waits();
     // Once it has written its end, anybody may take from the queue what it left there.
     slurm.command("scontrol").args(["hold", &id.to_string()]).run().ok();
+    slurm.scancel([holder.to_string().as_str()]);
     run.signal(libc::SIGKILL);
     // Until the kernel has ended it, its lock says that it lives.
     run.wait();

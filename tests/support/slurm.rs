@@ -83,6 +83,16 @@ impl Slurm {
         Slurm::start_with(nodes, Setup::default())
     }
 
+    /// The same with one more node, which the returned job of somebody else holds: a request for it
+    /// waits.
+    pub fn start_with_holder(nodes: usize, dir: &Dir) -> Option<(Slurm, u32)> {
+        let slurm = Slurm::start(nodes + 1)?;
+        let node = format!("--nodelist=n{}", nodes + 1);
+        let holder = slurm.sbatch(dir, [node.as_str(), "--exclusive", "--wrap=sleep 600"]);
+        slurm.wait_running(holder);
+        Some((slurm, holder))
+    }
+
     /// The same with another setup.
     pub fn start_with(nodes: usize, setup: Setup) -> Option<Slurm> {
         let further = if setup.accounting { &accounting::NEEDED[..] } else { &[] };
