@@ -68,16 +68,31 @@ struct JobFacts {
     runs_on: Vec<NodeTypes>,
 }
 
+/// Which classes have tasks with estimates of their own: at least two differ. A class of one task
+/// is like the others of its job.
+fn own_estimates(job: &Job, classes: &[u32], firsts: &[GroupId]) -> Vec<bool> {
+    let (mut differ, mut tasks) = (vec![false; firsts.len()], vec![0u64; firsts.len()]);
+    for ((id, group), &class) in (0..).zip(&job.groups).zip(classes) {
+        let class = class as usize;
+        let first = &job.groups[firsts[class] as usize];
+        differ[class] |= !job.has_one_estimate(id) || group.estimate != first.estimate;
+        tasks[class] += u64::from(group.count);
+    }
+    let some_differ = differ.contains(&true);
+    differ.iter().zip(tasks).map(|(&differ, tasks)| differ || some_differ && tasks == 1).collect()
+}
+
 impl JobFacts {
     /// The facts of each task of a job, and what is known of its classes.
     fn of(prepared: &PreparedJob, prices: &Prices) -> (Arc<JobFacts>, Vec<ClassPrior>) {
         let PreparedJob { job, estimates, .. } = prepared;
         let (classes, firsts) = job.classes();
-        let prior = |first: &GroupId| {
-            let group = &job.groups[*first as usize];
-            ClassPrior { name: Arc::clone(&group.class), estimate: group.estimate }
+        let own = own_estimates(job, &classes, &firsts);
+        let prior = |(&first, has_own_estimates): (&GroupId, bool)| {
+            let group = &job.groups[first as usize];
+            ClassPrior { name: Arc::clone(&group.class), estimate: group.estimate, has_own_estimates }
         };
-        let priors = firsts.iter().map(prior).collect();
+        let priors = firsts.iter().zip(own).map(prior).collect();
         let classes = classes.into_iter().map(ClassId).collect();
         let runs_on = runs_on(job, prices);
         let facts = JobFacts { job: Arc::clone(job), estimates: Arc::clone(estimates), classes, runs_on };

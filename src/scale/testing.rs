@@ -149,7 +149,7 @@ impl World {
     /// Estimates that know the durations and, from many observations, that nodes take `delay`
     /// seconds to arrive.
     pub fn estimates(&self, delay: f64) -> Estimates {
-        let prior = ClassPrior { name: "all".into(), estimate: Some(Duration::from_secs(1)) };
+        let prior = ClassPrior { name: "all".into(), estimate: Some(Duration::from_secs(1)), ..ClassPrior::default() };
         let delay = Duration::from_secs_f64(delay);
         let mut estimates = Estimates::new(vec![prior], &[delay]);
         (0..100).for_each(|_| {

@@ -42,6 +42,9 @@ pub struct ClassPrior {
     /// Duration of one of its tasks, if the job file has one (for tasks that differ, see
     /// [`RemainingTask::prior`](super::RemainingTask::prior)).
     pub estimate: Option<Duration>,
+    /// Its tasks have estimates of their own, which differ. Who wrote them knows these tasks, not
+    /// only tasks like them.
+    pub has_own_estimates: bool,
 }
 
 /// Quantiles of a duration, in seconds.
@@ -168,12 +171,16 @@ impl Estimates {
 
     /// Takes the classes that follow those it has; `classes` has all.
     pub fn grow(&mut self, classes: Vec<ClassPrior>) {
-        for ClassPrior { name, estimate } in classes.into_iter().skip(self.classes.len()) {
+        for ClassPrior { name, estimate, has_own_estimates } in classes.into_iter().skip(self.classes.len()) {
             estimate.iter().for_each(|&estimate| self.unseen.observe(lognormal::seconds(estimate)));
             self.classes.push(ClassEstimate {
                 name,
                 size: estimate.map_or(1.0, lognormal::seconds),
-                factor: if estimate.is_some() { LogNormal::estimated(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
+                factor: match estimate {
+                    Some(_) if has_own_estimates => LogNormal::estimated_one_by_one(1.0),
+                    Some(_) => LogNormal::estimated(1.0),
+                    None => LogNormal::unknown(UNKNOWN_TASK_S),
+                },
                 known: estimate.is_some(),
                 failed: LogNormal::unknown(UNKNOWN_TASK_S),
             });
@@ -329,7 +336,7 @@ mod tests {
     use super::*;
 
     fn estimates() -> Estimates {
-        let prior = |name: &str, estimate| ClassPrior { name: name.into(), estimate };
+        let prior = |name: &str, estimate| ClassPrior { name: name.into(), estimate, has_own_estimates: false };
         Estimates::new(vec![prior("known", Some(Duration::from_secs(100))), prior("unknown", None)], &[])
     }
 
@@ -358,7 +365,7 @@ mod tests {
 
     #[test]
     fn classes_that_ran_tell_of_those_that_have_not() {
-        let class = |name: usize| ClassPrior { name: name.to_string().into(), estimate: None };
+        let class = |name: usize| ClassPrior { name: name.to_string().into(), ..ClassPrior::default() };
         let mut estimates = Estimates::new((0..20).map(class).collect(), &[]);
         let before = estimates.task(ClassId(19), None);
         for class in 0..15 {
@@ -373,7 +380,7 @@ mod tests {
     fn an_unknown_class_is_thought_to_be_like_the_others_of_its_job() {
         let of = |seconds: &[u64]| {
             let known = seconds.iter().map(|&s| Some(Duration::from_secs(s)));
-            let class = |estimate| ClassPrior { name: "class".into(), estimate };
+            let class = |estimate| ClassPrior { name: "class".into(), estimate, ..ClassPrior::default() };
             Estimates::new([None].into_iter().chain(known).map(class).collect(), &[]).task(ClassId(0), None)
         };
         let (alone, beside) = (of(&[]), of(&[300, 500, 400]));

@@ -351,7 +351,8 @@ fn growth_leaves_money_for_the_tasks_that_start_next() {
     let minute = Duration::from_secs(60);
     let cost = Cost { node_hour: 3600.0, minimum: minute, granularity: minute, budget: Some(500.0), ..Cost::default() };
     let prices = Prices::of_job(&cost, 4);
-    let prior = crate::scale::ClassPrior { name: "all".into(), estimate: Some(Duration::from_secs(82)) };
+    let estimate = Some(Duration::from_secs(82));
+    let prior = crate::scale::ClassPrior { name: "all".into(), estimate, ..Default::default() };
     let estimates = Estimates::new(vec![prior], &[Duration::from_secs(1)]);
     let grown = |duration: f64| {
         let world = World::bag(80, duration);
