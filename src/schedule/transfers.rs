@@ -7,6 +7,7 @@
 //! answer is none: the rank reads the copy in the run directory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::Hash;
 use std::time::Duration;
 
 use super::prefetch::PrefetchCounts;
@@ -94,7 +95,7 @@ impl Transfers {
 
     /// A rank asks for a file; `is_ahead`: for a task that has not begun, so that others come
     /// first. `node` says on which node a rank is; `None`: it is not here.
-    pub fn seek<N: Eq>(
+    pub fn seek<N: Eq + Hash>(
         &mut self,
         now: Time,
         (by, id): (Rank, u32),
@@ -107,7 +108,12 @@ impl Transfers {
     }
 
     /// The task has begun that needs a file which was sought ahead.
-    pub fn hurry<N: Eq>(&mut self, now: Time, by: (Rank, u32), node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
+    pub fn hurry<N: Eq + Hash>(
+        &mut self,
+        now: Time,
+        by: (Rank, u32),
+        node: &dyn Fn(Rank) -> Option<N>,
+    ) -> Vec<Granted> {
         self.waiting
             .iter_mut()
             .filter(|sought| (sought.by, sought.id) == by)
@@ -121,7 +127,7 @@ impl Transfers {
     }
 
     /// A transfer has ended; `arrived` says whether the rank has the file, `None` that it gave up.
-    pub fn end<N: Eq>(
+    pub fn end<N: Eq + Hash>(
         &mut self,
         now: Time,
         (by, id): (Rank, u32),
@@ -154,7 +160,7 @@ impl Transfers {
     }
 
     /// A rank is about to leave: it sends what others are receiving, and is no source any more.
-    pub fn retire<N: Eq>(&mut self, now: Time, rank: Rank, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
+    pub fn retire<N: Eq + Hash>(&mut self, now: Time, rank: Rank, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
         self.holders.values_mut().for_each(|(_, ranks)| ranks.retain(|other| *other != rank));
         self.grant(now, node)
     }
@@ -165,7 +171,7 @@ impl Transfers {
     }
 
     /// A rank has left or is lost, with what it held.
-    pub fn lose<N: Eq>(&mut self, now: Time, rank: Rank, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
+    pub fn lose<N: Eq + Hash>(&mut self, now: Time, rank: Rank, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
         self.holders.values_mut().for_each(|(_, ranks)| ranks.retain(|other| *other != rank));
         self.waiting.retain(|sought| sought.by != rank);
         self.running.retain(|(by, _), (_, source)| *by != rank && *source != rank);
@@ -173,14 +179,17 @@ impl Transfers {
     }
 
     /// Gives sources to those who wait, the first first; what is sought ahead comes after the rest.
-    fn grant<N: Eq>(&mut self, now: Time, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
+    fn grant<N: Eq + Hash>(&mut self, now: Time, node: &dyn Fn(Rank) -> Option<N>) -> Vec<Granted> {
         self.avoided.retain(|_, until| *until > now);
+        // What each node sends now.
+        let mut outgoing: HashMap<Option<N>, usize> = HashMap::new();
+        self.running.values().for_each(|(_, source)| *outgoing.entry(node(*source)).or_default() += 1);
         let mut granted = Vec::new();
         let waiting = std::mem::take(&mut self.waiting);
         let (ahead, needed): (Vec<Sought>, Vec<Sought>) = waiting.into_iter().partition(|sought| sought.is_ahead);
         for sought in needed.into_iter().chain(ahead) {
             let Sought { by: to, id, .. } = sought;
-            let source = match self.choose(&sought, node) {
+            let source = match self.choose(&sought, &outgoing, node) {
                 Choice::Later => {
                     self.waiting.push_back(sought);
                     continue;
@@ -190,17 +199,20 @@ impl Transfers {
             };
             granted.push(Granted { to, id, source });
             if let Some(source) = source {
+                *outgoing.entry(node(source)).or_default() += 1;
                 self.running.insert((to, id), (sought.file, source));
             }
         }
         granted
     }
 
-    fn choose<N: Eq>(&self, sought: &Sought, node: &dyn Fn(Rank) -> Option<N>) -> Choice {
-        let outgoing = |rank: Rank| {
-            let here = node(rank);
-            self.running.values().filter(|(_, source)| node(*source) == here).count()
-        };
+    fn choose<N: Eq + Hash>(
+        &self,
+        sought: &Sought,
+        outgoing: &HashMap<Option<N>, usize>,
+        node: &dyn Fn(Rank) -> Option<N>,
+    ) -> Choice {
+        let outgoing = |rank: Rank| outgoing.get(&node(rank)).copied().unwrap_or(0);
         let candidates: Vec<Rank> = match &sought.file {
             CarriedFile::Input { .. } | CarriedFile::Published { .. } => vec![Rank::ZERO],
             CarriedFile::Results { rank, .. } => vec![*rank],

@@ -90,7 +90,7 @@ pub(super) fn resumed_job(
     let mut additions = former.additions.clone();
     // Tasks that run again as what they added does not fit any more.
     let mut again: Vec<String> = Vec::new();
-    let (mut adders_again, mut tasks_with_all) = (Vec::new(), None);
+    let (mut adders_again, mut known, mut tasks_with_all) = (Vec::new(), FxHashSet::default(), None);
     loop {
         let (growing, links, misfits) = grown(kernels, base, &additions)?;
         if !misfits.is_empty() {
@@ -111,12 +111,10 @@ pub(super) fn resumed_job(
         let forced_tasks = forced.is_some().then_some(forced_tasks.as_slice());
         let tasks_with_all = *tasks_with_all.get_or_insert(loaded.job.task_count());
         let takeover = takeover((kernels, dir, replay), former, (&loaded.job, &graph, &loaded.text), forced_tasks)?;
-        let stays =
-            |task: TaskId| takeover.kept.iter().any(|run| (run.first.0..run.first.0 + run.count).contains(&task.0));
         let keep: Vec<bool> = additions
             .iter()
             .zip(&adders)
-            .map(|(addition, adder)| addition.by.is_none() || adder.is_some_and(stays))
+            .map(|(addition, adder)| addition.by.is_none() || adder.is_some_and(|task| takeover.keeps(task)))
             .collect();
         if !keep.contains(&false) {
             let short = replay
@@ -128,7 +126,9 @@ pub(super) fn resumed_job(
         let mut keep = keep.into_iter();
         additions.retain(|addition| {
             let stays = keep.next() == Some(true);
-            if let Some(by) = addition.by.as_ref().filter(|by| !stays && !adders_again.contains(*by)) {
+            if let Some(by) = addition.by.as_ref().filter(|_| !stays)
+                && known.insert(by.clone())
+            {
                 adders_again.push(by.clone());
             }
             stays
